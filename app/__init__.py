@@ -1,0 +1,1 @@
+"""The application: data sets, jobs, models and predictions behind HTTP."""

@@ -1,0 +1,263 @@
+"""From the bytes of a photo to the pixels a network sees: one path for training, evaluation and serving.
+
+Everything here takes untrusted bytes and answers them with pixels or with `BadImage`, never with anything else.
+Knows no torch.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from app import errors
+
+Pixels = NDArray[np.uint8]
+"""An RGB image as `(height, width, 3) uint8`."""
+
+# A JPEG may be decoded at a fraction of its size where that stays this many times larger than what is needed:
+# the resize that follows then hides the difference.
+_DRAFT_MARGIN = 2
+_CROP_TRIES = 10
+_CROP_AREA = (0.35, 1.0)
+_CROP_RATIO = (3 / 4, 4 / 3)
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image: resized (bilinear, antialiased) so that its shorter side has `resize` pixels, the
+    centre square of `crop` pixels cut out, scaled to 0-1, and normalised with `mean` and `std` per channel (RGB).
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; `from_json` is the way back."""
+        return {"resize": self.resize, "crop": self.crop, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Preprocessing":
+        """The value that `to_json` or `dataclasses.asdict` wrote."""
+        return cls(
+            resize=int(document["resize"]),
+            crop=int(document["crop"]),
+            mean=_triple(document["mean"]),
+            std=_triple(document["std"]),
+        )
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What ingest keeps of an image; size in pixels as it is displayed."""
+
+    format: str
+    width: int
+    height: int
+    difference_hash: int
+    """64 bits, unsigned: the brightness gradients along the rows of a 9x8 miniature; near copies differ in few bits."""
+
+
+def load(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Pixels:
+    """The `(crop, crop, 3)` pixels that the network is to see of the image file `data`. Raises `BadImage`."""
+    return centre_crop(decode(data, max_pixels=max_pixels, target=preprocessing.resize), preprocessing)
+
+
+def decode(data: bytes, *, max_pixels: int, target: int | None) -> Image.Image:
+    """The RGB image in a JPEG, PNG or WebP file, upright, transparency laid on white.
+
+    Where `target` is given, the image may come out smaller, with a shorter side of at least twice `target` pixels.
+    Raises `BadImage`: empty_image, not_an_image, broken_image, image_too_large.
+    """
+    image = _open(data, max_pixels=max_pixels)
+    try:
+        if target is not None and isinstance(image, JpegImageFile):
+            image.draft("RGB", (_DRAFT_MARGIN * target, _DRAFT_MARGIN * target))
+        image.load()
+        return _upright(_to_rgb(image), _exif_of(image))
+    except Exception as error:
+        raise _broken(error) from error
+
+
+def inspect(data: bytes, *, max_pixels: int) -> ImageFacts:
+    """Facts of an image file, which is decoded in full to make sure that it can be. Raises `BadImage` as `decode`."""
+    image = decode(data, max_pixels=max_pixels, target=None)
+    return ImageFacts(
+        format=_signature(data) or "",
+        width=image.width,
+        height=image.height,
+        difference_hash=_difference_hash(image),
+    )
+
+
+def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Resize and centre crop in one step, with the rounding of torchvision's `Resize` and `CenterCrop`."""
+    resize, crop = preprocessing.resize, preprocessing.crop
+    shorter = min(image.size)
+    width, height = (int(resize * side / shorter) for side in image.size)
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    across, down = image.width / width, image.height / height
+    # Only the crop's source is resized: a panorama of one pixel's height would otherwise fill the memory.
+    box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
+    return _resized(image, crop, box)
+
+
+def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Pixels:
+    """A `(size, size, 3)` view for training: a random part of the image, mirrored every other time.
+
+    The part has 35-100 % of the area and a width to height ratio of 3:4-4:3, as in "Going Deeper with Convolutions"
+    (Szegedy et al. 2014, section 6), and is the same for the same state of `rng`.
+    """
+    pixels = _resized(image, size, _random_box(image.width, image.height, rng))
+    if rng.random() < 0.5:
+        return np.ascontiguousarray(pixels[:, ::-1])
+    return pixels
+
+
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """The resolution does not matter here, and to read it from damaged EXIF data gives warnings."""
+
+
+_READERS: dict[str, type[ImageFile]] = {"JPEG": _Jpeg, "PNG": PngImageFile, "WEBP": WebPImageFile}
+
+
+def _signature(data: bytes) -> str | None:
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def _open(data: bytes, *, max_pixels: int) -> ImageFile:
+    """The image with its header read and nothing decoded."""
+    if not data:
+        raise errors.BadImage("the file is empty", code="empty_image")
+    signature = _signature(data)
+    if signature is None:
+        raise errors.BadImage("not a JPEG, PNG or WebP image", code="not_an_image")
+    try:
+        # The reader itself and not `Image.open`, which warns of sizes (and of multi-picture photos) before one can
+        # look at them, and warnings cannot be caught in threads.
+        image = _READERS[signature](io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise errors.BadImage(
+            f"the image has more pixels than the {max_pixels:,} allowed",
+            code="image_too_large",
+            detail={"max_pixels": max_pixels},
+        ) from error
+    except Exception as error:
+        raise _broken(error) from error
+    _check_size(image.width, image.height, max_pixels)
+    return image
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise errors.BadImage(
+            f"the image is {width} x {height} = {width * height:,} pixels, over the limit of {max_pixels:,}",
+            code="image_too_large",
+            detail={"width": width, "height": height, "max_pixels": max_pixels},
+        )
+
+
+def _broken(error: Exception) -> errors.BadImage:
+    # The decoders raise nearly every built-in exception on damaged files, so all of them mean the same here.
+    reason = str(error) or type(error).__name__
+    return errors.BadImage(f"the image is damaged: {reason}", code="broken_image")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip at 255 where the upper half of the range is wanted.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    return image.convert("RGB")
+
+
+def _exif_of(image: Image.Image) -> bytes:
+    exif = image.info.get("exif", b"")
+    return exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
+
+
+def _upright(image: Image.Image, exif: bytes) -> Image.Image:
+    turn = _ORIENTATIONS.get(_orientation(exif))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation tag of a TIFF header, 1 (upright) where there is none or the data is damaged.
+
+    Read by hand, since Pillow warns of damage in parts that nobody wants to see here.
+    """
+    order = {b"II": "little", b"MM": "big"}.get(exif[:2])
+    if order is None:
+        return 1
+
+    def number(start: int, length: int) -> int:
+        return int.from_bytes(exif[start : start + length], "little" if order == "little" else "big")
+
+    first = number(4, 4)
+    for entry in range(first + 2, min(first + 2 + 12 * number(first, 2), len(exif)), 12):
+        if number(entry, 2) == _ORIENTATION_TAG:
+            return number(entry + 8, 2)
+    return 1
+
+
+def _resized(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Pixels:
+    left, top, right, bottom = box
+    # Rounding may put the far corner a hair outside, which Pillow refuses.
+    inside = (left, top, min(right, image.width), min(bottom, image.height))
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=inside))
+
+
+def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    low, high = np.log(_CROP_RATIO)
+    for _ in range(_CROP_TRIES):
+        area = width * height * rng.uniform(*_CROP_AREA)
+        ratio = np.exp(rng.uniform(low, high))
+        across, down = float(np.sqrt(area * ratio)), float(np.sqrt(area / ratio))
+        if across <= width and down <= height:
+            left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
+            return left, top, left + across, top + down
+    # The image is longer than any ratio allowed: as much of its middle as is.
+    across = min(width, height * _CROP_RATIO[1])
+    down = min(height, width / _CROP_RATIO[0])
+    left, top = (width - across) / 2, (height - down) / 2
+    return left, top, left + across, top + down
+
+
+def _difference_hash(image: Image.Image) -> int:
+    miniature = np.asarray(ImageOps.grayscale(image).resize((9, 8), Image.Resampling.LANCZOS))
+    bits = miniature[:, 1:] > miniature[:, :-1]
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    first, second, third = values
+    return float(first), float(second), float(third)

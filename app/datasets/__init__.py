@@ -1,0 +1,1 @@
+"""Data sets: named collections of labelled images, frozen as versions."""

@@ -1,0 +1,198 @@
+"""What can be done with data sets, with the queries that do it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.datasets.schemas import DatasetCreate, DatasetPatch
+from app.datasets.tables import Dataset, DatasetVersion, Import, RefusedItem
+from app.db import new_id
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A version that an import has written to the Lance table and that is to be registered."""
+
+    number: int
+    labels: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    images: int
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    path: str
+    code: str
+    message: str
+
+
+def create(session: Session, wanted: DatasetCreate, *, now: datetime) -> Dataset:
+    dataset = Dataset(
+        id=new_id("ds"),
+        name=wanted.name,
+        description=wanted.description,
+        validation_fraction=wanted.validation_fraction,
+        seed=wanted.seed,
+        created_at=now,
+        updated_at=now,
+    )
+    session.add(dataset)
+    _flush_name(session, wanted.name)
+    return dataset
+
+
+def find(session: Session, dataset_id: str) -> Dataset:
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None or dataset.deleted_at is not None:
+        raise errors.NotFound(f"no dataset {dataset_id}", code="dataset_not_found")
+    return dataset
+
+
+def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[Dataset]:
+    query = select(Dataset).where(Dataset.deleted_at.is_(None)).order_by(Dataset.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(Dataset.id < after)
+    return session.scalars(query).all()
+
+
+def change(session: Session, dataset_id: str, wanted: DatasetPatch, *, revision: int | None, now: datetime) -> Dataset:
+    """Rename or describe anew. Raises `PreconditionFailed` unless the dataset is at `revision` (None: any)."""
+    find(session, dataset_id)
+    values = wanted.model_dump(exclude_none=True)
+    try:
+        _update(session, dataset_id, revision, {**values, "updated_at": now})
+    except IntegrityError as error:
+        raise _name_taken(str(wanted.name)) from error
+    session.expire_all()
+    return find(session, dataset_id)
+
+
+def delete(session: Session, dataset_id: str, *, revision: int | None, now: datetime) -> None:
+    """Delete; the row stays for the provenance of models, the images go once no job reads them."""
+    find(session, dataset_id)
+    _update(session, dataset_id, revision, {"deleted_at": now})
+
+
+def find_version(session: Session, dataset_id: str, number: int | None) -> DatasetVersion:
+    """Version `number`, or the newest for None. Raises `NotFound`, and `Conflict` where there is none yet."""
+    dataset = find(session, dataset_id)
+    wanted = dataset.latest_version if number is None else number
+    if wanted is None:
+        raise errors.Conflict(
+            f"dataset {dataset_id} has no version yet; import photos first", code="dataset_has_no_version"
+        )
+    version = session.get(DatasetVersion, (dataset_id, wanted))
+    if version is None:
+        raise errors.NotFound(f"dataset {dataset_id} has no version {wanted}", code="version_not_found")
+    return version
+
+
+def known_labels(session: Session, dataset_id: str) -> tuple[str, ...]:
+    """Labels of the newest version; none before the first import."""
+    if find(session, dataset_id).latest_version is None:
+        return ()
+    return tuple(find_version(session, dataset_id, None).labels)
+
+
+def versions_newest_first(
+    session: Session, dataset_id: str, *, limit: int, after: int | None
+) -> Sequence[DatasetVersion]:
+    find(session, dataset_id)
+    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)
+    if after is not None:
+        query = query.where(DatasetVersion.number < after)
+    return session.scalars(query.order_by(DatasetVersion.number.desc()).limit(limit + 1)).all()
+
+
+def find_import(session: Session, dataset_id: str, import_id: str) -> Import:
+    find(session, dataset_id)
+    found = session.get(Import, import_id)
+    if found is None or found.dataset_id != dataset_id:
+        raise errors.NotFound(f"dataset {dataset_id} has no import {import_id}", code="import_not_found")
+    return found
+
+
+def imports_newest_first(session: Session, dataset_id: str, *, limit: int, after: str | None) -> Sequence[Import]:
+    find(session, dataset_id)
+    query = select(Import).where(Import.dataset_id == dataset_id).order_by(Import.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(Import.id < after)
+    return session.scalars(query).all()
+
+
+def refused_items(session: Session, import_id: str, *, limit: int, after: int) -> Sequence[RefusedItem]:
+    query = select(RefusedItem).where(RefusedItem.import_id == import_id, RefusedItem.position > after)
+    return session.scalars(query.order_by(RefusedItem.position).limit(limit + 1)).all()
+
+
+def record_refusals(session: Session, import_id: str, refusals: Sequence[Refusal]) -> None:
+    """Keep what an import refused; what an earlier attempt at it had kept is replaced."""
+    session.query(RefusedItem).where(RefusedItem.import_id == import_id).delete()
+    session.add_all(
+        RefusedItem(import_id=import_id, position=position, path=item.path, code=item.code, message=item.message)
+        for position, item in enumerate(refusals, start=1)
+    )
+    session.execute(update(Import).where(Import.id == import_id).values(refused=len(refusals)))
+
+
+def add_version(
+    session: Session,
+    import_id: str,
+    dataset_id: str,
+    version: NewVersion,
+    *,
+    accepted: int,
+    ignored: int,
+    now: datetime,
+) -> None:
+    """Register what an import wrote as the newest version of its dataset."""
+    session.add(
+        DatasetVersion(
+            dataset_id=dataset_id,
+            number=version.number,
+            labels=list(version.labels),
+            counts={label: dict(counts) for label, counts in version.counts.items()},
+            images=version.images,
+            content_hash=version.content_hash,
+            created_at=now,
+        )
+    )
+    session.execute(
+        update(Import).where(Import.id == import_id).values(accepted=accepted, ignored=ignored, version=version.number)
+    )
+    session.execute(
+        update(Dataset)
+        .where(Dataset.id == dataset_id)
+        .values(latest_version=version.number, revision=Dataset.revision + 1, updated_at=now)
+    )
+
+
+def _update(session: Session, dataset_id: str, revision: int | None, values: dict[str, object]) -> None:
+    statement = update(Dataset).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
+    if revision is not None:
+        statement = statement.where(Dataset.revision == revision)
+    changed = session.execute(
+        statement.values(**values, revision=Dataset.revision + 1).returning(Dataset.id),
+        execution_options={"synchronize_session": False},
+    ).first()
+    if changed is None:
+        raise errors.PreconditionFailed(
+            f"dataset {dataset_id} has changed since; read it again for its present ETag and repeat"
+        )
+
+
+def _flush_name(session: Session, name: str) -> None:
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise _name_taken(name) from error
+
+
+def _name_taken(name: str) -> errors.Conflict:
+    return errors.Conflict(f"there is a dataset named {name!r} already", code="dataset_name_taken")

@@ -1,0 +1,118 @@
+"""What routes depend on: the parts of this process, a session for the request, paging, preconditions, idempotency."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Depends, Header, Query, Request
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from app import errors, idempotency
+from app.db import Database
+from app.doorbell import Doorbell
+from app.settings import Settings
+from app.storage import Storage
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the entry point constructed for this process."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    doorbell: Doorbell
+
+
+@dataclass(frozen=True)
+class Page:
+    """A place in a list that is ordered by id, newest first."""
+
+    limit: int
+    after: str | None
+
+
+class Listing(BaseModel, Generic[Item]):
+    """One page of a list; `after=<id of the last item>` gets the next while `has_more`."""
+
+    data: list[Item]
+    has_more: bool
+
+
+def parts(request: Request) -> Parts:
+    found: Parts = request.app.state.parts
+    return found
+
+
+def _read_session(parts: Annotated[Parts, Depends(parts)]) -> Iterator[Session]:
+    with parts.database.read() as session:
+        yield session
+
+
+def _write_session(parts: Annotated[Parts, Depends(parts)]) -> Iterator[Session]:
+    with parts.database.write() as session:
+        yield session
+
+
+Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
+
+
+def _page(
+    limit: Limit = 50,
+    after: Annotated[str | None, Query(max_length=100, description="Id of the last item of the page before.")] = None,
+) -> Page:
+    return Page(limit=limit, after=after)
+
+
+async def _idempotent(
+    request: Request,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=200,
+            description="Any text of your choice; a request repeated with the same key creates nothing new.",
+        ),
+    ] = None,
+) -> idempotency.Request:
+    scope = f"{request.method} {request.url.path}"
+    return idempotency.Request(scope=scope, key=key, fingerprint=idempotency.fingerprint(await request.body()))
+
+
+def _revision(
+    if_match: Annotated[
+        str | None,
+        Header(alias="If-Match", description="The `ETag` of the state this change is based on, or `*`."),
+    ] = None,
+) -> int | None:
+    if if_match is None:
+        raise errors.PreconditionRequired("send If-Match with the ETag of the state that this change is based on")
+    if if_match.strip() == "*":
+        return None
+    match = re.fullmatch(r'"(\d{1,9})"', if_match.strip())
+    if match is None:
+        raise errors.PreconditionFailed(f"If-Match {if_match} is no ETag of this resource")
+    return int(match[1])
+
+
+PartsDep = Annotated[Parts, Depends(parts)]
+# A failed commit must become the answer, so the session ends before the answer is sent.
+ReadSession = Annotated[Session, Depends(_read_session, scope="function")]
+WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
+PageDep = Annotated[Page, Depends(_page)]
+IdempotentDep = Annotated[idempotency.Request, Depends(_idempotent)]
+RevisionDep = Annotated[int | None, Depends(_revision)]
+
+
+def listing(items: Sequence[Item], limit: int) -> Listing[Item]:
+    """The page made of `items`, of which the query fetched one more than the page shows."""
+    return Listing(data=list(items[:limit]), has_more=len(items) > limit)
+
+
+def etag(revision: int) -> str:
+    return f'"{revision}"'

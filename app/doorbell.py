@@ -1,0 +1,82 @@
+"""The doorbell: tells workers that a job may be waiting. The jobs table is the queue, so a lost, doubled or late ring
+is harmless; no ring may ever fail the request that caused it.
+"""
+
+import logging
+import threading
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from kombu import Connection, Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TASK_NAME = "graft.run_job"
+BROKER_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0}
+
+
+class Doorbell(Protocol):
+    def ring(self, queue: str, job_id: str) -> None:
+        """Say that `job_id` waits in `queue`. Raises nothing."""
+
+
+def connect(settings: Settings) -> Doorbell:
+    """The doorbell of a process that has no worker of its own: the broker's, or none where there is no broker."""
+    if settings.broker_url is None:
+        return SilentDoorbell()
+    return CeleryDoorbell(settings.broker_url, expires_seconds=settings.ring_again_seconds)
+
+
+class SilentDoorbell:
+    """For a process beside which no worker listens: the sweep finds the job."""
+
+    def ring(self, queue: str, job_id: str) -> None:
+        logger.debug("job %s waits in %s", job_id, queue)
+
+
+class CeleryDoorbell:
+    """Writes the message that a Celery worker takes as a call of its `run_job` task (message protocol 2).
+
+    Written with kombu alone: importing Celery would load its worker into the API process.
+    """
+
+    def __init__(self, broker_url: str, *, expires_seconds: float) -> None:
+        self._connection = Connection(broker_url, transport_options=BROKER_OPTIONS, connect_timeout=2)
+        self._lock = threading.Lock()
+        self._expires_seconds = expires_seconds
+
+    def ring(self, queue: str, job_id: str) -> None:
+        try:
+            with self._lock:
+                self._publish(queue, job_id)
+        except (OperationalError, OSError) as error:
+            logger.warning("the broker did not take the ring for job %s (%s); the sweep will ring again", job_id, error)
+
+    def _publish(self, queue: str, job_id: str) -> None:
+        task_id = str(uuid.uuid4())
+        expires = datetime.now(UTC) + timedelta(seconds=self._expires_seconds)
+        with self._connection.Producer() as producer:
+            producer.publish(
+                [[job_id], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
+                serializer="json",
+                exchange=Exchange(queue, type="direct"),
+                routing_key=queue,
+                declare=[Queue(queue, Exchange(queue, type="direct"), routing_key=queue)],
+                correlation_id=task_id,
+                headers={
+                    "lang": "py",
+                    "task": TASK_NAME,
+                    "id": task_id,
+                    "root_id": task_id,
+                    "parent_id": None,
+                    "group": None,
+                    "expires": expires.isoformat(),
+                    "argsrepr": repr((job_id,)),
+                    "kwargsrepr": "{}",
+                },
+                retry=False,
+            )

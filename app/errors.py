@@ -1,0 +1,125 @@
+"""The errors Graft raises on purpose. What HTTP makes of them is in `app.problems`; nothing here knows HTTP.
+
+    GraftError
+    ├── NotFound            no such thing
+    ├── Invalid             the request cannot be carried out as it stands
+    │   ├── UnknownName         a name that is in no list, with the nearest valid ones
+    │   ├── BadArchive          an upload that is no usable archive of labelled images
+    │   └── BadImage            bytes that are no usable image
+    ├── TooLarge            over a limit that the message names
+    ├── UnsupportedMedia    a media type that is not taken here
+    ├── Conflict            against the present state of the thing
+    │   └── PreconditionFailed  changed since the caller read it
+    ├── PreconditionRequired    a change that must say what it is based on
+    ├── Unavailable         cannot be done now, may work later
+    │   └── WeightsUnavailable  no copy of the pre-trained weights could be had
+    └── LeaseLost           the worker no longer holds the job it wants to write to
+
+Each carries a machine-readable `code`, a `message` with the fact and the thing, and a `detail` mapping that goes
+out as members of the problem document or of a failed job's `error`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+
+class GraftError(Exception):
+    """Base of all errors meant for a caller."""
+
+    title: ClassVar[str] = "Something went wrong"
+    default_code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, code: str | None = None, detail: Mapping[str, JsonValue] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.detail: dict[str, JsonValue] = dict(detail or {})
+
+
+class NotFound(GraftError):
+    title = "Not found"
+    default_code = "not_found"
+
+
+class Invalid(GraftError):
+    title = "The request cannot be carried out"
+    default_code = "invalid"
+
+
+class UnknownName(Invalid):
+    """A name that is in no list; the message offers the nearest valid names."""
+
+    title = "Unknown name"
+    default_code = "unknown_name"
+
+    def __init__(self, what: str, name: str, valid: Iterable[str]) -> None:
+        names = list(valid)
+        nearest: list[JsonValue] = [*difflib.get_close_matches(name, names, n=3, cutoff=0.4)]
+        hint = f"did you mean {', '.join(map(str, nearest))}?" if nearest else f"valid names are {', '.join(names)}"
+        super().__init__(
+            f"no {what} {name!r}; {hint}",
+            code=f"unknown_{what.replace(' ', '_')}",
+            detail={"name": name, "nearest": nearest},
+        )
+
+
+class BadArchive(Invalid):
+    title = "The archive cannot be used"
+    default_code = "bad_archive"
+
+
+class BadImage(Invalid):
+    title = "The image cannot be used"
+    default_code = "bad_image"
+
+
+class TooLarge(GraftError):
+    title = "Too large"
+    default_code = "too_large"
+
+
+class UnsupportedMedia(GraftError):
+    title = "Media type not taken here"
+    default_code = "unsupported_media_type"
+
+
+class Conflict(GraftError):
+    title = "In conflict with the present state"
+    default_code = "conflict"
+
+
+class PreconditionFailed(Conflict):
+    title = "Changed in the meantime"
+    default_code = "precondition_failed"
+
+
+class PreconditionRequired(GraftError):
+    title = "If-Match is required"
+    default_code = "precondition_required"
+
+
+class Unavailable(GraftError):
+    title = "Not available now"
+    default_code = "unavailable"
+
+
+class WeightsUnavailable(Unavailable):
+    """No copy of a backbone's weights could be had; `tried` tells each place and what was wrong there."""
+
+    title = "Pre-trained weights are not available"
+    default_code = "weights_unavailable"
+
+    def __init__(self, backbone: str, tried: Iterable[str]) -> None:
+        places: list[JsonValue] = [*tried]
+        super().__init__(
+            f"no usable weights for {backbone}: {'; '.join(map(str, places))}",
+            detail={"backbone": backbone, "tried": places},
+        )
+
+
+class LeaseLost(GraftError):
+    title = "The lease is lost"
+    default_code = "lease_lost"

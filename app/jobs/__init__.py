@@ -1,0 +1,1 @@
+"""Jobs: runs of work that takes a while, leased to workers."""

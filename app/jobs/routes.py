@@ -1,0 +1,138 @@
+"""Routes of jobs and their events."""
+
+import json
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from app import idempotency
+from app.db import Database, after_commit, utc_now
+from app.deps import (
+    IdempotentDep,
+    Limit,
+    Listing,
+    PageDep,
+    PartsDep,
+    ReadSession,
+    WriteSession,
+    listing,
+)
+from app.jobs import events, service
+from app.jobs.schemas import ENDED, EventRead, JobCreate, JobRead, JobState
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+JobId = Annotated[str, Path(max_length=100, examples=["job_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])]
+
+_EVENT_STREAM = "text/event-stream"
+_POLL_SECONDS = 0.25
+_EVENTS_A_POLL = 500
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def create_job(
+    wanted: JobCreate, session: WriteSession, parts: PartsDep, request: IdempotentDep, response: Response
+) -> JobRead:
+    """Start a fine-tune of a backbone on a version of a data set."""
+    existing = idempotency.recall(session, request)
+    if existing is None:
+        job = service.submit_training(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
+        idempotency.remember(session, request, job.id, now=utc_now())
+        queue, job_id = job.queue, job.id
+        after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+    else:
+        job = service.find(session, existing)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return JobRead.model_validate(job)
+
+
+@router.get("", responses=responses(422))
+def list_jobs(
+    session: ReadSession,
+    page: PageDep,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    dataset: Annotated[str | None, Query(max_length=100, description="Only jobs on this data set.")] = None,
+) -> Listing[JobRead]:
+    """All jobs, newest first."""
+    rows = service.newest_first(session, state=state, dataset_id=dataset, limit=page.limit, after=page.after)
+    return listing([JobRead.model_validate(row) for row in rows], page.limit)
+
+
+@router.get("/{job_id}", responses=responses(404, 422))
+def read_job(job_id: JobId, session: ReadSession) -> JobRead:
+    """One job: its state, progress, plan, and its result or error."""
+    return JobRead.model_validate(service.find(session, job_id))
+
+
+@router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def cancel_job(job_id: JobId, session: WriteSession) -> JobRead:
+    """Cancel a job. One that runs is `cancelling` until its process is gone; cancelling twice is fine."""
+    return JobRead.model_validate(service.cancel(session, job_id, now=utc_now()))
+
+
+class EventListing(BaseModel):
+    """A stretch of a job's history."""
+
+    data: list[EventRead]
+    has_more: bool
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=EventListing,
+    responses={200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}}, **responses(404, 422)},
+)
+async def read_events(
+    job_id: JobId,
+    parts: PartsDep,
+    limit: Limit = 200,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="Only events with a higher number.")] = 0,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+    last_event_id: Annotated[
+        str | None, Header(description="Number of the last server-sent event that was received.", max_length=20)
+    ] = None,
+) -> Response:
+    """The history of a job. With `Accept: text/event-stream` a stream that lasts until the job has ended."""
+    if _EVENT_STREAM in accept:
+        start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
+        await run_in_threadpool(_check_exists, parts.database, job_id)
+        return EventSourceResponse(_stream(parts.database, job_id, min(start, 2**31 - 1)))
+    found = await run_in_threadpool(_events_after, parts.database, job_id, after, limit + 1)
+    page = EventListing(data=found[:limit], has_more=len(found) > limit)
+    return JSONResponse(page.model_dump(mode="json"))
+
+
+async def _stream(database: Database, job_id: str, seq: int) -> AsyncIterator[ServerSentEvent]:
+    while True:
+        ended = await run_in_threadpool(_has_ended, database, job_id)
+        found = await run_in_threadpool(_events_after, database, job_id, seq, _EVENTS_A_POLL)
+        for event in found:
+            seq = event.seq
+            yield ServerSentEvent(json.dumps(event.model_dump(mode="json")), id=str(seq), event=event.type)
+        if ended and len(found) < _EVENTS_A_POLL:
+            return
+        await anyio.sleep(_POLL_SECONDS)
+
+
+def _events_after(database: Database, job_id: str, seq: int, limit: int) -> list[EventRead]:
+    with database.read() as session:
+        service.find(session, job_id)
+        return [EventRead.model_validate(row) for row in events.after(session, job_id, seq, limit=limit)]
+
+
+def _has_ended(database: Database, job_id: str) -> bool:
+    with database.read() as session:
+        return service.find(session, job_id).state in ENDED
+
+
+def _check_exists(database: Database, job_id: str) -> None:
+    with database.read() as session:
+        service.find(session, job_id)

@@ -1,0 +1,192 @@
+"""What a client may do with jobs: submit, look, cancel."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.backbones import catalogue
+from app.datasets import service as datasets
+from app.datasets.tables import DatasetVersion, Import
+from app.db import new_id
+from app.jobs import events
+from app.jobs.events import Line
+from app.jobs.schemas import ENDED, JobCreate
+from app.jobs.tables import Job, Worker
+from app.recipe import Recipe, VersionFacts, resolve
+
+CPU_QUEUE = "cpu"
+GPU_QUEUE = "gpu"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that lies complete in the storage, under the id of its import."""
+
+    import_id: str
+    file_name: str | None
+    size_bytes: int
+    sha256: str
+
+
+def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
+    """Queue a fine-tune. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
+    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    check_backbone(wanted.recipe)
+    plan = resolve(wanted.recipe, version_facts(version))
+    job = _queued("train", GPU_QUEUE, wanted.dataset, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now)
+    job.dataset_version = version.number
+    job.model_name = wanted.model
+    job.plan = asdict(plan)
+    _insert(session, job)
+    return job
+
+
+def submit_import(
+    session: Session, dataset_id: str, archive: Archive, *, max_attempts: int, now: datetime
+) -> tuple[Import, Job]:
+    """Queue the ingest of an archive. Raises `Conflict` while another import into the dataset goes on."""
+    dataset = datasets.find(session, dataset_id)
+    spec: dict[str, Any] = {
+        "import_id": archive.import_id,
+        "validation_fraction": dataset.validation_fraction,
+        "seed": dataset.seed,
+        "version": (dataset.latest_version or 0) + 1,
+    }
+    job = _queued("ingest", CPU_QUEUE, dataset_id, spec=spec, max_attempts=max_attempts, now=now)
+    try:
+        _insert(session, job)
+    except IntegrityError as error:
+        raise _import_in_progress(dataset_id) from error
+    row = Import(
+        id=archive.import_id,
+        dataset_id=dataset_id,
+        job_id=job.id,
+        file_name=archive.file_name,
+        size_bytes=archive.size_bytes,
+        sha256=archive.sha256,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row, job
+
+
+def check_no_import(session: Session, dataset_id: str) -> None:
+    """Raise `Conflict` while an import into the dataset goes on, so that no upload is received in vain."""
+    active = select(Job.id).where(Job.dataset_id == dataset_id, Job.kind == "ingest", Job.state.not_in(ENDED))
+    if session.scalar(active) is not None:
+        raise _import_in_progress(dataset_id)
+
+
+def find(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise errors.NotFound(f"no job {job_id}", code="job_not_found")
+    return job
+
+
+def newest_first(
+    session: Session, *, state: str | None, dataset_id: str | None, limit: int, after: str | None
+) -> Sequence[Job]:
+    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if dataset_id is not None:
+        query = query.where(Job.dataset_id == dataset_id)
+    if after is not None:
+        query = query.where(Job.id < after)
+    return session.scalars(query).all()
+
+
+def cancel(session: Session, job_id: str, *, now: datetime) -> Job:
+    """Cancel at once what waits; ask the worker to stop what runs. Raises `Conflict` for a job that has ended."""
+    find(session, job_id)
+    cancelled = {"state": "cancelled", "finished_at": now}
+    if not (
+        _transition(session, job_id, "queued", cancelled, Line("cancelled", {}), now=now)
+        or _transition(session, job_id, "running", {"state": "cancelling"}, Line("cancel_requested", {}), now=now)
+    ):
+        state = session.scalar(select(Job.state).where(Job.id == job_id))
+        if state not in ("cancelling", "cancelled"):
+            raise errors.Conflict(f"job {job_id} has {state} already", code="job_has_ended", detail={"state": state})
+    session.expire_all()
+    return find(session, job_id)
+
+
+def workers(session: Session) -> Sequence[Worker]:
+    """Every worker heard of lately."""
+    return session.scalars(select(Worker).order_by(Worker.started_at)).all()
+
+
+def check_backbone(recipe: Recipe) -> None:
+    """Raise `UnknownName` or `Invalid` for a backbone that the recipe cannot start from."""
+    backbone = catalogue.find(recipe.backbone)
+    if recipe.weights == "pretrained" and backbone.weights is None:
+        raise errors.Invalid(
+            f"{backbone.name} has no pre-trained weights; train it with strategy 'full' and weights 'none'",
+            code="backbone_has_no_weights",
+        )
+
+
+def version_facts(version: DatasetVersion) -> VersionFacts:
+    """What a plan needs to know of `version`."""
+    train = [counts["train"] for counts in version.counts.values()]
+    return VersionFacts(
+        classes=len(version.labels),
+        train_images=sum(train),
+        validation_images=version.images - sum(train),
+        smallest_class=min(train),
+    )
+
+
+def _queued(kind: str, queue: str, dataset_id: str, *, spec: dict[str, Any], max_attempts: int, now: datetime) -> Job:
+    return Job(
+        id=new_id("job"),
+        kind=kind,
+        queue=queue,
+        state="queued",
+        dataset_id=dataset_id,
+        spec=spec,
+        attempt=0,
+        max_attempts=max_attempts,
+        last_event=1,
+        rung_at=now,
+        created_at=now,
+    )
+
+
+def _insert(session: Session, job: Job) -> None:
+    session.add(job)
+    session.flush()
+    line = Line("queued", {"kind": job.kind, "queue": job.queue})
+    events.write(session, job.id, [line], last=1, attempt=0, now=job.created_at)
+
+
+def _transition(
+    session: Session, job_id: str, source: str, values: dict[str, Any], line: Line, *, now: datetime
+) -> bool:
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.state == source)
+        .values(**values, last_event=Job.last_event + 1)
+        .returning(Job.last_event, Job.attempt)
+    )
+    row = session.execute(statement, execution_options={"synchronize_session": False}).first()
+    if row is None:
+        return False
+    last, attempt = row
+    events.write(session, job_id, [line], last=last, attempt=attempt, now=now)
+    return True
+
+
+def _import_in_progress(dataset_id: str) -> errors.Conflict:
+    return errors.Conflict(
+        f"an import into dataset {dataset_id} is going on; wait for its job to end, or cancel it",
+        code="import_in_progress",
+    )

@@ -1,0 +1,110 @@
+"""The HTTP application, put together from its parts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import torch
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+
+from app import doorbell, logs, operations, problems
+from app.backbones import routes as backbones
+from app.datasets import routes as datasets
+from app.db import Database
+from app.deps import Parts
+from app.doorbell import Doorbell
+from app.jobs import imports
+from app.jobs import routes as jobs
+from app.models import routes as models
+from app.predictions import routes as predictions
+from app.predictions.engine import Engine
+from app.settings import Settings
+from app.storage import Storage
+
+VERSION = "0.1.0"
+_MAX_JSON_BYTES = 1024 * 1024
+_CONCURRENT_PREDICTIONS = 4
+_DESCRIPTION = """Labelled photos in, a served image classifier out.
+
+1. `POST /v1/datasets`, then upload an archive with a folder per class to `/v1/datasets/{id}/imports`.
+2. `POST /v1/jobs` fine-tunes a backbone on it; follow `/v1/jobs/{id}/events`.
+3. `POST /v1/models/{name}/predict` labels new photos.
+
+Whatever goes wrong is answered with a problem document (RFC 9457), whose `code` is stable.
+"""
+
+
+def create() -> FastAPI:
+    """The application of an API process of its own, as `uvicorn --factory app.main:create` runs it."""
+    settings = Settings()
+    logs.configure(settings.log_level, process="api")
+    return assemble(settings, doorbell.connect(settings))
+
+
+def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
+    """The application over the given settings, with nothing opened until it is started."""
+    app = FastAPIOffline(
+        title="Graft",
+        version=VERSION,
+        description=_DESCRIPTION,
+        lifespan=_lifespan,
+        max_body_size=_MAX_JSON_BYTES,
+        separate_input_output_schemas=False,
+    )
+    app.state.settings = settings
+    app.state.doorbell = bell
+    problems.install(app)
+    for router in (
+        operations.router,
+        datasets.router,
+        imports.router,
+        jobs.router,
+        backbones.router,
+        models.router,
+        predictions.router,
+    ):
+        app.include_router(router)
+    app.add_api_route("/", _home, include_in_schema=False)
+    _describe_problems(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    storage = Storage(settings.data_dir)
+    database = Database(settings.sqlalchemy_url)
+    app.state.parts = Parts(settings, database, storage, app.state.doorbell)
+    app.state.engine = Engine(storage, loaded_models=settings.loaded_models, max_image_pixels=settings.max_image_pixels)
+    app.state.predict_limiter = anyio.CapacityLimiter(_CONCURRENT_PREDICTIONS)
+    try:
+        yield
+    finally:
+        database.close()
+
+
+async def _home() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the problem document into the OpenAPI document, also in place of FastAPI's own form of a 422."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        document = plain()
+        schemas: dict[str, Any] = document["components"]["schemas"]
+        if "Problem" not in schemas:
+            problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(problem.pop("$defs"))
+            schemas["Problem"] = problem
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]

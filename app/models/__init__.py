@@ -1,0 +1,1 @@
+"""Models: named classifiers and their immutable versions."""

@@ -1,0 +1,98 @@
+"""A model version on disk: a folder with weights, labels, preprocessing, plan, evaluation and provenance.
+
+`artifact.json` lists the files with their sha256; a folder that does not agree with its list is not loaded.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from app import errors
+from app.backbones.preprocess import Preprocessing
+
+FORMAT = 1
+_MANIFEST = "artifact.json"
+_WEIGHTS = "weights.safetensors"
+_DOCUMENTS = ("labels", "preprocessing", "plan", "evaluation", "provenance")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Everything that makes a classifier: `labels[i]` is the meaning of output i."""
+
+    backbone: str
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    plan: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+
+
+def write(folder: Path, artifact: Artifact) -> None:
+    """Write `artifact` to the new folder `folder`, durable when this returns."""
+    folder.mkdir(parents=True)
+    safetensors.torch.save_file({name: t.contiguous() for name, t in artifact.state.items()}, folder / _WEIGHTS)
+    documents: dict[str, Any] = {
+        "labels": artifact.labels,
+        "preprocessing": asdict(artifact.preprocessing),
+        "plan": artifact.plan,
+        "evaluation": artifact.evaluation,
+        "provenance": artifact.provenance,
+    }
+    for name, document in documents.items():
+        _write_json(folder / f"{name}.json", document)
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    _write_json(folder / _MANIFEST, {"format": FORMAT, "backbone": artifact.backbone, "files": files})
+    for path in (*folder.iterdir(), folder):
+        _make_durable(path)
+
+
+def read(folder: Path) -> Artifact:
+    """The artifact in `folder`. Raises `Unavailable` where it is missing or not as it was written."""
+    try:
+        manifest = _read_json(folder / _MANIFEST)
+        changed = [name for name, digest in manifest["files"].items() if _sha256(folder / name) != digest]
+        if changed:
+            raise errors.Unavailable(f"the artifact has changed since it was written: {', '.join(changed)}")
+        documents = {name: _read_json(folder / f"{name}.json") for name in _DOCUMENTS}
+        state = safetensors.torch.load_file(folder / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise errors.Unavailable(f"the artifact is incomplete: {error.filename} is missing") from error
+    return Artifact(
+        backbone=manifest["backbone"],
+        labels=tuple(documents["labels"]),
+        preprocessing=Preprocessing.from_json(documents["preprocessing"]),
+        plan=documents["plan"],
+        evaluation=documents["evaluation"],
+        provenance=documents["provenance"],
+        state=state,
+    )
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _make_durable(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

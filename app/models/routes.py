@@ -1,0 +1,47 @@
+"""Routes of the model registry."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from app.deps import Limit, Listing, PageDep, ReadSession, listing
+from app.models import service
+from app.models.schemas import ModelRead, ModelVersionRead
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+Name = Annotated[str, Path(max_length=100, examples=["ants-and-bees"])]
+
+
+@router.get("", responses=responses(422))
+def list_models(session: ReadSession, page: PageDep) -> Listing[ModelRead]:
+    """All models, newest first."""
+    rows = service.newest_first(session, limit=page.limit, after=page.after)
+    return listing([ModelRead.model_validate(row) for row in rows], page.limit)
+
+
+@router.get("/{name}", responses=responses(404, 422))
+def read_model(name: Name, session: ReadSession) -> ModelRead:
+    """One model."""
+    return ModelRead.model_validate(service.find(session, name))
+
+
+@router.get("/{name}/versions", responses=responses(404, 422))
+def list_model_versions(
+    name: Name,
+    session: ReadSession,
+    limit: Limit = 50,
+    after: Annotated[int | None, Query(ge=1, lt=2**31, description="Number of the last version before.")] = None,
+) -> Listing[ModelVersionRead]:
+    """The versions of a model, newest first."""
+    rows = service.versions_newest_first(session, name, limit=limit, after=after)
+    return listing([ModelVersionRead.model_validate(row) for row in rows], limit)
+
+
+@router.get("/{name}/versions/{number}", responses=responses(404, 422))
+def read_model_version(
+    name: Name, number: Annotated[int, Path(ge=1, lt=2**31)], session: ReadSession
+) -> ModelVersionRead:
+    """One version: its labels, how well it did on the validation split, and what it was made from."""
+    return ModelVersionRead.model_validate(service.find_version(session, name, number))

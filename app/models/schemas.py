@@ -1,0 +1,32 @@
+"""Models and their versions as they cross the API."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ModelRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str = Field(examples=["ants-and-bees"])
+    latest_version: int = Field(description="The version that answers predictions that name none.")
+    created_at: datetime
+
+
+class ModelVersionRead(BaseModel):
+    """One immutable result of a training job."""
+
+    model_config = ConfigDict(from_attributes=True, protected_namespaces=())
+
+    number: int
+    job_id: str
+    dataset_id: str
+    dataset_version: int
+    backbone: str
+    strategy: str
+    labels: list[str] = Field(description="The label at place i is what output i of the classifier means.")
+    evaluation: dict[str, Any] = Field(description="Figures on the validation split.")
+    provenance: dict[str, Any] = Field(description="Data, weights, seed and libraries it was made from.")
+    created_at: datetime

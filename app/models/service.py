@@ -1,0 +1,135 @@
+"""What can be done with models: register a version, look them up."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.db import new_id
+from app.models.tables import Model, ModelVersion
+
+_REFERENCE = re.compile(r"(?P<name>[^@]+)(?:@(?P<number>[1-9]\d{0,8}))?")
+
+
+@dataclass(frozen=True)
+class NewModelVersion:
+    """A classifier whose artifact lies under `version_id` and that is to be registered."""
+
+    version_id: str
+    model_name: str
+    job_id: str
+    dataset_id: str
+    dataset_version: int
+    backbone: str
+    strategy: str
+    labels: tuple[str, ...]
+    evaluation: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model version as serving knows it."""
+
+    version_id: str
+    model_name: str
+    number: int
+
+
+def new_version_id() -> str:
+    return new_id("mv")
+
+
+def register(session: Session, wanted: NewModelVersion, *, now: datetime) -> int:
+    """Make the classifier the newest version of its model, which is created if need be. Returns its number."""
+    _ensure_model(session, wanted.model_name, now=now)
+    statement = (
+        update(Model)
+        .where(Model.name == wanted.model_name)
+        .values(latest_version=Model.latest_version + 1)
+        .returning(Model.id, Model.latest_version)
+    )
+    model_id, number = session.execute(statement, execution_options={"synchronize_session": False}).one()
+    session.add(
+        ModelVersion(
+            id=wanted.version_id,
+            model_id=model_id,
+            number=number,
+            job_id=wanted.job_id,
+            dataset_id=wanted.dataset_id,
+            dataset_version=wanted.dataset_version,
+            backbone=wanted.backbone,
+            strategy=wanted.strategy,
+            labels=list(wanted.labels),
+            evaluation=dict(wanted.evaluation),
+            provenance=dict(wanted.provenance),
+            created_at=now,
+        )
+    )
+    session.flush()
+    return int(number)
+
+
+def find(session: Session, name: str) -> Model:
+    model = session.scalar(select(Model).where(Model.name == name, Model.latest_version > 0))
+    if model is None:
+        raise errors.NotFound(f"no model {name!r}", code="model_not_found")
+    return model
+
+
+def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[Model]:
+    query = select(Model).where(Model.latest_version > 0).order_by(Model.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(Model.id < after)
+    return session.scalars(query).all()
+
+
+def find_version(session: Session, name: str, number: int | None) -> ModelVersion:
+    """Version `number` of a model, or its newest for None."""
+    model = find(session, name)
+    wanted = model.latest_version if number is None else number
+    version = session.scalar(
+        select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.number == wanted)
+    )
+    if version is None:
+        raise errors.NotFound(
+            f"model {name!r} has no version {wanted}; its newest is {model.latest_version}",
+            code="model_version_not_found",
+        )
+    return version
+
+
+def versions_newest_first(session: Session, name: str, *, limit: int, after: int | None) -> Sequence[ModelVersion]:
+    query = select(ModelVersion).where(ModelVersion.model_id == find(session, name).id)
+    if after is not None:
+        query = query.where(ModelVersion.number < after)
+    return session.scalars(query.order_by(ModelVersion.number.desc()).limit(limit + 1)).all()
+
+
+def served(session: Session, reference: str) -> Served:
+    """What `name` or `name@version` addresses."""
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise errors.NotFound(
+            f"no model {reference!r}; write a name, or a name and a version as in 'ants-and-bees@2'",
+            code="model_not_found",
+        )
+    number = match["number"]
+    version = find_version(session, match["name"], None if number is None else int(number))
+    return Served(version.id, match["name"], version.number)
+
+
+def _ensure_model(session: Session, name: str, *, now: datetime) -> None:
+    if session.scalar(select(Model.id).where(Model.name == name)) is not None:
+        return
+    try:
+        with session.begin_nested():
+            session.add(Model(id=new_id("mdl"), name=name, latest_version=0, created_at=now))
+    except IntegrityError:
+        return  # another job made it at the same moment

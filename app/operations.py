@@ -1,0 +1,57 @@
+"""Routes for whoever operates the service: is it alive, is it ready, which workers are there."""
+
+from datetime import datetime, timedelta
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import errors
+from app.db import utc_now
+from app.deps import PartsDep
+from app.jobs import service
+from app.problems import responses
+
+router = APIRouter(tags=["operations"])
+
+
+class Alive(BaseModel):
+    status: str = "ok"
+
+
+class WorkerRead(BaseModel):
+    """A worker that was heard of lately."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    queues: list[str]
+    started_at: datetime
+    seen_at: datetime
+
+
+class Ready(BaseModel):
+    status: str = "ok"
+    workers: list[WorkerRead]
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """Whether the process answers at all."""
+    return Alive()
+
+
+@router.get("/readyz", status_code=HTTPStatus.OK, responses=responses(503))
+def readyz(parts: PartsDep) -> Ready:
+    """Whether requests can be served: the database answers and has its tables. Lists the workers that are alive."""
+    silent_after = timedelta(seconds=3 * parts.settings.sweep_seconds)
+    try:
+        with parts.database.read() as session:
+            seen = [w for w in service.workers(session) if w.seen_at > utc_now() - silent_after]
+            return Ready(workers=[WorkerRead.model_validate(worker) for worker in seen])
+    except SQLAlchemyError as error:
+        raise errors.Unavailable(
+            f"the database does not answer as it should ({type(error).__name__}); has `graft migrate` been run?",
+            code="database_unavailable",
+        ) from error

@@ -1,0 +1,1 @@
+"""Predictions: labels for images, from loaded classifiers."""

@@ -1,0 +1,100 @@
+"""Loaded classifiers, and labels for images from them. Knows artifacts, no database and no HTTP."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from app import errors
+from app.backbones import classifier as classifiers
+from app.backbones import preprocess
+from app.backbones.preprocess import Preprocessing
+from app.models import artifact as artifacts
+from app.models.service import Served
+from app.storage import Storage
+
+# Measured on CPUs: small batches stay in the cache, and larger ones bring nothing.
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One label of one image; probability 0-1."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A classifier ready to run."""
+
+    network: torch.nn.Module
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+class Engine:
+    """Keeps the classifiers used last, and runs one batch at a time on all threads of the process."""
+
+    def __init__(self, storage: Storage, *, loaded_models: int, max_image_pixels: int) -> None:
+        self._storage = storage
+        self._capacity = loaded_models
+        self._max_image_pixels = max_image_pixels
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._loading = threading.Lock()
+        self._running = threading.Lock()
+
+    def classify(self, version: Served, images: Sequence[bytes], *, top_k: int) -> list[list[Ranked]]:
+        """The `top_k` most probable labels of each image (JPEG, PNG or WebP bytes), the most probable first.
+
+        Raises `BadImage`, whose detail tells which image it is.
+        """
+        loaded = self._get(version)
+        ranked: list[list[Ranked]] = []
+        for start in range(0, len(images), _BATCH):
+            batch = torch.stack(
+                [
+                    self._decoded(image, place, loaded)
+                    for place, image in enumerate(images[start : start + _BATCH], start)
+                ]
+            )
+            ranked += _rank(self._probabilities(loaded, batch), loaded.labels, top_k)
+        return ranked
+
+    def _get(self, version: Served) -> Loaded:
+        with self._loading:
+            if version.version_id not in self._loaded:
+                self._loaded[version.version_id] = self._load(version)
+                while len(self._loaded) > self._capacity:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(version.version_id)
+            return self._loaded[version.version_id]
+
+    def _load(self, version: Served) -> Loaded:
+        artifact = artifacts.read(self._storage.model_version(version.version_id))
+        restored = classifiers.restore(artifact.backbone, len(artifact.labels), artifact.preprocessing, artifact.state)
+        return Loaded(classifiers.inference_form(restored), artifact.labels, artifact.preprocessing)
+
+    def _decoded(self, image: bytes, place: int, loaded: Loaded) -> torch.Tensor:
+        try:
+            pixels = preprocess.load(image, loaded.preprocessing, max_pixels=self._max_image_pixels)
+        except errors.BadImage as error:
+            error.detail["image"] = place
+            raise
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _probabilities(self, loaded: Loaded, batch: torch.Tensor) -> torch.Tensor:
+        with self._running, torch.inference_mode():
+            logits: torch.Tensor = loaded.network(batch)
+            return logits.double().softmax(dim=1)
+
+
+def _rank(probabilities: torch.Tensor, labels: tuple[str, ...], top_k: int) -> list[list[Ranked]]:
+    values, indices = probabilities.topk(min(top_k, len(labels)), dim=1)
+    return [
+        [Ranked(labels[index], value) for value, index in zip(row_values, row_indices, strict=True)]
+        for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True)
+    ]

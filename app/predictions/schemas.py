@@ -1,0 +1,36 @@
+"""Predictions as they cross the API."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_SMALL_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8YaPBgA0wMeAAg1MCAO+wATws8x7vAAAAAElFTkSuQmCC"
+
+
+class EncodedImage(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    b64: str = Field(description="A JPEG, PNG or WebP file in base64.", examples=[_SMALL_PNG])
+
+
+class PredictBody(BaseModel):
+    """Images within JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[EncodedImage] = Field(min_length=1)
+
+
+class LabelProbability(BaseModel):
+    label: str = Field(examples=["bees"])
+    probability: float = Field(ge=0, le=1, examples=[0.97])
+
+
+class Prediction(BaseModel):
+    """The labels of one image, the most probable first."""
+
+    labels: list[LabelProbability]
+
+
+class PredictRead(BaseModel):
+    model: str
+    version: int
+    predictions: list[Prediction] = Field(description="One for each image, in the order of the request.")

@@ -1,0 +1,136 @@
+"""Errors as HTTP answers: RFC 9457 problem documents with a machine-readable `code`, whatever goes wrong."""
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from app import errors
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS: dict[type[errors.GraftError], HTTPStatus] = {
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedMedia: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
+    errors.PreconditionRequired: HTTPStatus.PRECONDITION_REQUIRED,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class FieldProblem(BaseModel):
+    """One place of the request that is wrong."""
+
+    location: list[str | int] = Field(examples=[["body", "recipe", "backbone"]])
+    message: str
+    code: str
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document. Further members depend on `code`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:graft:problem:not_found"])
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong with this request, where, and what would be right.")
+    code: str = Field(description="Machine-readable, stable.", examples=["not_found"])
+    instance: str = Field(description="Path of the request.")
+    errors: list[FieldProblem] | None = None
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for the problem documents a route may answer with."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem document."""
+    app.add_exception_handler(errors.GraftError, _graft_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _graft_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.GraftError)
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    return _answer(request, status, error.code, error.title, error.message, members=error.detail)
+
+
+def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    places = [_field_problem(entry) for entry in error.errors()]
+    summary = "; ".join(f"{_dotted(place.location)}: {place.message}" for place in places[:3])
+    if len(places) > 3:
+        summary += f"; and {len(places) - 3} more"
+    members = {"errors": [place.model_dump() for place in places]}
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return _answer(request, status, "invalid_request", "The request is not valid", summary, members=members)
+
+
+def _http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    code = {404: "no_such_route", 405: "method_not_allowed"}.get(status, status.phrase.lower().replace(" ", "_"))
+    detail = {
+        404: f"nothing is served at {request.url.path}; /docs lists every route",
+        405: f"{request.method} is not possible at {request.url.path}",
+    }.get(status, str(error.detail))
+    return _answer(request, status, code, status.phrase, detail, headers=error.headers)
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    detail = f"an unexpected {type(error).__name__}; the service's log has the details"
+    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Internal error", detail)
+
+
+def _answer(
+    request: Request,
+    status: HTTPStatus,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    members: dict[str, Any] | None = None,
+    headers: Any = None,
+) -> JSONResponse:
+    document = {
+        **(members or {}),
+        "type": f"urn:graft:problem:{code}",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        "instance": request.url.path,
+    }
+    return JSONResponse(document, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _field_problem(entry: dict[str, Any]) -> FieldProblem:
+    location = [part for part in entry["loc"] if isinstance(part, str | int)]
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "extra_forbidden":
+        message = "no such field"
+    return FieldProblem(location=location, message=message, code=entry["type"])
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    return ".".join(map(str, location))

@@ -1,0 +1,62 @@
+"""Settings of one process, read once at its entry point from `GRAFT_*` variables and passed on as a value."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MIB = 1024 * 1024
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; sizes in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="GRAFT_", frozen=True, env_ignore_empty=True)
+
+    data_dir: AbsolutePath = Field(default=Path("graft-data"), validate_default=True)
+    """Folder for everything Graft keeps; a shared volume when several machines work together."""
+    database_url: str | None = None
+    """SQLAlchemy URL; unset means a SQLite file inside `data_dir`."""
+    broker_url: str | None = None
+    """Redis URL of the Celery broker; unset means that the process that starts the workers rings them itself."""
+    log_level: str = "INFO"
+
+    weights_dir: AbsolutePath | None = None
+    """Folder looked at first for pre-trained weights, files named `<backbone>-<first 8 hex digits of sha256>.pth`."""
+    download_weights: bool = True
+    """Whether weights that are neither in `weights_dir` nor in the cache may be downloaded."""
+
+    max_archive_bytes: PositiveInt = 20 * 1024 * _MIB
+    max_image_bytes: PositiveInt = 64 * _MIB
+    max_image_pixels: PositiveInt = 80_000_000
+    """Above a 64-megapixel phone photo, below what decompression bombs need."""
+    max_predict_bytes: PositiveInt = 256 * _MIB
+    """Largest body of one predict request, all its images together."""
+    max_images_per_predict: PositiveInt = 64
+
+    lease_seconds: PositiveFloat = 30.0
+    heartbeat_seconds: PositiveFloat = 2.0
+    sweep_seconds: PositiveFloat = 10.0
+    ring_again_seconds: PositiveFloat = 30.0
+    """After how long workers are told again of a job that still waits."""
+    cancel_grace_seconds: PositiveFloat = 10.0
+    """How long a job's process may take to stop by itself before it is killed."""
+    max_attempts: PositiveInt = 3
+
+    threads: NonNegativeInt = 0
+    """Threads for training and for inference, each; 0 means one per core."""
+    loaded_models: PositiveInt = 4
+    """How many classifiers the service keeps in memory, the least recently used one going first."""
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """URL of the database, the embedded SQLite file where none is set."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'graft.db'}"

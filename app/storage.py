@@ -1,0 +1,59 @@
+"""Where files lie: one folder, the same for the API and every worker."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Storage:
+    root: Path
+
+    def upload(self, import_id: str) -> Path:
+        """The archive of an import while it is being received."""
+        return self._file("uploads", f"{import_id}.part")
+
+    def archive(self, import_id: str) -> Path:
+        """The archive of an import, complete, until its job has ended."""
+        return self._file("archives", import_id)
+
+    def dataset(self, dataset_id: str) -> Path:
+        """The Lance table of a dataset."""
+        return self._file("datasets", f"{dataset_id}.lance")
+
+    def features(self) -> Path:
+        """The folder of cached features."""
+        return self._folder("features")
+
+    def job(self, job_id: str) -> Path:
+        """The working folder of a job: checkpoints that a later attempt goes on from."""
+        return self._folder("jobs", job_id)
+
+    def model_version(self, version_id: str) -> Path:
+        """The artifact of a model version."""
+        return self._file("models", version_id)
+
+    def abandoned_uploads(self, *, older_than_seconds: float) -> Iterator[Path]:
+        """Uploads that nothing was written to for so long."""
+        limit = time.time() - older_than_seconds
+        for path in self._folder("uploads").glob("*.part"):
+            if path.stat().st_mtime < limit:
+                yield path
+
+    def _folder(self, *parts: str) -> Path:
+        path = self.root.joinpath(*parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _file(self, *parts: str) -> Path:
+        return self._folder(*parts[:-1]) / parts[-1]
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder with all it holds; what is gone already is fine."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,202 @@
+"""Archives: where the class folders are found, and what is refused."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from app import errors
+from app.datasets import archive
+from app.datasets.archive import Layout, Misplaced
+from tests import factories
+
+BIG = 1 << 40
+
+
+def layout_of(path: Path, *, max_total_bytes: int = BIG) -> Layout:
+    return archive.lay_out(archive.open_archive(path).entries(), max_total_bytes=max_total_bytes)
+
+
+def labels_of(path: Path) -> dict[str, tuple[str, str | None]]:
+    opened = archive.open_archive(path)
+    layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
+    return {
+        entry.path: (layout.placed[entry.position].label, layout.placed[entry.position].split)
+        for entry in opened.entries()
+        if entry.position in layout.placed
+    }
+
+
+@pytest.mark.parametrize("pack", [factories.zip_of, factories.tar_of])
+@pytest.mark.parametrize("root", ["", "photos/", "./deep/er/"])
+def test_classes_are_the_folders_where_paths_first_differ(tmp_path: Path, pack: factories.Pack, root: str) -> None:
+    path = pack(tmp_path, {f"{root}ants/a.jpg": b"1", f"{root}ants/more/b.jpg": b"2", f"{root}bees/c.jpg": b"3"})
+
+    assert sorted(label for label, _ in labels_of(path).values()) == ["ants", "ants", "bees"]
+
+
+def test_train_and_val_folders_are_splits_and_the_classes_are_below(tmp_path: Path) -> None:
+    files = {f"set/{split}/{label}/x.jpg": b"1" for split in ("train", "val") for label in ("ants", "bees")}
+
+    assert set(labels_of(factories.zip_of(tmp_path, files)).values()) == {
+        ("ants", "train"),
+        ("bees", "train"),
+        ("ants", "validation"),
+        ("bees", "validation"),
+    }
+
+
+def test_a_class_that_happens_to_be_called_train_stays_a_class(tmp_path: Path) -> None:
+    path = factories.zip_of(tmp_path, {"train/a.jpg": b"1", "plane/b.jpg": b"2"})
+
+    assert sorted(labels_of(path).values()) == [("plane", None), ("train", None)]
+
+
+def test_litter_of_operating_systems_is_ignored_and_counted(tmp_path: Path) -> None:
+    files = {"a/1.jpg": b"1", "b/2.jpg": b"2", "a/.DS_Store": b"x", "__MACOSX/a/._1.jpg": b"x", "b/Thumbs.db": b"x"}
+    layout = layout_of(factories.zip_of(tmp_path, files))
+
+    assert layout.labels == ("a", "b")
+    assert layout.ignored == 3
+
+
+def test_a_file_outside_of_class_folders_is_refused_alone(tmp_path: Path) -> None:
+    layout = layout_of(factories.zip_of(tmp_path, {"readme.txt": b"x", "a/1.jpg": b"1", "b/2.jpg": b"2"}))
+
+    assert [(item.path, item.code) for item in layout.misplaced] == [("readme.txt", "no_class_folder")]
+    assert layout.labels == ("a", "b")
+
+
+@pytest.mark.parametrize("pack", [factories.zip_of, factories.tar_of])
+@pytest.mark.parametrize("evil", ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "C:/windows/x.jpg", "..\\up.jpg"])
+def test_a_path_that_leads_out_refuses_the_archive(tmp_path: Path, pack: factories.Pack, evil: str) -> None:
+    path = pack(tmp_path, {"a/1.jpg": b"1", evil: b"2"})
+
+    with pytest.raises(errors.BadArchive) as caught:
+        layout_of(path)
+    assert caught.value.code == "unsafe_path"
+    assert evil.replace("\\", "") in caught.value.message.replace("\\", "")
+
+
+def test_an_empty_class_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = factories.zip_of(tmp_path, {"a/1.jpg": b"1", "b/2.jpg": b"2", "wasps/": b""})
+
+    with pytest.raises(errors.BadArchive, match="'wasps'") as caught:
+        archive.check_classes(layout_of(path), known=())
+    assert caught.value.code == "empty_class"
+
+
+def test_one_class_is_an_error_unless_the_dataset_has_others(tmp_path: Path) -> None:
+    layout = layout_of(factories.zip_of(tmp_path, {"photos/ants/1.jpg": b"1", "photos/ants/2.jpg": b"2"}))
+
+    assert layout.labels == ("ants",)
+    archive.check_classes(layout, known=["bees"])
+    with pytest.raises(errors.BadArchive, match="one class only, 'ants'") as caught:
+        archive.check_classes(layout, known=["ants"])
+    assert caught.value.code == "single_class"
+
+
+def test_files_without_any_folder_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(errors.BadArchive) as caught:
+        archive.check_classes(layout_of(factories.zip_of(tmp_path, {"1.jpg": b"1"})), known=())
+    assert caught.value.code == "no_class_folders"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "bad_archive"),
+        (b"hello, world " * 100, "not_an_archive"),
+        (b"PK\x03\x04" + b"\0" * 500, "broken_archive"),
+        (b"\x1f\x8b\x08\x00" + b"\0" * 500, "not_an_archive"),
+    ],
+)
+def test_what_is_no_archive_is_told_apart(tmp_path: Path, content: bytes, code: str) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(content)
+
+    with pytest.raises(errors.BadArchive) as caught:
+        layout_of(path)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("pack", [factories.zip_of, factories.tar_of])
+def test_an_archive_cut_off_anywhere_raises_nothing_unforeseen(tmp_path: Path, pack: factories.Pack) -> None:
+    whole = pack(tmp_path, {f"{label}/{i}.jpg": bytes([i]) * 700 for label in "ab" for i in range(3)}).read_bytes()
+    path = tmp_path / "cut"
+    for length in range(0, len(whole) - 1, 97):
+        path.write_bytes(whole[:length])
+        try:
+            opened = archive.open_archive(path)
+            layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
+            list(opened.files(layout.placed, max_bytes=1000))
+        except errors.BadArchive:
+            continue
+
+
+def test_an_encrypted_zip_is_told(tmp_path: Path) -> None:
+    path = factories.zip_of(tmp_path, {"a/1.jpg": b"1", "b/1.jpg": b"2"})
+    content = bytearray(path.read_bytes())
+    for place in (content.find(b"PK\x01\x02"), content.rfind(b"PK\x01\x02")):
+        content[place + 8] |= 1
+    path.write_bytes(content)
+
+    with pytest.raises(errors.BadArchive) as caught:
+        layout_of(path)
+    assert caught.value.code == "encrypted_archive"
+
+
+def test_an_archive_that_unpacks_too_large_is_refused_by_its_list(tmp_path: Path) -> None:
+    path = factories.zip_of(tmp_path, {"a/1.jpg": b"\0" * 5000, "b/1.jpg": b"\0" * 5000})
+
+    with pytest.raises(errors.BadArchive) as caught:
+        layout_of(path, max_total_bytes=9000)
+    assert caught.value.code == "archive_unpacks_too_large"
+
+
+@pytest.mark.parametrize("pack", [factories.zip_of, factories.tar_of])
+def test_a_member_over_the_limit_is_refused_alone(tmp_path: Path, pack: factories.Pack) -> None:
+    opened = archive.open_archive(pack(tmp_path, {"a/big.jpg": b"x" * 900, "b/ok.jpg": b"y" * 100}))
+    layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
+    found = {entry.path: content for entry, content in opened.files(layout.placed, max_bytes=500)}
+
+    assert found["b/ok.jpg"] == b"y" * 100
+    refused = found["a/big.jpg"]
+    assert isinstance(refused, Misplaced)
+    assert refused.code == "file_too_large"
+
+
+def test_a_member_with_a_wrong_checksum_is_refused_alone(tmp_path: Path) -> None:
+    path = factories.zip_of(tmp_path, {"a/bad.jpg": b"abcdefgh", "b/ok.jpg": b"ijklmnop"})
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"abcdXfgh"))
+    opened = archive.open_archive(path)
+    layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
+    found = {entry.path: content for entry, content in opened.files(layout.placed, max_bytes=500)}
+
+    assert found["b/ok.jpg"] == b"ijklmnop"
+    assert isinstance(found["a/bad.jpg"], Misplaced)
+
+
+def test_links_and_devices_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "links.tar"
+    with tarfile.open(path, "w") as packed:
+        for name in ("a/1.jpg", "b/2.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            packed.addfile(info, io.BytesIO(b"x"))
+        link = tarfile.TarInfo("a/link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        packed.addfile(link)
+
+    assert [(item.path, item.code) for item in layout_of(path).misplaced] == [("a/link.jpg", "not_a_file")]
+
+
+def test_a_zip_of_windows_with_backslashes_has_its_folders(tmp_path: Path) -> None:
+    path = tmp_path / "windows.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("photos\\ants\\1.jpg", b"1")
+        packed.writestr("photos\\bees\\2.jpg", b"2")
+
+    assert layout_of(path).labels == ("ants", "bees")

@@ -1,0 +1,148 @@
+"""Jobs over HTTP: what can be asked for, and how a job is followed."""
+
+from datetime import UTC, datetime
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.datasets import service as datasets
+from app.datasets.service import NewVersion
+from app.db import Database
+from app.jobs import leases, service
+from app.jobs.events import Line
+from tests.app.conftest import Bell
+from tests.problems import problem
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def versioned(database: Database, dataset_id: str) -> str:
+    """A dataset with a version 1, as an import leaves it."""
+    with database.write() as session:
+        archive = service.Archive("imp_1", None, 10, "0" * 64)
+        service.submit_import(session, dataset_id, archive, max_attempts=1, now=NOW)
+        counts = {"ants": {"train": 14, "validation": 6}, "bees": {"train": 7, "validation": 3}}
+        version = NewVersion(number=1, labels=("ants", "bees"), counts=counts, images=30, content_hash="0" * 64)
+        datasets.add_version(session, "imp_1", dataset_id, version, accepted=30, ignored=0, now=NOW)
+    return dataset_id
+
+
+def wanted(dataset_id: str, **recipe: object) -> dict[str, object]:
+    recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", **recipe}
+    return {"dataset": dataset_id, "model": "insects", "recipe": recipe}
+
+
+def test_a_training_is_queued_with_its_plan_and_reasons(http: TestClient, versioned: str, bell: Bell) -> None:
+    answer = http.post("/v1/jobs", json=wanted(versioned, epochs=3))
+
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["state"], job["kind"], job["dataset_version"]) == ("queued", "train", 1)
+    assert job["plan"]["epochs"] == 3
+    assert any("2 labels" in reason for reason in job["plan"]["reasons"])
+    assert bell.rung[-1] == ("gpu", job["id"])
+    assert http.get(answer.headers["location"]).json() == job
+
+
+def test_an_unknown_backbone_is_answered_with_the_nearest_names(http: TestClient, versioned: str) -> None:
+    answer = http.post("/v1/jobs", json=wanted(versioned, backbone="resnet81", weights="pretrained"))
+
+    document = problem(answer, 422)
+    assert document["code"] == "unknown_backbone"
+    assert "resnet18" in document["nearest"]
+    assert "did you mean" in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "epochs: only for strategy 'full'"),
+        ({"strategy": "full", "l2": 1.0}, "l2: only for strategy 'head'"),
+        ({"strategy": "head"}, "needs weights 'pretrained'"),
+        ({"learning_rat": 0.1}, "learning_rat: no such field"),
+        ({"epochs": 0}, "epochs"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused_with_the_reason(
+    http: TestClient, versioned: str, recipe: dict[str, object], said: str
+) -> None:
+    document = problem(http.post("/v1/jobs", json=wanted(versioned, **recipe)), 422)
+
+    assert document["code"] == "invalid_request"
+    assert said in document["detail"]
+
+
+def test_a_backbone_without_weights_cannot_start_from_them(http: TestClient, versioned: str) -> None:
+    answer = http.post("/v1/jobs", json=wanted(versioned, weights="pretrained"))
+
+    assert problem(answer, 422)["code"] == "backbone_has_no_weights"
+
+
+def test_training_needs_a_version(http: TestClient, versioned: str) -> None:
+    empty = http.post("/v1/datasets", json={"name": "empty"}).json()["id"]
+
+    assert problem(http.post("/v1/jobs", json=wanted(empty)), 409)["code"] == "dataset_has_no_version"
+    assert problem(http.post("/v1/jobs", json=wanted("ds_none")), 404)["code"] == "dataset_not_found"
+    answer = http.post("/v1/jobs", json={**wanted(versioned), "version": 7})
+    assert problem(answer, 404)["code"] == "version_not_found"
+
+
+def test_a_job_repeated_with_its_key_is_one_job(http: TestClient, versioned: str, bell: Bell) -> None:
+    rung = len(bell.rung)
+    ids = {
+        http.post("/v1/jobs", json=wanted(versioned), headers={"Idempotency-Key": "k"}).json()["id"] for _ in range(3)
+    }
+
+    assert len(ids) == 1
+    assert len(bell.rung) == rung + 1
+
+
+def test_jobs_are_listed_by_state(http: TestClient, versioned: str) -> None:
+    first, second = (http.post("/v1/jobs", json=wanted(versioned)).json()["id"] for _ in range(2))
+    http.post(f"/v1/jobs/{first}/cancel")
+
+    def listed(**query: str) -> list[str]:
+        return [job["id"] for job in http.get("/v1/jobs", params=query).json()["data"] if job["kind"] == "train"]
+
+    assert listed() == [second, first]
+    assert listed(state="cancelled") == [first]
+    assert listed(dataset="ds_none") == []
+    assert problem(http.get("/v1/jobs?state=sleeping"), 422)
+
+
+def test_events_are_a_list_and_a_stream_that_goes_on_where_it_was_left(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    job_id = http.post("/v1/jobs", json=wanted(versioned)).json()["id"]
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
+        assert claim is not None
+        lines = [Line("epoch_finished", {"epoch": number}) for number in (1, 2)]
+        leases.record(session, claim, lines, now=NOW, lease_seconds=30)
+        leases.succeed(session, claim, {"model": "insects"}, now=NOW)
+
+    listed = http.get(f"/v1/jobs/{job_id}/events").json()["data"]
+    assert [(event["seq"], event["type"]) for event in listed] == [
+        (1, "queued"),
+        (2, "attempt_started"),
+        (3, "epoch_finished"),
+        (4, "epoch_finished"),
+        (5, "succeeded"),
+    ]
+    page = http.get(f"/v1/jobs/{job_id}/events?after=1&limit=2").json()
+    assert ([event["seq"] for event in page["data"]], page["has_more"]) == ([2, 3], True)
+
+    stream = {"Accept": "text/event-stream"}
+    whole = http.get(f"/v1/jobs/{job_id}/events", headers=stream)
+    assert whole.headers["content-type"].startswith("text/event-stream")
+    assert [line for line in whole.text.splitlines() if line.startswith("id:")] == [f"id: {n}" for n in range(1, 6)]
+    rest = http.get(f"/v1/jobs/{job_id}/events", headers={**stream, "Last-Event-ID": "4"})
+    assert [line for line in rest.text.splitlines() if line.startswith("id:")] == ["id: 5"]
+
+
+def test_events_of_no_job_are_a_problem_in_both_forms(http: TestClient) -> None:
+    assert problem(http.get("/v1/jobs/job_none/events"), 404)["code"] == "job_not_found"
+    answer = http.get("/v1/jobs/job_none/events", headers={"Accept": "text/event-stream"})
+    assert problem(answer, 404)["code"] == "job_not_found"

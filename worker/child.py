@@ -1,0 +1,114 @@
+"""What runs in a job's own process: the work of its kind, with events and the outcome going out over a pipe.
+
+The process ends with its worker: when the pipe closes, nobody wants its outcome any more.
+"""
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from app import errors, logs
+from app.jobs.leases import Failure
+from worker import kinds
+from worker.training.events import Event, Progress
+
+logger = logging.getLogger(__name__)
+
+STOP = "stop"
+_PROGRESS_SECONDS = 0.5
+_NICENESS = 10
+
+
+class Stopped(Exception):
+    """Raised out of `emit` when the job is to end here: cancelled, or its worker is going down."""
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Message: an event of the work."""
+
+    event: Event
+
+
+@dataclass(frozen=True)
+class Done:
+    """Message: the work is finished, with this outcome."""
+
+    outcome: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Message: the work cannot be done."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """Message: the work has stopped because it was asked to."""
+
+
+Message = Happened | Done | Failed | GaveUp
+
+
+def main(connection: Connection, kind: str, work: Any, *, threads: int, log_level: str) -> None:
+    """Run the work of `kind` and say over `connection` how it went."""
+    logs.configure(log_level, process="job")
+    # Whoever answers requests on this machine goes first.
+    os.nice(_NICENESS)
+    if threads:
+        torch.set_num_threads(threads)
+    emitter = _Emitter(connection)
+    threading.Thread(target=emitter.listen, name="listen", daemon=True).start()
+    connection.send(_outcome(emitter, kind, work))
+
+
+def _outcome(emitter: "_Emitter", kind: str, work: Any) -> Message:
+    try:
+        return Done(kinds.KINDS[kind].run(work, emitter.emit))
+    except Stopped:
+        return GaveUp()
+    except errors.GraftError as error:
+        return Failed(kinds.failure(error))
+    except Exception as error:
+        logger.exception("the job failed unexpectedly")
+        return Failed(Failure("internal_error", f"{type(error).__name__}: {error}", {}))
+
+
+class _Emitter:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stop = threading.Event()
+        self._progress_at = 0.0
+
+    def emit(self, event: Event) -> None:
+        """Send `event`; progress at most twice a second. Raises `Stopped` once the worker has asked for it."""
+        if self._stop.is_set():
+            raise Stopped
+        if isinstance(event, Progress) and not self._is_time(event):
+            return
+        self._connection.send(Happened(event))
+
+    def listen(self) -> None:
+        """Wait for the word to stop, or for the end of the worker."""
+        try:
+            while self._connection.recv() != STOP:
+                pass
+        except (EOFError, OSError):
+            os._exit(1)
+        self._stop.set()
+        self.listen()
+
+    def _is_time(self, progress: Progress) -> bool:
+        now = time.monotonic()
+        if progress.done < progress.total and now - self._progress_at < _PROGRESS_SECONDS:
+            return False
+        self._progress_at = now
+        return True

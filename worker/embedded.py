@@ -1,0 +1,103 @@
+"""The embedded service: the API in this process and one worker as its child, with nothing to install beside them."""
+
+import argparse
+import logging
+import subprocess
+import sys
+import threading
+
+import uvicorn
+
+import migrations
+from app import logs
+from app.db import Database
+from app.main import assemble
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_RESTART_SECONDS = 1.0
+
+
+def main() -> None:
+    """Bring the database up to date, start the worker, and serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m worker.embedded", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", default=8000, type=int, help="port to listen at (default: %(default)s)")
+    arguments = parser.parse_args()
+    settings = Settings()
+    logs.configure(settings.log_level, process="api")
+    database = Database(settings.sqlalchemy_url)
+    migrations.upgrade(database)
+    database.close()
+    worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
+    worker.start()
+    try:
+        uvicorn.run(assemble(settings, worker), host=arguments.host, port=arguments.port, log_config=None)
+    finally:
+        worker.stop()
+
+
+class LocalWorker:
+    """The worker process and the doorbell to it; started anew whenever it dies."""
+
+    def __init__(self, *, stop_seconds: float) -> None:
+        self._stop_seconds = stop_seconds
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = _spawn()
+        threading.Thread(target=self._watch, name="watch worker", daemon=True).start()
+
+    def ring(self, queue: str, job_id: str) -> None:
+        """Wake the worker. One that is just being restarted looks for jobs by itself."""
+        with self._lock:
+            if self._process is None or self._process.stdin is None:
+                return
+            try:
+                self._process.stdin.write(f"{queue} {job_id}\n".encode())
+                self._process.stdin.flush()
+            except OSError as error:
+                logger.warning("the worker did not hear the ring for job %s (%s); its sweep will", job_id, error)
+
+    def stop(self) -> None:
+        """End the worker, which gives back the job it runs."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+            if process is None:
+                return
+            if process.stdin is not None:
+                _close_quietly(process)
+        try:
+            process.wait(timeout=self._stop_seconds)
+        except subprocess.TimeoutExpired:
+            logger.warning("the worker did not stop in %g s and is killed", self._stop_seconds)
+            process.kill()
+            process.wait()
+
+    def _watch(self) -> None:
+        while self._process is not None:
+            code = self._process.wait()
+            if self._stopping.wait(_RESTART_SECONDS):
+                return
+            logger.error("the worker ended with code %s; starting it again", code)
+            with self._lock:
+                self._process = _spawn()
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "worker.local"], stdin=subprocess.PIPE)
+
+
+def _close_quietly(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.stdin.close()  # type: ignore[union-attr]
+    except OSError as error:
+        logger.debug("the worker had closed its end already (%s)", error)
+
+
+if __name__ == "__main__":
+    main()

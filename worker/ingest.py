@@ -1,0 +1,193 @@
+"""The work of an import: check and decode every image of an archive, split, and write the next version."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import errors
+from app.backbones import preprocess
+from app.backbones.preprocess import ImageFacts
+from app.datasets import archive, split, store
+from app.datasets.archive import Archive, Layout, Misplaced, Placed
+from app.datasets.service import NewVersion, Refusal
+from app.datasets.store import Item, Snapshot
+from app.db import new_id
+from worker.training.data import prefetched
+from worker.training.events import Emit, Progress
+
+_DECODE_THREADS = 2
+
+
+@dataclass(frozen=True)
+class IngestWork:
+    """An archive to read and the version to make of it; limits in bytes and pixels."""
+
+    archive: Path
+    table: Path
+    version: int
+    validation_fraction: float
+    seed: int
+    max_archive_bytes: int
+    max_image_bytes: int
+    max_image_pixels: int
+
+
+@dataclass(frozen=True)
+class IngestOutcome:
+    """What an import found: the version it wrote, or the error for which it wrote none."""
+
+    version: NewVersion | None
+    error: errors.GraftError | None
+    accepted: int
+    refusals: tuple[Refusal, ...]
+    ignored: int
+
+
+@dataclass(frozen=True)
+class VersionWritten:
+    """Event: the images are in the dataset's table."""
+
+    number: int
+    accepted: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    placed: Placed
+    path: str
+    sha256: str
+    size_bytes: int
+    facts: ImageFacts
+
+
+def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
+    """Carry out `work`: unusable images are refused one by one. Raises `BadArchive` for the archive itself."""
+    opened = archive.open_archive(work.archive)
+    layout = archive.lay_out(opened.entries(), max_total_bytes=2 * work.max_archive_bytes)
+    before = store.read_version(work.table, work.version - 1) if work.version > 1 else None
+    held = split.count((item.label, item.split) for item in before.items) if before else {}
+    archive.check_classes(layout, known=held)
+    check = _Check(work, {item.sha256: (item.label, item.path) for item in before.items} if before else {})
+    accepted = check.run(opened, layout, emit)
+    refusals = tuple(Refusal(item.path, item.code, item.message) for item in (*layout.misplaced, *check.refused))
+    try:
+        _check_left(layout, accepted, held)
+        items = _items(accepted, held, work)
+    except errors.BadArchive as error:
+        return IngestOutcome(None, error, 0, refusals, layout.ignored)
+    snapshot = store.append_version(work.table, work.version, _rows(opened, layout, items, work, emit))
+    emit(VersionWritten(number=work.version, accepted=len(items), refused=len(refusals)))
+    return IngestOutcome(_new_version(snapshot), None, len(items), refusals, layout.ignored)
+
+
+class _Check:
+    """Decides which files of an archive become items."""
+
+    def __init__(self, work: IngestWork, known: Mapping[str, tuple[str, str]]) -> None:
+        self._work = work
+        self._known = dict(known)
+        self.refused: list[Misplaced] = []
+
+    def run(self, opened: Archive, layout: Layout, emit: Emit) -> dict[int, _Accepted]:
+        """The files to accept, by entry position; every image is decoded once, here."""
+        accepted: dict[int, _Accepted] = {}
+        files = opened.files(layout.placed, max_bytes=self._work.max_image_bytes)
+        total = len(layout.placed)
+        looked_at = prefetched(files, self._look_at, threads=_DECODE_THREADS, window=4 * _DECODE_THREADS)
+        for done, (position, path, found) in enumerate(looked_at, start=1):
+            if isinstance(found, Misplaced):
+                self.refused.append(found)
+            else:
+                digest, size_bytes, facts = found
+                candidate = _Accepted(layout.placed[position], path, digest, size_bytes, facts)
+                if self._is_new(candidate):
+                    accepted[position] = candidate
+            emit(Progress("check", done, total))
+        return accepted
+
+    def _look_at(
+        self, file: tuple[archive.Entry, bytes | Misplaced]
+    ) -> tuple[int, str, Misplaced | tuple[str, int, ImageFacts]]:
+        entry, content = file
+        if isinstance(content, Misplaced):
+            return entry.position, entry.path, content
+        try:
+            facts = preprocess.inspect(content, max_pixels=self._work.max_image_pixels)
+        except errors.BadImage as error:
+            return entry.position, entry.path, Misplaced(entry.path, error.code, error.message)
+        return entry.position, entry.path, (hashlib.sha256(content).hexdigest(), len(content), facts)
+
+    def _is_new(self, candidate: _Accepted) -> bool:
+        label = candidate.placed.label
+        if candidate.sha256 not in self._known:
+            self._known[candidate.sha256] = (label, candidate.path)
+            return True
+        known_label, known_path = self._known[candidate.sha256]
+        code, message = "duplicate", f"the same file as {known_path}"
+        if known_label != label:
+            code, message = "duplicate_with_other_label", f"{message}, which has the label {known_label!r}"
+        self.refused.append(Misplaced(candidate.path, code, message))
+        return False
+
+
+def _check_left(layout: Layout, accepted: Mapping[int, _Accepted], held: Mapping[str, object]) -> None:
+    left = {item.placed.label for item in accepted.values()}
+    empty = [label for label in layout.labels if label not in left and label not in held]
+    if empty:
+        raise errors.BadArchive(
+            f"no usable image in class {', '.join(map(repr, empty))}; the list of refused files says why",
+            code="empty_class",
+            detail={"labels": [*empty]},
+        )
+    if not accepted:
+        raise errors.BadArchive("nothing new: the dataset holds every usable image of the archive", code="nothing_new")
+
+
+def _items(
+    accepted: Mapping[int, _Accepted], held: Mapping[str, Mapping[str, int]], work: IngestWork
+) -> dict[int, Item]:
+    splits = split.assign(
+        [split.Candidate(item.sha256, item.placed.label, item.placed.split) for item in accepted.values()],
+        held=held,
+        validation_fraction=work.validation_fraction,
+        seed=work.seed,
+    )
+    return {
+        position: Item(
+            item_id=new_id("item"),
+            path=item.path,
+            label=item.placed.label,
+            split=chosen,
+            sha256=item.sha256,
+            difference_hash=item.facts.difference_hash,
+            format=item.facts.format,
+            width=item.facts.width,
+            height=item.facts.height,
+            size_bytes=item.size_bytes,
+        )
+        for (position, item), chosen in zip(accepted.items(), splits, strict=True)
+    }
+
+
+def _rows(
+    opened: Archive, layout: Layout, items: Mapping[int, Item], work: IngestWork, emit: Emit
+) -> Iterator[tuple[Item, bytes]]:
+    wanted = {position: layout.placed[position] for position in items}
+    for done, (entry, content) in enumerate(opened.files(wanted, max_bytes=work.max_image_bytes), start=1):
+        if isinstance(content, Misplaced):
+            raise errors.BadArchive(f"{entry.path} could be read once, but not again", code="broken_archive")
+        yield items[entry.position], content
+        emit(Progress("write", done, len(items)))
+
+
+def _new_version(snapshot: Snapshot) -> NewVersion:
+    counts = split.count((item.label, item.split) for item in snapshot.items)
+    return NewVersion(
+        number=snapshot.number,
+        labels=tuple(counts),
+        counts=counts,
+        images=len(snapshot.items),
+        content_hash=store.content_hash(snapshot.items),
+    )

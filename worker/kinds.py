@@ -1,0 +1,135 @@
+"""The kinds of jobs: for each, what its process is given, what it does there, and what becomes of the outcome."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy.orm import Session
+
+from app import errors, storage
+from app.datasets import service as datasets
+from app.jobs import leases
+from app.jobs.leases import Claim, Failure
+from app.models import service as models
+from app.models.service import NewModelVersion
+from app.recipe import Plan
+from app.settings import Settings
+from app.storage import Storage
+from worker.ingest import IngestOutcome, IngestWork, ingest
+from worker.train import TrainOutcome, TrainWork, train
+from worker.training.events import Emit
+
+_PLAN = TypeAdapter(Plan)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of job, as four functions."""
+
+    prepare: Callable[[Session, Claim, Settings, Storage], Any]
+    """The value that the job's process works on."""
+    run: Callable[[Any, Emit], Any]
+    """The work itself, in the job's process; its return value is the outcome."""
+    publish: Callable[[Session, Claim, Any, Storage, datetime], None]
+    """Ends the job in the transaction given, with all that others are to see of the outcome."""
+    withdraw: Callable[[Any, Storage], None]
+    """Removes what `publish` had put in place, after its transaction has failed."""
+
+
+def failure(error: errors.GraftError) -> Failure:
+    """A job's `error` for what its process raised on purpose."""
+    return Failure(error.code, error.message, dict(error.detail))
+
+
+def _prepare_ingest(session: Session, claim: Claim, settings: Settings, storage: Storage) -> IngestWork:
+    return IngestWork(
+        archive=storage.archive(claim.spec["import_id"]),
+        table=storage.dataset(claim.dataset_id),
+        version=claim.spec["version"],
+        validation_fraction=claim.spec["validation_fraction"],
+        seed=claim.spec["seed"],
+        max_archive_bytes=settings.max_archive_bytes,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+    )
+
+
+def _publish_ingest(session: Session, claim: Claim, outcome: IngestOutcome, _storage: Storage, now: datetime) -> None:
+    import_id = claim.spec["import_id"]
+    datasets.record_refusals(session, import_id, outcome.refusals)
+    if outcome.version is None:
+        leases.fail(session, claim, failure(outcome.error or errors.BadArchive("no version was made")), now=now)
+        return
+    datasets.add_version(
+        session,
+        import_id,
+        claim.dataset_id,
+        outcome.version,
+        accepted=outcome.accepted,
+        ignored=outcome.ignored,
+        now=now,
+    )
+    leases.succeed(
+        session,
+        claim,
+        {
+            "import": import_id,
+            "dataset_version": outcome.version.number,
+            "accepted": outcome.accepted,
+            "refused": len(outcome.refusals),
+        },
+        now=now,
+    )
+
+
+def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: Storage) -> TrainWork:
+    version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    return TrainWork(
+        plan=_PLAN.validate_python(claim.plan),
+        table=storage.dataset(claim.dataset_id),
+        dataset_id=claim.dataset_id,
+        version=version.number,
+        content_hash=version.content_hash,
+        version_id=models.new_version_id(),
+        feature_cache=storage.features(),
+        folder=storage.job(claim.job_id),
+        weights_dir=settings.weights_dir,
+        download_weights=settings.download_weights,
+        max_image_pixels=settings.max_image_pixels,
+    )
+
+
+def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storage: Storage, now: datetime) -> None:
+    outcome.artifact.rename(storage.model_version(outcome.version_id))
+    name = str(claim.model_name)
+    wanted = NewModelVersion(
+        version_id=outcome.version_id,
+        model_name=name,
+        job_id=claim.job_id,
+        dataset_id=claim.dataset_id,
+        dataset_version=int(claim.dataset_version or 0),
+        backbone=outcome.plan.backbone,
+        strategy=outcome.plan.strategy,
+        labels=outcome.labels,
+        evaluation=outcome.evaluation,
+        provenance=outcome.provenance,
+    )
+    number = models.register(session, wanted, now=now)
+    result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
+    leases.succeed(session, claim, result, now=now)
+
+
+def _withdraw_train(outcome: TrainOutcome, files: Storage) -> None:
+    storage.discard(files.model_version(outcome.version_id))
+
+
+def _nothing_to_withdraw(_outcome: IngestOutcome, _files: Storage) -> None:
+    """A version in the Lance table that no row names is invisible, and the next import replaces it."""
+
+
+KINDS: dict[str, Kind] = {
+    "ingest": Kind(_prepare_ingest, ingest, _publish_ingest, _nothing_to_withdraw),
+    "train": Kind(_prepare_train, train, _publish_train, _withdraw_train),
+}

@@ -1,0 +1,99 @@
+"""The worker of the embedded mode: a child of the service, woken by lines on its standard input, which end with it."""
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+from app import logs
+from app.db import utc_now
+from app.jobs import leases
+from app.jobs.service import CPU_QUEUE, GPU_QUEUE
+from app.settings import Settings
+from worker import station
+from worker.station import Station
+
+logger = logging.getLogger(__name__)
+
+_QUEUES = (CPU_QUEUE, GPU_QUEUE)
+
+
+def main() -> None:
+    """Run jobs until standard input ends, which is when the service does."""
+    settings = Settings()
+    logs.configure(settings.log_level, process="worker")
+    # Ctrl-C reaches every process of the terminal; the service decides when its worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    slots: list[_Slot] = []
+    here = station.build(settings, _Bells(slots), _QUEUES)
+    slots += [_Slot(here, queue) for queue in _QUEUES]
+    here.start()
+    for slot in slots:
+        slot.start()
+    try:
+        for _ring in sys.stdin.buffer:
+            for slot in slots:
+                slot.wake()
+    finally:
+        here.stop()
+        for slot in slots:
+            slot.join()
+
+
+class _Bells:
+    """The doorbell of the sweep, which is in the same process as those it wakes."""
+
+    def __init__(self, slots: "list[_Slot]") -> None:
+        self._slots = slots
+
+    def ring(self, queue: str, job_id: str) -> None:
+        for slot in self._slots:
+            slot.wake()
+
+
+class _Slot:
+    """Runs the jobs of one queue, one at a time, the longest-waiting first."""
+
+    def __init__(self, here: Station, queue: str) -> None:
+        self._station = here
+        self._queue = queue
+        self._awake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{queue} slot")
+        self._stopping = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._awake.set()
+
+    def join(self) -> None:
+        self._stopping = True
+        self.wake()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._awake.clear()
+            try:
+                ran = self._run_one()
+            except Exception:
+                logger.exception("a job could not be taken or ended; trying again")
+                ran = False
+            if not ran:
+                self._awake.wait(self._station.settings.sweep_seconds)
+
+    def _run_one(self) -> bool:
+        with self._station.database.read() as session:
+            waiting = leases.waiting(session, self._queue, now=utc_now())
+        return any(self._station.runner.run(job_id) for job_id in waiting)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""What the forkserver imports before it forks the jobs' processes: libraries that are slow to import and survive a
+fork as long as nothing is computed. Lance is not among them.
+"""
+
+import numpy
+import PIL.Image
+import pydantic
+import safetensors.torch
+import sqlalchemy.orm
+import torch
+import torchvision
+
+from worker.training import strategies
+
+__all__ = ["PIL", "numpy", "pydantic", "safetensors", "sqlalchemy", "strategies", "torch", "torchvision"]

@@ -1,0 +1,257 @@
+"""The runner: takes a job, runs it in a process of its own, and ends it, whatever happens to that process."""
+
+import dataclasses
+import logging
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app import errors, storage
+from app.db import Database, utc_now
+from app.jobs import leases
+from app.jobs.events import Line
+from app.jobs.leases import Claim, Failure
+from app.settings import Settings
+from app.storage import Storage
+from worker import child, kinds
+from worker.child import Done, Failed, GaveUp, Happened, Message
+from worker.training.events import Event, Progress
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_RETRY_SECONDS = 1.0
+_WORKER_STOPPED = Failure("worker_stopped", "the worker was stopped; the job goes on with the next one", {})
+
+
+class Runner:
+    """Runs jobs, one for each thread that calls `run`."""
+
+    def __init__(self, database: Database, files: Storage, settings: Settings, context: ForkServerContext) -> None:
+        self._database = database
+        self._files = files
+        self._settings = settings
+        self._context = context
+        self._stopping = threading.Event()
+
+    def run(self, job_id: str) -> bool:
+        """Run the job to its end, if this worker gets it; False where another one has it or it has ended."""
+        if self._stopping.is_set():
+            return False
+        with self._database.write() as session:
+            claim = leases.claim(session, job_id, now=utc_now(), lease_seconds=self._settings.lease_seconds)
+        if claim is None:
+            return False
+        logger.info("job %s: attempt %d of %d at %s", job_id, claim.attempt, claim.max_attempts, claim.kind)
+        try:
+            _Attempt(claim, self._database, self._files, self._settings, self._context, self._stopping).run()
+        except errors.LeaseLost as error:
+            logger.warning("job %s: %s; what this attempt did does not count", job_id, error)
+        return True
+
+    def stop(self) -> None:
+        """Take no further job, and give back those that run; `run` returns soon after."""
+        self._stopping.set()
+
+
+class _Attempt:
+    """One claim from its process's start to the job's end, or to giving it back."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        database: Database,
+        files: Storage,
+        settings: Settings,
+        context: ForkServerContext,
+        stopping: threading.Event,
+    ) -> None:
+        self._claim = claim
+        self._database = database
+        self._files = files
+        self._settings = settings
+        self._context = context
+        self._stopping = stopping
+        self._kind = kinds.KINDS[claim.kind]
+        self._lines: list[Line] = []
+        self._progress: dict[str, Any] | None = None
+        self._last: Message | None = None
+        self._renewed = time.monotonic()
+        self._stop_by: float | None = None
+
+    def run(self) -> None:
+        try:
+            with self._database.read() as session:
+                work = self._kind.prepare(session, self._claim, self._settings, self._files)
+        except errors.GraftError as error:
+            failure = kinds.failure(error)
+            self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
+            return
+        connection, process = self._start(work)
+        try:
+            state = self._supervise(connection, process)
+        finally:
+            _kill(process)
+            connection.close()
+        self._conclude(state, process.exitcode)
+
+    def _start(self, work: Any) -> tuple[Connection, ForkServerProcess]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=child.main,
+            args=(theirs, self._claim.kind, work),
+            kwargs={"threads": self._settings.threads, "log_level": self._settings.log_level},
+            name=self._claim.job_id,
+        )
+        process.start()
+        theirs.close()
+        return ours, process
+
+    def _supervise(self, connection: Connection, process: ForkServerProcess) -> str:
+        """Pass on events and renew the lease until the process is done or gone; the state the job was seen in last."""
+        state = "running"
+        while self._last is None and process.is_alive():
+            wait([connection, process.sentinel], timeout=self._settings.heartbeat_seconds / 2)
+            self._receive(connection)
+            if self._lines or self._progress or time.monotonic() - self._renewed > self._settings.heartbeat_seconds:
+                state = self._record(state)
+            if state == "cancelling" or self._stopping.is_set():
+                self._ask_to_stop(connection)
+            if self._stop_by is not None and time.monotonic() > self._stop_by:
+                break
+        self._receive(connection)
+        return self._patiently(self._write_record)
+
+    def _receive(self, connection: Connection) -> None:
+        try:
+            while connection.poll():
+                message: Message = connection.recv()
+                if not isinstance(message, Happened):
+                    self._last = message
+                elif isinstance(message.event, Progress):
+                    self._progress = dataclasses.asdict(message.event)
+                else:
+                    self._lines.append(_line(message.event))
+        except (EOFError, OSError):
+            return  # the process is gone; its exit code says how
+
+    def _record(self, state: str) -> str:
+        """Write what has come in and renew the lease; a database that is away is tried again on the next round."""
+        try:
+            return self._write_record()
+        except OperationalError as error:
+            self._check_lease(error)
+            return state
+
+    def _write_record(self) -> str:
+        with self._database.write() as session:
+            state = leases.record(
+                session,
+                self._claim,
+                self._lines,
+                progress=self._progress,
+                now=utc_now(),
+                lease_seconds=self._settings.lease_seconds,
+            )
+        self._lines, self._progress, self._renewed = [], None, time.monotonic()
+        return state
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        """Do `write`, again and again while the database is away, as long as the lease may still be ours."""
+        while True:
+            try:
+                return write()
+            except OperationalError as error:
+                self._check_lease(error)
+                time.sleep(_RETRY_SECONDS)
+
+    def _check_lease(self, error: OperationalError) -> None:
+        if time.monotonic() - self._renewed > self._settings.lease_seconds:
+            raise errors.LeaseLost(f"the database is away and the lease is over ({error})") from error
+        logger.warning("job %s: the database does not answer; trying again (%s)", self._claim.job_id, error)
+
+    def _ask_to_stop(self, connection: Connection) -> None:
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + self._settings.cancel_grace_seconds
+            try:
+                connection.send(child.STOP)
+            except OSError:
+                return  # gone already
+
+    def _conclude(self, state: str, exit_code: int | None) -> None:
+        """End the job as its last message says, or as its process ended without one."""
+        match self._last:
+            case _ if state == "cancelling":
+                self._end(lambda session, now: leases.confirm_cancel(session, self._claim, now=now))
+            case Done(outcome):
+                self._publish(outcome)
+            case Failed(failure):
+                self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
+            case GaveUp() | None if self._stopping.is_set():
+                self._give_back(_WORKER_STOPPED, counts=False)
+            case _:
+                self._give_back(_crash(exit_code), counts=True)
+
+    def _publish(self, outcome: Any) -> None:
+        try:
+            self._end(lambda session, now: self._kind.publish(session, self._claim, outcome, self._files, now))
+        except errors.LeaseLost:
+            self._kind.withdraw(outcome, self._files)
+            # Where the lease was lost to a cancellation, this worker still has to confirm it.
+            self._end(lambda session, now: leases.confirm_cancel(session, self._claim, now=now))
+        except BaseException:
+            self._kind.withdraw(outcome, self._files)
+            raise
+
+    def _give_back(self, failure: Failure, *, counts: bool) -> None:
+        logger.warning("job %s: %s", self._claim.job_id, failure.message)
+        if self._patiently(lambda: self._release(failure, counts)) != "queued":
+            self._clear()
+
+    def _release(self, failure: Failure, counts: bool) -> str:
+        with self._database.write() as session:
+            return leases.release(session, self._claim, failure, counts=counts, now=utc_now())
+
+    def _end(self, end: Callable[[Session, datetime], None]) -> None:
+        self._patiently(lambda: self._write(end))
+        self._clear()
+
+    def _write(self, change: Callable[[Session, datetime], None]) -> None:
+        with self._database.write() as session:
+            change(session, utc_now())
+
+    def _clear(self) -> None:
+        storage.discard(self._files.job(self._claim.job_id))
+        if "import_id" in self._claim.spec:
+            storage.discard(self._files.archive(self._claim.spec["import_id"]))
+
+
+def _kill(process: ForkServerProcess) -> None:
+    """See to it that the process is gone: it may finish by itself for a moment, and is killed then."""
+    process.join(timeout=1)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _line(event: Event) -> Line:
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(event).__name__).lower()
+    return Line(name, dataclasses.asdict(event))
+
+
+def _crash(exit_code: int | None) -> Failure:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; most often the machine ran out of memory" if name == "SIGKILL" else ""
+        return Failure("process_killed", f"the job's process was ended by {name}{hint}", {"signal": name})
+    return Failure("process_died", f"the job's process ended with code {exit_code}", {"exit_code": exit_code})

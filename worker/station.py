@@ -1,0 +1,56 @@
+"""A worker process put together: database, files, runner, sweep, and a forkserver that is warm."""
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+
+from app.db import Database
+from app.doorbell import Doorbell
+from app.settings import Settings
+from app.storage import Storage
+from worker.runner import Runner
+from worker.sweep import Sweeper
+
+
+@dataclass(frozen=True)
+class Station:
+    """What a worker process consists of, whoever wakes it."""
+
+    settings: Settings
+    database: Database
+    runner: Runner
+    sweeper: Sweeper
+
+    def start(self) -> None:
+        self.sweeper.start()
+
+    def stop(self) -> None:
+        """Give back what runs, and close. Threads within `runner.run` return soon after."""
+        self.runner.stop()
+        self.sweeper.stop()
+
+
+def build(settings: Settings, doorbell: Doorbell, queues: Sequence[str]) -> Station:
+    """A station for `queues`; returns once its forkserver has imported what jobs need."""
+    database = Database(settings.sqlalchemy_url)
+    files = Storage(settings.data_dir)
+    return Station(
+        settings=settings,
+        database=database,
+        runner=Runner(database, files, settings, _warm_context()),
+        sweeper=Sweeper(database, files, settings, doorbell, queues),
+    )
+
+
+def _warm_context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["worker.preload"])
+    first = context.Process(target=_nothing)
+    first.start()
+    first.join()
+    return context
+
+
+def _nothing() -> None:
+    """The first process of a forkserver waits for its imports."""

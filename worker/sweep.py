@@ -1,0 +1,126 @@
+"""The sweep: every few seconds, each worker says that it is alive, rings again for jobs that wait, ends those whose
+worker went silent, and removes files that nothing needs any more. Any number of sweeps at once do no harm.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import storage
+from app.datasets.tables import Dataset, Import
+from app.db import Database, new_id, utc_now
+from app.doorbell import Doorbell
+from app.jobs import leases
+from app.jobs.schemas import ENDED
+from app.jobs.tables import Job
+from app.models.tables import ModelVersion
+from app.settings import Settings
+from app.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+_ABANDONED_SECONDS = 24 * 3600.0
+
+
+class Sweeper:
+    """Sweeps in a thread of its own between `start` and `stop`."""
+
+    def __init__(
+        self, database: Database, files: Storage, settings: Settings, doorbell: Doorbell, queues: Sequence[str]
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._settings = settings
+        self._doorbell = doorbell
+        self._queues = queues
+        self._worker_id = f"{new_id('worker')}@{socket.gethostname()}:{os.getpid()}"
+        self._started_at = utc_now()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and strike this worker off the list."""
+        self._stopping.set()
+        self._thread.join(timeout=self._settings.sweep_seconds)
+        with self._database.write() as session:
+            leases.forget_worker(session, self._worker_id)
+
+    def sweep(self) -> None:
+        """One round."""
+        now = utc_now()
+        with self._database.write() as session:
+            leases.saw_worker(session, self._worker_id, self._queues, started_at=self._started_at, now=now)
+            for job_id in leases.fail_out_of_attempts(session, now=now):
+                logger.warning("job %s: its worker went silent and no attempt is left", job_id)
+            waiting = leases.due(session, now=now, ring_again_seconds=self._settings.ring_again_seconds)
+        for job in waiting:
+            self._doorbell.ring(job.queue, job.job_id)
+        tidy(self._database, self._files)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.sweep()
+            except Exception:
+                logger.exception("a sweep failed; the next one comes in %g s", self._settings.sweep_seconds)
+            if self._stopping.wait(self._settings.sweep_seconds):
+                return
+
+
+def tidy(database: Database, files: Storage) -> None:
+    """Remove what jobs that have ended, deleted datasets and broken-off uploads left on disk."""
+    for path in files.abandoned_uploads(older_than_seconds=_ABANDONED_SECONDS):
+        storage.discard(path)
+    for folder, needed in _NEEDED.items():
+        present = {path.stem: path for path in (files.root / folder).glob("*")}
+        if not present:
+            continue
+        with database.read() as session:
+            kept = needed(session, list(present))
+        for name in present.keys() - kept:
+            if folder in _PUBLISHED_LATER and _is_recent(present[name]):
+                continue  # its row may be on the way
+            logger.info("removing %s, which nothing needs any more", present[name])
+            storage.discard(present[name])
+
+
+def _needed_jobs(session: Session, names: Sequence[str]) -> set[str]:
+    return set(session.scalars(select(Job.id).where(Job.id.in_(names), Job.state.not_in(ENDED))))
+
+
+def _needed_archives(session: Session, names: Sequence[str]) -> set[str]:
+    query = select(Import.id).join(Job, Job.id == Import.job_id).where(Import.id.in_(names), Job.state.not_in(ENDED))
+    return set(session.scalars(query))
+
+
+def _needed_datasets(session: Session, names: Sequence[str]) -> set[str]:
+    existing = select(Dataset.id).where(Dataset.id.in_(names), Dataset.deleted_at.is_(None))
+    in_use = select(Job.dataset_id).where(Job.dataset_id.in_(names), Job.state.not_in(ENDED))
+    return {*session.scalars(existing), *session.scalars(in_use)}
+
+
+def _needed_models(session: Session, names: Sequence[str]) -> set[str]:
+    return set(session.scalars(select(ModelVersion.id).where(ModelVersion.id.in_(names))))
+
+
+def _is_recent(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime < _ABANDONED_SECONDS
+
+
+_NEEDED: dict[str, Callable[[Session, Sequence[str]], set[str]]] = {
+    "jobs": _needed_jobs,
+    "archives": _needed_archives,
+    "datasets": _needed_datasets,
+    "models": _needed_models,
+}
+_PUBLISHED_LATER = ("archives", "models")

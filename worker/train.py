@@ -1,0 +1,153 @@
+"""The work of a training: a plan carried out on a version, ending in an artifact."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import storage
+from app.backbones import catalogue, weights
+from app.backbones.weights import WeightsFile
+from app.datasets import store
+from app.datasets.store import Item, Snapshot
+from app.models import artifact
+from app.models.artifact import Artifact
+from app.recipe import Plan
+from worker.training import strategies
+from worker.training.data import Splits
+from worker.training.events import Emit
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "pylance")
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """A plan, the version it is for, and the folders to work in."""
+
+    plan: Plan
+    table: Path
+    dataset_id: str
+    version: int
+    content_hash: str
+    version_id: str
+    """The id that the model version is to have."""
+    feature_cache: Path
+    folder: Path
+    """The job's own folder: checkpoints, and the artifact when done."""
+    weights_dir: Path | None
+    download_weights: bool
+    max_image_pixels: int
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """A finished classifier whose artifact lies in `artifact`."""
+
+    artifact: Path
+    version_id: str
+    plan: Plan
+    labels: tuple[str, ...]
+    evaluation: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _SplitImages:
+    """The images of one split, read from the table as they are needed."""
+
+    snapshot: Snapshot
+    rows: tuple[int, ...]
+    sha256: tuple[str, ...]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, positions: Sequence[int]) -> list[bytes]:
+        return self.snapshot.read([self.rows[position] for position in positions])
+
+
+def train(work: TrainWork, emit: Emit) -> TrainOutcome:
+    """Carry out `work`. Raises `WeightsUnavailable`."""
+    plan = work.plan
+    backbone = catalogue.find(plan.backbone)
+    file = (
+        None
+        if plan.weights == "none"
+        else weights.obtain(
+            backbone,
+            weights_dir=work.weights_dir,
+            cache_dir=weights.default_cache_dir(),
+            download=work.download_weights,
+        )
+    )
+    splits = _splits(store.read_version(work.table, work.version))
+    trained = strategies.train(
+        splits,
+        plan,
+        backbone=backbone,
+        weights=file,
+        feature_cache=work.feature_cache,
+        workdir=work.folder / "checkpoints",
+        max_pixels=work.max_image_pixels,
+        emit=emit,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    result = Artifact(
+        backbone=plan.backbone,
+        labels=splits.labels,
+        preprocessing=trained.preprocessing,
+        plan=asdict(plan),
+        evaluation=asdict(trained.evaluation),
+        provenance=_provenance(work, file),
+        state=trained.classifier.state(),
+    )
+    folder = work.folder / "artifact"
+    storage.discard(folder)
+    artifact.write(folder, result)
+    return TrainOutcome(
+        artifact=folder,
+        version_id=work.version_id,
+        plan=plan,
+        labels=splits.labels,
+        evaluation=dict(result.evaluation),
+        provenance=dict(result.provenance),
+    )
+
+
+def _splits(snapshot: Snapshot) -> Splits:
+    labels = tuple(sorted({item.label for item in snapshot.items}))
+    index = {label: place for place, label in enumerate(labels)}
+    return Splits(
+        labels=labels,
+        train=_images(snapshot, "train", index),
+        validation=_images(snapshot, "validation", index),
+    )
+
+
+def _images(snapshot: Snapshot, split: str, index: dict[str, int]) -> _SplitImages:
+    rows: list[tuple[int, Item]] = [(row, item) for row, item in enumerate(snapshot.items) if item.split == split]
+    return _SplitImages(
+        snapshot=snapshot,
+        rows=tuple(row for row, _ in rows),
+        sha256=tuple(item.sha256 for _, item in rows),
+        targets=np.array([index[item.label] for _, item in rows], dtype=np.int64),
+    )
+
+
+def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:
+    return {
+        "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
+        "backbone": {
+            "name": work.plan.backbone,
+            "weights": None if file is None else {"file": file.path.name, "sha256": file.sha256, "source": file.source},
+        },
+        "seed": work.plan.seed,
+        "libraries": {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}},
+    }
