@@ -25,7 +25,6 @@ from app.settings import Settings
 from app.storage import Storage
 
 VERSION = "0.1.0"
-_MAX_JSON_BYTES = 1024 * 1024
 _CONCURRENT_PREDICTIONS = 4
 _DESCRIPTION = """Labelled photos in, a served image classifier out.
 
@@ -51,7 +50,6 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         version=VERSION,
         description=_DESCRIPTION,
         lifespan=_lifespan,
-        max_body_size=_MAX_JSON_BYTES,
         separate_input_output_schemas=False,
     )
     app.state.settings = settings

@@ -127,7 +127,7 @@ def _answer(
 def _field_problem(entry: dict[str, Any]) -> FieldProblem:
     location = [part for part in entry["loc"] if isinstance(part, str | int)]
     message = entry["msg"].removeprefix("Value error, ")
-    if entry["type"] == "extra_forbidden":
+    if entry["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         message = "no such field"
     return FieldProblem(location=location, message=message, code=entry["type"])
 

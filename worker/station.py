@@ -38,12 +38,13 @@ def build(settings: Settings, doorbell: Doorbell, queues: Sequence[str]) -> Stat
     return Station(
         settings=settings,
         database=database,
-        runner=Runner(database, files, settings, _warm_context()),
+        runner=Runner(database, files, settings, warm_context()),
         sweeper=Sweeper(database, files, settings, doorbell, queues),
     )
 
 
-def _warm_context() -> ForkServerContext:
+def warm_context() -> ForkServerContext:
+    """A forkserver that has imported what jobs need; without it the first job would wait for that."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worker.preload"])
     first = context.Process(target=_nothing)

@@ -2,8 +2,9 @@
 
 import copy
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -190,14 +191,7 @@ def _fold_children(module: nn.Module) -> None:
     In the networks of the catalogue that is the one it normalises. (torch.fx could read it off the computation, but
     while it traces, every other thread's network fails.)
     """
-    for (conv_name, conv), (norm_name, norm) in _neighbours(module.named_children()):
+    for (conv_name, conv), (norm_name, norm) in list(pairwise(module.named_children())):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
             setattr(module, norm_name, nn.Identity())
-
-
-def _neighbours(
-    children: Iterable[tuple[str, nn.Module]],
-) -> list[tuple[tuple[str, nn.Module], tuple[str, nn.Module]]]:
-    listed = list(children)
-    return list(zip(listed, listed[1:], strict=False))

@@ -6,13 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from app import idempotency
+from app.bodies import JsonRoute
 from app.datasets import service
 from app.datasets.schemas import DatasetCreate, DatasetPatch, DatasetRead, VersionRead
 from app.db import utc_now
 from app.deps import IdempotentDep, Limit, Listing, PageDep, ReadSession, RevisionDep, WriteSession, etag, listing
 from app.problems import responses
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
 
 DatasetId = Annotated[str, Path(max_length=100, examples=["ds_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])]
 VersionNumber = Annotated[int, Path(ge=1, lt=2**31)]

@@ -32,15 +32,12 @@ _FORM = {
         "properties": {"file": {"type": "string", "format": "binary"}},
     }
 }
-# The archive's own limit is held while it is received; a limit for JSON bodies does not concern it.
-_NO_BODY_LIMIT = 2**62
 
 
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
     responses=responses(404, 409, 413, 415, 422),
-    max_body_size=_NO_BODY_LIMIT,
     openapi_extra={
         "requestBody": {
             "required": True,

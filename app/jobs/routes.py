@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from app import idempotency
+from app import idempotency, storage
+from app.bodies import JsonRoute
 from app.db import Database, after_commit, utc_now
 from app.deps import (
     IdempotentDep,
@@ -28,7 +29,7 @@ from app.jobs import events, service
 from app.jobs.schemas import ENDED, EventRead, JobCreate, JobRead, JobState
 from app.problems import responses
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
 JobId = Annotated[str, Path(max_length=100, examples=["job_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])]
 
@@ -73,9 +74,13 @@ def read_job(job_id: JobId, session: ReadSession) -> JobRead:
 
 
 @router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
-def cancel_job(job_id: JobId, session: WriteSession) -> JobRead:
+def cancel_job(job_id: JobId, session: WriteSession, parts: PartsDep) -> JobRead:
     """Cancel a job. One that runs is `cancelling` until its process is gone; cancelling twice is fine."""
-    return JobRead.model_validate(service.cancel(session, job_id, now=utc_now()))
+    job = service.cancel(session, job_id, now=utc_now())
+    if job.state == "cancelled" and job.kind == "ingest":
+        archive = parts.storage.archive(job.spec["import_id"])
+        after_commit(session, lambda: storage.discard(archive))
+    return JobRead.model_validate(job)
 
 
 class EventListing(BaseModel):

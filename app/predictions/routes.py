@@ -30,7 +30,6 @@ _FORM = {
         "properties": {"file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}},
     }
 }
-_NO_BODY_LIMIT = 2**62  # the route's own limit is held while the body is read
 
 Reader = Callable[[Request, Parts], Awaitable[list[bytes]]]
 
@@ -38,7 +37,6 @@ Reader = Callable[[Request, Parts], Awaitable[list[bytes]]]
 @router.post(
     "/{reference}/predict",
     responses=responses(404, 413, 415, 422, 503),
-    max_body_size=_NO_BODY_LIMIT,
     openapi_extra={
         "requestBody": {
             "required": True,

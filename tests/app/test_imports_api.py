@@ -43,13 +43,16 @@ def test_a_form_does_as_well_as_a_raw_body(http: TestClient, dataset_id: str, tm
     assert answer.json()["file_name"] == "my photos.tar.gz"
 
 
-def test_one_import_at_a_time(http: TestClient, dataset_id: str, tmp_path: Path) -> None:
+def test_one_import_at_a_time_and_a_cancelled_one_leaves_nothing(
+    http: TestClient, dataset_id: str, files: Storage, tmp_path: Path
+) -> None:
     body = factories.zip_of(tmp_path, factories.photos()).read_bytes()
     first = http.post(f"/v1/datasets/{dataset_id}/imports", content=body, headers=ZIP)
     second = http.post(f"/v1/datasets/{dataset_id}/imports", content=body, headers=ZIP)
     assert problem(second, 409)["code"] == "import_in_progress"
 
     http.post(f"/v1/jobs/{first.json()['job']['id']}/cancel")
+    assert on_disk(files) == []
     third = http.post(f"/v1/datasets/{dataset_id}/imports", content=body, headers=ZIP)
     assert third.status_code == 202
 

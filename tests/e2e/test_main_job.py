@@ -59,7 +59,7 @@ def model(http: httpx.Client, dataset_id: str, unique: str) -> str:
 def test_the_import_made_version_1_and_tells_what_it_refused(http: httpx.Client, dataset_id: str) -> None:
     version = http.get(f"/v1/datasets/{dataset_id}/versions/1").json()
     assert version["labels"] == ["blue", "green", "red"]
-    assert version["counts"] == dict.fromkeys(version["labels"], {"train": 12, "validation": 4})
+    assert version["counts"] == {label: {"train": 12, "validation": 4} for label in version["labels"]}
 
     (made,) = http.get(f"/v1/datasets/{dataset_id}/imports").json()["data"]
     assert (made["accepted"], made["refused"], made["ignored"], made["version"]) == (48, 4, 1, 1)

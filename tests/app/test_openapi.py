@@ -1,0 +1,73 @@
+"""The OpenAPI document: what it promises holds for whatever requests it allows, and for those it does not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+import migrations
+from app.db import Database
+from app.doorbell import SilentDoorbell
+from app.main import assemble
+from app.settings import Settings
+
+EXAMPLES = 10
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    folder: Path = tmp_path_factory.mktemp("openapi")
+    given = Settings(data_dir=folder, download_weights=False, max_image_pixels=1_000_000, threads=1)
+    database = Database(given.sqlalchemy_url)
+    migrations.upgrade(database)
+    database.close()
+    app = assemble(given, SilentDoorbell())
+    with TestClient(app):
+        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.name.lower())
+def test_every_answer_is_as_documented(described: Any, mode: schemathesis.GenerationMode) -> None:
+    operations = [result.ok() for result in described.get_all_operations()]
+    assert len(operations) > 20
+    for operation in operations:
+
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @seed(0)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS)
+
+        try:
+            check()
+        except Unsatisfiable:
+            continue  # nothing can be wrong with a request that has no parameters
+
+
+def test_every_route_is_described_and_has_problem_documents(http: TestClient) -> None:
+    document = http.get("/openapi.json").json()
+
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"], (method, path)
+            assert operation["tags"], (method, path)
+            assert operation.get("description"), (method, path)
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(answer["content"]) == ["application/problem+json"], (method, path, status)

@@ -1,0 +1,274 @@
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torchvision.transforms.functional as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from app import errors
+from app.backbones import preprocess
+from app.backbones.preprocess import ImageFacts, Preprocessing
+
+MAX_PIXELS = 1_000_000
+AT_224 = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+# Left half dark, upper right bright: every orientation looks different.
+SIGNPOST = np.zeros((32, 48, 3), np.uint8)
+SIGNPOST[:16, 24:] = 255
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth picture with some noise, as photos are."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    return Image.fromarray(np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8))
+
+
+def decoded(data: bytes) -> NDArray[np.uint8]:
+    return np.asarray(preprocess.decode(data, max_pixels=MAX_PIXELS, target=None))
+
+
+def refused(data: bytes) -> errors.BadImage:
+    with pytest.raises(errors.BadImage) as caught:
+        preprocess.load(data, SMALL, max_pixels=MAX_PIXELS)
+    return caught.value
+
+
+@pytest.mark.parametrize("size", [(256, 256), (300, 257), (257, 400), (500, 375), (640, 479), (100, 77), (31, 200)])
+def test_load_equals_resize_and_centre_crop_of_torchvision(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    resized = reference.resize(image, [AT_224.resize], reference.InterpolationMode.BILINEAR)
+    expected = np.asarray(reference.center_crop(resized, [AT_224.crop])).astype(int)
+    loaded = preprocess.load(encode(image), AT_224, max_pixels=MAX_PIXELS)
+    assert loaded.shape == (224, 224, 3)
+    assert loaded.dtype == np.uint8
+    assert np.abs(loaded.astype(int) - expected).max() <= 2
+
+
+def test_a_large_jpeg_that_is_decoded_at_a_fraction_of_its_size_looks_the_same() -> None:
+    image = picture(1200, 800)
+    data = encode(image, "JPEG", quality=95)
+    assert preprocess.decode(data, max_pixels=MAX_PIXELS, target=100).size == (300, 200)
+    small = Preprocessing(resize=100, crop=90, mean=AT_224.mean, std=AT_224.std)
+    fast = preprocess.load(data, small, max_pixels=MAX_PIXELS).astype(int)
+    full = preprocess.centre_crop(Image.fromarray(decoded(data)), small).astype(int)
+    assert np.abs(fast - full).mean() < 1
+    assert np.abs(fast - full).max() <= 8
+
+
+def test_a_jpeg_less_than_four_times_as_large_is_decoded_in_full() -> None:
+    data = encode(picture(399, 399), "JPEG")
+    # Twice the target must be left: 398 would need 796.
+    assert preprocess.decode(data, max_pixels=MAX_PIXELS, target=100).size == (399, 399)
+
+
+def test_an_extremely_long_image_is_loaded_without_an_extremely_large_intermediate() -> None:
+    loaded = preprocess.load(encode(Image.new("RGB", (100_000, 1), (9, 8, 7))), AT_224, max_pixels=MAX_PIXELS)
+    assert loaded.shape == (224, 224, 3)
+    assert (loaded == (9, 8, 7)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_images_come_out_upright(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = Image.fromarray(SIGNPOST)
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }.get(orientation)
+    stored = upright if turn is None else upright.transpose(turn)
+    data = encode(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.abs(decoded(data).astype(int) - SIGNPOST).max() < 30
+    facts = preprocess.inspect(data, max_pixels=MAX_PIXELS)
+    assert (facts.format, facts.width, facts.height) == (kind, 48, 32)
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+def test_orientation_is_read_in_both_byte_orders(order: str) -> None:
+    mark = "<" if order == "II" else ">"
+    tiff = order.encode() + struct.pack(f"{mark}HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, 3, 0, 0)
+    data = encode(Image.fromarray(SIGNPOST[::-1, ::-1]), "JPEG", exif=b"Exif\0\0" + tiff)
+    assert np.abs(decoded(data).astype(int) - SIGNPOST).max() < 30
+
+
+def test_damaged_exif_data_does_not_make_a_photo_unusable() -> None:
+    tiff = b"II" + struct.pack("<HIHHHII", 42, 8, 9, 0x011A, 5, 1, 0xFFFFFF)
+    data = encode(Image.fromarray(SIGNPOST), "JPEG", exif=b"Exif\0\0" + tiff)
+    assert np.abs(decoded(data).astype(int) - SIGNPOST).max() < 30
+
+
+def test_a_16_bit_grey_png_keeps_its_upper_byte() -> None:
+    grey = np.linspace(0, 65535, 48 * 32).reshape(32, 48).astype(np.uint16)
+    expected = np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    assert (decoded(encode(Image.fromarray(grey))) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("L", "JPEG"), ("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"), ("RGBA", "WEBP")],
+)
+def test_every_colour_mode_comes_out_as_rgb(mode: str, kind: str) -> None:
+    grey = Image.fromarray(SIGNPOST).convert("L")
+    source = grey if mode in ("L", "1", "LA") else grey.convert("RGB")
+    result = decoded(encode(source.convert(mode), kind))
+    assert result.shape == (32, 48, 3)
+    assert np.abs(result.astype(int) - SIGNPOST).max() < 30
+
+
+def _with_alpha(mode: str) -> Image.Image:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((200, 0, 0, 255), (0, 0, 4, 8))
+    return image.convert(mode)
+
+
+def _palette_with_transparent_entry() -> Image.Image:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([200, 0, 0, 0, 0, 0])
+    image.paste(0, (0, 0, 4, 8))
+    image.info["transparency"] = 1
+    return image
+
+
+def _palette_with_alpha_values() -> Image.Image:
+    image = _palette_with_transparent_entry()
+    image.info["transparency"] = bytes([255, 0])
+    return image
+
+
+def _rgb_with_transparent_colour() -> Image.Image:
+    image = _with_alpha("RGBA").convert("RGB")
+    image.info["transparency"] = (0, 0, 0)
+    return image
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: _with_alpha("RGBA"),
+        _palette_with_transparent_entry,
+        _palette_with_alpha_values,
+        _rgb_with_transparent_colour,
+    ],
+)
+def test_transparency_is_laid_on_white(make: Callable[[], Image.Image]) -> None:
+    image = make()
+    options = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
+    result = decoded(encode(image, "PNG", **options))
+    assert (result[:, :4] == (200, 0, 0)).all()
+    assert (result[:, 4:] == 255).all()
+
+
+def test_refusals_say_what_is_wrong() -> None:
+    photo = encode(picture(64, 48), "JPEG")
+    assert refused(b"").code == "empty_image"
+    assert refused(b"hello").code == "not_an_image"
+    assert refused(encode(picture(9, 9), "GIF")).code == "not_an_image"
+    assert refused(photo[: len(photo) // 2]).code == "broken_image"
+    assert refused(photo[:20]).code == "broken_image"
+
+
+def test_an_image_over_the_limit_is_refused_by_its_header() -> None:
+    header = struct.pack(">IIBBBBB", 40_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    error = refused(data)
+    assert error.code == "image_too_large"
+    assert error.detail == {"width": 40_000, "height": 30_000, "max_pixels": MAX_PIXELS}
+    assert "40000 x 30000" in error.message
+    assert "1,000,000" in error.message
+
+
+def test_an_image_of_exactly_the_limit_is_taken() -> None:
+    data = encode(Image.new("RGB", (10, 10)))
+    assert preprocess.inspect(data, max_pixels=100).width == 10
+    with pytest.raises(errors.BadImage):
+        preprocess.inspect(data, max_pixels=99)
+
+
+SAMPLES = {
+    "jpeg": encode(picture(40, 30), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"),
+    "progressive": encode(picture(40, 30), "JPEG", progressive=True),
+    "png": encode(picture(40, 30)),
+    "palette": encode(_palette_with_alpha_values(), "PNG", transparency=bytes([255, 0])),
+    "webp": encode(picture(40, 30), "WEBP"),
+    "webp with alpha": encode(_with_alpha("RGBA"), "WEBP"),
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_bytes_whatever_raise_anything_but_bad_image(data: st.DataObject) -> None:
+    sample = SAMPLES[data.draw(st.sampled_from(sorted(SAMPLES)))]
+    content = bytearray(sample[: data.draw(st.integers(1, len(sample)))])
+    for _ in range(data.draw(st.integers(0, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        facts = preprocess.inspect(bytes(content), max_pixels=MAX_PIXELS)
+        pixels = preprocess.load(bytes(content), SMALL, max_pixels=MAX_PIXELS)
+    except errors.BadImage:
+        return
+    assert facts.width * facts.height <= MAX_PIXELS
+    assert pixels.shape == (32, 32, 3)
+
+
+def test_the_difference_hash_is_the_same_for_copies_and_differs_for_other_pictures() -> None:
+    def facts(image: Image.Image, kind: str = "PNG") -> ImageFacts:
+        return preprocess.inspect(encode(image, kind), max_pixels=MAX_PIXELS)
+
+    original, copy, other = facts(picture(200, 150)), facts(picture(200, 150).resize((100, 75)), "JPEG"), None
+    other = facts(picture(200, 150, seed=1))
+    assert 0 <= original.difference_hash < 2**64
+    assert (original.difference_hash ^ copy.difference_hash).bit_count() <= 4
+    assert (original.difference_hash ^ other.difference_hash).bit_count() >= 12
+
+
+def test_random_crops_are_the_same_for_the_same_seed_and_differ_between_seeds() -> None:
+    image = picture(120, 90)
+
+    def crop(seed: int) -> NDArray[np.uint8]:
+        return preprocess.random_crop(image, 32, np.random.default_rng(seed))
+
+    assert crop(3).shape == (32, 32, 3)
+    assert crop(3).flags.c_contiguous
+    assert (crop(3) == crop(3)).all()
+    assert (crop(3) != crop(4)).any()
+
+
+def test_random_crops_mirror_about_every_other_image() -> None:
+    ramp = Image.fromarray(np.repeat(np.arange(0, 250, 2, dtype=np.uint8)[None, :, None], 90, 0).repeat(3, 2))
+    crops = [preprocess.random_crop(ramp, 16, np.random.default_rng(seed)) for seed in range(200)]
+    mirrored = sum(int(crop[0, 0, 0]) > int(crop[0, -1, 0]) for crop in crops)
+    assert 75 <= mirrored <= 125
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000), (33, 32)])
+def test_random_crops_work_for_every_shape(size: tuple[int, int]) -> None:
+    for seed in range(20):
+        crop = preprocess.random_crop(Image.new("RGB", size), 32, np.random.default_rng(seed))
+        assert crop.shape == (32, 32, 3)
+
+
+def test_preprocessing_survives_json() -> None:
+    assert Preprocessing.from_json(AT_224.to_json()) == AT_224

@@ -1,0 +1,202 @@
+"""The runner: jobs end as they should, whatever happens to their process, their worker or their database row."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.context import ForkServerContext
+
+import psutil
+
+from app.datasets import service as datasets
+from app.db import Database, utc_now
+from app.jobs import leases
+from app.models import service as models
+from app.settings import Settings
+from app.storage import Storage
+from tests import factories
+from tests.worker.conftest import Desk
+from worker.runner import Runner
+
+MANY_EPOCHS = 1000
+
+
+@contextmanager
+def running(runner: Runner, job_id: str) -> Iterator[threading.Thread]:
+    """The job being run by another thread, as a worker does."""
+    thread = threading.Thread(target=runner.run, args=(job_id,))
+    thread.start()
+    yield thread
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.02)
+
+
+def job_processes() -> list[psutil.Process]:
+    """The processes that the forkserver of this process has forked."""
+    return [
+        grandchild
+        for child in psutil.Process().children()
+        if "forkserver" in " ".join(child.cmdline())
+        for grandchild in child.children()
+    ]
+
+
+def files_left(files: Storage) -> list[str]:
+    kept = ("datasets", "features", "models")
+    found = (path for path in files.root.rglob("*") if path.is_file())
+    return [str(path) for path in found if path.relative_to(files.root).parts[0] not in kept]
+
+
+def test_an_import_makes_a_version_and_leaves_no_archive(desk: Desk, runner: Runner, files: Storage) -> None:
+    job = desk.submit_import({**factories.photos(each=10), "red/bad.jpg": b"x"})
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert (ended.state, ended.error) == ("succeeded", None)
+    assert ended.result is not None
+    assert (ended.result["dataset_version"], ended.result["accepted"], ended.result["refused"]) == (1, 20, 1)
+    assert desk.history(job.id) == ["queued", "attempt_started", "version_written", "succeeded"]
+    assert files_left(files) == []
+    assert not runner.run(job.id)
+
+
+def test_a_training_ends_with_a_model_version_in_the_same_transaction(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=2)
+    runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert ended.state == "succeeded", ended.error
+    with database.read() as session:
+        version = models.find_version(session, "colours", None)
+    assert (version.number, version.job_id, version.labels) == (1, job.id, ["green", "red"])
+    assert files.model_version(version.id).is_dir()
+    assert files_left(files) == []
+
+
+def test_a_job_killed_once_goes_on_and_succeeds_at_the_second_attempt(
+    desk: Desk, runner: Runner, dataset_id: str
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=12)
+    with running(runner, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        for process in job_processes():
+            process.kill()
+    assert desk.job(job.id).state == "queued"
+    runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert (ended.state, ended.attempt) == ("succeeded", 2)
+    history = desk.history(job.id)
+    assert "attempt_ended" in history
+    assert "resumed" in history
+    assert history.count("epoch_finished") < 24
+
+
+def test_a_job_killed_at_every_attempt_fails_and_says_so(desk: Desk, runner: Runner, dataset_id: str) -> None:
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS, max_attempts=1)
+    with running(runner, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        for process in job_processes():
+            process.kill()
+
+    ended = desk.job(job.id)
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error["code"] == "process_killed"
+    assert "memory" in ended.error["message"]
+
+
+def test_cancelling_stops_the_process_and_leaves_nothing(
+    desk: Desk, runner: Runner, dataset_id: str, files: Storage
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
+    with running(runner, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        desk.cancel(job.id)
+
+    assert desk.job(job.id).state == "cancelled"
+    assert job_processes() == []
+    assert files_left(files) == []
+
+
+def test_a_process_that_does_not_listen_is_killed_after_its_grace(
+    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+) -> None:
+    impatient = Runner(database, files, settings.model_copy(update={"cancel_grace_seconds": 0.5}), context)
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
+    with running(impatient, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        for process in job_processes():
+            os.kill(process.pid, signal.SIGSTOP)
+        desk.cancel(job.id)
+
+    assert desk.job(job.id).state == "cancelled"
+    assert job_processes() == []
+
+
+def test_a_stopped_worker_gives_its_job_back_for_the_next(desk: Desk, runner: Runner, dataset_id: str) -> None:
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
+    with running(runner, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        runner.stop()
+
+    given_back = desk.job(job.id)
+    assert (given_back.state, given_back.attempt) == ("queued", 0)
+    assert not runner.run(job.id)
+
+
+def test_a_worker_whose_lease_was_taken_over_stops_and_writes_nothing(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
+    with running(runner, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        with database.write() as session:
+            # Another worker's clock says that the lease is over.
+            taken = leases.claim(session, job.id, now=utc_now() + timedelta(hours=1), lease_seconds=3600)
+        assert taken is not None
+        lines = len(desk.history(job.id))
+
+    assert job_processes() == []
+    assert len(desk.history(job.id)) == lines
+    current = desk.job(job.id)
+    assert (current.state, current.attempt, current.lease_token) == ("running", 2, taken.token)
+
+
+def test_a_model_is_withdrawn_where_its_job_was_lost_before_the_end(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=30)
+    with running(runner, job.id):
+        until(lambda: "attempt_started" in desk.history(job.id))
+        with database.write() as session:
+            taken = leases.claim(session, job.id, now=utc_now() + timedelta(hours=1), lease_seconds=3600)
+        assert taken is not None
+
+    models_kept = list((files.root / "models").iterdir()) if (files.root / "models").exists() else []
+    assert models_kept == []
+
+
+def test_a_job_on_a_deleted_dataset_fails_with_the_reason(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=1)
+    with database.write() as session:
+        datasets.delete(session, dataset_id, revision=None, now=utc_now())
+    runner.run(job.id)
+
+    error = desk.job(job.id).error
+    assert error is not None
+    assert error["code"] == "dataset_not_found"

@@ -1,0 +1,127 @@
+"""The sweep: what waits is rung for, what is dead is ended, and what nobody needs is removed."""
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.datasets import service as datasets
+from app.db import Database, utc_now
+from app.jobs import leases, service
+from app.settings import Settings
+from app.storage import Storage
+from tests import factories
+from tests.worker.conftest import Desk
+from worker import sweep
+from worker.runner import Runner
+from worker.sweep import Sweeper
+
+TWO_DAYS = 2 * 24 * 3600
+
+
+class Bell:
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+
+    def ring(self, queue: str, job_id: str) -> None:
+        self.rung.append(job_id)
+
+
+@pytest.fixture
+def bell() -> Bell:
+    return Bell()
+
+
+@pytest.fixture
+def sweeper(database: Database, files: Storage, settings: Settings, bell: Bell) -> Sweeper:
+    return Sweeper(database, files, settings.model_copy(update={"ring_again_seconds": 0.05}), bell, ["cpu"])
+
+
+def test_a_job_that_nobody_was_told_of_is_rung_for(desk: Desk, sweeper: Sweeper, bell: Bell) -> None:
+    job = desk.submit_import(factories.photos())
+    time.sleep(0.1)
+    sweeper.sweep()
+
+    assert bell.rung == [job.id]
+
+
+def test_a_job_whose_last_worker_went_silent_is_ended(desk: Desk, sweeper: Sweeper, database: Database) -> None:
+    job = desk.submit_import(factories.photos(), max_attempts=1)
+    with database.write() as session:
+        assert leases.claim(session, job.id, now=utc_now() - timedelta(hours=1), lease_seconds=1)
+    sweeper.sweep()
+
+    assert desk.job(job.id).state == "failed"
+
+
+def test_a_worker_is_listed_while_it_sweeps(database: Database, sweeper: Sweeper) -> None:
+    sweeper.start()
+    deadline = time.monotonic() + 20
+    while not listed(database):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert listed(database) == [["cpu"]]
+    sweeper.stop()
+    assert listed(database) == []
+
+
+def listed(database: Database) -> list[list[str]]:
+    with database.read() as session:
+        return [worker.queues for worker in service.workers(session)]
+
+
+def aged(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    os.utime(path, (time.time() - TWO_DAYS,) * 2)
+    return path
+
+
+def test_uploads_broken_off_long_ago_are_removed_and_fresh_ones_stay(database: Database, files: Storage) -> None:
+    old, fresh = aged(files.upload("imp_old")), files.upload("imp_fresh")
+    fresh.write_bytes(b"x")
+    sweep.tidy(database, files)
+
+    assert not old.exists()
+    assert fresh.exists()
+
+
+def test_archives_of_jobs_that_wait_stay_and_those_of_ended_ones_go(
+    desk: Desk, database: Database, files: Storage
+) -> None:
+    job = desk.submit_import(factories.photos())
+    archive = files.archive(job.spec["import_id"])
+    os.utime(archive, (time.time() - TWO_DAYS,) * 2)
+    sweep.tidy(database, files)
+    assert archive.exists()
+
+    desk.cancel(job.id)
+    sweep.tidy(database, files)
+    assert not archive.exists()
+
+
+def test_a_deleted_dataset_goes_from_disk_once_no_job_reads_it(
+    desk: Desk, runner: Runner, database: Database, files: Storage, dataset_id: str
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=1)
+    with database.write() as session:
+        datasets.delete(session, dataset_id, revision=None, now=utc_now())
+    sweep.tidy(database, files)
+    assert files.dataset(dataset_id).exists()
+
+    desk.cancel(job.id)
+    sweep.tidy(database, files)
+    assert not files.dataset(dataset_id).exists()
+
+
+def test_a_model_that_was_never_registered_is_removed_after_a_day(database: Database, files: Storage) -> None:
+    lost, fresh = files.model_version("mv_lost"), files.model_version("mv_fresh")
+    for folder in (lost, fresh):
+        folder.mkdir(parents=True)
+    os.utime(lost, (time.time() - TWO_DAYS,) * 2)
+    sweep.tidy(database, files)
+
+    assert not lost.exists()
+    assert fresh.exists()
