@@ -48,6 +48,14 @@ def published_state(backbone: Backbone) -> dict[str, Tensor]:
     return network.state_dict()
 
 
+def close(one: Tensor, other: Tensor) -> bool:
+    """Equal within the rounding of float32, relative to the largest value.
+
+    Not to the bit, not even for the same values: the kernels depend on where in memory they lie.
+    """
+    return one.shape == other.shape and bool((one - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1))
+
+
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -75,9 +83,8 @@ def _check_inference_form(built: Classifier, batch: Tensor, features: Tensor, lo
     form = classifier.inference_form(built)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in form.modules())
     assert not any(parameter.requires_grad for parameter in form.parameters())
-    for expected, found in ((features, form.features(batch)), (logits, form(batch))):
-        assert found.shape == expected.shape
-        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1)
+    assert close(form.features(batch), features)
+    assert close(form(batch), logits)
 
 
 def _check_storage(backbone: Backbone, built: Classifier, batch: Tensor, logits: Tensor, folder: Path) -> None:
@@ -85,7 +92,7 @@ def _check_storage(backbone: Backbone, built: Classifier, batch: Tensor, logits:
     state = safetensors.torch.load_file(folder / "state.safetensors")
     restored = classifier.restore(backbone.name, 5, built.preprocessing, state)
     assert equal(restored.state(), built.state())
-    assert torch.equal(restored(batch).logits, logits)
+    assert close(restored(batch).logits, logits)
     assert not any(name.startswith(f"body.{head.module}") for name in state for head in built.auxiliary)
     assert not restored.training
 

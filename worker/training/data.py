@@ -1,0 +1,82 @@
+"""Labelled images as a training sees them, and their way into batches in constant memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.backbones.preprocess import Pixels
+
+Source = TypeVar("Source")
+Result = TypeVar("Result")
+
+
+class Images(Protocol):
+    """The images of one split. `read` is called from several threads."""
+
+    @property
+    def sha256(self) -> tuple[str, ...]:
+        """Of each image file, in hex."""
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Index of each image's label `(N,)`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: Sequence[int]) -> list[bytes]:
+        """The image files at these positions, in this order."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """All images of a version; `labels[i]` is the meaning of target i."""
+
+    labels: tuple[str, ...]
+    train: Images
+    validation: Images
+
+
+def prefetched(
+    sources: Iterable[Source], work: Callable[[Source], Result], *, threads: int, window: int
+) -> Iterator[Result]:
+    """`work` done on each of `sources` in other threads, the results in order, at most `window` ahead of the caller."""
+    remaining = iter(sources)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
+    try:
+        pending: deque[Future[Result]] = deque(pool.submit(work, source) for source in islice(remaining, window))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(work, source) for source in islice(remaining, 1))
+            yield result
+    finally:
+        # Also where the caller has lost interest: what has not begun is not begun any more.
+        pool.shutdown(cancel_futures=True)
+
+
+def batches(
+    images: Images, parts: Sequence[Sequence[int]], view: Callable[[int, bytes], Pixels], *, threads: int
+) -> Iterator[Tensor]:
+    """For each part, the images at its positions as one tensor `(N, 3, H, W) uint8` in channels-last order.
+
+    `view(position, file)` makes pixels of a file; reading and decoding go on in other threads meanwhile.
+    """
+
+    def read(positions: Sequence[int]) -> Tensor:
+        files = images.read(positions)
+        pixels = np.stack([view(position, file) for position, file in zip(positions, files, strict=True)])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    return prefetched(parts, read, threads=threads, window=2 * threads)
+
+
+def parts_of(count: int, size: int) -> list[range]:
+    """Positions 0 to `count` - 1 in parts of `size`, the last one maybe shorter."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]

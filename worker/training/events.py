@@ -1,0 +1,86 @@
+"""What a training tells while it runs. The only thing that comes back out of `emit` is an exception: that is cancelling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+
+class Event(Protocol):
+    """Any frozen dataclass of plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase has come, in steps of its own."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class FeaturesReady:
+    """The features of all images are there: computed in `seconds`, or read from the cache."""
+
+    images: int
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class PenaltyTried:
+    """A penalty and what cross-validation gave for it: mean log-loss in nats and accuracy 0-1."""
+
+    l2: float
+    log_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class ProbeFitted:
+    """The linear classifier is fitted with penalty `l2`; `tried` is empty where there was nothing to choose."""
+
+    l2: float
+    tried: tuple[PenaltyTried, ...]
+
+
+@dataclass(frozen=True)
+class EpochFinished:
+    """One pass over the training images, epochs counted from 1; losses in nats, accuracy 0-1."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A later attempt can go on after this epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The training goes on after this epoch, which an earlier attempt had finished."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The finished classifier on the validation images; log-loss in nats, accuracy 0-1."""
+
+    images: int
+    accuracy: float
+    log_loss: float
