@@ -43,9 +43,7 @@ class Evaluation:
     """`confusion[i][j]`: images of label i taken for label j."""
 
 
-def evaluate(
-    probabilities: NDArray[np.float64], targets: NDArray[np.int64], labels: Sequence[str]
-) -> Evaluation:
+def evaluate(probabilities: NDArray[np.float64], targets: NDArray[np.int64], labels: Sequence[str]) -> Evaluation:
     """The figures of `probabilities (N, K)` against `targets (N,)`, N at least 1."""
     rows = np.arange(len(targets))
     predicted = probabilities.argmax(axis=1)

@@ -7,19 +7,21 @@ every random number follows from the seed, the number of the epoch and the image
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from app import errors
 from app.backbones import classifier as classifiers
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier, Outputs
+from app.backbones.preprocess import Preprocessing
 from app.recipe import Plan
 from worker.training import checkpoint, data, evaluate, schedule
 from worker.training.checkpoint import Best, Checkpoint
@@ -38,6 +40,7 @@ class Fitting:
 
     splits: Splits
     plan: Plan
+    preprocessing: Preprocessing
     max_pixels: int
     workdir: Path
     fingerprint: str
@@ -104,8 +107,8 @@ def _resume(learner: _Learner, fitting: Fitting) -> tuple[int, Best | None]:
         return 0, None
     learner.network.load_state_dict(found.network)
     for name, parameter in learner.network.named_parameters():
-        learner.optimizer.state[parameter]["momentum_buffer"] = (
-            torch.empty_like(parameter, requires_grad=False).copy_(found.momentum[name])
+        learner.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, requires_grad=False).copy_(
+            found.momentum[name]
         )
     fitting.emit(Resumed(found.epoch))
     return found.epoch, found.best
@@ -138,6 +141,84 @@ def _train_epoch(learner: _Learner, fitting: Fitting, epoch: int) -> _Passed:
 
 
 def _training_batches(fitting: Fitting, epoch: int, parts: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    images, preprocessing = fitting.splits.train, fitting.splits.train
-    del preprocessing
-    raise AssertionError
+    """Augmented images `(N, 3, H, W) uint8` with their targets `(N,) int64`."""
+    images = fitting.splits.train
+    hashes, targets = images.sha256, torch.from_numpy(images.targets)
+
+    def view(position: int, file: bytes) -> preprocess.Pixels:
+        image = preprocess.decode(file, max_pixels=fitting.max_pixels, target=fitting.preprocessing.resize)
+        rng = np.random.default_rng([fitting.plan.seed, epoch, int(hashes[position][:16], 16)])
+        return preprocess.random_crop(image, fitting.preprocessing.crop, rng)
+
+    batches = data.batches(images, parts, view, threads=torch.get_num_threads())
+    for batch, part in zip(batches, parts, strict=True):
+        yield batch.to(fitting.device), targets[part].to(fitting.device)
+
+
+def _step(learner: _Learner, images: Tensor, targets: Tensor, rate: float) -> Tensor:
+    """One step of the optimizer; the mean loss before it."""
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    with torch.autocast("cuda", torch.bfloat16, enabled=images.device.type == "cuda"):
+        loss = _loss(learner.network(images), targets)
+    learner.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    learner.optimizer.step()
+    return loss.detach()
+
+
+def _loss(outputs: Outputs, targets: Tensor) -> Tensor:
+    loss = functional.cross_entropy(outputs.logits.float(), targets)
+    for logits in outputs.auxiliary:
+        loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(logits.float(), targets)
+    return loss
+
+
+def _finish_epoch(learner: _Learner, fitting: Fitting, epoch: int, passed: _Passed, best: Best | None) -> Best:
+    """Validate, save, tell; the best epoch so far."""
+    current = _validate(learner.network, fitting, epoch)
+    if best is None or (current.accuracy, -current.loss) > (best.accuracy, -best.loss):
+        best = current
+    state = Checkpoint(epoch, best, learner.network.state_dict(), _momentum(learner))
+    checkpoint.save(fitting.workdir, state, fingerprint=fitting.fingerprint)
+    finished = EpochFinished(
+        epoch=epoch,
+        epochs=fitting.plan.epochs,
+        train_loss=passed.loss,
+        validation_loss=current.loss,
+        validation_accuracy=current.accuracy,
+        learning_rate=passed.learning_rate,
+        seconds=passed.seconds,
+        images_per_second=len(fitting.splits.train) / passed.seconds,
+    )
+    fitting.emit(finished)
+    fitting.emit(CheckpointSaved(epoch))
+    return best
+
+
+def _validate(network: Classifier, fitting: Fitting, epoch: int) -> Best:
+    validation = fitting.splits.validation
+    probabilities = evaluate.predict(
+        classifiers.inference_form(network),
+        validation,
+        fitting.preprocessing,
+        max_pixels=fitting.max_pixels,
+        phase="validate",
+        emit=fitting.emit,
+        device=fitting.device,
+    )
+    figures = evaluate.evaluate(probabilities, validation.targets, fitting.splits.labels)
+    return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss)
+
+
+def _momentum(learner: _Learner) -> dict[str, Tensor]:
+    state = learner.optimizer.state
+    return {name: state[parameter]["momentum_buffer"] for name, parameter in learner.network.named_parameters()}
+
+
+@contextmanager
+def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Inside, the random numbers of torch (dropout) are those of this epoch; outside, they are as before."""
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        yield

@@ -1,0 +1,128 @@
+"""Real photos and real pre-trained weights, through HTTP alone: as good as the reference, and not much slower than
+one look at the data.
+"""
+
+import io
+import random
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+from torchvision.transforms import v2
+
+from tests.e2e import service
+from tests.e2e.conftest import ELSEWHERE
+from tests.e2e.service import Service
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(ELSEWHERE), reason="needs weights at hand")]
+
+REFERENCE_ACCURACY = 0.942
+"""Frozen mobilenet_v2 features with standardised logistic regression, mean over three 70/30 splits."""
+SEEDS = (0, 1, 2)
+THREADS = 2
+BATCH = 32
+
+
+@pytest.fixture(scope="module")
+def running(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    settings = {"GRAFT_WEIGHTS_DIR": str(test_data / "weights"), "GRAFT_THREADS": str(THREADS)}
+    with service.embedded(tmp_path_factory.mktemp("photos"), **settings) as here:
+        yield here
+
+
+@pytest.fixture(scope="module")
+def photos(test_data: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(test_data / "datasets" / "hymenoptera.zip") as packed:
+        return {name: packed.read(name) for name in packed.namelist() if name.endswith(".jpg")}
+
+
+def divided(photos: dict[str, bytes], seed: int, path: Path) -> dict[str, bytes]:
+    """Write the photos with a stratified 70/30 split as folders; the validation photos by `label/name`."""
+    held_out: dict[str, bytes] = {}
+    with zipfile.ZipFile(path, "w") as packed:
+        for label in ("ants", "bees"):
+            names = sorted(name for name in photos if f"/{label}/" in name)
+            random.Random(seed).shuffle(names)
+            for place, name in enumerate(names):
+                where = "val" if place < round(0.3 * len(names)) else "train"
+                packed.writestr(f"{where}/{label}/{Path(name).name}", photos[name])
+                if where == "val":
+                    held_out[f"{label}/{Path(name).name}"] = photos[name]
+    return held_out
+
+
+def one_pass(photos: dict[str, bytes], test_data: Path) -> float:
+    """Seconds that plain PyTorch takes to decode every photo and run it through the network once."""
+    torch.set_num_threads(THREADS)
+    network = models.mobilenet_v2()
+    network.load_state_dict(torch.load(test_data / "weights" / "mobilenet_v2-3346a886.pth", weights_only=True))
+    network.eval()
+    prepare = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(256),
+            v2.CenterCrop(224),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    started = time.perf_counter()
+    images = [prepare(Image.open(io.BytesIO(photo)).convert("RGB")) for photo in photos.values()]
+    with torch.inference_mode():
+        for start in range(0, len(images), BATCH):
+            network(torch.stack(images[start : start + BATCH]))
+    seconds = time.perf_counter() - started
+    torch.set_num_threads(1)
+    return seconds
+
+
+def run_main_job(http: httpx.Client, archive: Path, name: str) -> dict[str, object]:
+    dataset_id = service.create_dataset(http, name=name)
+    service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
+    job = service.train(http, dataset_id, name, backbone="mobilenet_v2", strategy="head")
+    return service.succeeded(http, job["id"])
+
+
+def predicted(http: httpx.Client, model: str, photos: dict[str, bytes]) -> dict[str, str]:
+    """The top label of each photo."""
+    labels = {}
+    for name, photo in photos.items():
+        answer = http.post(
+            f"/v1/models/{model}/predict?top_k=1", content=photo, headers={"Content-Type": "image/jpeg"}
+        )
+        assert answer.status_code == 200, answer.text
+        labels[name] = answer.json()["predictions"][0]["labels"][0]["label"]
+    return labels
+
+
+def test_head_reaches_the_reference_within_two_passes_and_serves_what_it_evaluated(
+    running: Service, photos: dict[str, bytes], test_data: Path, tmp_path: Path
+) -> None:
+    accuracies, seconds = [], []
+    with running.http() as http:
+        for seed in SEEDS:
+            archive = tmp_path / f"split{seed}.zip"
+            held_out = divided(photos, seed, archive)
+            started = time.perf_counter()
+            job = run_main_job(http, archive, f"insects-{seed}")
+            seconds.append(time.perf_counter() - started)
+            evaluation = http.get(f"/v1/models/insects-{seed}/versions/1").json()["evaluation"]
+            accuracies.append(evaluation["accuracy"])
+            assert evaluation["images"] == len(held_out)
+            labels = predicted(http, f"insects-{seed}", held_out)
+            right = sum(name.startswith(f"{label}/") for name, label in labels.items())
+            # To the image: the served classifier is the evaluated one, preprocessing and label index included.
+            assert right == round(evaluation["accuracy"] * evaluation["images"])
+            assert job["attempt"] == 1
+    allowed = 2.0 * one_pass(photos, test_data)
+
+    mean = sum(accuracies) / len(accuracies)
+    print(f"\naccuracy {accuracies}, mean {mean:.4f}; seconds {seconds}; two plain passes {allowed:.1f}")
+    assert abs(mean - REFERENCE_ACCURACY) <= 0.02 or mean > REFERENCE_ACCURACY
+    assert seconds[0] <= allowed

@@ -1,0 +1,80 @@
+"""What happens when parts of the service die while jobs run: nothing that was acknowledged is lost."""
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests import factories
+from tests.e2e import service
+from tests.e2e.conftest import ELSEWHERE, FAST
+
+pytestmark = pytest.mark.skipif(bool(ELSEWHERE), reason="this kills processes, which a service elsewhere would not like")
+
+
+def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> None:
+    with service.embedded(tmp_path, **FAST) as running, running.http() as http:
+        dataset_id = service.create_dataset(http, name="killed")
+        archive = factories.zip_of(tmp_path, factories.photos(each=20))
+        service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
+        recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
+        job = service.train(http, dataset_id, "killed", **recipe)
+        for event in service.follow(http, job["id"]):
+            if event["type"] == "epoch_finished":
+                service.kill_worker(http)
+                break
+        ended = service.succeeded(http, job["id"])
+        types = [event["type"] for event in service.follow(http, job["id"])]
+
+    assert ended["attempt"] == 2
+    assert types.count("attempt_started") == 2
+    assert "resumed" in types
+    assert types[-1] == "succeeded"
+
+
+def test_a_broker_emptied_while_jobs_wait_loses_none(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    environment = {
+        "GRAFT_DATA_DIR": str(tmp_path / "data"),
+        "GRAFT_DATABASE_URL": postgres_url,
+        "GRAFT_BROKER_URL": redis_url,
+        **FAST,
+    }
+    archive = factories.zip_of(tmp_path, factories.photos(each=4))
+    with service.api(tmp_path, environment) as here, here.http() as http:
+        datasets = [service.create_dataset(http, name=f"waiting {number}") for number in range(4)]
+        jobs = [service.upload(http, dataset_id, archive)["job"]["id"] for dataset_id in datasets]
+        broker = redis.Redis.from_url(redis_url)
+        assert broker.llen("cpu") == len(jobs)
+        broker.flushall()
+        broker.close()
+        with service.celery(tmp_path, environment):
+            for job_id in jobs:
+                service.succeeded(http, job_id)
+
+
+def test_a_celery_worker_killed_while_training_is_followed_by_the_next(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    environment = {
+        "GRAFT_DATA_DIR": str(tmp_path / "data"),
+        "GRAFT_DATABASE_URL": postgres_url,
+        "GRAFT_BROKER_URL": redis_url,
+        **FAST,
+    }
+    archive = factories.zip_of(tmp_path, factories.photos(each=20))
+    with service.api(tmp_path, environment) as here, here.http() as http:
+        dataset_id = service.create_dataset(http, name="killed")
+        with service.celery(tmp_path, environment) as first:
+            service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
+            recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
+            job = service.train(http, dataset_id, "killed", **recipe)
+            for event in service.follow(http, job["id"]):
+                if event["type"] == "epoch_finished":
+                    first.popen.kill()
+                    break
+        with service.celery(tmp_path, environment):
+            ended = service.succeeded(http, job["id"])
+
+    assert ended["attempt"] == 2
