@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,13 +157,19 @@ def train(http: httpx.Client, dataset_id: str, model: str, **recipe: Any) -> dic
     return job
 
 
-def follow(http: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
+def follow(http: httpx.Client, job_id: str) -> Generator[dict[str, Any], None, None]:
     """The job's events as they happen, until it has ended."""
     with http.stream("GET", f"/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}) as stream:
         assert stream.status_code == 200
         for line in stream.iter_lines():
             if line.startswith("data:"):
                 yield json.loads(line.removeprefix("data:"))
+
+
+def wait_for_event(http: httpx.Client, job_id: str, kind: str) -> None:
+    """Return as soon as the job has an event of this kind."""
+    with closing(follow(http, job_id)) as events:
+        assert any(event["type"] == kind for event in events), f"the job ended without {kind}"
 
 
 def finished(http: httpx.Client, job_id: str) -> dict[str, Any]:

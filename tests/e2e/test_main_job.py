@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,8 +16,9 @@ from tests.problems import problem
 
 
 @pytest.fixture(scope="module")
-def http(running: Service) -> httpx.Client:
-    return running.http()
+def http(running: Service) -> Iterator[httpx.Client]:
+    with running.http() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +220,8 @@ def test_weights_that_cannot_be_had_fail_the_job_and_say_what_was_tried(http: ht
 def test_a_running_training_is_cancelled_and_leaves_no_model(http: httpx.Client, dataset_id: str) -> None:
     recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 1000}
     job = service.train(http, dataset_id, "cancelled-one", **recipe)
-    for event in service.follow(http, job["id"]):
-        if event["type"] == "epoch_finished":
-            assert http.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "cancelling"
-            break
+    service.wait_for_event(http, job["id"], "epoch_finished")
+    assert http.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "cancelling"
     ended = service.finished(http, job["id"])
 
     assert ended["state"] == "cancelled"

@@ -1,1 +1,1 @@
-"""Training as a function of values: a network, images, a plan, and `emit`. Knows no web, database, queue or settings."""
+"""Training as a function of values: network, images, plan, `emit`. Knows no web, database, queue or settings."""

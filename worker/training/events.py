@@ -1,4 +1,4 @@
-"""What a training tells while it runs. The only thing that comes back out of `emit` is an exception: that is cancelling."""
+"""What a training tells while it runs. All that comes back out of `emit` is an exception: that is cancelling."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

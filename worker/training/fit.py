@@ -72,7 +72,7 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
     """
     if len(fitting.splits.train) < 2:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")
-    network.to(fitting.device, memory_format=torch.channels_last)
+    network.to(fitting.device).to(memory_format=torch.channels_last)
     learner = _Learner(network, _optimizer(network, fitting.plan))
     epoch, best = _resume(learner, fitting)
     while epoch < fitting.plan.epochs:

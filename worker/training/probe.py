@@ -7,7 +7,7 @@ The penalty does not change under rotation, so all is done in the principal axes
 of them than images, and in them the problem is so well conditioned that a few steps of L-BFGS solve it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +118,7 @@ def _principal_axes(features: Tensor) -> _Axes:
 
 def _spread(features: Tensor, mean: Tensor) -> Tensor:
     squares = torch.zeros_like(mean)
-    for chunk in features.split(_CHUNK_ROWS):
+    for chunk in _chunks(features):
         squares += (chunk.double() - mean).square().sum(dim=0)
     return (squares / len(features)).sqrt()
 
@@ -126,14 +126,19 @@ def _spread(features: Tensor, mean: Tensor) -> Tensor:
 def _covariance(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     # In chunks: all features as float64 at once would need three times their memory.
     total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for chunk in features.split(_CHUNK_ROWS):
+    for chunk in _chunks(features):
         standardised = (chunk.double() - mean) / scale
         total += standardised.T @ standardised
     return total / len(features)
 
 
 def _project(features: Tensor, mean: Tensor, scale: Tensor, directions: Tensor) -> Tensor:
-    return torch.cat([((chunk.double() - mean) / scale) @ directions for chunk in features.split(_CHUNK_ROWS)])
+    return torch.cat([((chunk.double() - mean) / scale) @ directions for chunk in _chunks(features)])
+
+
+def _chunks(features: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(features), _CHUNK_ROWS):
+        yield features[start : start + _CHUNK_ROWS]
 
 
 def _cross_validate(
@@ -194,7 +199,7 @@ def _solve(values: Tensor, targets: Tensor, variances: Tensor, *, l2: float, sta
         likelihood = functional.nll_loss(log_probabilities, targets)
         return float(likelihood + l2 / 2 * weights.square().sum())
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return _Solution(weight=weight.detach() * unit, bias=bias.detach())
 
 
