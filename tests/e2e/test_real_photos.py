@@ -93,9 +93,7 @@ def predicted(http: httpx.Client, model: str, photos: dict[str, bytes]) -> dict[
     """The top label of each photo."""
     labels = {}
     for name, photo in photos.items():
-        answer = http.post(
-            f"/v1/models/{model}/predict?top_k=1", content=photo, headers={"Content-Type": "image/jpeg"}
-        )
+        answer = http.post(f"/v1/models/{model}/predict?top_k=1", content=photo, headers={"Content-Type": "image/jpeg"})
         assert answer.status_code == 200, answer.text
         labels[name] = answer.json()["predictions"][0]["labels"][0]["label"]
     return labels

@@ -9,7 +9,9 @@ from tests import factories
 from tests.e2e import service
 from tests.e2e.conftest import ELSEWHERE, FAST
 
-pytestmark = pytest.mark.skipif(bool(ELSEWHERE), reason="this kills processes, which a service elsewhere would not like")
+pytestmark = pytest.mark.skipif(
+    bool(ELSEWHERE), reason="this kills processes, which a service elsewhere would not like"
+)
 
 
 def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> None:
@@ -30,9 +32,7 @@ def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> Non
     assert types[-1] == "succeeded"
 
 
-def test_a_broker_emptied_while_jobs_wait_loses_none(
-    tmp_path: Path, postgres_url: str, redis_url: str
-) -> None:
+def test_a_broker_emptied_while_jobs_wait_loses_none(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     environment = {
         "GRAFT_DATA_DIR": str(tmp_path / "data"),
         "GRAFT_DATABASE_URL": postgres_url,
