@@ -26,7 +26,7 @@ from app.deps import (
     listing,
 )
 from app.jobs import events, service
-from app.jobs.schemas import ENDED, EventRead, JobCreate, JobRead, JobState
+from app.jobs.schemas import ENDED, EventRead, JobCreate, JobRead, JobState, Progress
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
@@ -105,10 +105,11 @@ async def read_events(
         str | None, Header(description="Number of the last server-sent event that was received.", max_length=20)
     ] = None,
 ) -> Response:
-    """The history of a job. With `Accept: text/event-stream` a stream that lasts until the job has ended."""
+    """The history of a job. With `Accept: text/event-stream` a stream that lasts until the job has ended; it also
+    tells the progress within a phase, as events of type `progress` that have no number and are not kept."""
     if _EVENT_STREAM in accept:
         start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
-        await run_in_threadpool(_check_exists, parts.database, job_id)
+        await run_in_threadpool(_job, parts.database, job_id)  # a job that is not there is a 404, not a stream
         return EventSourceResponse(_stream(parts.database, job_id, min(start, 2**31 - 1)))
     found = await run_in_threadpool(_events_after, parts.database, job_id, after, limit + 1)
     page = EventListing(data=found[:limit], has_more=len(found) > limit)
@@ -116,14 +117,18 @@ async def read_events(
 
 
 async def _stream(database: Database, job_id: str, seq: int) -> AsyncIterator[ServerSentEvent]:
+    told: Progress | None = None
     while True:
-        ended = await run_in_threadpool(_has_ended, database, job_id)
+        job = await run_in_threadpool(_job, database, job_id)
         found = await run_in_threadpool(_events_after, database, job_id, seq, _EVENTS_A_POLL)
         for event in found:
             seq = event.seq
             yield ServerSentEvent(json.dumps(event.model_dump(mode="json")), id=str(seq), event=event.type)
-        if ended and len(found) < _EVENTS_A_POLL:
+        if job.state in ENDED and len(found) < _EVENTS_A_POLL:
             return
+        if job.progress is not None and job.progress != told:
+            told = job.progress
+            yield ServerSentEvent(json.dumps(told.model_dump(mode="json")), event="progress")
         await anyio.sleep(_POLL_SECONDS)
 
 
@@ -133,11 +138,6 @@ def _events_after(database: Database, job_id: str, seq: int, limit: int) -> list
         return [EventRead.model_validate(row) for row in events.after(session, job_id, seq, limit=limit)]
 
 
-def _has_ended(database: Database, job_id: str) -> bool:
+def _job(database: Database, job_id: str) -> JobRead:
     with database.read() as session:
-        return service.find(session, job_id).state in ENDED
-
-
-def _check_exists(database: Database, job_id: str) -> None:
-    with database.read() as session:
-        service.find(session, job_id)
+        return JobRead.model_validate(service.find(session, job_id))

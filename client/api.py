@@ -1,0 +1,245 @@
+"""The client: one method for each thing that the service does."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, TypeVar
+
+import httpx
+import httpx_sse
+import msgspec
+
+from client.errors import Problem, Unreachable
+from client.values import (
+    Backbone,
+    Dataset,
+    DatasetVersion,
+    Event,
+    Import,
+    Job,
+    Model,
+    ModelVersion,
+    Prediction,
+    Predictions,
+    Progress,
+    Ready,
+    RefusedFile,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_ATTEMPTS = 4
+_FIRST_WAIT_SECONDS = 0.25
+_IMAGES_A_REQUEST = 16
+_PAGE = 100
+_MEDIA_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train; what is None is decided by the service, which gives its reasons."""
+
+    backbone: str
+    strategy: str = "head"
+    weights: str = "pretrained"
+    seed: int = 0
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    l2: float | None = None
+
+
+class Client:
+    """A connection to the service at `url`.
+
+    Every method raises `Problem` where the service refuses, and `Unreachable` where it does not answer. What creates
+    something is safe to repeat: it is tried again after a lost connection, and done once.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ready(self) -> Ready:
+        return self._get("/readyz", Ready)
+
+    def datasets(self) -> Iterator[Dataset]:
+        """All data sets, newest first."""
+        return self._pages("/v1/datasets", Dataset, lambda last: last.id)
+
+    def dataset_named(self, name: str) -> Dataset | None:
+        return next((dataset for dataset in self.datasets() if dataset.name == name), None)
+
+    def create_dataset(self, name: str, *, validation_fraction: float = 0.2, seed: int = 0) -> Dataset:
+        wanted = {"name": name, "validation_fraction": validation_fraction, "seed": seed}
+        return self._create("/v1/datasets", wanted, Dataset)
+
+    def dataset_version(self, dataset_id: str, number: int) -> DatasetVersion:
+        return self._get(f"/v1/datasets/{dataset_id}/versions/{number}", DatasetVersion)
+
+    def upload(self, dataset_id: str, archive: Path) -> Import:
+        """Send a zip or tar with a folder of images per class; it is streamed from disk."""
+        headers = {
+            "Content-Type": _MEDIA_TYPES.get(archive.suffix.lower(), "application/octet-stream"),
+            "Idempotency-Key": uuid.uuid4().hex,
+        }
+        with archive.open("rb") as file:
+            request = self._upload_request(f"/v1/datasets/{dataset_id}/imports", file, headers)
+            return _read(self._again(lambda: self._http.send(request())), Import)
+
+    def refused(self, import_id: str, dataset_id: str) -> Iterator[RefusedFile]:
+        """The files of an import that were of no use, each with the reason."""
+        path = f"/v1/datasets/{dataset_id}/imports/{import_id}/refused"
+        return self._pages(path, RefusedFile, lambda last: last.position)
+
+    def train(self, dataset_id: str, model: str, recipe: Recipe, *, version: int | None = None) -> Job:
+        """Start a training of `model`, on the newest version of the data set if none is given."""
+        asked = {name: value for name, value in asdict(recipe).items() if value is not None}
+        return self._create(
+            "/v1/jobs", {"dataset": dataset_id, "version": version, "model": model, "recipe": asked}, Job
+        )
+
+    def jobs(self) -> Iterator[Job]:
+        """All jobs, newest first."""
+        return self._pages("/v1/jobs", Job, lambda last: last.id)
+
+    def job(self, job_id: str) -> Job:
+        return self._get(f"/v1/jobs/{job_id}", Job)
+
+    def cancel(self, job_id: str) -> Job:
+        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)
+
+    def follow(self, job_id: str) -> Iterator[Event | Progress]:
+        """The history of a job, as it happens, until the job has ended; goes on after a lost connection."""
+        last, failures = 0, 0
+        while True:
+            try:
+                for told in self._stream(job_id, last):
+                    failures = 0
+                    if isinstance(told, Event):
+                        last = told.seq
+                    yield told
+            except httpx.TransportError as error:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise self._unreachable(error) from error
+                time.sleep(_FIRST_WAIT_SECONDS * 2**failures)
+            else:
+                return
+
+    def wait(self, job_id: str, on_event: Callable[[Event | Progress], None] | None = None) -> Job:
+        """Return the job once it has ended, however it did; `on_event` is told all that happens until then."""
+        for told in self.follow(job_id):
+            if on_event is not None:
+                on_event(told)
+        return self.job(job_id)
+
+    def backbones(self) -> list[Backbone]:
+        """The catalogue, the smallest network first."""
+        return list(self._pages("/v1/backbones", Backbone, lambda last: last.name))
+
+    def models(self) -> Iterator[Model]:
+        """All models, newest first."""
+        return self._pages("/v1/models", Model, lambda last: last.id)
+
+    def model_version(self, name: str, number: int) -> ModelVersion:
+        return self._get(f"/v1/models/{name}/versions/{number}", ModelVersion)
+
+    def predict(self, model: str, images: Sequence[Path], *, top_k: int = 5) -> list[Prediction]:
+        """Labels for image files, in their order; `model` is `name` or `name@version`."""
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), _IMAGES_A_REQUEST):
+            part = [("file", (path.name, path.read_bytes())) for path in images[start : start + _IMAGES_A_REQUEST]]
+            response = self._again(
+                lambda part=part: self._http.post(f"/v1/models/{model}/predict", params={"top_k": top_k}, files=part)
+            )
+            predictions += _read(response, Predictions).predictions
+        return predictions
+
+    def _get(self, path: str, kind: type[T]) -> T:
+        return _read(self._again(lambda: self._http.get(path)), kind)
+
+    def _create(self, path: str, wanted: dict[str, object], kind: type[T]) -> T:
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return _read(self._again(lambda: self._http.post(path, json=wanted, headers=headers)), kind)
+
+    def _upload_request(self, path: str, file: BinaryIO, headers: dict[str, str]) -> Callable[[], httpx.Request]:
+        def build() -> httpx.Request:
+            file.seek(0)
+            return self._http.build_request("POST", path, content=file, headers=headers)
+
+        return build
+
+    def _pages(self, path: str, kind: type[T], cursor: Callable[[T], object]) -> Iterator[T]:
+        after: dict[str, str] = {}
+        while True:
+            page = msgspec.json.decode(self._listing(path, after), type=_Page)
+            rows = msgspec.convert(page.data, list[kind])  # type: ignore[valid-type]
+            yield from rows
+            if not page.has_more:
+                return
+            after = {"after": str(cursor(rows[-1]))}
+
+    def _listing(self, path: str, after: dict[str, str]) -> bytes:
+        response = self._again(lambda: self._http.get(path, params={"limit": str(_PAGE), **after}))
+        return _checked(response).content
+
+    def _stream(self, job_id: str, last: int) -> Iterator[Event | Progress]:
+        headers = {"Last-Event-ID": str(last)}
+        with httpx_sse.connect_sse(self._http, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as source:
+            if source.response.is_error:
+                source.response.read()
+            _checked(source.response)
+            for sent in source.iter_sse():
+                yield msgspec.json.decode(sent.data, type=Progress if sent.event == "progress" else Event)
+
+    def _again(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """The answer to a request that may be repeated, tried again while no connection comes about."""
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return send()
+            except httpx.TransportError:
+                time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
+        try:
+            return send()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(f"no answer from {self.url} ({error or type(error).__name__})")
+
+
+class _Page(msgspec.Struct, frozen=True):
+    data: list[object]
+    has_more: bool
+
+
+def _read(response: httpx.Response, kind: type[T]) -> T:
+    return msgspec.json.decode(_checked(response).content, type=kind)
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    """The response, unless it says that something is wrong. Raises `Problem`."""
+    if response.is_success:
+        return response
+    try:
+        document = response.json()
+    except ValueError:
+        document = {"detail": f"{response.url} answered with status {response.status_code} and no problem document"}
+    raise Problem(response.status_code, document if isinstance(document, dict) else {"detail": str(document)})

@@ -1,0 +1,34 @@
+"""What can go wrong for a client.
+
+GraftError
+├── Problem       the service answered with a problem document
+├── Unreachable   no answer came
+└── Refused       what was asked for cannot be done from here
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class GraftError(Exception):
+    """Everything that this package raises on purpose; its text is a sentence for a person."""
+
+
+class Problem(GraftError):
+    """The service answered with a problem document (RFC 9457)."""
+
+    def __init__(self, status: int, document: Mapping[str, Any]) -> None:
+        self.status = status
+        """The HTTP status."""
+        self.code = str(document.get("code", "unknown"))
+        """What the trouble is, for programs; stable."""
+        self.document = dict(document)
+        super().__init__(str(document.get("detail") or document.get("title") or f"HTTP status {status}"))
+
+
+class Unreachable(GraftError):
+    """The service did not answer, or stopped in the middle of an answer."""
+
+
+class Refused(GraftError):
+    """What was asked for cannot be done from here."""

@@ -1,0 +1,175 @@
+"""What the service answers, as values. Fields that a newer service adds are passed over."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """A named collection of labelled images; `latest_version` is null before the first import."""
+
+    id: str
+    name: str
+    latest_version: int | None
+    created_at: datetime
+
+
+class ClassCounts(msgspec.Struct, frozen=True):
+    """Images of one label."""
+
+    train: int
+    validation: int
+
+
+class DatasetVersion(msgspec.Struct, frozen=True):
+    """An immutable state of a data set."""
+
+    number: int
+    labels: list[str]
+    counts: dict[str, ClassCounts]
+    images: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the present phase of a job is."""
+
+    phase: str
+    done: int
+    total: int
+
+
+class JobError(msgspec.Struct, frozen=True):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    detail: dict[str, Any]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The part of a training's plan that a person reads."""
+
+    backbone: str
+    strategy: str
+    reasons: list[str]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One run: an import or a training."""
+
+    id: str
+    kind: str
+    state: str
+    dataset_id: str
+    model_name: str | None
+    plan: Plan | None
+    attempt: int
+    max_attempts: int
+    progress: Progress | None
+    result: dict[str, Any] | None
+    error: JobError | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line of a job's history."""
+
+    seq: int
+    at: datetime
+    attempt: int
+    type: str
+    data: dict[str, Any]
+
+
+class Import(msgspec.Struct, frozen=True):
+    """An archive that was received, with the job that reads it."""
+
+    id: str
+    dataset_id: str
+    job: Job
+
+
+class RefusedFile(msgspec.Struct, frozen=True):
+    """A file of an archive that did not become an item, and why."""
+
+    position: int
+    path: str
+    code: str
+    message: str
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """Published weights; `at_hand` says where a copy lies on the service's machine."""
+
+    name: str
+    top1: float
+    at_hand: str | None
+
+
+class Backbone(msgspec.Struct, frozen=True):
+    """A network of the catalogue."""
+
+    name: str
+    year: int
+    parameters: int
+    gmac: float
+    input_size: int
+    weights: Weights | None
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A named classifier."""
+
+    id: str
+    name: str
+    latest_version: int
+    created_at: datetime
+
+
+class ModelVersion(msgspec.Struct, frozen=True):
+    """One immutable result of a training."""
+
+    number: int
+    job_id: str
+    dataset_id: str
+    dataset_version: int
+    backbone: str
+    strategy: str
+    labels: list[str]
+    evaluation: dict[str, Any]
+
+
+class LabelProbability(msgspec.Struct, frozen=True):
+    label: str
+    probability: float
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """The labels of one image, the most probable first."""
+
+    labels: list[LabelProbability]
+
+
+class Predictions(msgspec.Struct, frozen=True):
+    """The answer for several images, in their order."""
+
+    model: str
+    version: int
+    predictions: list[Prediction]
+
+
+class Worker(msgspec.Struct, frozen=True):
+    id: str
+    queues: list[str]
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The service answers; these workers are alive."""
+
+    workers: list[Worker]
