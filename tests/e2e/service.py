@@ -158,12 +158,13 @@ def train(http: httpx.Client, dataset_id: str, model: str, **recipe: Any) -> dic
 
 
 def follow(http: httpx.Client, job_id: str) -> Generator[dict[str, Any], None, None]:
-    """The job's events as they happen, until it has ended."""
+    """The job's events as they happen, without the progress between them, until it has ended."""
     with http.stream("GET", f"/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}) as stream:
         assert stream.status_code == 200
         for line in stream.iter_lines():
-            if line.startswith("data:"):
-                yield json.loads(line.removeprefix("data:"))
+            told = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if "seq" in told:
+                yield told
 
 
 def wait_for_event(http: httpx.Client, job_id: str, kind: str) -> None:
