@@ -36,6 +36,9 @@ _IMAGES_A_REQUEST = 16
 _PAGE = 100
 _MEDIA_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip"}
 
+_EVENT = msgspec.json.Decoder(Event)
+_PROGRESS = msgspec.json.Decoder(Progress)
+
 T = TypeVar("T")
 
 
@@ -61,8 +64,9 @@ class Client:
     something is safe to repeat: it is tried again after a lost connection, and done once.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0, attempts: int = _ATTEMPTS) -> None:
         self.url = url.rstrip("/")
+        self._attempts = attempts
         self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
 
     def __enter__(self) -> Self:
@@ -82,6 +86,9 @@ class Client:
     def datasets(self) -> Iterator[Dataset]:
         """All data sets, newest first."""
         return self._pages("/v1/datasets", Dataset, lambda last: last.id)
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        return self._get(f"/v1/datasets/{dataset_id}", Dataset)
 
     def dataset_named(self, name: str) -> Dataset | None:
         return next((dataset for dataset in self.datasets() if dataset.name == name), None)
@@ -137,7 +144,7 @@ class Client:
                     yield told
             except httpx.TransportError as error:
                 failures += 1
-                if failures == _ATTEMPTS:
+                if failures == self._attempts:
                     raise self._unreachable(error) from error
                 time.sleep(_FIRST_WAIT_SECONDS * 2**failures)
             else:
@@ -158,6 +165,9 @@ class Client:
         """All models, newest first."""
         return self._pages("/v1/models", Model, lambda last: last.id)
 
+    def model(self, name: str) -> Model:
+        return self._get(f"/v1/models/{name}", Model)
+
     def model_version(self, name: str, number: int) -> ModelVersion:
         return self._get(f"/v1/models/{name}/versions/{number}", ModelVersion)
 
@@ -166,11 +176,12 @@ class Client:
         predictions: list[Prediction] = []
         for start in range(0, len(images), _IMAGES_A_REQUEST):
             part = [("file", (path.name, path.read_bytes())) for path in images[start : start + _IMAGES_A_REQUEST]]
-            response = self._again(
-                lambda part=part: self._http.post(f"/v1/models/{model}/predict", params={"top_k": top_k}, files=part)
-            )
-            predictions += _read(response, Predictions).predictions
+            predictions += self._predict(model, part, top_k).predictions
         return predictions
+
+    def _predict(self, model: str, files: list[tuple[str, tuple[str, bytes]]], top_k: int) -> Predictions:
+        path, params = f"/v1/models/{model}/predict", {"top_k": top_k}
+        return _read(self._again(lambda: self._http.post(path, params=params, files=files)), Predictions)
 
     def _get(self, path: str, kind: type[T]) -> T:
         return _read(self._again(lambda: self._http.get(path)), kind)
@@ -207,11 +218,13 @@ class Client:
                 source.response.read()
             _checked(source.response)
             for sent in source.iter_sse():
-                yield msgspec.json.decode(sent.data, type=Progress if sent.event == "progress" else Event)
+                if not sent.data:
+                    continue  # a sign of life between events
+                yield _PROGRESS.decode(sent.data) if sent.event == "progress" else _EVENT.decode(sent.data)
 
     def _again(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """The answer to a request that may be repeated, tried again while no connection comes about."""
-        for attempt in range(1, _ATTEMPTS):
+        for attempt in range(1, self._attempts):
             try:
                 return send()
             except httpx.TransportError:

@@ -5,16 +5,26 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
 
+from app.backbones import preprocess
+from app.backbones.preprocess import Preprocessing
 from worker.training.data import Splits
 from worker.training.events import Event
 
 MAX_PIXELS = 10_000_000
+
+Kind = TypeVar("Kind")
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class MemoryImages:
     files: tuple[bytes, ...]
     targets: NDArray[np.int64]
 
-    @property
+    @cached_property
     def sha256(self) -> tuple[str, ...]:
         return tuple(hashlib.sha256(file).hexdigest() for file in self.files)
 
@@ -47,7 +57,7 @@ class Recorder:
         if event == self._stop_at:
             raise Stopped
 
-    def of(self, kind: type) -> list[Event]:
+    def of(self, kind: type[Kind]) -> list[Kind]:
         return [event for event in self.events if isinstance(event, kind)]
 
 
@@ -111,6 +121,19 @@ def colours(each: int, *, seed: int = 0) -> list[tuple[bytes, int]]:
             Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
             files.append((buffer.getvalue(), target))
     return files
+
+
+def plain(colour: tuple[int, int, int], *, size: int = 32) -> bytes:
+    """A picture of one colour, of which every part looks alike."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def seen(file: bytes, preprocessing: Preprocessing) -> Tensor:
+    """What a network is given of an image file, as a batch of one `(1, 3, H, W) uint8`."""
+    pixels = preprocess.load(file, preprocessing, max_pixels=MAX_PIXELS)
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
 
 
 def photos(archive: Path) -> tuple[list[tuple[bytes, int]], list[str]]:

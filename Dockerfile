@@ -1,0 +1,26 @@
+# One image for every process of the distributed mode; docker-compose.yml says which process a container runs.
+FROM python:3.13-slim
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONUNBUFFERED=1
+
+# Some gigabytes, torch with CUDA above all: a layer of its own, so that a change of code leaves it alone.
+COPY requirements/distributed.txt /tmp/requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes --requirement /tmp/requirements.txt
+
+# Mounted, not copied: a second copy in the working folder would be imported instead of the installed one.
+RUN --mount=type=bind,target=/source --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps /source
+
+# A new volume takes over the owner of the folder that it is mounted on.
+RUN useradd --uid 10001 --home-dir /data --no-create-home graft && install --directory --owner graft --group graft /data
+ENV GRAFT_DATA_DIR=/data \
+    TORCH_HOME=/data/torch
+VOLUME /data
+WORKDIR /data
+USER graft
+
+EXPOSE 8000
+CMD ["uvicorn", "--factory", "app.main:create", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20"]

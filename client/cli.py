@@ -1,0 +1,184 @@
+"""The command line: `graft up`, `graft demo`, and the main job step by step against any service."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client import archives, demo, local, show
+from client.api import DEFAULT_URL, Client, Recipe
+from client.errors import GraftError
+
+app = typer.Typer(
+    help="Labelled photos in, a served image classifier out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of the service.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at; 8000 if left out.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder for all that the service keeps.")]
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """What goes wrong is one red line and exit code 1, not a traceback."""
+    try:
+        yield
+    except GraftError as error:
+        errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = local.HOST,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = local.PORT,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the service on this machine until Ctrl-C: the API, and one worker, over files in one folder."""
+    with _told_plainly():
+        command = local.command(host=host, port=port)
+    console.print(f"Graft will be at http://{host}:{port}, every route at /docs; Ctrl-C stops it.", highlight=False)
+    # The service takes the place of this process, so that signals reach it itself.
+    os.execve(sys.executable, command, local.environment(data_dir))  # noqa: S606
+
+
+@app.command("demo")
+def run_demo(
+    port: Port = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder for all that the service keeps.")] = Path("graft-data"),
+    leave: Annotated[bool, typer.Option("--exit", help="Stop the service at the end.")] = False,
+) -> None:
+    """Start a service, draw sample photos, fine-tune on them and predict; leaves the service up."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with _told_plainly():
+        chosen = local.port_or_free(port)
+        try:
+            _demonstrate(data_dir, chosen, leave=leave)
+        except KeyboardInterrupt:
+            console.print("\nStopped.")
+
+
+def _demonstrate(data_dir: Path, port: int, *, leave: bool) -> None:
+    with ExitStack() as stack:
+        with show.step(console, "start the service") as step:
+            url = stack.enter_context(local.service(data_dir, port=port))
+            step.outcome = url
+        client = stack.enter_context(Client(url))
+        demo.run(client, console, folder=data_dir / "new-photos")
+        if not leave:
+            console.print("\nThe service stays up; Ctrl-C stops it.")
+            threading.Event().wait()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database that GRAFT_DATABASE_URL names to the newest revision."""
+    with _told_plainly():
+        local.command(host=local.HOST, port=local.PORT)
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "migrations", "upgrade"], check=False).returncode)
+
+
+@app.command()
+def train(
+    photos: Annotated[Path, typer.Argument(help="Folder with a folder of images per class, or a zip or tar of it.")],
+    model: Annotated[str, typer.Option(help="Name of the model; one that exists gets a new version.")],
+    dataset: Annotated[str | None, typer.Option(help="Name of the data set; the model's if left out.")] = None,
+    backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
+    strategy: Annotated[str, typer.Option(help="head: a new classifier only; full: every layer.")] = "head",
+    weights: Annotated[str, typer.Option(help="pretrained, or none to start from random ones.")] = "pretrained",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (full).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Upload photos, fine-tune a backbone on them, and wait for the model."""
+    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights, epochs=epochs, seed=seed)
+    with _told_plainly(), Client(url) as client:
+        dataset_id = _import(client, photos, dataset or model)
+        with show.step(console, f"train {model}") as step:
+            job = client.train(dataset_id, model, recipe)
+            step.notes = list(job.plan.reasons) if job.plan else []
+            result = show.succeeded(client.wait(job.id, step.tell)).result or {}
+            step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
+
+
+def _import(client: Client, photos: Path, name: str) -> str:
+    """Id of the data set called `name`, which holds `photos` now."""
+    with show.step(console, f"upload {photos}") as step, archives.archive(photos) as archive:
+        dataset = client.dataset_named(name) or client.create_dataset(name)
+        received = client.upload(dataset.id, archive)
+        job = client.wait(received.job.id, step.tell)
+        if job.error is not None and job.error.code == "nothing_new":
+            step.outcome = f"data set {name!r} has them all"
+            return dataset.id
+        result = show.succeeded(job).result or {}
+        step.outcome = f"{result['accepted']} images became version {result['dataset_version']} of {name!r}"
+        step.notes = [
+            f"refused {item.path}: {item.message}" for item in islice(client.refused(received.id, dataset.id), 10)
+        ]
+        if result["refused"] > len(step.notes):
+            step.notes.append(f"and {result['refused'] - len(step.notes)} more refused")
+    return dataset.id
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="name, or name@version.")],
+    images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG or WebP files.")],
+    top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 3,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print the labels of images, the most probable first."""
+    with _told_plainly(), Client(url) as client:
+        for path, prediction in zip(images, client.predict(model, images, top_k=top_k), strict=True):
+            console.print(f"{path}: {show.best(prediction)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def jobs(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20, url: Url = DEFAULT_URL
+) -> None:
+    """List jobs, newest first."""
+    with _told_plainly(), Client(url) as client:
+        console.print(show.jobs(islice(client.jobs(), limit)))
+
+
+@app.command()
+def cancel(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
+    """Cancel a job, and return once it has ended."""
+    with _told_plainly(), Client(url) as client:
+        client.cancel(job)
+        ended = client.wait(job)
+        console.print(f"{ended.id} is {ended.state}", highlight=False)
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL) -> None:
+    """List models, newest first."""
+    with _told_plainly(), Client(url) as client:
+        console.print(show.models(client.models()))
+
+
+@app.command()
+def backbones(url: Url = DEFAULT_URL) -> None:
+    """List the networks that can be fine-tuned, smallest first."""
+    with _told_plainly(), Client(url) as client:
+        console.print(show.backbones(client.backbones()))

@@ -1,0 +1,104 @@
+"""The main job from end to end, for a first look: sample photos, an upload, a fine-tune, predictions."""
+
+import random
+import shlex
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from client import samples, show
+from client.api import Client, Recipe
+from client.values import Backbone
+
+MODEL = "patterns"
+_EACH = 60
+_SEED = 7
+_NEW_PHOTOS_SEED = 8
+_SCRATCH = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=24, batch_size=16, learning_rate=0.1)
+
+
+def run(client: Client, console: Console, *, folder: Path) -> None:
+    """Do the main job on the service of `client`, telling each step with its time; new photos go to `folder`."""
+    recipe = _recipe(client.backbones(), console)
+    dataset_id = _upload(client, console)
+    _train(client, console, dataset_id, recipe)
+    photos = _draw_new(folder)
+    _predict(client, console, photos)
+    _say_how_to_go_on(client, console, photos[0])
+
+
+def _recipe(catalogue: list[Backbone], console: Console) -> Recipe:
+    """The cheapest pre-trained backbone at hand, or a small network from scratch."""
+    at_hand = [entry for entry in catalogue if entry.weights is not None and entry.weights.at_hand is not None]
+    if at_hand:
+        return Recipe(backbone=min(at_hand, key=lambda entry: entry.gmac).name)
+    console.print(
+        "No pre-trained weights are at hand (GRAFT_WEIGHTS_DIR may name a folder with some, and `graft train` "
+        "downloads what it needs), so a small network is trained from scratch.",
+        highlight=False,
+    )
+    return _SCRATCH
+
+
+def _upload(client: Client, console: Console) -> str:
+    with tempfile.TemporaryDirectory(prefix="graft-") as folder:
+        archive = Path(folder) / "patterns.zip"
+        with show.step(console, "draw sample photos") as step:
+            samples.write_archive(archive, each=_EACH, seed=_SEED)
+            step.outcome = f"{_EACH} each of {', '.join(samples.PATTERNS)}"
+        with show.step(console, "upload them, and check every image") as step:
+            existing = client.dataset_named(MODEL)
+            dataset = existing or client.create_dataset(MODEL)
+            if existing is None or existing.latest_version is None:
+                show.succeeded(client.wait(client.upload(dataset.id, archive).job.id, step.tell))
+            version = client.dataset_version(dataset.id, client.dataset(dataset.id).latest_version or 1)
+            train = sum(count.train for count in version.counts.values())
+            step.outcome = f"{train} to train on, {version.images - train} held out, labels by name"
+    return dataset.id
+
+
+def _train(client: Client, console: Console, dataset_id: str, recipe: Recipe) -> None:
+    what = "train its head" if recipe.strategy == "head" else "train all its layers"
+    with show.step(console, f"{recipe.backbone}: {what}") as step:
+        job = client.train(dataset_id, MODEL, recipe)
+        step.notes = list(job.plan.reasons) if job.plan else []
+        ended = show.succeeded(client.wait(job.id, step.tell))
+        found = client.model(MODEL)
+        evaluation = client.model_version(MODEL, found.latest_version).evaluation
+        step.outcome = (
+            f"{100 * evaluation['accuracy']:.1f} % of {evaluation['images']} held-out photos are right, "
+            f"{MODEL}@{found.latest_version}"
+        )
+        step.notes.append(f"job {ended.id}")
+
+
+def _draw_new(folder: Path) -> list[Path]:
+    rng = random.Random(_NEW_PHOTOS_SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for label in samples.PATTERNS:
+        path = folder / f"a-{label}.jpg"
+        path.write_bytes(samples.photo(label, rng))
+        paths.append(path)
+    return paths
+
+
+def _predict(client: Client, console: Console, photos: list[Path]) -> None:
+    with show.step(console, f"predict {len(photos)} new photos") as step:
+        predictions = client.predict(MODEL, photos, top_k=2)
+        step.notes = [
+            f"{path.name:15} {show.best(prediction)}" for path, prediction in zip(photos, predictions, strict=True)
+        ]
+
+
+def _say_how_to_go_on(client: Client, console: Console, photo: Path) -> None:
+    request = (
+        f"curl -H 'Content-Type: image/jpeg' --data-binary @{shlex.quote(str(photo))} "
+        f"{client.url}/v1/models/{MODEL}/predict"
+    )
+    console.print(f"\nModel        {client.url}/v1/models/{MODEL}", highlight=False)
+    console.print(f"Every route  {client.url}/docs", highlight=False)
+    console.print("Try it       ", end="")
+    console.print(escape(request), highlight=False, soft_wrap=True)
