@@ -87,7 +87,9 @@ async def _idempotent(
 def _revision(
     if_match: Annotated[
         str | None,
-        Header(alias="If-Match", description="The `ETag` of the state this change is based on, or `*`."),
+        Header(
+            alias="If-Match", description="The `ETag` of the state this change is based on, or `*`.", examples=["*"]
+        ),
     ] = None,
 ) -> int | None:
     if if_match is None:

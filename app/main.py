@@ -21,6 +21,7 @@ from app.jobs import routes as jobs
 from app.models import routes as models
 from app.predictions import routes as predictions
 from app.predictions.engine import Engine
+from app.predictions.schemas import PredictBody
 from app.settings import Settings
 from app.storage import Storage
 
@@ -45,7 +46,7 @@ def create() -> FastAPI:
 
 def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
     """The application over the given settings, with nothing opened until it is started."""
-    app = FastAPIOffline(
+    app: FastAPI = FastAPIOffline(
         title="Graft",
         version=VERSION,
         description=_DESCRIPTION,
@@ -66,7 +67,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
     ):
         app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)
-    _describe_problems(app)
+    _complete_description(app)
     return app
 
 
@@ -90,17 +91,19 @@ async def _home() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Put the problem document into the OpenAPI document, also in place of FastAPI's own form of a 422."""
+def _complete_description(app: FastAPI) -> None:
+    """Put into the OpenAPI document what FastAPI cannot see: problem documents, also in place of its own form of a
+    422, and bodies that routes read themselves."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         document = plain()
         schemas: dict[str, Any] = document["components"]["schemas"]
-        if "Problem" not in schemas:
-            problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(problem.pop("$defs"))
-            schemas["Problem"] = problem
+        if problems.Problem.__name__ not in schemas:
+            for model in (problems.Problem, PredictBody):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs"))
+                schemas[model.__name__] = schema
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
         return document

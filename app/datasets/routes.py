@@ -15,8 +15,8 @@ from app.problems import responses
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
 
-DatasetId = Annotated[str, Path(max_length=100, examples=["ds_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])]
-VersionNumber = Annotated[int, Path(ge=1, lt=2**31)]
+DatasetId = Annotated[str, Path(max_length=100, description="Id or name of the data set.", examples=["patterns"])]
+VersionNumber = Annotated[int, Path(ge=1, lt=2**31, examples=[1])]
 
 
 @router.post("", status_code=HTTPStatus.CREATED, responses=responses(409, 422))

@@ -6,14 +6,20 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 DatasetName = Annotated[
-    str, Field(min_length=1, max_length=100, pattern=r"^\S(.*\S)?$", description="Unique among your data sets.")
+    str,
+    Field(
+        min_length=1,
+        max_length=100,
+        pattern=r"^\S(.*\S)?$",
+        description="Unique among your data sets; stands for the id.",
+    ),
 ]
 Description = Annotated[str, Field(max_length=2000)]
 
 
 class DatasetCreate(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"name": "ants and bees", "validation_fraction": 0.2}}
+        extra="forbid", json_schema_extra={"example": {"name": "patterns", "validation_fraction": 0.2}}
     )
 
     name: DatasetName
@@ -25,7 +31,9 @@ class DatasetCreate(BaseModel):
 
 
 class DatasetPatch(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"description": "Photos of two insects"}})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"description": "Photos of woven patterns"}}
+    )
 
     name: DatasetName | None = None
     description: Description | None = None

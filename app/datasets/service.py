@@ -47,10 +47,13 @@ def create(session: Session, wanted: DatasetCreate, *, now: datetime) -> Dataset
     return dataset
 
 
-def find(session: Session, dataset_id: str) -> Dataset:
-    dataset = session.get(Dataset, dataset_id)
+def find(session: Session, reference: str) -> Dataset:
+    """The dataset with this id, or else with this name."""
+    dataset = session.get(Dataset, reference)
+    if dataset is None:
+        dataset = session.scalar(select(Dataset).where(Dataset.name == reference, Dataset.deleted_at.is_(None)))
     if dataset is None or dataset.deleted_at is not None:
-        raise errors.NotFound(f"no dataset {dataset_id}", code="dataset_not_found")
+        raise errors.NotFound(f"no dataset {reference}", code="dataset_not_found")
     return dataset
 
 
@@ -61,9 +64,9 @@ def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence
     return session.scalars(query).all()
 
 
-def change(session: Session, dataset_id: str, wanted: DatasetPatch, *, revision: int | None, now: datetime) -> Dataset:
+def change(session: Session, reference: str, wanted: DatasetPatch, *, revision: int | None, now: datetime) -> Dataset:
     """Rename or describe anew. Raises `PreconditionFailed` unless the dataset is at `revision` (None: any)."""
-    find(session, dataset_id)
+    dataset_id = find(session, reference).id
     values = wanted.model_dump(exclude_none=True)
     try:
         _update(session, dataset_id, revision, {**values, "updated_at": now})
@@ -73,53 +76,52 @@ def change(session: Session, dataset_id: str, wanted: DatasetPatch, *, revision:
     return find(session, dataset_id)
 
 
-def delete(session: Session, dataset_id: str, *, revision: int | None, now: datetime) -> None:
+def delete(session: Session, reference: str, *, revision: int | None, now: datetime) -> None:
     """Delete; the row stays for the provenance of models, the images go once no job reads them."""
-    find(session, dataset_id)
-    _update(session, dataset_id, revision, {"deleted_at": now})
+    _update(session, find(session, reference).id, revision, {"deleted_at": now})
 
 
-def find_version(session: Session, dataset_id: str, number: int | None) -> DatasetVersion:
+def find_version(session: Session, reference: str, number: int | None) -> DatasetVersion:
     """Version `number`, or the newest for None. Raises `NotFound`, and `Conflict` where there is none yet."""
-    dataset = find(session, dataset_id)
+    dataset = find(session, reference)
     wanted = dataset.latest_version if number is None else number
     if wanted is None:
         raise errors.Conflict(
-            f"dataset {dataset_id} has no version yet; import photos first", code="dataset_has_no_version"
+            f"dataset {reference} has no version yet; import photos first", code="dataset_has_no_version"
         )
-    version = session.get(DatasetVersion, (dataset_id, wanted))
+    version = session.get(DatasetVersion, (dataset.id, wanted))
     if version is None:
-        raise errors.NotFound(f"dataset {dataset_id} has no version {wanted}", code="version_not_found")
+        raise errors.NotFound(f"dataset {reference} has no version {wanted}", code="version_not_found")
     return version
 
 
-def known_labels(session: Session, dataset_id: str) -> tuple[str, ...]:
+def known_labels(session: Session, reference: str) -> tuple[str, ...]:
     """Labels of the newest version; none before the first import."""
-    if find(session, dataset_id).latest_version is None:
+    if find(session, reference).latest_version is None:
         return ()
-    return tuple(find_version(session, dataset_id, None).labels)
+    return tuple(find_version(session, reference, None).labels)
 
 
 def versions_newest_first(
-    session: Session, dataset_id: str, *, limit: int, after: int | None
+    session: Session, reference: str, *, limit: int, after: int | None
 ) -> Sequence[DatasetVersion]:
-    find(session, dataset_id)
+    dataset_id = find(session, reference).id
     query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)
     if after is not None:
         query = query.where(DatasetVersion.number < after)
     return session.scalars(query.order_by(DatasetVersion.number.desc()).limit(limit + 1)).all()
 
 
-def find_import(session: Session, dataset_id: str, import_id: str) -> Import:
-    find(session, dataset_id)
+def find_import(session: Session, reference: str, import_id: str) -> Import:
+    dataset_id = find(session, reference).id
     found = session.get(Import, import_id)
     if found is None or found.dataset_id != dataset_id:
-        raise errors.NotFound(f"dataset {dataset_id} has no import {import_id}", code="import_not_found")
+        raise errors.NotFound(f"dataset {reference} has no import {import_id}", code="import_not_found")
     return found
 
 
-def imports_newest_first(session: Session, dataset_id: str, *, limit: int, after: str | None) -> Sequence[Import]:
-    find(session, dataset_id)
+def imports_newest_first(session: Session, reference: str, *, limit: int, after: str | None) -> Sequence[Import]:
+    dataset_id = find(session, reference).id
     query = select(Import).where(Import.dataset_id == dataset_id).order_by(Import.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Import.id < after)

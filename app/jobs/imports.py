@@ -1,11 +1,11 @@
 """Routes of imports: an archive of labelled images is received, looked at, and handed to an ingest job."""
 
 from http import HTTPStatus
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -22,6 +22,8 @@ from app.jobs.schemas import ImportAccepted, ImportRead, JobRead
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/datasets/{dataset_id}/imports", tags=["datasets"])
+
+ImportId = Annotated[str, Path(max_length=100, description="Id of the import, as the answer to the upload gives it.")]
 
 _MEDIA_TYPES = ("application/zip", "application/x-tar", "application/gzip", "application/octet-stream")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -79,7 +81,7 @@ def list_imports(dataset_id: DatasetId, session: ReadSession, page: PageDep) -> 
 
 
 @router.get("/{import_id}", responses=responses(404, 422))
-def read_import(dataset_id: DatasetId, import_id: str, session: ReadSession) -> ImportRead:
+def read_import(dataset_id: DatasetId, import_id: ImportId, session: ReadSession) -> ImportRead:
     """One import: how many of its files became items."""
     return ImportRead.model_validate(datasets.find_import(session, dataset_id, import_id))
 
@@ -87,7 +89,7 @@ def read_import(dataset_id: DatasetId, import_id: str, session: ReadSession) -> 
 @router.get("/{import_id}/refused", responses=responses(404, 422))
 def list_refused(
     dataset_id: DatasetId,
-    import_id: str,
+    import_id: ImportId,
     session: ReadSession,
     limit: Limit = 50,
     after: Annotated[int, Query(ge=0, lt=2**31, description="Position of the last item before.")] = 0,
@@ -98,7 +100,7 @@ def list_refused(
     return listing([RefusedRead.model_validate(row) for row in rows], limit)
 
 
-async def _receive(request: Request, path: Path, *, max_bytes: int) -> tuple[str | None, Received]:
+async def _receive(request: Request, path: FilePath, *, max_bytes: int) -> tuple[str | None, Received]:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         return await _receive_form(request, path, max_bytes=max_bytes)
@@ -110,7 +112,7 @@ async def _receive(request: Request, path: Path, *, max_bytes: int) -> tuple[str
     return None, await bodies.save(bodies.chunks(request, max_bytes=max_bytes), path)
 
 
-async def _receive_form(request: Request, path: Path, *, max_bytes: int) -> tuple[str | None, Received]:
+async def _receive_form(request: Request, path: FilePath, *, max_bytes: int) -> tuple[str | None, Received]:
     async with bodies.form(request, max_bytes=max_bytes) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
@@ -126,7 +128,7 @@ def _check_before(parts: Parts, dataset_id: str, key: str | None) -> tuple[str, 
         return datasets.known_labels(session, dataset_id)
 
 
-def _look_at(path: Path, known: tuple[str, ...], max_archive_bytes: int) -> None:
+def _look_at(path: FilePath, known: tuple[str, ...], max_archive_bytes: int) -> None:
     """Refuse at once what can be seen without reading every image."""
     opened = archive.open_archive(path)
     if opened.has_index:

@@ -6,7 +6,8 @@ from http import HTTPStatus
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Response
+from fastapi.openapi.models import Example
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -31,16 +32,40 @@ from app.problems import responses
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
-JobId = Annotated[str, Path(max_length=100, examples=["job_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])]
+JobId = Annotated[str, Path(max_length=100, description="Id of the job, as the answer that queued it gives it.")]
 
 _EVENT_STREAM = "text/event-stream"
 _POLL_SECONDS = 0.25
 _EVENTS_A_POLL = 500
+_EXAMPLES: dict[str, Example] = {
+    "from scratch": {
+        "summary": "A small network from scratch",
+        "description": "Works without any pre-trained weights.",
+        "value": {
+            "dataset": "patterns",
+            "model": "patterns",
+            "recipe": {"backbone": "tinynet", "strategy": "full", "weights": "none"},
+        },
+    },
+    "head": {
+        "summary": "A new head on a pre-trained backbone",
+        "description": "The quickest and mostly the best for few photos; its weights are downloaded if need be.",
+        "value": {
+            "dataset": "patterns",
+            "model": "patterns",
+            "recipe": {"backbone": "mobilenet_v2", "strategy": "head"},
+        },
+    },
+}
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
 def create_job(
-    wanted: JobCreate, session: WriteSession, parts: PartsDep, request: IdempotentDep, response: Response
+    wanted: Annotated[JobCreate, Body(openapi_examples=_EXAMPLES)],
+    session: WriteSession,
+    parts: PartsDep,
+    request: IdempotentDep,
+    response: Response,
 ) -> JobRead:
     """Start a fine-tune of a backbone on a version of a data set."""
     existing = idempotency.recall(session, request)
@@ -55,15 +80,17 @@ def create_job(
     return JobRead.model_validate(job)
 
 
-@router.get("", responses=responses(422))
+@router.get("", responses=responses(404, 422))
 def list_jobs(
     session: ReadSession,
     page: PageDep,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
-    dataset: Annotated[str | None, Query(max_length=100, description="Only jobs on this data set.")] = None,
+    dataset: Annotated[
+        str | None, Query(max_length=100, description="Only jobs on this data set, by id or name.")
+    ] = None,
 ) -> Listing[JobRead]:
     """All jobs, newest first."""
-    rows = service.newest_first(session, state=state, dataset_id=dataset, limit=page.limit, after=page.after)
+    rows = service.newest_first(session, state=state, dataset=dataset, limit=page.limit, after=page.after)
     return listing([JobRead.model_validate(row) for row in rows], page.limit)
 
 

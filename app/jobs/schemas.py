@@ -16,7 +16,7 @@ ModelName = Annotated[
     Field(
         pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
         description="Lower-case letters, digits, dot, dash and underscore. A model that exists gets a new version.",
-        examples=["ants-and-bees"],
+        examples=["patterns"],
     ),
 ]
 
@@ -24,20 +24,10 @@ ModelName = Annotated[
 class JobCreate(BaseModel):
     """A fine-tune of a backbone on a version of a dataset."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "kind": "train",
-                "dataset": "ds_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e",
-                "model": "ants-and-bees",
-                "recipe": {"backbone": "mobilenet_v2", "strategy": "head"},
-            }
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     kind: Literal["train"] = "train"
-    dataset: str = Field(max_length=100, description="Id of the dataset.")
+    dataset: str = Field(max_length=100, description="Id or name of the dataset.")
     version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
     model: ModelName
     recipe: Recipe

@@ -39,7 +39,9 @@ def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, n
     version = datasets.find_version(session, wanted.dataset, wanted.version)
     check_backbone(wanted.recipe)
     plan = resolve(wanted.recipe, version_facts(version))
-    job = _queued("train", GPU_QUEUE, wanted.dataset, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now)
+    job = _queued(
+        "train", GPU_QUEUE, version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
+    )
     job.dataset_version = version.number
     job.model_name = wanted.model
     job.plan = asdict(plan)
@@ -48,24 +50,24 @@ def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, n
 
 
 def submit_import(
-    session: Session, dataset_id: str, archive: Archive, *, max_attempts: int, now: datetime
+    session: Session, reference: str, archive: Archive, *, max_attempts: int, now: datetime
 ) -> tuple[Import, Job]:
     """Queue the ingest of an archive. Raises `Conflict` while another import into the dataset goes on."""
-    dataset = datasets.find(session, dataset_id)
+    dataset = datasets.find(session, reference)
     spec: dict[str, Any] = {
         "import_id": archive.import_id,
         "validation_fraction": dataset.validation_fraction,
         "seed": dataset.seed,
         "version": (dataset.latest_version or 0) + 1,
     }
-    job = _queued("ingest", CPU_QUEUE, dataset_id, spec=spec, max_attempts=max_attempts, now=now)
+    job = _queued("ingest", CPU_QUEUE, dataset.id, spec=spec, max_attempts=max_attempts, now=now)
     try:
         _insert(session, job)
     except IntegrityError as error:
-        raise _import_in_progress(dataset_id) from error
+        raise _import_in_progress(dataset.id) from error
     row = Import(
         id=archive.import_id,
-        dataset_id=dataset_id,
+        dataset_id=dataset.id,
         job_id=job.id,
         file_name=archive.file_name,
         size_bytes=archive.size_bytes,
@@ -77,8 +79,9 @@ def submit_import(
     return row, job
 
 
-def check_no_import(session: Session, dataset_id: str) -> None:
+def check_no_import(session: Session, reference: str) -> None:
     """Raise `Conflict` while an import into the dataset goes on, so that no upload is received in vain."""
+    dataset_id = datasets.find(session, reference).id
     active = select(Job.id).where(Job.dataset_id == dataset_id, Job.kind == "ingest", Job.state.not_in(ENDED))
     if session.scalar(active) is not None:
         raise _import_in_progress(dataset_id)
@@ -92,13 +95,13 @@ def find(session: Session, job_id: str) -> Job:
 
 
 def newest_first(
-    session: Session, *, state: str | None, dataset_id: str | None, limit: int, after: str | None
+    session: Session, *, state: str | None, dataset: str | None, limit: int, after: str | None
 ) -> Sequence[Job]:
     query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
     if state is not None:
         query = query.where(Job.state == state)
-    if dataset_id is not None:
-        query = query.where(Job.dataset_id == dataset_id)
+    if dataset is not None:
+        query = query.where(Job.dataset_id == datasets.find(session, dataset).id)
     if after is not None:
         query = query.where(Job.id < after)
     return session.scalars(query).all()

@@ -10,7 +10,7 @@ class ModelRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
-    name: str = Field(examples=["ants-and-bees"])
+    name: str = Field(examples=["patterns"])
     latest_version: int = Field(description="The version that answers predictions that name none.")
     created_at: datetime
 

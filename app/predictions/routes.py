@@ -43,17 +43,13 @@ Reader = Callable[[Request, Parts], Awaitable[list[bytes]]]
             "content": {
                 **dict.fromkeys(_IMAGE_TYPES, _BINARY),
                 "multipart/form-data": _FORM,
-                "application/json": {
-                    "schema": PredictBody.model_json_schema(ref_template="#/components/schemas/{model}")
-                },
+                "application/json": {"schema": {"$ref": f"#/components/schemas/{PredictBody.__name__}"}},
             },
         }
     },
 )
 async def predict(
-    reference: Annotated[
-        str, Path(max_length=100, description="`name` or `name@version`.", examples=["ants-and-bees"])
-    ],
+    reference: Annotated[str, Path(max_length=100, description="`name` or `name@version`.", examples=["patterns"])],
     request: Request,
     parts: PartsDep,
     top_k: Annotated[int, Query(ge=1, le=1000, description="How many labels for each image.")] = 5,

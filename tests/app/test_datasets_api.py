@@ -25,6 +25,14 @@ def test_a_name_is_used_once_and_is_free_again_after_deletion(http: TestClient, 
     assert http.post("/v1/datasets", json={"name": "photos"}).status_code == 201
 
 
+def test_a_name_stands_for_the_id(http: TestClient, dataset_id: str) -> None:
+    assert http.get("/v1/datasets/photos").json()["id"] == dataset_id
+    assert http.get("/v1/datasets/photos/versions").json()["data"] == []
+    http.patch("/v1/datasets/photos", json={"name": "two words"}, headers={"If-Match": "*"})
+    assert http.get("/v1/datasets/two%20words").json()["id"] == dataset_id
+    assert problem(http.get("/v1/datasets/photos"), 404)["code"] == "dataset_not_found"
+
+
 def test_a_change_must_name_the_state_it_is_based_on(http: TestClient, dataset_id: str) -> None:
     url = f"/v1/datasets/{dataset_id}"
     etag = http.get(url).headers["etag"]

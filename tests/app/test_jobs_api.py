@@ -108,7 +108,8 @@ def test_jobs_are_listed_by_state(http: TestClient, versioned: str) -> None:
 
     assert listed() == [second, first]
     assert listed(state="cancelled") == [first]
-    assert listed(dataset="ds_none") == []
+    assert listed(dataset=versioned) == [second, first]
+    assert problem(http.get("/v1/jobs?dataset=ds_none"), 404)["code"] == "dataset_not_found"
     assert problem(http.get("/v1/jobs?state=sleeping"), 422)
 
 

@@ -1,6 +1,7 @@
 """The OpenAPI document: what it promises holds for whatever requests it allows, and for those it does not."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.db import Database
 from app.doorbell import SilentDoorbell
 from app.main import assemble
 from app.settings import Settings
+from tests.conftest import postgres_copy
 
 EXAMPLES = 10
 CHECKS = [
@@ -30,16 +32,23 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     folder: Path = tmp_path_factory.mktemp("openapi")
-    given = Settings(data_dir=folder, download_weights=False, max_image_pixels=1_000_000, threads=1)
-    database = Database(given.sqlalchemy_url)
-    migrations.upgrade(database)
-    database.close()
-    app = assemble(given, SilentDoorbell())
-    with TestClient(app):
-        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+    with ExitStack() as stack:
+        url = None
+        if request.param == "postgresql":
+            server, template = map(request.getfixturevalue, ("postgres_server", "postgres_template"))
+            url = stack.enter_context(contextmanager(postgres_copy)(server, template))
+        given = Settings(
+            data_dir=folder, database_url=url, download_weights=False, max_image_pixels=1_000_000, threads=1
+        )
+        database = Database(given.sqlalchemy_url)
+        migrations.upgrade(database)
+        database.close()
+        app = assemble(given, SilentDoorbell())
+        with TestClient(app):
+            yield schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.name.lower())
