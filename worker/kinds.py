@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
-from app import errors, storage
+from app import errors
 from app.datasets import service as datasets
 from app.jobs import leases
 from app.jobs.leases import Claim, Failure
@@ -33,9 +33,8 @@ class Kind:
     run: Callable[[Any, Emit], Any]
     """The work itself, in the job's process; its return value is the outcome."""
     publish: Callable[[Session, Claim, Any, Storage, datetime], None]
-    """Ends the job in the transaction given, with all that others are to see of the outcome."""
-    withdraw: Callable[[Any, Storage], None]
-    """Removes what `publish` had put in place, after its transaction has failed."""
+    """Ends the job in the transaction given, with all that others are to see of the outcome. May be done again after a
+    transaction that failed; files that it put in place and that no row came to name are removed by the sweep."""
 
 
 def failure(error: errors.GraftError) -> Failure:
@@ -102,7 +101,8 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
 
 
 def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storage: Storage, now: datetime) -> None:
-    outcome.artifact.rename(storage.model_version(outcome.version_id))
+    if outcome.artifact.exists():  # it is in place already where the first commit went wrong
+        outcome.artifact.rename(storage.model_version(outcome.version_id))
     name = str(claim.model_name)
     wanted = NewModelVersion(
         version_id=outcome.version_id,
@@ -121,15 +121,7 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
     leases.succeed(session, claim, result, now=now)
 
 
-def _withdraw_train(outcome: TrainOutcome, files: Storage) -> None:
-    storage.discard(files.model_version(outcome.version_id))
-
-
-def _nothing_to_withdraw(_outcome: IngestOutcome, _files: Storage) -> None:
-    """A version in the Lance table that no row names is invisible, and the next import replaces it."""
-
-
 KINDS: dict[str, Kind] = {
-    "ingest": Kind(_prepare_ingest, ingest, _publish_ingest, _nothing_to_withdraw),
-    "train": Kind(_prepare_train, train, _publish_train, _withdraw_train),
+    "ingest": Kind(_prepare_ingest, ingest, _publish_ingest),
+    "train": Kind(_prepare_train, train, _publish_train),
 }

@@ -206,12 +206,8 @@ class _Attempt:
         try:
             self._end(lambda session, now: self._kind.publish(session, self._claim, outcome, self._files, now))
         except errors.LeaseLost:
-            self._kind.withdraw(outcome, self._files)
             # Where the lease was lost to a cancellation, this worker still has to confirm it.
             self._end(lambda session, now: leases.confirm_cancel(session, self._claim, now=now))
-        except BaseException:
-            self._kind.withdraw(outcome, self._files)
-            raise
 
     def _give_back(self, failure: Failure, *, counts: bool) -> None:
         logger.warning("job %s: %s", self._claim.job_id, failure.message)

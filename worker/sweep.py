@@ -27,6 +27,8 @@ from app.storage import Storage
 logger = logging.getLogger(__name__)
 
 _ABANDONED_SECONDS = 24 * 3600.0
+_UNPUBLISHED_SECONDS = 3600.0
+"""How long a file may wait for the row that names it; the commit comes within seconds, or not at all."""
 
 
 class Sweeper:
@@ -114,7 +116,7 @@ def _needed_models(session: Session, names: Sequence[str]) -> set[str]:
 
 
 def _is_recent(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime < _ABANDONED_SECONDS
+    return time.time() - path.stat().st_mtime < _UNPUBLISHED_SECONDS
 
 
 _NEEDED: dict[str, Callable[[Session, Sequence[str]], set[str]]] = {

@@ -10,15 +10,18 @@ from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 
 import psutil
+import pytest
 
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases
+from app.models import artifact
 from app.models import service as models
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
 from tests.worker.conftest import Desk
+from worker import kinds
 from worker.runner import Runner
 
 MANY_EPOCHS = 1000
@@ -175,18 +178,28 @@ def test_a_worker_whose_lease_was_taken_over_stops_and_writes_nothing(
     assert (current.state, current.attempt, current.lease_token) == ("running", 2, taken.token)
 
 
-def test_a_model_is_withdrawn_where_its_job_was_lost_before_the_end(
-    desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
+def test_a_model_is_published_by_the_second_try_where_the_first_commit_failed(
+    desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings
 ) -> None:
-    job = desk.submit_training(dataset_id, epochs=30)
-    with running(runner, job.id):
-        until(lambda: "attempt_started" in desk.history(job.id))
-        with database.write() as session:
-            taken = leases.claim(session, job.id, now=utc_now() + timedelta(hours=1), lease_seconds=3600)
-        assert taken is not None
+    job = desk.submit_training(dataset_id, epochs=1)
+    kind = kinds.KINDS["train"]
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+        assert claim is not None
+        work = kind.prepare(session, claim, settings, files)
+    outcome = kind.run(work, lambda _event: None)
 
-    models_kept = list((files.root / "models").iterdir()) if (files.root / "models").exists() else []
-    assert models_kept == []
+    with pytest.raises(ConnectionError), database.write() as session:
+        kind.publish(session, claim, outcome, files, utc_now())
+        raise ConnectionError
+    assert desk.job(job.id).state == "running"
+    with database.write() as session:
+        kind.publish(session, claim, outcome, files, utc_now())
+
+    assert desk.job(job.id).state == "succeeded"
+    with database.read() as session:
+        version = models.find_version(session, "colours", 1)
+    assert artifact.read(files.model_version(version.id)).labels == ("green", "red")
 
 
 def test_a_job_on_a_deleted_dataset_fails_with_the_reason(
