@@ -189,9 +189,13 @@ def test_a_model_is_published_by_the_second_try_where_the_first_commit_failed(
         work = kind.prepare(session, claim, settings, files)
     outcome = kind.run(work, lambda _event: None)
 
-    with pytest.raises(ConnectionError), database.write() as session:
-        kind.publish(session, claim, outcome, files, utc_now())
-        raise ConnectionError
+    def publish_and_lose_the_connection() -> None:
+        with database.write() as session:
+            kind.publish(session, claim, outcome, files, utc_now())
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        publish_and_lose_the_connection()
     assert desk.job(job.id).state == "running"
     with database.write() as session:
         kind.publish(session, claim, outcome, files, utc_now())
