@@ -48,10 +48,17 @@ class Process:
                 self.popen.wait()
 
 
-def free_port() -> int:
+@contextmanager
+def taken_port() -> Iterator[int]:
+    """A port that is in use until the block ends."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def free_port() -> int:
+    with taken_port() as port:
         return port
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from app.backbones import preprocess
 from app.backbones.preprocess import Preprocessing
-from worker.training.data import Splits
+from worker.training.data import Images, Splits
 from worker.training.events import Event
 
 MAX_PIXELS = 10_000_000
@@ -67,6 +67,11 @@ class Stopped(Exception):
 
 def images(files: Sequence[tuple[bytes, int]]) -> MemoryImages:
     return MemoryImages(tuple(file for file, _ in files), np.array([target for _, target in files], np.int64))
+
+
+def swapped(images: Images) -> MemoryImages:
+    """The same images of two classes, each with the other's label."""
+    return MemoryImages(tuple(images.read(range(len(images)))), 1 - images.targets)
 
 
 def split(files: Sequence[tuple[bytes, int]], labels: Sequence[str], *, train: float, seed: int) -> Splits:

@@ -139,7 +139,7 @@ def _read(path: Path, *, rows: int) -> NDArray[np.float32] | None:
             digest = (file.metadata() or {}).get(_DIGEST)
     except (OSError, safetensors.SafetensorError):
         return None
-    sound = table.dtype == np.float32 and len(table) == rows and digest == _digest(table)
+    sound = table.dtype == np.float32 and table.ndim == 2 and len(table) == rows and digest == _digest(table)
     return table if sound else None
 
 

@@ -131,12 +131,7 @@ def _train_epoch(learner: _Learner, fitting: Fitting, epoch: int) -> _Passed:
             seen += len(targets)
             fitting.emit(Progress("train", (epoch - 1) * len(images) + seen, plan.epochs * len(images)))
     loss = float(total) / len(images)
-    if not math.isfinite(loss):
-        raise errors.Invalid(
-            f"the training diverged in epoch {epoch}; a learning rate below {plan.learning_rate:g} may help",
-            code="training_diverged",
-            detail={"epoch": epoch, "learning_rate": plan.learning_rate},
-        )
+    _check_finite(loss, fitting.plan, epoch)
     return _Passed(loss, rate, time.perf_counter() - started)
 
 
@@ -208,7 +203,18 @@ def _validate(network: Classifier, fitting: Fitting, epoch: int) -> Best:
         device=fitting.device,
     )
     figures = evaluate.evaluate(probabilities, validation.targets, fitting.splits.labels)
+    # What the last step of the epoch did, the losses in training do not tell.
+    _check_finite(figures.log_loss, fitting.plan, epoch)
     return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss)
+
+
+def _check_finite(loss: float, plan: Plan, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise errors.Invalid(
+            f"the training diverged in epoch {epoch}; a learning rate below {plan.learning_rate:g} may help",
+            code="training_diverged",
+            detail={"epoch": epoch, "learning_rate": plan.learning_rate},
+        )
 
 
 def _momentum(learner: _Learner) -> dict[str, Tensor]:

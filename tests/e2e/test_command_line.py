@@ -1,0 +1,147 @@
+"""The command line against a real service, and the demo from its start to its end."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from client import samples
+from client.api import Client, Recipe
+from client.errors import Problem
+from client.values import Event
+from tests.e2e import service
+from tests.e2e.conftest import ELSEWHERE
+from tests.e2e.service import Service
+
+ROOT = Path(__file__).parents[2]
+
+
+def graft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "client", *arguments],
+        env={**inherited, "GRAFT_DOWNLOAD_WEIGHTS": "false", "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=service.JOB_SECONDS,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photos of two classes, with a file that is no use."""
+    folder = tmp_path_factory.mktemp("photos")
+    samples.write_archive(folder / "all.zip", each=12, seed=3)
+    with zipfile.ZipFile(folder / "all.zip") as packed:
+        packed.extractall(
+            folder / "photos", [name for name in packed.namelist() if name.startswith(("dots", "stripes"))]
+        )
+    (folder / "photos" / "dots" / "readme.txt").write_text("no photo")
+    return folder / "photos"
+
+
+def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> None:
+    name = f"woven-{service.free_port()}"
+    options = [
+        "--backbone",
+        "tinynet",
+        "--strategy",
+        "full",
+        "--weights",
+        "none",
+        "--epochs",
+        "2",
+        "--url",
+        running.url,
+    ]
+    trained = graft("train", str(photos), "--model", name, *options)
+    assert trained.returncode == 0, trained.stderr
+    assert "24 images became version 1" in trained.stdout
+    assert "refused dots/readme.txt: not a JPEG, PNG or WebP image" in trained.stdout
+    assert f"{name}@1, accuracy" in trained.stdout
+
+    again = graft("train", str(photos), "--model", name, *options)
+    assert "has them all" in again.stdout
+    assert f"{name}@2, accuracy" in again.stdout
+
+    images = sorted(photos.glob("*/*.jpg"))[:3]
+    predicted = graft("predict", name, *map(str, images), "--url", running.url)
+    assert predicted.returncode == 0, predicted.stderr
+    assert [line.partition(":")[0] for line in predicted.stdout.splitlines()] == [str(image) for image in images]
+    assert re.search(r"(dots|stripes) \d+\.\d %", predicted.stdout)
+    for command, expected in (("models", name), ("jobs", "succeeded"), ("backbones", "mobilenet_v2")):
+        assert expected in graft(command, GRAFT_URL=running.url).stdout
+
+
+def test_a_problem_is_told_in_its_own_words(running: Service, photos: Path) -> None:
+    name = f"wrong-{service.free_port()}"
+    failed = graft("train", str(photos), "--model", name, "--backbone", "mobilnet_v2", "--url", running.url)
+
+    assert failed.returncode == 1
+    assert "no backbone 'mobilnet_v2'; did you mean mobilenet_v2" in failed.stderr
+    assert (
+        "no model 'none-such'"
+        in graft("predict", "none-such", str(next(photos.glob("*/*.jpg"))), "--url", running.url).stderr
+    )
+
+
+def test_the_client_follows_a_job_and_cancels_it(running: Service, photos: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "two.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in photos.glob("*/*.jpg"):
+            packed.write(path, path.relative_to(photos))
+    with Client(running.url) as client:
+        dataset = client.create_dataset(f"followed {service.free_port()}")
+        assert client.wait(client.upload(dataset.id, archive).job.id).state == "succeeded"
+        recipe = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=1000)
+        job = client.train(dataset.id, "followed", recipe)
+        seen: list[int] = []
+        for told in client.follow(job.id):
+            if isinstance(told, Event):
+                seen.append(told.seq)
+                if told.type == "epoch_finished":
+                    client.cancel(job.id)
+        assert client.job(job.id).state == "cancelled"
+        assert seen == list(range(1, len(seen) + 1))
+        with pytest.raises(Problem) as refusal:
+            client.train(dataset.id, "followed", Recipe(backbone="resnet81"))
+        assert (refusal.value.status, refusal.value.code) == (422, "unknown_backbone")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(ELSEWHERE), reason="the demo starts a service of its own")
+def test_the_demo_goes_from_nothing_to_predictions(tmp_path: Path) -> None:
+    data, port = tmp_path / "data", service.free_port()
+    shown = graft("demo", "--exit", "--data-dir", str(data), "--port", str(port), GRAFT_THREADS="1")
+
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "No pre-trained weights are at hand" in shown.stdout
+    accuracy = re.search(r"(\d+\.\d) % of 60 held-out photos are right, patterns@1", shown.stdout)
+    assert accuracy is not None, shown.stdout
+    assert float(accuracy[1]) > 75
+    for label in samples.PATTERNS:
+        assert f"a-{label}.jpg" in shown.stdout
+    assert f"http://127.0.0.1:{port}/docs" in shown.stdout
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{port}/healthz")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(ELSEWHERE), reason="the demo starts a service of its own")
+def test_the_demo_uses_weights_that_are_at_hand(tmp_path: Path, test_data: Path) -> None:
+    weights = str(test_data / "weights")
+    shown = graft(
+        "demo", "--exit", "--data-dir", str(tmp_path / "data"), "--port", str(service.free_port()),
+        GRAFT_THREADS="1", GRAFT_WEIGHTS_DIR=weights,
+    )  # fmt: skip
+
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "mobilenet_v2: train its head" in shown.stdout
+    assert "100.0 % of 60 held-out photos are right" in shown.stdout

@@ -1,0 +1,288 @@
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from app import errors
+from app.backbones import catalogue
+from app.backbones import classifier as classifiers
+from app.backbones.classifier import Classifier, Outputs
+from app.backbones.networks import ARCHITECTURES
+from app.backbones.preprocess import Preprocessing
+from app.recipe import Plan
+from tests.training import samples
+from tests.training.samples import Recorder, Stopped
+from worker.training import checkpoint, evaluate, fit, schedule
+from worker.training.data import Splits
+from worker.training.events import CheckpointSaved, EpochFinished, Event, Progress, Resumed
+from worker.training.fit import Fitting
+
+LABELS = ("red", "blue")
+AT_32 = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+PLAN = Plan(
+    backbone="tinynet",
+    strategy="full",
+    weights="none",
+    seed=3,
+    epochs=4,
+    batch_size=6,
+    learning_rate=0.02,
+    weight_decay=1e-4,
+    l2_grid=(),
+    folds=0,
+)
+MID_EPOCH = Progress("train", 2 * 18 + 12, 4 * 18)
+"""In the third epoch of `PLAN` on the training images of `SPLITS`."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A training that came to its end."""
+
+    network: Classifier
+    told: Recorder
+
+    @property
+    def epochs(self) -> list[EpochFinished]:
+        """What was told of each epoch, without what depends on the clock."""
+        return [replace(told, seconds=0.0, images_per_second=0.0) for told in self.told.of(EpochFinished)]
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return samples.split(samples.colours(12), LABELS, train=0.75, seed=0)
+
+
+def fitting(splits: Splits, folder: Path, emit: Recorder, *, plan: Plan = PLAN, fingerprint: str = "one") -> Fitting:
+    return Fitting(
+        splits=splits,
+        plan=plan,
+        preprocessing=AT_32,
+        max_pixels=samples.MAX_PIXELS,
+        workdir=folder,
+        fingerprint=fingerprint,
+        device=samples.CPU,
+        emit=emit,
+    )
+
+
+def build(plan: Plan, classes: int = 2) -> Classifier:
+    return classifiers.build(catalogue.find(plan.backbone), classes, state=None, seed=plan.seed)
+
+
+def run(splits: Splits, folder: Path, *, plan: Plan = PLAN, fingerprint: str = "one") -> Ran:
+    told = Recorder()
+    network = fit.fit(build(plan), fitting(splits, folder, told, plan=plan, fingerprint=fingerprint))
+    return Ran(network, told)
+
+
+def interrupt(splits: Splits, folder: Path, stop_at: Event, *, plan: Plan = PLAN) -> None:
+    with pytest.raises(Stopped):
+        fit.fit(build(plan), fitting(splits, folder, Recorder(stop_at), plan=plan))
+
+
+def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def same(one: Ran, other: Ran) -> bool:
+    return equal(one.network.state_dict(), other.network.state_dict())
+
+
+def losses(network: Classifier, splits: Splits) -> tuple[float, float]:
+    """Accuracy and log-loss on the validation images."""
+    probabilities = evaluate.predict(
+        classifiers.inference_form(network),
+        splits.validation,
+        AT_32,
+        max_pixels=samples.MAX_PIXELS,
+        phase="test",
+        emit=Recorder(),
+        device=samples.CPU,
+    )
+    figures = evaluate.evaluate(probabilities, splits.validation.targets, splits.labels)
+    return figures.accuracy, figures.log_loss
+
+
+def test_the_same_seed_gives_the_same_network(splits: Splits, tmp_path: Path) -> None:
+    one = run(splits, tmp_path / "one")
+    torch.manual_seed(12345)
+    again = run(splits, tmp_path / "again")
+    other = run(splits, tmp_path / "other", plan=replace(PLAN, seed=4))
+    assert same(one, again)
+    assert one.epochs == again.epochs
+    assert not same(one, other)
+
+
+def test_a_training_leaves_the_random_numbers_of_others_alone(splits: Splits, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    run(splits, tmp_path, plan=replace(PLAN, epochs=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("stop_at", [CheckpointSaved(1), CheckpointSaved(3), MID_EPOCH])
+@pytest.mark.parametrize("backbone", ["tinynet", "mobilenet_v3_small"])
+def test_an_interrupted_training_ends_as_if_nothing_had_happened(
+    splits: Splits, backbone: str, stop_at: Event, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, backbone=backbone)
+    whole = run(splits, tmp_path / "whole", plan=plan)
+    interrupt(splits, tmp_path / "parts", stop_at, plan=plan)
+    rest = run(splits, tmp_path / "parts", plan=plan)
+    finished = stop_at.epoch if isinstance(stop_at, CheckpointSaved) else 2
+    assert rest.told.of(Resumed) == [Resumed(finished)]
+    assert rest.epochs == whole.epochs[finished:]
+    assert same(rest, whole)
+
+
+def test_a_training_may_be_interrupted_over_and_over(splits: Splits, tmp_path: Path) -> None:
+    whole = run(splits, tmp_path / "whole")
+    for epoch in (1, 2, 3, 4):
+        interrupt(splits, tmp_path / "parts", CheckpointSaved(epoch))
+    assert same(run(splits, tmp_path / "parts"), whole)
+
+
+def test_nothing_is_trained_where_all_epochs_are_finished(splits: Splits, tmp_path: Path) -> None:
+    whole = run(splits, tmp_path)
+    again = run(splits, tmp_path)
+    assert again.told.events == [Resumed(4)]
+    assert same(again, whole)
+
+
+def test_the_checkpoint_of_another_training_is_not_gone_on_with(splits: Splits, tmp_path: Path) -> None:
+    run(splits, tmp_path / "used", plan=replace(PLAN, seed=9), fingerprint="another")
+    fresh, after = run(splits, tmp_path / "fresh"), run(splits, tmp_path / "used")
+    assert after.told.of(Resumed) == []
+    assert same(after, fresh)
+
+
+@pytest.mark.parametrize("damaged", ["last-*.safetensors", "best-*.safetensors", "checkpoint.json"])
+def test_a_training_with_a_damaged_checkpoint_begins_anew(splits: Splits, damaged: str, tmp_path: Path) -> None:
+    whole = run(splits, tmp_path / "whole")
+    interrupt(splits, tmp_path / "parts", CheckpointSaved(2))
+    (path,) = (tmp_path / "parts").glob(damaged)
+    os.truncate(path, path.stat().st_size // 2)
+    again = run(splits, tmp_path / "parts")
+    assert again.told.of(Resumed) == []
+    assert same(again, whole)
+
+
+def test_each_epoch_is_told_with_its_figures_and_then_its_checkpoint(splits: Splits, tmp_path: Path) -> None:
+    ran = run(splits, tmp_path)
+    ends = [event for event in ran.told.events if isinstance(event, EpochFinished | CheckpointSaved)]
+    assert [(type(event), event.epoch) for event in ends] == [
+        (kind, epoch) for epoch in (1, 2, 3, 4) for kind in (EpochFinished, CheckpointSaved)
+    ]
+    for told in ran.told.of(EpochFinished):
+        assert told.epochs == 4
+        assert told.images_per_second == pytest.approx(18 / told.seconds)
+        last_step = schedule.learning_rate(3 * told.epoch - 1, steps=12, warm_up=0, peak=PLAN.learning_rate)
+        assert told.learning_rate == pytest.approx(last_step)
+    training = [event for event in ran.told.of(Progress) if event.phase == "train"]
+    assert training == [Progress("train", done, 72) for done in range(6, 73, 6)]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [(6, 3, [3, 3]), (7, 3, [3, 4]), (8, 3, [3, 3, 2]), (3, 2, [3]), (2, 8, [2]), (1, 4, [1])],
+)
+def test_a_single_image_left_over_joins_the_batch_before(count: int, size: int, expected: list[int]) -> None:
+    order = np.random.default_rng(0).permutation(count)
+    batches = fit.batches_of(order, size)
+    assert [len(batch) for batch in batches] == expected
+    assert [position for batch in batches for position in batch] == order.tolist()
+
+
+def test_no_image_is_left_out_of_an_epoch_with_one_left_over(splits: Splits, tmp_path: Path) -> None:
+    seven = replace(splits, train=samples.images(samples.colours(4)[:7]))
+    ran = run(seven, tmp_path, plan=replace(PLAN, epochs=1, batch_size=3))
+    assert [event.done for event in ran.told.of(Progress) if event.phase == "train"] == [3, 7]
+
+
+def test_one_training_image_is_too_few(splits: Splits, tmp_path: Path) -> None:
+    one = replace(splits, train=samples.images(samples.colours(1)[:1]))
+    with pytest.raises(errors.Invalid) as raised:
+        run(one, tmp_path)
+    assert raised.value.code == "too_few_images"
+
+
+@pytest.mark.parametrize("batch_size", [6, 18])
+def test_a_training_that_diverges_says_so(splits: Splits, batch_size: int, tmp_path: Path) -> None:
+    told = Recorder()
+    plan = replace(PLAN, learning_rate=1e30, batch_size=batch_size)
+    with pytest.raises(errors.Invalid, match="diverged in epoch 1") as raised:
+        fit.fit(build(plan), fitting(splits, tmp_path, told, plan=plan))
+    assert raised.value.code == "training_diverged"
+    assert raised.value.detail == {"epoch": 1, "learning_rate": 1e30}
+    assert told.of(EpochFinished) == []
+    assert checkpoint.load(tmp_path, fingerprint="one") is None
+
+
+def test_the_best_epoch_is_what_comes_back(splits: Splits, tmp_path: Path) -> None:
+    # The better the network knows the colours, the worse it does where they are swapped.
+    swapped = replace(splits, validation=samples.swapped(splits.validation))
+    ran = run(swapped, tmp_path, plan=replace(PLAN, epochs=6))
+    best = max(ran.epochs, key=lambda told: (told.validation_accuracy, -told.validation_loss))
+    assert best.epoch < 6
+    assert best.validation_loss < ran.epochs[-1].validation_loss
+    assert losses(ran.network, swapped) == pytest.approx((best.validation_accuracy, best.validation_loss), abs=1e-5)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["best"]["epoch"] == best.epoch
+
+
+def test_the_network_comes_back_in_evaluation_mode_and_knows_the_colours(splits: Splits, tmp_path: Path) -> None:
+    ran = run(splits, tmp_path, plan=replace(PLAN, epochs=6, learning_rate=0.05))
+    assert not ran.network.training
+    assert losses(ran.network, splits)[0] == 1.0
+    assert ran.epochs[-1].train_loss < ran.epochs[0].train_loss
+
+
+def test_only_weights_of_layers_are_shrunk(splits: Splits, tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=1, batch_size=18, learning_rate=1e-3)
+    start = build(plan)
+    free = run(splits, tmp_path / "free", plan=replace(plan, weight_decay=0.0)).network.state_dict()
+    shrunk = run(splits, tmp_path / "shrunk", plan=replace(plan, weight_decay=0.5)).network.state_dict()
+    for name, parameter in start.named_parameters():
+        # The first step of Nesterov's momentum is 1.9 times as long as without.
+        expected = 1.9 * 1e-3 * 0.5 * parameter.detach() if parameter.ndim > 1 else torch.zeros_like(parameter)
+        assert torch.allclose(free[name] - shrunk[name], expected, rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "heads"),
+    [("googlenet", 64, 2), pytest.param("inception_v3", 299, 1, marks=pytest.mark.slow)],
+)
+def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
+    backbone: str, size: int, heads: int, tmp_path: Path
+) -> None:
+    plain = [samples.plain(colour, size=size) for colour in ((220, 40, 30), (40, 200, 90), (30, 60, 210))]
+    images = samples.images([(file, target) for target, file in enumerate(plain)])
+    splits = Splits(("red", "green", "blue"), images, samples.images([(plain[0], 0)]))
+    plan = replace(PLAN, backbone=backbone, epochs=1, batch_size=3)
+    published = ARCHITECTURES[backbone].make(True).state_dict()
+    start, network = (classifiers.build(catalogue.find(backbone), 3, state=published, seed=plan.seed) for _ in range(2))
+    seen: list[tuple[Tensor, Outputs]] = []
+    network.register_forward_hook(lambda _module, given, outputs: seen.append((given[0], outputs)))
+
+    told = Recorder()
+    given = replace(fitting(splits, tmp_path, told, plan=plan), preprocessing=replace(AT_32, resize=size, crop=size))
+    fit.fit(network, given)
+    ((batch, outputs),) = seen
+    targets = batch.float().mean(dim=(2, 3)).argmax(dim=1)
+    assert sorted(targets.tolist()) == [0, 1, 2]
+    assert [logits.shape for logits in outputs.auxiliary] == [(3, 3)] * heads
+    main, *auxiliary = (
+        functional.cross_entropy(logits.detach(), targets).item() for logits in (outputs.logits, *outputs.auxiliary)
+    )
+    assert told.of(EpochFinished)[0].train_loss == pytest.approx(main + 0.3 * sum(auxiliary), rel=1e-5)
+    before, after = start.state_dict(), network.state_dict()
+    for head in network.auxiliary:
+        name = f"body.{head.module}.{head.last_layer}.weight"
+        assert not torch.equal(before[name], after[name])

@@ -1,0 +1,232 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+
+from tests.training.samples import Recorder
+from worker.training import probe
+from worker.training.events import PenaltyTried, ProbeFitted, Progress
+from worker.training.probe import Linear
+
+GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+Features = NDArray[np.float32]
+Targets = NDArray[np.int64]
+Figures = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """scikit-learn's solution for features as they come, the weights of all classes adding up to nothing."""
+
+    weight: Figures
+    bias: Figures
+
+
+def blobs(count: int, size: int, classes: int, *, seed: int = 0, apart: float = 0.5) -> tuple[Features, Targets]:
+    """Overlapping clouds of points, one a class, with features of all scales and places."""
+    rng = np.random.default_rng(seed)
+    targets = rng.permutation(np.arange(count) % classes)
+    centres = apart * rng.normal(size=(classes, size))
+    points = centres[targets] + rng.normal(size=(count, size))
+    return (points * rng.uniform(0.1, 3, size) + 2 * rng.normal(size=size)).astype(np.float32), targets
+
+
+def fit(
+    features: Features,
+    targets: Targets,
+    *,
+    classes: int,
+    l2_grid: Sequence[float] = GRID,
+    folds: int = 4,
+    seed: int = 0,
+    emit: Recorder | None = None,
+) -> Linear:
+    emit = emit or Recorder()
+    return probe.fit(features, targets, classes=classes, l2_grid=l2_grid, folds=folds, seed=seed, emit=emit)
+
+
+def regression(features: Figures, targets: Targets, *, classes: int, l2: float) -> LogisticRegression:
+    """scikit-learn's regression of standardised features, with its name for the same penalty."""
+    strength = (2 if classes == 2 else 1) / (l2 * len(targets))
+    solver = "newton-cholesky" if classes == 2 else "newton-cg"
+    return LogisticRegression(C=strength, tol=1e-12, max_iter=10_000, solver=solver).fit(features, targets)
+
+
+def reference(features: Features, targets: Targets, *, classes: int, l2: float) -> Reference:
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    model = regression(scaler.transform(features.astype(np.float64)), targets, classes=classes, l2=l2)
+    weight = model.coef_ / scaler.scale_
+    bias = model.intercept_ - weight @ scaler.mean_
+    if classes == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return Reference(weight - weight.mean(axis=0), bias - bias.mean())
+
+
+def probabilities(features: Features, linear: Linear | Reference) -> Figures:
+    logits = features.astype(np.float64) @ linear.weight.astype(np.float64).T + linear.bias
+    exponentials: Figures = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Figures = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return shares
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1.0, 100.0])
+@pytest.mark.parametrize(
+    ("count", "size", "classes"), [(200, 20, 2), (200, 20, 5), (60, 60, 3), (30, 80, 2), (40, 100, 4)]
+)
+def test_the_solution_is_that_of_scikit_learn(count: int, size: int, classes: int, l2: float) -> None:
+    features, targets = blobs(count, size, classes)
+    found = fit(features, targets, classes=classes, l2_grid=[l2])
+    expected = reference(features, targets, classes=classes, l2=l2)
+    largest = np.abs(expected.weight).max()
+    assert found.weight / largest == pytest.approx(expected.weight / largest, rel=0, abs=2e-5)
+    assert found.bias == pytest.approx(expected.bias, rel=1e-4, abs=2e-5)
+    assert probabilities(features, found) == pytest.approx(probabilities(features, expected), rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("count", "size", "classes"), [(200, 20, 5), (30, 80, 2), (40, 100, 4)])
+def test_with_hardly_any_penalty_the_probabilities_are_those_of_scikit_learn(
+    count: int, size: int, classes: int
+) -> None:
+    features, targets = blobs(count, size, classes)
+    found = fit(features, targets, classes=classes, l2_grid=[1e-4])
+    expected = reference(features, targets, classes=classes, l2=1e-4)
+    assert probabilities(features, found) == pytest.approx(probabilities(features, expected), rel=0, abs=1e-4)
+
+
+def test_the_solution_has_plain_shapes_and_types() -> None:
+    features, targets = blobs(50, 7, 3)
+    found = fit(features, targets, classes=3, l2_grid=[0.1])
+    assert (found.weight.shape, found.bias.shape) == ((3, 7), (3,))
+    assert found.weight.dtype == found.bias.dtype == np.float32
+    assert (found.l2, found.tried) == (0.1, ())
+
+
+@pytest.mark.parametrize("size", [6, 60])
+def test_constant_features_get_no_weight_and_change_nothing(size: int) -> None:
+    features, targets = blobs(40, size, 3)
+    constant = np.array([0.0, 0.1, -1e4], np.float32)
+    widened = np.concatenate([features, np.broadcast_to(constant, (40, 3))], axis=1)
+    found = fit(widened, targets, classes=3, l2_grid=[0.1])
+    alone = fit(features, targets, classes=3, l2_grid=[0.1])
+    assert not found.weight[:, size:].any()
+    assert found.weight[:, :size] == pytest.approx(alone.weight, rel=1e-4, abs=1e-6)
+    assert found.bias == pytest.approx(alone.bias, rel=1e-4, abs=1e-5)
+
+
+def test_where_all_features_are_constant_the_classes_are_as_frequent_as_in_training() -> None:
+    features, targets = np.ones((20, 4), np.float32), np.array([0] * 12 + [1] * 6 + [2] * 2)
+    found = fit(features, targets, classes=3, folds=2)
+    assert not found.weight.any()
+    assert probabilities(features, found)[0] == pytest.approx([0.6, 0.3, 0.1], abs=1e-4)
+
+
+def test_a_repeated_feature_shares_its_weight() -> None:
+    features, targets = blobs(50, 5, 2)
+    doubled = np.concatenate([features, features[:, :1]], axis=1)
+    found = fit(doubled, targets, classes=2, l2_grid=[0.1])
+    expected = reference(doubled, targets, classes=2, l2=0.1)
+    assert found.weight[:, 0] == pytest.approx(found.weight[:, 5], rel=1e-4)
+    assert found.weight == pytest.approx(expected.weight, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("count", "size", "classes", "folds"), [(120, 12, 3, 5), (40, 60, 2, 4)])
+def test_the_losses_of_the_penalties_are_those_of_scikit_learn(count: int, size: int, classes: int, folds: int) -> None:
+    features, targets = blobs(count, size, classes)
+    found = fit(features, targets, classes=classes, folds=folds, seed=7)
+    standardised = StandardScaler().fit_transform(features.astype(np.float64))
+    fold_of = probe.assign_folds(targets, folds=folds, seed=7)
+    for tried in found.tried:
+        expected = np.empty((count, classes))
+        for fold in range(folds):
+            out = fold_of == fold
+            model = regression(standardised[~out], targets[~out], classes=classes, l2=tried.l2)
+            expected[out] = model.predict_proba(standardised[out])
+        assert tried.log_loss == pytest.approx(log_loss(targets, expected), rel=1e-4)
+        assert tried.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1e-12)
+
+
+def test_the_penalty_with_the_least_loss_is_taken() -> None:
+    features, targets = blobs(100, 10, 3)
+    told = Recorder()
+    found = fit(features, targets, classes=3, emit=told)
+    assert sorted(tried.l2 for tried in found.tried) == sorted(GRID)
+    best = min(found.tried, key=lambda tried: tried.log_loss)
+    assert found.l2 == best.l2
+    assert min(GRID) < best.l2 < max(GRID)
+    again = fit(features, targets, classes=3, l2_grid=[best.l2])
+    assert np.array_equal(found.weight, again.weight)
+    assert told.of(ProbeFitted) == [ProbeFitted(l2=best.l2, tried=found.tried)]
+    assert all(isinstance(tried, PenaltyTried) for tried in found.tried)
+
+
+def test_the_order_of_the_grid_does_not_matter() -> None:
+    features, targets = blobs(60, 8, 2)
+    one, other = (fit(features, targets, classes=2, l2_grid=grid) for grid in (GRID, GRID[::-1]))
+    assert one.tried == other.tried
+    assert np.array_equal(one.weight, other.weight)
+
+
+def test_a_single_penalty_is_not_cross_validated() -> None:
+    features, targets = blobs(30, 4, 2)
+    told = Recorder()
+    fit(features, targets, classes=2, l2_grid=[3.0], emit=told)
+    assert told.events == [ProbeFitted(l2=3.0, tried=())]
+
+
+def test_progress_counts_every_fold_and_penalty_once() -> None:
+    features, targets = blobs(30, 4, 2)
+    told = Recorder()
+    fit(features, targets, classes=2, folds=3, emit=told)
+    assert told.of(Progress) == [Progress("probe", step, 15) for step in range(15)]
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_every_fold_has_its_share_of_every_class(folds: int) -> None:
+    targets = np.random.default_rng(1).permutation(np.repeat(np.arange(4), (40, 17, 5, 2)))
+    fold_of = probe.assign_folds(targets, folds=folds, seed=0)
+    assert set(fold_of.tolist()) == set(range(folds))
+    for target in range(4):
+        shares = np.bincount(fold_of[targets == target], minlength=folds)
+        assert shares.max() - shares.min() <= 1
+    sizes = np.bincount(fold_of, minlength=folds)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_small_classes_are_spread_over_all_folds() -> None:
+    fold_of = probe.assign_folds(np.arange(10), folds=5, seed=3)
+    assert np.bincount(fold_of).tolist() == [2] * 5
+
+
+def test_the_seed_alone_decides_on_the_folds() -> None:
+    targets = np.repeat(np.arange(3), 20)
+    one, same, other = (probe.assign_folds(targets, folds=4, seed=seed) for seed in (5, 5, 6))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_the_same_seed_gives_the_same_solution() -> None:
+    features, targets = blobs(60, 30, 3)
+    one, same, other = (fit(features, targets, classes=3, seed=seed) for seed in (5, 5, 6))
+    assert one.tried == same.tried
+    assert np.array_equal(one.weight, same.weight)
+    assert np.array_equal(one.bias, same.bias)
+    assert one.tried != other.tried
+
+
+def test_the_penalty_for_many_images_is_chosen_on_some_and_the_solution_is_for_all() -> None:
+    count = 2 * probe.MAX_CROSS_VALIDATED
+    features, targets = blobs(count, 4, 2)
+    targets[targets == 1] = np.where(np.arange((targets == 1).sum()) < 3, 2, 1)
+    found, same = (fit(features, targets, classes=3, l2_grid=[0.01, 1.0], folds=3) for _ in range(2))
+    sampled = probe.MAX_CROSS_VALIDATED + 3 - round(3 / 2)
+    for tried in found.tried:
+        assert tried.accuracy * sampled == pytest.approx(round(tried.accuracy * sampled), abs=1e-6)
+    assert found.tried == same.tried
+    expected = reference(features, targets, classes=3, l2=found.l2)
+    assert probabilities(features, found) == pytest.approx(probabilities(features, expected), rel=0, abs=1e-4)
