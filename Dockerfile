@@ -2,8 +2,14 @@
 FROM python:3.13-slim
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_ROOT_USER_ACTION=ignore \
     PYTHONUNBUFFERED=1
+
+# A new volume takes over the owner of the folder that it is mounted on.
+RUN useradd --uid 10001 --home-dir /data --no-create-home graft && install --directory --owner graft --group graft /data
+
+# Apart from what the base image's own Python holds, which pip could not always replace.
+RUN python -m venv /opt/graft
+ENV PATH=/opt/graft/bin:$PATH
 
 # Some gigabytes, torch with CUDA above all: a layer of its own, so that a change of code leaves it alone.
 COPY requirements/distributed.txt /tmp/requirements.txt
@@ -14,8 +20,6 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 RUN --mount=type=bind,target=/source --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps /source
 
-# A new volume takes over the owner of the folder that it is mounted on.
-RUN useradd --uid 10001 --home-dir /data --no-create-home graft && install --directory --owner graft --group graft /data
 ENV GRAFT_DATA_DIR=/data \
     TORCH_HOME=/data/torch
 VOLUME /data

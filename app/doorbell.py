@@ -8,7 +8,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from kombu import Connection, Exchange, Queue
+from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from app.settings import Settings
@@ -63,9 +63,10 @@ class CeleryDoorbell:
             producer.publish(
                 [[job_id], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
                 serializer="json",
-                exchange=Exchange(queue, type="direct"),
+                # The default exchange goes straight to the queue. A named one needs its binding in Redis, which kombu
+                # writes once a process: after a flush every ring would be dropped without a word.
+                exchange="",
                 routing_key=queue,
-                declare=[Queue(queue, Exchange(queue, type="direct"), routing_key=queue)],
                 correlation_id=task_id,
                 headers={
                     "lang": "py",

@@ -25,6 +25,8 @@ app.conf.update(
     task_ignore_result=True,
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=1,
+    # Celery's stand-in for standard error swallows what our own handler writes there.
+    worker_redirect_stdouts=False,
 )
 
 

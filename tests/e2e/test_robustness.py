@@ -52,6 +52,32 @@ def test_a_broker_emptied_while_jobs_wait_loses_none(tmp_path: Path, postgres_ur
                 service.succeeded(http, job_id)
 
 
+def test_a_broker_emptied_under_a_living_worker_silences_no_bell(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    environment = {
+        "GRAFT_DATA_DIR": str(tmp_path / "data"),
+        "GRAFT_DATABASE_URL": postgres_url,
+        "GRAFT_BROKER_URL": redis_url,
+        **FAST,
+    }
+    archive = factories.zip_of(tmp_path, factories.photos(each=4))
+    with service.api(tmp_path, environment) as here, service.celery(tmp_path, environment), here.http() as http:
+
+        def submit(name: str) -> str:
+            job_id: str = service.upload(http, service.create_dataset(http, name=name), archive)["job"]["id"]
+            return job_id
+
+        service.succeeded(http, submit("before"))
+        broker = redis.Redis.from_url(redis_url)
+        broker.flushall()
+        waiting = [submit(f"after {number}") for number in range(2)]
+        broker.flushall()
+        broker.close()
+        for job_id in waiting:
+            service.succeeded(http, job_id)
+
+
 def test_a_celery_worker_killed_while_training_is_followed_by_the_next(
     tmp_path: Path, postgres_url: str, redis_url: str
 ) -> None:
