@@ -35,8 +35,8 @@ def _recipe(catalogue: list[Backbone], console: Console) -> Recipe:
     if at_hand:
         return Recipe(backbone=min(at_hand, key=lambda entry: entry.gmac).name)
     console.print(
-        "No pre-trained weights are at hand (GRAFT_WEIGHTS_DIR may name a folder with some, and `graft train` "
-        "downloads what it needs), so a small network is trained from scratch.",
+        "No pre-trained weights are at hand, so a small network is trained from scratch.\n"
+        "(GRAFT_WEIGHTS_DIR may name a folder with weights; `graft train` downloads what it needs.)",
         highlight=False,
     )
     return _SCRATCH

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from client.errors import Refused
 from client.values import Backbone, Event, Job, Model, Prediction, Progress
@@ -48,9 +49,13 @@ def step(console: Console, what: str) -> Iterator[Step]:
         yield current
     seconds = time.perf_counter() - started
     outcome = f": {escape(current.outcome)}" if current.outcome else ""
-    console.print(f"[green]✓[/] [dim]{seconds:6.1f} s[/]  {escape(what)}{outcome}", highlight=False)
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(width=10)
+    lines.add_column()
+    lines.add_row(f"[green]✓[/] [dim]{seconds:6.1f} s[/]", escape(what) + outcome)
     for note in current.notes:
-        console.print(f"             {escape(note)}", style="dim", highlight=False)
+        lines.add_row("", Text(note, style="dim"))
+    console.print(lines)
 
 
 def succeeded(job: Job) -> Job:
