@@ -20,7 +20,11 @@ from tests.e2e import service
 from tests.e2e.conftest import ELSEWHERE
 from tests.e2e.service import Service
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(ELSEWHERE), reason="needs weights at hand")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(bool(ELSEWHERE), reason="needs weights at hand"),
+]
 
 REFERENCE_ACCURACY = 0.942
 """Frozen mobilenet_v2 features with standardised logistic regression, mean over three 70/30 splits."""
