@@ -43,6 +43,12 @@ class Listing(BaseModel, Generic[Item]):
     has_more: bool
 
 
+def refuse_nul(request: Request) -> None:
+    """Raise `Invalid` for an address with the character NUL, which no text of ours has and PostgreSQL cannot take."""
+    if "\0" in request.url.path or "%00" in request.url.query:
+        raise errors.Invalid("the address has the character NUL (%00), which no name or id has", code="nul_character")
+
+
 def parts(request: Request) -> Parts:
     found: Parts = request.app.state.parts
     return found

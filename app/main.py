@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import torch
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
@@ -14,7 +14,7 @@ from app import doorbell, logs, operations, problems
 from app.backbones import routes as backbones
 from app.datasets import routes as datasets
 from app.db import Database
-from app.deps import Parts
+from app.deps import Parts, refuse_nul
 from app.doorbell import Doorbell
 from app.jobs import imports
 from app.jobs import routes as jobs
@@ -51,6 +51,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         version=VERSION,
         description=_DESCRIPTION,
         lifespan=_lifespan,
+        dependencies=[Depends(refuse_nul)],
         separate_input_output_schemas=False,
     )
     app.state.settings = settings

@@ -4,6 +4,7 @@ Nothing of an archive is ever written under a name it chose, and no file in it i
 """
 
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -27,7 +28,17 @@ _SPLIT_FOLDERS: dict[str, Split] = {
     "test": "validation",
 }
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-_UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, NotImplementedError)
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    UnicodeDecodeError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -290,6 +301,12 @@ def _is_tar(path: Path) -> bool:
 
 
 def _safe_parts(path: str) -> tuple[str, ...]:
+    # What a tar holds that is not UTF-8 comes as lone surrogates, which neither a database nor an answer can carry.
+    if "\0" in path or any("\ud800" <= character <= "\udfff" for character in path):
+        raise errors.BadArchive(
+            f"the archive holds the path {path!a}, whose name is not UTF-8 text; pack it again with such names",
+            code="name_not_text",
+        )
     unified = path.replace("\\", "/")
     parts = [part for part in unified.split("/") if part not in ("", ".")]
     if unified.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):

@@ -10,11 +10,11 @@ DatasetName = Annotated[
     Field(
         min_length=1,
         max_length=100,
-        pattern=r"^\S(.*\S)?$",
+        pattern=r"^[^\s\x00]([^\x00\n]*[^\s\x00])?$",
         description="Unique among your data sets; stands for the id.",
     ),
 ]
-Description = Annotated[str, Field(max_length=2000)]
+Description = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
 
 
 class DatasetCreate(BaseModel):

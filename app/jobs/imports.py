@@ -117,7 +117,7 @@ async def _receive_form(request: Request, path: FilePath, *, max_bytes: int) -> 
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise errors.Invalid("the form has no file field named 'file'", code="file_missing")
-        name = unquote(file.filename or "")[:255] or None
+        name = unquote(file.filename or "").replace("\0", "")[:255] or None
         return name, await bodies.save(bodies.file_chunks(file), path)
 
 

@@ -27,7 +27,7 @@ class JobCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["train"] = "train"
-    dataset: str = Field(max_length=100, description="Id or name of the dataset.")
+    dataset: str = Field(max_length=100, pattern=r"^[^\x00]*$", description="Id or name of the dataset.")
     version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
     model: ModelName
     recipe: Recipe

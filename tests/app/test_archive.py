@@ -200,3 +200,22 @@ def test_a_zip_of_windows_with_backslashes_has_its_folders(tmp_path: Path) -> No
         packed.writestr("photos\\bees\\2.jpg", b"2")
 
     assert layout_of(path).labels == ("ants", "bees")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latin.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as packed:
+        for name in ("caf\xe9/1.jpg", "tea/1.jpg"):
+            packed.addfile(tarfile.TarInfo(name))
+    with pytest.raises(errors.BadArchive) as refusal:
+        archive.lay_out(archive.open_archive(path).entries(), max_total_bytes=1000)
+    assert refusal.value.code == "name_not_text"
+    assert "caf\\udce9" in refusal.value.message
+
+
+def test_a_zip_whose_names_are_not_what_it_says_is_broken(tmp_path: Path) -> None:
+    path = factories.zip_of(tmp_path, {"\xe9/1.jpg": b"x", "b/1.jpg": b"x"})
+    path.write_bytes(path.read_bytes().replace("\xe9".encode(), b"\xff\xfe"))
+    with pytest.raises(errors.BadArchive) as refusal:
+        list(archive.open_archive(path).entries())
+    assert refusal.value.code == "broken_archive"

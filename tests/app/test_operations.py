@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from fastapi.testclient import TestClient
 
 from app.doorbell import SilentDoorbell
@@ -45,3 +46,32 @@ def test_importing_the_application_loads_no_worker_and_opens_nothing() -> None:
     for module in loaded["modules"]:
         assert module.split(".")[0] not in ("worker", "celery", "lance", "client"), module
     assert loaded["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/datasets/%00",
+        "/v1/datasets?after=%00",
+        "/v1/datasets/photos/imports/%00",
+        "/v1/jobs/a%00b/events",
+        "/v1/jobs?dataset=%00",
+        "/v1/models/%00/versions",
+    ],
+)
+def test_an_address_with_nul_is_a_problem_of_its_own(http: TestClient, path: str) -> None:
+    assert problem(http.get(path), 422)["code"] == "nul_character"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/datasets", {"name": "a\0b"}),
+        ("/v1/datasets", {"name": "a", "description": "\0"}),
+        ("/v1/jobs", {"dataset": "\0", "model": "m", "recipe": {"backbone": "tinynet"}}),
+    ],
+)
+def test_nul_in_a_body_is_told_with_its_place(http: TestClient, path: str, body: dict[str, object]) -> None:
+    (place,) = problem(http.post(path, json=body), 422)["errors"]
+    assert place["location"][0] == "body"
+    assert place["code"] == "string_pattern_mismatch"
