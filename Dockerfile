@@ -1,7 +1,8 @@
 # One image for every process of the distributed mode; docker-compose.yml says which process a container runs.
 FROM python:3.13-slim
 
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+ENV PIP_CACHE_DIR=/var/cache/pip \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONUNBUFFERED=1
 
 # A new volume takes over the owner of the folder that it is mounted on.
@@ -13,11 +14,11 @@ ENV PATH=/opt/graft/bin:$PATH
 
 # Some gigabytes, torch with CUDA above all: a layer of its own, so that a change of code leaves it alone.
 COPY requirements/distributed.txt /tmp/requirements.txt
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install --require-hashes --requirement /tmp/requirements.txt
 
 # Mounted, not copied: a second copy in the working folder would be imported instead of the installed one.
-RUN --mount=type=bind,target=/source --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,target=/source --mount=type=cache,target=/var/cache/pip \
     pip install --no-deps /source
 
 ENV GRAFT_DATA_DIR=/data \

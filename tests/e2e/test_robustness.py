@@ -14,6 +14,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def environment(tmp_path: Path, postgres_url: str, redis_url: str) -> dict[str, str]:
+    """Settings of the distributed service, on servers of this test's own."""
+    return {
+        "GRAFT_DATA_DIR": str(tmp_path / "data"),
+        "GRAFT_DATABASE_URL": postgres_url,
+        "GRAFT_BROKER_URL": redis_url,
+        **FAST,
+    }
+
+
 def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> None:
     with service.embedded(tmp_path, **FAST) as running, running.http() as http:
         dataset_id = service.create_dataset(http, name="killed")
@@ -32,13 +43,9 @@ def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> Non
     assert types[-1] == "succeeded"
 
 
-def test_a_broker_emptied_while_jobs_wait_loses_none(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
-    environment = {
-        "GRAFT_DATA_DIR": str(tmp_path / "data"),
-        "GRAFT_DATABASE_URL": postgres_url,
-        "GRAFT_BROKER_URL": redis_url,
-        **FAST,
-    }
+def test_a_broker_emptied_while_jobs_wait_loses_none(
+    tmp_path: Path, environment: dict[str, str], redis_url: str
+) -> None:
     archive = factories.zip_of(tmp_path, factories.photos(each=4))
     with service.api(tmp_path, environment) as here, here.http() as http:
         datasets = [service.create_dataset(http, name=f"waiting {number}") for number in range(4)]
@@ -53,14 +60,8 @@ def test_a_broker_emptied_while_jobs_wait_loses_none(tmp_path: Path, postgres_ur
 
 
 def test_a_broker_emptied_under_a_living_worker_silences_no_bell(
-    tmp_path: Path, postgres_url: str, redis_url: str
+    tmp_path: Path, environment: dict[str, str], redis_url: str
 ) -> None:
-    environment = {
-        "GRAFT_DATA_DIR": str(tmp_path / "data"),
-        "GRAFT_DATABASE_URL": postgres_url,
-        "GRAFT_BROKER_URL": redis_url,
-        **FAST,
-    }
     archive = factories.zip_of(tmp_path, factories.photos(each=4))
     with service.api(tmp_path, environment) as here, service.celery(tmp_path, environment), here.http() as http:
 
@@ -79,14 +80,8 @@ def test_a_broker_emptied_under_a_living_worker_silences_no_bell(
 
 
 def test_a_celery_worker_killed_while_training_is_followed_by_the_next(
-    tmp_path: Path, postgres_url: str, redis_url: str
+    tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    environment = {
-        "GRAFT_DATA_DIR": str(tmp_path / "data"),
-        "GRAFT_DATABASE_URL": postgres_url,
-        "GRAFT_BROKER_URL": redis_url,
-        **FAST,
-    }
     archive = factories.zip_of(tmp_path, factories.photos(each=20))
     with service.api(tmp_path, environment) as here, here.http() as http:
         dataset_id = service.create_dataset(http, name="killed")
