@@ -22,6 +22,20 @@ torch.set_num_threads(1)
 TEST_DATA = Path(os.environ.get("GRAFT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--timed", choices=["only", "skip"], help="run only the tests marked `timed`, or all but those; all if left out"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("--timed")
+    if chosen is not None:
+        left = [item for item in items if (item.get_closest_marker("timed") is None) == (chosen == "only")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real weights and photos."""

@@ -22,6 +22,7 @@ from tests.e2e.service import Service
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timed,
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(ELSEWHERE), reason="needs weights at hand"),
 ]
