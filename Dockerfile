@@ -21,7 +21,9 @@ RUN --mount=type=cache,target=/var/cache/pip \
 RUN --mount=type=bind,target=/source --mount=type=cache,target=/var/cache/pip \
     pip install --no-deps /source
 
+# Threads that spin while they wait for each other make a machine crawl whose cores others want too.
 ENV GRAFT_DATA_DIR=/data \
+    OMP_WAIT_POLICY=PASSIVE \
     TORCH_HOME=/data/torch
 VOLUME /data
 WORKDIR /data
