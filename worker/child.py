@@ -78,6 +78,8 @@ def _outcome(emitter: "_Emitter", kind: str, work: Any) -> Message:
     except errors.GraftError as error:
         return Failed(kinds.failure(error))
     except Exception as error:
+        if emitter.is_stopping:  # libraries that call back into our code dress `Stopped` up as errors of their own
+            return GaveUp()
         logger.exception("the job failed unexpectedly")
         return Failed(Failure("internal_error", f"{type(error).__name__}: {error}", {}))
 
@@ -87,6 +89,10 @@ class _Emitter:
         self._connection = connection
         self._stop = threading.Event()
         self._progress_at = 0.0
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop.is_set()
 
     def emit(self, event: Event) -> None:
         """Send `event`; progress at most twice a second. Raises `Stopped` once the worker has asked for it."""

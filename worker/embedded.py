@@ -18,6 +18,8 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 10
+"""How long requests may take to end once the service is to stop; one stalled client must not hold it."""
 
 
 def main() -> None:
@@ -34,7 +36,13 @@ def main() -> None:
     worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
     worker.start()
     try:
-        uvicorn.run(assemble(settings, worker), host=arguments.host, port=arguments.port, log_config=None)
+        uvicorn.run(
+            assemble(settings, worker),
+            host=arguments.host,
+            port=arguments.port,
+            log_config=None,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
     finally:
         worker.stop()
 

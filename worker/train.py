@@ -108,7 +108,8 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         provenance=_provenance(work, file),
         state=trained.classifier.state(),
     )
-    folder = work.folder / "artifact"
+    # Of this attempt alone: a stale one that is still at work must not take it for its own.
+    folder = work.folder / f"artifact-{work.version_id}"
     storage.discard(folder)
     artifact.write(folder, result)
     return TrainOutcome(
