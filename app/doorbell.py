@@ -10,6 +10,7 @@ from typing import Protocol
 
 from kombu import Connection
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from app.settings import Settings
 
@@ -53,7 +54,7 @@ class CeleryDoorbell:
         try:
             with self._lock:
                 self._publish(queue, job_id)
-        except (OperationalError, OSError) as error:
+        except (OperationalError, RedisError, OSError) as error:
             logger.warning("the broker did not take the ring for job %s (%s); the sweep will ring again", job_id, error)
 
     def _publish(self, queue: str, job_id: str) -> None:

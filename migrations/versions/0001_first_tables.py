@@ -81,7 +81,7 @@ def upgrade() -> None:
         sa.Column("dataset_id", sa.String(), nullable=False),
         sa.Column("job_id", sa.String(), nullable=False),
         sa.Column("file_name", sa.String(), nullable=True),
-        sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("accepted", sa.Integer(), nullable=True),
         sa.Column("refused", sa.Integer(), nullable=True),
