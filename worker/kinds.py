@@ -101,8 +101,9 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
 
 
 def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storage: Storage, now: datetime) -> None:
-    if outcome.artifact.exists():  # it is in place already where the first commit went wrong
-        outcome.artifact.rename(storage.model_version(outcome.version_id))
+    place = storage.model_version(outcome.version_id)
+    if not place.exists():  # it is there already where the first commit went wrong; that it is nowhere must not pass
+        outcome.artifact.rename(place)
     name = str(claim.model_name)
     wanted = NewModelVersion(
         version_id=outcome.version_id,
