@@ -9,6 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app import errors
@@ -65,6 +67,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.GraftError, _graft_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
+    for kind in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(kind, _database_away)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -94,6 +98,19 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
         405: f"{request.method} is not possible at {request.url.path}",
     }.get(status, str(error.detail))
     return _answer(request, status, code, status.phrase, detail, headers=error.headers)
+
+
+def _database_away(request: Request, error: Exception) -> JSONResponse:
+    logger.error("the database failed %s %s: %s", request.method, request.url.path, error)
+    detail = "the database does not answer as it should; try again in a moment, with the same Idempotency-Key if any"
+    return _answer(
+        request,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "database_unavailable",
+        errors.Unavailable.title,
+        detail,
+        headers={"Retry-After": "2"},
+    )
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

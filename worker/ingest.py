@@ -25,7 +25,10 @@ class IngestWork:
 
     archive: Path
     table: Path
-    version: int
+    versions: tuple[str, ...]
+    """Tags of all versions so far, in order; what is imported comes to the items of the last one."""
+    attempt: str
+    """A name that no other attempt has."""
     validation_fraction: float
     seed: int
     max_archive_bytes: int
@@ -66,7 +69,8 @@ def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
     """Carry out `work`: unusable images are refused one by one. Raises `BadArchive` for the archive itself."""
     opened = archive.open_archive(work.archive)
     layout = archive.lay_out(opened.entries(), max_total_bytes=2 * work.max_archive_bytes)
-    before = store.read_version(work.table, work.version - 1) if work.version > 1 else None
+    before = store.read(work.table, work.versions[-1]) if work.versions else None
+    number = len(work.versions) + 1
     held = split.count((item.label, item.split) for item in before.items) if before else {}
     archive.check_classes(layout, known=held)
     check = _Check(work, {item.sha256: (item.label, item.path) for item in before.items} if before else {})
@@ -77,9 +81,14 @@ def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
         items = _items(accepted, held, work)
     except errors.BadArchive as error:
         return IngestOutcome(None, error, 0, refusals, layout.ignored)
-    snapshot = store.append_version(work.table, work.version, _rows(opened, layout, items, work, emit))
-    emit(VersionWritten(number=work.version, accepted=len(items), refused=len(refusals)))
-    return IngestOutcome(_new_version(snapshot), None, len(items), refusals, layout.ignored)
+    snapshot = store.append(
+        work.table,
+        _rows(opened, layout, items, work, emit),
+        versions=work.versions,
+        tag=store.tag_for(number, work.attempt),
+    )
+    emit(VersionWritten(number=number, accepted=len(items), refused=len(refusals)))
+    return IngestOutcome(_new_version(number, snapshot), None, len(items), refusals, layout.ignored)
 
 
 class _Check:
@@ -182,12 +191,13 @@ def _rows(
         emit(Progress("write", done, len(items)))
 
 
-def _new_version(snapshot: Snapshot) -> NewVersion:
+def _new_version(number: int, snapshot: Snapshot) -> NewVersion:
     counts = split.count((item.label, item.split) for item in snapshot.items)
     return NewVersion(
-        number=snapshot.number,
+        number=number,
         labels=tuple(counts),
         counts=counts,
         images=len(snapshot.items),
         content_hash=store.content_hash(snapshot.items),
+        table_tag=snapshot.tag,
     )

@@ -16,7 +16,7 @@ from app.datasets import service as datasets
 from app.datasets.routes import DatasetId
 from app.datasets.schemas import RefusedRead
 from app.db import after_commit, new_id, utc_now
-from app.deps import Limit, Listing, PageDep, Parts, PartsDep, ReadSession, listing
+from app.deps import DatabaseDep, Limit, Listing, PageDep, Parts, PartsDep, listing
 from app.jobs import service
 from app.jobs.schemas import ImportAccepted, ImportRead, JobRead
 from app.problems import responses
@@ -74,30 +74,33 @@ async def create_import(
 
 
 @router.get("", responses=responses(404, 422))
-def list_imports(dataset_id: DatasetId, session: ReadSession, page: PageDep) -> Listing[ImportRead]:
+def list_imports(dataset_id: DatasetId, database: DatabaseDep, page: PageDep) -> Listing[ImportRead]:
     """The imports into a data set, newest first."""
-    rows = datasets.imports_newest_first(session, dataset_id, limit=page.limit, after=page.after)
-    return listing([ImportRead.model_validate(row) for row in rows], page.limit)
+    with database.read() as session:
+        rows = datasets.imports_newest_first(session, dataset_id, limit=page.limit, after=page.after)
+        return listing([ImportRead.model_validate(row) for row in rows], page.limit)
 
 
 @router.get("/{import_id}", responses=responses(404, 422))
-def read_import(dataset_id: DatasetId, import_id: ImportId, session: ReadSession) -> ImportRead:
+def read_import(dataset_id: DatasetId, import_id: ImportId, database: DatabaseDep) -> ImportRead:
     """One import: how many of its files became items."""
-    return ImportRead.model_validate(datasets.find_import(session, dataset_id, import_id))
+    with database.read() as session:
+        return ImportRead.model_validate(datasets.find_import(session, dataset_id, import_id))
 
 
 @router.get("/{import_id}/refused", responses=responses(404, 422))
 def list_refused(
     dataset_id: DatasetId,
     import_id: ImportId,
-    session: ReadSession,
+    database: DatabaseDep,
     limit: Limit = 50,
     after: Annotated[int, Query(ge=0, lt=2**31, description="Position of the last item before.")] = 0,
 ) -> Listing[RefusedRead]:
     """The files of an import that did not become items, with the reason for each."""
-    datasets.find_import(session, dataset_id, import_id)
-    rows = datasets.refused_items(session, import_id, limit=limit, after=after)
-    return listing([RefusedRead.model_validate(row) for row in rows], limit)
+    with database.read() as session:
+        datasets.find_import(session, dataset_id, import_id)
+        rows = datasets.refused_items(session, import_id, limit=limit, after=after)
+        return listing([RefusedRead.model_validate(row) for row in rows], limit)
 
 
 async def _receive(request: Request, path: FilePath, *, max_bytes: int) -> tuple[str | None, Received]:
@@ -147,7 +150,7 @@ def _submit(parts: Parts, dataset_id: str, wanted: service.Archive, request: ide
         )
         idempotency.remember(session, request, row.id, now=utc_now())
         # Before the commit: a job that can be claimed must find its archive. One that was not committed goes unused.
-        parts.storage.upload(wanted.import_id).rename(parts.storage.archive(wanted.import_id))
+        storage.move(parts.storage.upload(wanted.import_id), parts.storage.archive(wanted.import_id))
         queue, job_id = job.queue, job.id
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         return _accepted(row, job)

@@ -58,7 +58,6 @@ def submit_import(
         "import_id": archive.import_id,
         "validation_fraction": dataset.validation_fraction,
         "seed": dataset.seed,
-        "version": (dataset.latest_version or 0) + 1,
     }
     job = _queued("ingest", CPU_QUEUE, dataset.id, spec=spec, max_attempts=max_attempts, now=now)
     try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.main import assemble
@@ -25,8 +26,13 @@ def bell() -> Bell:
 
 
 @pytest.fixture
-def http(settings: Settings, bell: Bell) -> Iterator[TestClient]:
-    with TestClient(assemble(settings, bell), raise_server_exceptions=False) as client:
+def api(settings: Settings, bell: Bell) -> FastAPI:
+    return assemble(settings, bell)
+
+
+@pytest.fixture
+def http(api: FastAPI) -> Iterator[TestClient]:
+    with TestClient(api, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -23,7 +23,7 @@ def versioned(database: Database, dataset_id: str) -> str:
         archive = service.Archive("imp_1", None, 10, "0" * 64)
         service.submit_import(session, dataset_id, archive, max_attempts=1, now=NOW)
         counts = {"ants": {"train": 14, "validation": 6}, "bees": {"train": 7, "validation": 3}}
-        version = NewVersion(number=1, labels=("ants", "bees"), counts=counts, images=30, content_hash="0" * 64)
+        version = NewVersion(1, ("ants", "bees"), counts, 30, "0" * 64, "v1-first")
         datasets.add_version(session, "imp_1", dataset_id, version, accepted=30, ignored=0, now=NOW)
     return dataset_id
 
