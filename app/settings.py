@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     """Largest body of one predict request, all its images together."""
     max_images_per_predict: PositiveInt = 64
 
+    max_feature_cache_bytes: PositiveInt = 10 * 1024 * _MIB
+    """How much of what networks made of images is kept for later trainings, the least recently used going first."""
+
     lease_seconds: PositiveFloat = 30.0
     heartbeat_seconds: PositiveFloat = 2.0
     sweep_seconds: PositiveFloat = 10.0
@@ -49,6 +52,8 @@ class Settings(BaseSettings):
     """After how long workers are told again of a job that still waits."""
     cancel_grace_seconds: PositiveFloat = 10.0
     """How long a job's process may take to stop by itself before it is killed."""
+    silence_seconds: PositiveFloat = 1800.0
+    """How long a job's process may give no sign of life, neither progress nor event, before it is killed as hung."""
     max_attempts: PositiveInt = 3
 
     threads: NonNegativeInt = 0

@@ -7,6 +7,7 @@ from multiprocessing.context import ForkServerContext
 
 from app.db import Database
 from app.doorbell import Doorbell
+from app.jobs import leases
 from app.settings import Settings
 from app.storage import Storage
 from worker.runner import Runner
@@ -24,6 +25,12 @@ class Station:
 
     def start(self) -> None:
         self.sweeper.start()
+
+    def run_next(self, queues: Sequence[str]) -> bool:
+        """Run the job of `queues` that has waited longest, to its end; False where none waits."""
+        with self.database.read() as session:
+            waiting = leases.waiting(session, queues, now=self.database.now(session))
+        return any(self.runner.run(job_id) for job_id in waiting)
 
     def stop(self) -> None:
         """Give back what runs, and close. Threads within `runner.run` return soon after."""
