@@ -4,6 +4,7 @@ SQLite and PostgreSQL run the same statements; what differs between them is sett
 """
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,7 @@ from sqlalchemy.types import TypeDecorator
 
 _AFTER_COMMIT = "graft_after_commit"
 _BUSY_TIMEOUT_SECONDS = 30
+_REPLACEMENT = "\ufffd"
 # For PostgreSQL: a server that is gone is noticed well before a lease runs out.
 _PATIENCE: dict[str, Any] = {
     "connect_timeout": 5,
@@ -46,13 +48,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class CleanString(TypeDecorator[str]):
-    """Text of any origin; the character NUL, which PostgreSQL cannot take, becomes the replacement character."""
+    """Text of any origin: what no database can take of it, NUL and halves of surrogate pairs, is replaced."""
 
     impl = String
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else value.replace("\0", "\ufffd")
+        return None if value is None else _storable(value).replace("\0", _REPLACEMENT)
 
 
 class Base(DeclarativeBase):
@@ -139,8 +141,14 @@ def _engine(url: str) -> Engine:
     return engine
 
 
+def _storable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("\\u0000", "\ufffd")
+    written = _storable(json.dumps(value, ensure_ascii=False))
+    # An escaped backslash is looked at first, so that the text `\u0000`, which is written `\\u0000`, stays what it is.
+    return re.sub(r"(\\\\)|\\u0000", lambda match: match[1] or _REPLACEMENT, written)
 
 
 # More connections than an API process has threads for requests (40, and those for predictions), so that none waits for

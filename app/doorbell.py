@@ -65,7 +65,8 @@ class CeleryDoorbell:
                 logger.warning("the broker took no ring for job %s (%s); the sweep will ring again", job_id, error)
                 # What is left of a broken connection would fail the next ring too; and while the broker is away, each
                 # attempt takes seconds, for which every request would wait here.
-                self._connection.collapse()
+                self._connection.release()
+                self._connection = self._connection.clone()
                 self._away_until = time.monotonic() + _LEAVE_ALONE_SECONDS
 
     def _publish(self, queue: str, job_id: str) -> None:

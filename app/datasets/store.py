@@ -117,7 +117,7 @@ def _remove_leftovers(table: lance.LanceDataset, versions: Sequence[str]) -> Non
 
 def _commit(path: Path, state: lance.LanceOperation.Overwrite) -> lance.LanceDataset:
     while True:
-        newest = lance.dataset(str(path)).version if path.exists() else 0
+        newest = lance.dataset(str(path)).version if (path / "_versions").is_dir() else 0
         try:
             return lance.LanceDataset.commit(str(path), state, read_version=newest)
         except CommitConflictError:
