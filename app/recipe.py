@@ -1,5 +1,6 @@
 """What to train, asked (`Recipe`) and resolved (`Plan`): values shared by the API, the stored job and the training."""
 
+from collections.abc import Iterator
 from dataclasses import field
 from typing import Annotated, Literal, Self
 
@@ -9,11 +10,44 @@ from pydantic.dataclasses import dataclass
 Strategy = Literal["head", "full"]
 WeightsChoice = Literal["pretrained", "none"]
 
-_FULL_ONLY = ("epochs", "batch_size", "learning_rate", "weight_decay")
+Optimizer = Literal["sgd", "adamw"]
+Balance = Literal["none", "weights", "sampler"]
+AugmentationPolicy = Literal["none", "crop", "trivial", "rand"]
+
+_FULL_ONLY = (
+    "epochs",
+    "batch_size",
+    "accumulate",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "label_smoothing",
+    "balance",
+    "augmentation",
+    "ema",
+    "patience",
+)
 _HEAD_ONLY = ("l2",)
 
 L2_GRID = tuple(10.0**exponent for exponent in range(-4, 3))
 """Penalties tried for the head, per training image, on standardised features."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Augmentation:
+    """How training images are changed from one epoch to the next."""
+
+    policy: Annotated[
+        AugmentationPolicy,
+        Field(
+            description="`none` shows every image as it is; `crop` a random part of it, mirrored every other time; "
+            "`trivial` and `rand` change it in shape or colour besides (TrivialAugment, RandAugment)."
+        ),
+    ] = "crop"
+    strength: Annotated[float, Field(ge=0, le=1, description="Of the changes (`rand`).")] = 0.3
+    erasing: Annotated[float, Field(ge=0, le=1, description="Share of images of which a part is blotted out.")] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=10, description="Alpha of mixup; 0 for none.")] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=10, description="Alpha of CutMix; 0 for none.")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -30,9 +64,32 @@ class Recipe:
     ] = "pretrained"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="Seed of everything random in the training.")] = 0
     epochs: Annotated[int | None, Field(ge=1, le=1000, description="Passes over the data (`full`).")] = None
-    batch_size: Annotated[int | None, Field(ge=2, le=1024, description="Images a step (`full`).")] = None
+    batch_size: Annotated[int | None, Field(ge=2, le=1024, description="Images a batch (`full`).")] = None
+    accumulate: Annotated[
+        int | None, Field(ge=1, le=64, description="Batches that make one step of the optimizer (`full`).")
+    ] = None
+    optimizer: Annotated[Optimizer | None, Field(description="`sgd` with momentum or `adamw` (`full`).")] = None
     learning_rate: Annotated[float | None, Field(gt=0, le=10, description="Peak learning rate (`full`).")] = None
     weight_decay: Annotated[float | None, Field(ge=0, le=1, description="L2 penalty of the weights (`full`).")] = None
+    label_smoothing: Annotated[
+        float | None, Field(ge=0, lt=1, description="Share of each target that is spread over all labels (`full`).")
+    ] = None
+    balance: Annotated[
+        Balance | None,
+        Field(
+            description="What evens out labels with few images: `weights` counts theirs more, `sampler` shows them "
+            "more often (`full`)."
+        ),
+    ] = None
+    augmentation: Annotated[Augmentation | None, Field(description="How training images are changed (`full`).")] = None
+    ema: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="Decay of the moving average of the weights that is kept; 0 for none (`full`)."),
+    ] = None
+    patience: Annotated[
+        int | None,
+        Field(ge=1, le=1000, description="Stop after so many epochs without a better one; never if left out (`full`)."),
+    ] = None
     l2: Annotated[
         float | None, Field(gt=0, le=1e6, description="L2 penalty of the head; cross-validated if left out (`head`).")
     ] = None
@@ -61,6 +118,26 @@ class VersionFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Descent:
+    """How the trained layers go from their first values to their last."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    """At its peak."""
+    weight_decay: float
+    accumulate: int = 1
+    """Batches that make one step."""
+    optimizer: Optimizer = "sgd"
+    label_smoothing: float = 0.0
+    balance: Balance = "none"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    ema: float = 0.0
+    """Decay of the moving average of the weights; 0 for none."""
+    patience: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A recipe resolved against a version: nothing left open, with the reasons."""
 
@@ -68,10 +145,8 @@ class Plan:
     strategy: Strategy
     weights: WeightsChoice
     seed: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
+    descent: Descent | None
+    """None where only a linear classifier is fitted."""
     l2_grid: tuple[float, ...]
     folds: int
     reasons: tuple[str, ...] = field(default=())
@@ -104,10 +179,7 @@ def _plan_head(recipe: Recipe, version: VersionFacts) -> Plan:
         strategy="head",
         weights=recipe.weights,
         seed=recipe.seed,
-        epochs=0,
-        batch_size=0,
-        learning_rate=0.0,
-        weight_decay=0.0,
+        descent=None,
         l2_grid=grid,
         folds=folds,
         reasons=tuple(reasons),
@@ -115,26 +187,58 @@ def _plan_head(recipe: Recipe, version: VersionFacts) -> Plan:
 
 
 def _plan_full(recipe: Recipe, version: VersionFacts) -> Plan:
-    scratch = recipe.weights == "none"
-    epochs = recipe.epochs or (30 if scratch else 10)
-    batch_size = recipe.batch_size or max(2, min(32, version.train_images // 8))
-    learning_rate = recipe.learning_rate or (0.05 if scratch else 0.01) * batch_size / 32
-    start = "random initialisation" if scratch else "its pre-trained weights"
+    descent = _descent(recipe, version)
+    start = "random initialisation" if recipe.weights == "none" else "its pre-trained weights"
     return Plan(
         backbone=recipe.backbone,
         strategy="full",
         weights=recipe.weights,
         seed=recipe.seed,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=1e-4 if recipe.weight_decay is None else recipe.weight_decay,
+        descent=descent,
         l2_grid=(),
         folds=0,
         reasons=(
             f"Every layer of {recipe.backbone} is trained from {start}, with a new classifier for the "
             f"{version.classes} labels.",
-            f"{epochs} epochs of {version.train_images} images in batches of {batch_size}, SGD with momentum, "
-            f"cosine learning rate with a peak of {learning_rate:g}.",
+            *_told(descent, version),
         ),
     )
+
+
+def _descent(recipe: Recipe, version: VersionFacts) -> Descent:
+    scratch = recipe.weights == "none"
+    batch_size = recipe.batch_size or max(2, min(32, version.train_images // 8))
+    accumulate = recipe.accumulate or 1
+    optimizer: Optimizer = recipe.optimizer or "sgd"
+    # Steps over more images may be longer: in proportion for SGD (Goyal et al. 2017), by the root for AdamW.
+    images = batch_size * accumulate / 32
+    peak = {"sgd": (0.05 if scratch else 0.01) * images, "adamw": (1e-3 if scratch else 1e-4) * images**0.5}[optimizer]
+    return Descent(
+        epochs=recipe.epochs or (30 if scratch else 10),
+        batch_size=batch_size,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        learning_rate=recipe.learning_rate or peak,
+        weight_decay={"sgd": 1e-4, "adamw": 0.05}[optimizer] if recipe.weight_decay is None else recipe.weight_decay,
+        label_smoothing=recipe.label_smoothing or 0.0,
+        balance=recipe.balance or "none",
+        augmentation=recipe.augmentation or Augmentation(),
+        ema=recipe.ema or 0.0,
+        patience=recipe.patience,
+    )
+
+
+def _told(descent: Descent, version: VersionFacts) -> Iterator[str]:
+    name = {"sgd": "SGD with momentum", "adamw": "AdamW"}[descent.optimizer]
+    several = f", {descent.accumulate} to a step" if descent.accumulate > 1 else ""
+    yield (
+        f"{descent.epochs} epochs of {version.train_images} images in batches of {descent.batch_size}{several}, "
+        f"{name}, cosine learning rate with a peak of {descent.learning_rate:g}."
+    )
+    if descent.balance != "none":
+        how = {"weights": "count more", "sampler": "are shown more often"}[descent.balance]
+        yield f"Images of labels that have few {how}, so that each label counts the same."
+    if descent.ema:
+        yield f"The network that is kept is the moving average of its weights, with a decay of {descent.ema:g} a step."
+    if descent.patience is not None:
+        yield f"Training ends early after {descent.patience} epochs without a better one."

@@ -211,7 +211,7 @@ def test_a_stopped_training_goes_on_in_its_workdir(splits: Splits, tmp_path: Pat
         train(splits, plan, backbone, None, tmp_path / "parts", Recorder(CheckpointSaved(1)))
     told = Recorder()
     rest = train(splits, replace(plan, reasons=("in other words",)), backbone, None, tmp_path / "parts", told)
-    assert told.of(Resumed) == [Resumed(1)]
+    assert told.of(Resumed) == [Resumed(1, 0)]
     assert all(torch.equal(value, rest.classifier.state()[name]) for name, value in whole.classifier.state().items())
     assert rest.probabilities == pytest.approx(whole.probabilities, rel=0, abs=1e-6)
 
@@ -220,10 +220,11 @@ def test_a_training_of_something_else_begins_anew_in_the_same_workdir(splits: Sp
     backbone = small("tinynet", AT_32)
     recipe = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=1, batch_size=6)
     plan = plan_for(splits, recipe)
+    assert plan.descent is not None
     relabelled = replace(splits, train=samples.swapped(splits.train))
     differing = (
         (splits, replace(plan, seed=1)),
-        (splits, replace(plan, learning_rate=0.123)),
+        (splits, replace(plan, descent=replace(plan.descent, learning_rate=0.123))),
         (replace(splits, labels=("rot", "blau")), plan),
         (replace(splits, validation=splits.train), plan),
         (relabelled, plan),

@@ -118,9 +118,11 @@ def _train_head(training: _Training) -> Trained:
 def _train_full(training: _Training) -> Trained:
     """Every layer, from the first to the last."""
     classifier = _build(training)
+    assert training.plan.descent is not None
     fitting = Fitting(
         splits=training.splits,
-        plan=training.plan,
+        descent=training.plan.descent,
+        seed=training.plan.seed,
         preprocessing=classifier.preprocessing,
         max_pixels=training.max_pixels,
         workdir=training.workdir,
