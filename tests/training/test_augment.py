@@ -76,8 +76,7 @@ def test_cutmix_gives_each_label_the_share_of_its_pixels() -> None:
 
 def test_where_both_are_wanted_both_come() -> None:
     wanted = Augmentation(mixup=1.0, cutmix=1.0)
-    kinds = {
-        len(augment.mix(BATCH, TARGETS, wanted, classes=4, rng=rng(seed))[0][0].unique()) > 1 for seed in range(40)
-    }
+    batches = [augment.mix(BATCH, TARGETS, wanted, classes=4, rng=rng(seed))[0] for seed in range(40)]
+    has_window = {bool((images[0] != images[0, 0, 0, 0]).any()) for images in batches}
 
-    assert kinds == {True, False}
+    assert has_window == {True, False}
