@@ -35,12 +35,16 @@ class Settings(BaseSettings):
     """Whether weights that are neither in `weights_dir` nor in the cache may be downloaded."""
 
     max_archive_bytes: PositiveInt = 20 * 1024 * _MIB
+    max_archive_entries: PositiveInt = 500_000
+    """Files and folders in one archive; each costs some hundred bytes of memory while the archive is looked at."""
     max_image_bytes: PositiveInt = 64 * _MIB
     max_image_pixels: PositiveInt = 80_000_000
     """Above a 64-megapixel phone photo, below what decompression bombs need."""
     max_predict_bytes: PositiveInt = 256 * _MIB
     """Largest body of one predict request, all its images together."""
     max_images_per_predict: PositiveInt = 64
+    max_predict_bytes_in_flight: PositiveInt = 1024 * _MIB
+    """Bodies of all predict requests at one moment; those beyond it are asked to come again."""
 
     lease_seconds: PositiveFloat = 30.0
     heartbeat_seconds: PositiveFloat = 2.0

@@ -13,6 +13,7 @@ from app import bodies, errors, idempotency, storage
 from app.bodies import Received
 from app.datasets import archive
 from app.datasets import service as datasets
+from app.datasets.entries import Limits
 from app.datasets.routes import DatasetId
 from app.datasets.schemas import RefusedRead
 from app.db import after_commit, new_id, utc_now
@@ -20,6 +21,7 @@ from app.deps import Limit, Listing, PageDep, Parts, PartsDep, ReadSession, list
 from app.jobs import service
 from app.jobs.schemas import ImportAccepted, ImportRead, JobRead
 from app.problems import responses
+from app.settings import Settings
 
 router = APIRouter(prefix="/v1/datasets/{dataset_id}/imports", tags=["datasets"])
 
@@ -62,7 +64,7 @@ async def create_import(
     path = parts.storage.upload(import_id)
     try:
         file_name, received = await _receive(request, path, max_bytes=parts.settings.max_archive_bytes)
-        await run_in_threadpool(_look_at, path, known, parts.settings.max_archive_bytes)
+        await run_in_threadpool(_look_at, path, known, parts.settings)
         wanted = service.Archive(import_id, file_name, received.size_bytes, received.sha256)
         scope = f"POST {request.url.path}"
         once = idempotency.Request(scope, key, received.sha256)
@@ -128,12 +130,12 @@ def _check_before(parts: Parts, dataset_id: str, key: str | None) -> tuple[str, 
         return datasets.known_labels(session, dataset_id)
 
 
-def _look_at(path: FilePath, known: tuple[str, ...], max_archive_bytes: int) -> None:
+def _look_at(path: FilePath, known: tuple[str, ...], settings: Settings) -> None:
     """Refuse at once what can be seen without reading every image."""
-    opened = archive.open_archive(path)
+    limits = Limits(2 * settings.max_archive_bytes, settings.max_image_bytes, settings.max_archive_entries)
+    opened = archive.open_archive(path, limits)
     if opened.has_index:
-        layout = archive.lay_out(opened.entries(), max_total_bytes=2 * max_archive_bytes)
-        archive.check_classes(layout, known=known)
+        archive.check_classes(archive.lay_out(opened.entries(), limits), known=known)
 
 
 def _submit(parts: Parts, dataset_id: str, wanted: service.Archive, request: idempotency.Request) -> ImportAccepted:
