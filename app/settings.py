@@ -35,8 +35,8 @@ class Settings(BaseSettings):
     """Whether weights that are neither in `weights_dir` nor in the cache may be downloaded."""
 
     max_archive_bytes: PositiveInt = 20 * 1024 * _MIB
-    max_archive_entries: PositiveInt = 500_000
-    """Files and folders in one archive; each costs some hundred bytes of memory while the archive is looked at."""
+    max_archive_entries: PositiveInt = 250_000
+    """Files and folders in one archive; while it is looked at, each costs 250 bytes of memory, and never over 1,000."""
     max_image_bytes: PositiveInt = 64 * _MIB
     max_image_pixels: PositiveInt = 80_000_000
     """Above a 64-megapixel phone photo, below what decompression bombs need."""

@@ -3,6 +3,7 @@
 Nothing of an archive is ever written under a name it chose, and no file in it is read beyond a limit.
 """
 
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _MAX_PATH_CHARACTERS = 1024
 _MAX_FOLDERS_DEEP = 32
-# Names are kept until the images are stored: a longer list of shorter names, or the other way round.
-_MEAN_PATH_CHARACTERS = 128
+# As Python keeps them: up to four bytes a character. A few long ones are fine, nothing but long ones is not.
+_MEAN_PATH_BYTES = 256
 _NAMED_IN_MESSAGES = 20
 _ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -76,13 +77,13 @@ def lay_out(listed: Iterable[Entry], limits: Limits) -> Layout:
     Folders named train, val, validation or test on that level are splits, and the classes are the level below.
     Raises `BadArchive` for a path that leads out of the archive and for more entries or bytes than the limits allow.
     """
-    sorting, total_bytes, total_characters = _Sorting(), 0, 0
+    sorting, total_bytes, path_bytes = _Sorting(), 0, 0
     for number, entry in enumerate(listed, start=1):
         total_bytes += entry.size_bytes
-        total_characters += len(entry.path)
+        path_bytes += sys.getsizeof(entry.path)
         if total_bytes > limits.max_total_bytes:
             raise entries.unpacks_too_large(limits.max_total_bytes)
-        if number > limits.max_entries or total_characters > limits.max_entries * _MEAN_PATH_CHARACTERS:
+        if number > limits.max_entries or path_bytes > limits.max_entries * _MEAN_PATH_BYTES:
             raise entries.too_many(limits.max_entries)
         sorting.add(entry)
     return sorting.layout()

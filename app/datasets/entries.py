@@ -70,7 +70,7 @@ def unpacks_too_large(max_total_bytes: int) -> errors.BadArchive:
 
 
 def too_many(max_entries: int) -> errors.BadArchive:
-    message = f"the archive holds more than {max_entries} files and folders; send it in parts, one after the other"
+    message = f"the archive holds more than {max_entries} files and folders, or very long names; send it in parts"
     return errors.BadArchive(message, code="too_many_entries", detail={"max_entries": max_entries})
 
 
