@@ -1,5 +1,6 @@
 """Routes of imports: an archive of labelled images is received, looked at, and handed to an ingest job."""
 
+from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -7,7 +8,6 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 
 from app import bodies, errors, idempotency, storage
 from app.bodies import Received
@@ -41,7 +41,7 @@ _FORM = {
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
-    responses=responses(404, 409, 413, 415, 422),
+    responses=responses(404, 409, 413, 415, 422, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -115,12 +115,15 @@ async def _receive(request: Request, path: FilePath, *, max_bytes: int) -> tuple
 
 
 async def _receive_form(request: Request, path: FilePath, *, max_bytes: int) -> tuple[str | None, Received]:
-    async with bodies.form(request, max_bytes=max_bytes) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise errors.Invalid("the form has no file field named 'file'", code="file_missing")
-        name = unquote(file.filename or "").replace("\0", "")[:255] or None
-        return name, await bodies.save(bodies.file_chunks(file), path)
+    saved = None
+    async with aclosing(bodies.files(request, "file", max_bytes=max_bytes)) as files:
+        async for file in files:
+            if saved is not None:
+                raise errors.Invalid("the form has more than one file; send one archive a request", code="many_files")
+            name = unquote(file.name).replace("\0", "")[:255] or None
+            saved = name, await bodies.save(file.content, path)
+    assert saved is not None  # a form without a file is refused
+    return saved
 
 
 def _check_before(parts: Parts, dataset_id: str, key: str | None) -> tuple[str, ...]:
