@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import doorbell, logs, operations, problems
 from app.backbones import routes as backbones
+from app.bodies import InFlight
 from app.datasets import routes as datasets
 from app.db import Database
 from app.deps import Parts, refuse_nul
@@ -81,6 +82,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
     app.state.engine = Engine(storage, loaded_models=settings.loaded_models, max_image_pixels=settings.max_image_pixels)
+    app.state.predict_bodies = InFlight(settings.max_predict_bytes_in_flight)
     app.state.predict_limiter = anyio.CapacityLimiter(_CONCURRENT_PREDICTIONS)
     try:
         yield

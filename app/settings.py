@@ -35,12 +35,16 @@ class Settings(BaseSettings):
     """Whether weights that are neither in `weights_dir` nor in the cache may be downloaded."""
 
     max_archive_bytes: PositiveInt = 20 * 1024 * _MIB
+    max_archive_entries: PositiveInt = 250_000
+    """Files and folders in one archive; while it is looked at, each costs 250 bytes of memory, and never over 1,000."""
     max_image_bytes: PositiveInt = 64 * _MIB
     max_image_pixels: PositiveInt = 80_000_000
     """Above a 64-megapixel phone photo, below what decompression bombs need."""
     max_predict_bytes: PositiveInt = 256 * _MIB
     """Largest body of one predict request, all its images together."""
     max_images_per_predict: PositiveInt = 64
+    max_predict_bytes_in_flight: PositiveInt = 1024 * _MIB
+    """Bodies of all predict requests at one moment; those beyond it are asked to come again."""
 
     max_feature_cache_bytes: PositiveInt = 10 * 1024 * _MIB
     """How much of what networks made of images is kept for later trainings, the least recently used going first."""

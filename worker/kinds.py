@@ -51,6 +51,7 @@ def _prepare_ingest(session: Session, claim: Claim, settings: Settings, storage:
         validation_fraction=claim.spec["validation_fraction"],
         seed=claim.spec["seed"],
         max_archive_bytes=settings.max_archive_bytes,
+        max_archive_entries=settings.max_archive_entries,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
     )

@@ -1,6 +1,7 @@
 """A worker process put together: database, files, runner, sweep, and a forkserver that is warm."""
 
 import multiprocessing
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
@@ -52,6 +53,8 @@ def build(settings: Settings, doorbell: Doorbell, queues: Sequence[str]) -> Stat
 
 def warm_context() -> ForkServerContext:
     """A forkserver that has imported what jobs need; without it the first job would wait for that."""
+    # Lance would warn of every new table that it is new.
+    os.environ.setdefault("LANCE_LOG", "error")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worker.preload"])
     first = context.Process(target=_nothing)

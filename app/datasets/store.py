@@ -115,9 +115,13 @@ def _remove_leftovers(table: lance.LanceDataset, versions: Sequence[str]) -> Non
     table.cleanup_old_versions(older_than=_LEFTOVER_AGE, error_if_tagged_old_versions=False)
 
 
+def _is_table(path: Path) -> bool:
+    return (path / "_versions").is_dir()
+
+
 def _commit(path: Path, state: lance.LanceOperation.Overwrite) -> lance.LanceDataset:
     while True:
-        newest = lance.dataset(str(path)).version if (path / "_versions").is_dir() else 0
+        newest = lance.dataset(str(path)).version if _is_table(path) else 0
         try:
             return lance.LanceDataset.commit(str(path), state, read_version=newest)
         except CommitConflictError:
