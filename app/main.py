@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import doorbell, logs, operations, problems
+from app import doorbell, labels, logs, operations, problems
 from app.backbones import routes as backbones
 from app.datasets import routes as datasets
 from app.db import Database
@@ -63,6 +63,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         imports.router,
         jobs.router,
         backbones.router,
+        labels.router,
         models.router,
         predictions.router,
     ):
