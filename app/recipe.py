@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["head", "full"]
-WeightsChoice = Literal["pretrained", "none"]
+NO_WEIGHTS = "none"
 
 Optimizer = Literal["sgd", "adamw"]
 Balance = Literal["none", "weights", "sampler"]
@@ -60,7 +60,14 @@ class Recipe:
         Field(description="`head` trains a linear classifier on the frozen backbone; `full` trains every layer."),
     ] = "head"
     weights: Annotated[
-        WeightsChoice, Field(description="`pretrained` starts from published weights, `none` from random ones.")
+        str,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="`pretrained` starts from the backbone's first published weights, the name of others from "
+            "those, `none` from random values.",
+            examples=["pretrained", "IMAGENET1K_V2"],
+        ),
     ] = "pretrained"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="Seed of everything random in the training.")] = 0
     epochs: Annotated[int | None, Field(ge=1, le=1000, description="Passes over the data (`full`).")] = None
@@ -101,7 +108,7 @@ class Recipe:
         if given:
             other = "full" if self.strategy == "head" else "head"
             raise ValueError(f"{', '.join(given)}: only for strategy {other!r}, not for {self.strategy!r}")
-        if self.strategy == "head" and self.weights == "none":
+        if self.strategy == "head" and self.weights == NO_WEIGHTS:
             raise ValueError("strategy 'head' keeps the backbone as it is and so needs weights 'pretrained'")
         return self
 
@@ -143,7 +150,8 @@ class Plan:
 
     backbone: str
     strategy: Strategy
-    weights: WeightsChoice
+    weights: str
+    """`pretrained`, the name of published weights, or `none`."""
     seed: int
     descent: Descent | None
     """None where only a linear classifier is fitted."""
@@ -188,7 +196,8 @@ def _plan_head(recipe: Recipe, version: VersionFacts) -> Plan:
 
 def _plan_full(recipe: Recipe, version: VersionFacts) -> Plan:
     descent = _descent(recipe, version)
-    start = "random initialisation" if recipe.weights == "none" else "its pre-trained weights"
+    named = "its pre-trained weights" if recipe.weights == "pretrained" else f"its weights {recipe.weights}"
+    start = "random initialisation" if recipe.weights == NO_WEIGHTS else named
     return Plan(
         backbone=recipe.backbone,
         strategy="full",
@@ -206,7 +215,7 @@ def _plan_full(recipe: Recipe, version: VersionFacts) -> Plan:
 
 
 def _descent(recipe: Recipe, version: VersionFacts) -> Descent:
-    scratch = recipe.weights == "none"
+    scratch = recipe.weights == NO_WEIGHTS
     batch_size = recipe.batch_size or max(2, min(32, version.train_images // 8))
     accumulate = recipe.accumulate or 1
     optimizer: Optimizer = recipe.optimizer or "sgd"

@@ -289,7 +289,7 @@ def _training_batches(
         if wanted.policy == "none":
             pixels = preprocess.centre_crop(image, fitting.preprocessing)
         else:
-            pixels = preprocess.random_crop(image, fitting.preprocessing.crop, rng)
+            pixels = preprocess.random_crop(image, fitting.preprocessing, rng)
         return augment.view(pixels, wanted, rng)
 
     ordered = _Ordered(fitting.splits.train, order)

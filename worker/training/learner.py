@@ -122,8 +122,9 @@ def _adamw(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
 
 def _groups(network: Classifier, descent: Descent) -> list[dict[str, object]]:
     # Biases and the scales of BatchNorm have one dimension; to shrink them helps nothing (Goyal et al. 2017).
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
     return [{"params": matrices, "weight_decay": descent.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
