@@ -98,7 +98,7 @@ def _train_head(training: _Training) -> Trained:
         max_pixels=training.max_pixels,
         emit=training.emit,
         device=training.device,
-    )
+    ).at(features.HEAD)
     linear = probe.fit(
         found.train,
         training.splits.train.targets,
