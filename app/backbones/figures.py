@@ -196,7 +196,11 @@ def _timm_walk(network: Any, size: int) -> tuple[IntermediatesWalk, int, list[in
     return whole, feature_dim, [features.shape[1]]
 
 
-_WEIGHTS = {"torchvision": _torchvision_weights, "timm": _timm_weights, "graft": lambda _name: []}
+def _no_weights(_name: str) -> list[Facts]:
+    return []
+
+
+_WEIGHTS = {"torchvision": _torchvision_weights, "timm": _timm_weights, "graft": _no_weights}
 
 
 def _write(file_name: str, facts: Mapping[str, Facts]) -> None:
