@@ -179,6 +179,19 @@ def build(
     return Classifier(body, walk, last_layer, preprocessing)
 
 
+def renew(classifier: Classifier, other: Classifier, *, behind: str) -> None:
+    """Give all layers of `classifier` behind this stage the values of `other`, which is of the same backbone. Raises
+    `UnknownName`."""
+    kept = classifier.walk.part(classifier.body, behind)
+    inside = tuple(f"{name}." for name in kept.modules)
+    values = {
+        name: value
+        for name, value in other.body.state_dict().items()
+        if not name.startswith(inside) and name not in kept.parameters
+    }
+    classifier.body.load_state_dict(values, strict=False)
+
+
 def restore(
     backbone: str,
     classes: int,

@@ -27,6 +27,10 @@ class IntermediatesWalk:
     at: str | None = None
     auxiliary: tuple[AuxiliaryHead, ...] = ()
 
+    @property
+    def can_enter(self) -> bool:
+        return False
+
     def features(self, network: nn.Module, images: Tensor, *, auxiliary: bool) -> Passed:
         if self.at is not None:
             return Passed(_mean(self.activations(network, images, self.at)))

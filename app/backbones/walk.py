@@ -55,6 +55,10 @@ class Walk(Protocol):
     @property
     def auxiliary(self) -> tuple[AuxiliaryHead, ...]: ...
 
+    @property
+    def can_enter(self) -> bool:
+        """Whether `onward` works."""
+
     def features(self, network: nn.Module, images: Tensor, *, auxiliary: bool) -> Passed:
         """Through the whole network."""
 
@@ -128,6 +132,10 @@ class ChainWalk:
     @property
     def auxiliary(self) -> tuple[AuxiliaryHead, ...]:
         return self.chain.auxiliary
+
+    @property
+    def can_enter(self) -> bool:
+        return True
 
     def features(self, network: nn.Module, images: Tensor, *, auxiliary: bool) -> Passed:
         return self._finish(network, images, self.chain.stages, auxiliary=auxiliary)

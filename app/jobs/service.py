@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import errors
 from app.backbones import catalogue
+from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
@@ -37,8 +38,9 @@ class Archive:
 def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
     """Queue a fine-tune. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
     version = datasets.find_version(session, wanted.dataset, wanted.version)
-    check_backbone(wanted.recipe)
-    plan = resolve(wanted.recipe, version_facts(version))
+    backbone = check_backbone(wanted.recipe)
+    stages = [stage.name for stage in backbone.stages]
+    plan = resolve(wanted.recipe, version_facts(version), stages=stages)
     job = _queued(
         "train", GPU_QUEUE, version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
     )
@@ -135,11 +137,12 @@ def workers(session: Session) -> Sequence[Worker]:
     return session.scalars(select(Worker).order_by(Worker.started_at)).all()
 
 
-def check_backbone(recipe: Recipe) -> None:
-    """Raise `UnknownName` or `Invalid` for a backbone or weights that the recipe cannot start from."""
+def check_backbone(recipe: Recipe) -> Backbone:
+    """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
     backbone = catalogue.find(recipe.backbone)
     if recipe.weights != NO_WEIGHTS:
         backbone.find_weights(recipe.weights)
+    return backbone
 
 
 def version_facts(version: DatasetVersion) -> VersionFacts:

@@ -87,6 +87,13 @@ class BatchSplit:
 
 
 @dataclass(frozen=True)
+class NotKept:
+    """The frozen layers are computed anew in every epoch, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class StoppedEarly:
     """No epoch since `best_epoch` was better, for as many as the recipe has patience."""
 

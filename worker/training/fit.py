@@ -6,7 +6,7 @@ every random number follows from the seed, the epoch and the place in it.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -15,17 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from app import errors
-from app.backbones import classifier as classifiers
-from app.backbones import preprocess
 from app.backbones.classifier import Classifier
-from app.backbones.preprocess import Preprocessing
 from app.recipe import Descent
-from worker.training import augment, checkpoint, data, evaluate, schedule
+from worker.training import checkpoint, evaluate, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
-from worker.training.data import Images, Splits
+from worker.training.data import Splits
 from worker.training.events import (
     BatchSplit,
     CheckpointSaved,
@@ -36,15 +32,11 @@ from worker.training.events import (
     Resumed,
     StoppedEarly,
 )
+from worker.training.feed import Batch, Feed
 from worker.training.learner import Criterion, Learner
 
 _CHECKPOINT_SECONDS = 60.0
 """How much of an epoch may be lost to a crash."""
-
-_MIXING = 1
-"""Sets the random numbers for a batch apart from those for its first image."""
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,10 +44,9 @@ class Fitting:
     """What stays the same from the first step to the last."""
 
     splits: Splits
+    feed: Feed
     descent: Descent
     seed: int
-    preprocessing: Preprocessing
-    max_pixels: int
     workdir: Path
     fingerprint: str
     """Of all that the result depends on; checkpoints of another training are not gone on with."""
@@ -64,7 +55,8 @@ class Fitting:
 
 
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
-    """Train all of `network` as planned; it comes back with the values of the best epoch, in evaluation mode.
+    """Train what is not frozen of `network` as planned; it comes back with the values of the best epoch, in evaluation
+    mode.
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
     an exception out of `emit`. Raises `Invalid` where there are too few images or the loss grows beyond all bounds, and
@@ -111,7 +103,7 @@ class _Training:
     def __init__(self, network: Classifier, fitting: Fitting) -> None:
         self._fitting = fitting
         self._descent = fitting.descent
-        self._learner = Learner(network, fitting.descent, _criterion(fitting))
+        self._learner = Learner(network, fitting.descent, _criterion(fitting), fitting.feed.forward)
         self._position = Position(epochs=0, steps=0, loss=0.0)
         self._best: Best | None = None
         self._saved_at = time.monotonic()
@@ -150,7 +142,7 @@ class _Training:
         parts = batches_of(np.arange(len(order)), self._descent.batch_size)
         pace = _Pace(self._descent, math.ceil(len(parts) / self._descent.accumulate))
         left = parts[begun * self._descent.accumulate :]
-        batches = _training_batches(self._fitting, epoch, order, left)
+        batches = self._fitting.feed.batches(epoch, order, left)
         done = len(order) - sum(map(len, left))
         self._learner.network.train()
         for step in range(begun, pace.per_epoch):
@@ -214,15 +206,7 @@ class _Training:
 
     def _validate(self, epoch: int) -> Best:
         fitting = self._fitting
-        probabilities = evaluate.predict(
-            classifiers.inference_form(self._learner.kept),
-            fitting.splits.validation,
-            fitting.preprocessing,
-            max_pixels=fitting.max_pixels,
-            phase="validate",
-            emit=self._emit,
-            device=fitting.device,
-        )
+        probabilities = fitting.feed.probabilities(self._learner.kept, self._emit)
         figures = evaluate.evaluate(probabilities, fitting.splits.validation.targets, fitting.splits.labels)
         # What the last step of the epoch did, the losses in training do not tell.
         _check_finite(figures.log_loss, self._descent, epoch)
@@ -262,42 +246,6 @@ def _order(fitting: Fitting, epoch: int) -> NDArray[np.int64]:
         return rng.permutation(count)
     chances = _rarity(fitting.splits)[fitting.splits.train.targets]
     return rng.choice(count, size=count, p=chances / chances.sum())
-
-
-@dataclass(frozen=True)
-class _Ordered:
-    """The training images in the order of an epoch."""
-
-    images: Images
-    order: NDArray[np.int64]
-
-    def read(self, places: Sequence[int]) -> list[bytes]:
-        return self.images.read(self.order[places].tolist())
-
-
-def _training_batches(
-    fitting: Fitting, epoch: int, order: NDArray[np.int64], parts: list[list[int]]
-) -> Iterator[Batch]:
-    """A batch for each of `parts`, which are places in `order`: images `(N, 3, H, W)` in 0-255, and targets as the loss
-    takes them."""
-    wanted, classes = fitting.descent.augmentation, len(fitting.splits.labels)
-    targets = torch.from_numpy(fitting.splits.train.targets)
-
-    def view(place: int, file: bytes) -> preprocess.Pixels:
-        image = preprocess.decode(file, max_pixels=fitting.max_pixels, target=fitting.preprocessing.resize)
-        rng = np.random.default_rng([fitting.seed, epoch, place])
-        if wanted.policy == "none":
-            pixels = preprocess.centre_crop(image, fitting.preprocessing)
-        else:
-            pixels = preprocess.random_crop(image, fitting.preprocessing, rng)
-        return augment.view(pixels, wanted, rng)
-
-    ordered = _Ordered(fitting.splits.train, order)
-    batches = data.batches(ordered, parts, view, threads=torch.get_num_threads())
-    for batch, part in zip(batches, parts, strict=True):
-        labels = targets[order[part]].to(fitting.device)
-        rng = np.random.default_rng([fitting.seed, epoch, part[0], _MIXING])
-        yield augment.mix(batch.to(fitting.device), labels, wanted, classes=classes, rng=rng)
 
 
 def _cut(batches: list[Batch], pieces: int) -> list[Batch]:

@@ -1,7 +1,7 @@
 """What learns: a network, its optimizer, and the moving average of its weights; as one state that can be saved."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,26 +43,33 @@ class Criterion:
 class Learner:
     """A network on its way. `state` and `restore` carry everything that its next step depends on."""
 
-    def __init__(self, network: Classifier, descent: Descent, criterion: Criterion) -> None:
+    def __init__(
+        self,
+        network: Classifier,
+        descent: Descent,
+        criterion: Criterion,
+        forward: Callable[[Classifier, Tensor], Outputs],
+    ) -> None:
         self.network = network
+        self._forward = forward
         self._descent = descent
         self._criterion = criterion
         self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
         self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
 
     def step(self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int) -> float:
-        """One step of the optimizer over `batches` of images and targets at this learning rate; `number` counts the
+        """One step of the optimizer over `batches` of inputs and targets at this learning rate; `number` counts the
         steps from 0. Gives the loss before it, summed over the images."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
         total = torch.zeros((), device=batches[0][0].device)
-        count = sum(len(images) for images, _ in batches)
-        for images, targets in batches:
-            with torch.autocast("cuda", torch.bfloat16, enabled=images.device.type == "cuda"):
-                loss = self._criterion(self.network(images), targets)
-            (loss * (len(images) / count)).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() * len(images)
+        count = sum(len(inputs) for inputs, _ in batches)
+        for inputs, targets in batches:
+            with torch.autocast("cuda", torch.bfloat16, enabled=inputs.device.type == "cuda"):
+                loss = self._criterion(self._forward(self.network, inputs), targets)
+            (loss * (len(inputs) / count)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() * len(inputs)
         self._optimizer.step()
         self._follow(number)
         return float(total)
