@@ -55,7 +55,7 @@ def test_an_entry_says_what_one_must_know_of_it(backbone: Backbone) -> None:
         assert weights.hub is not None or len(weights.sha256_prefix or "") in (8, 10)
 
 
-# Name, parameters with the classifier for 1,000 classes, GMAC and millions of values out of convolutions and dense layers.
+# Name, parameters with 1,000 classes, GMAC, and millions of values out of convolutions and dense layers.
 CASE_STUDIES = [
     ("alexnet", 61_100_840, 0.714, 0.49),
     ("vgg16", 138_357_544, 15.47, 13.56),
@@ -277,7 +277,7 @@ def test_networks_are_sorted_by_any_figure_and_those_without_it_come_last() -> N
     assert known == sorted(known, reverse=True)
     assert all(entry.top1 is None for entry in best[len(known) :])
     assert len(best) == len(ALL)
-    assert [entry.name for entry in catalogue.sort(ALL, by="gmac")][0] == "tinynet"
+    assert next(iter(catalogue.sort(ALL, by="gmac"))).name == "tinynet"
 
 
 def test_the_catalogue_is_listed_without_torch_and_at_once() -> None:

@@ -1,6 +1,5 @@
 """Every network of the catalogue as a classifier; what is costly is done on one network of each family."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,9 +37,9 @@ class Sample:
     scope="module",
     params=[pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if heavy(entry) else []) for entry in ALL],
 )
-def sample(request: pytest.FixtureRequest) -> Iterator[Sample]:
+def sample(request: pytest.FixtureRequest) -> Sample:
     backbone: Backbone = request.param
-    yield Sample(backbone, library_network(backbone.name))
+    return Sample(backbone, library_network(backbone.name))
 
 
 def build(sample: Sample, classes: int, *, stage: str | None = None) -> Classifier:
