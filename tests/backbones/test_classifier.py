@@ -1,6 +1,5 @@
 """Every network of the catalogue as a classifier; what is costly is done on one network of each family."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,9 +37,9 @@ class Sample:
     scope="module",
     params=[pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if heavy(entry) else []) for entry in ALL],
 )
-def sample(request: pytest.FixtureRequest) -> Iterator[Sample]:
+def sample(request: pytest.FixtureRequest) -> Sample:
     backbone: Backbone = request.param
-    yield Sample(backbone, library_network(backbone.name))
+    return Sample(backbone, library_network(backbone.name))
 
 
 def build(sample: Sample, classes: int, *, stage: str | None = None) -> Classifier:
@@ -102,12 +101,12 @@ def test_training_changes_what_is_not_frozen_and_nothing_else(sample: Sample) ->
 
 
 def check_a_frozen_training_step(built: Classifier, stage: str, batch: Tensor) -> None:
-    """One step of a large learning rate; everything up to `stage` stays as it was to the bit."""
+    """One step of training; everything up to `stage` stays as it was to the bit."""
     part = built.walk.part(built.body, stage)
     prefixes = (*(f"body.{name}." for name in part.modules), *(f"body.{name}" for name in part.parameters))
     before = {name: value.clone() for name, value in built.state_dict().items()}
     trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.5)
+    optimizer = torch.optim.SGD(trained, lr=1e-3)
     outputs = built.train()(batch)
     loss = outputs.logits.square().mean() + sum(0.3 * logits.square().mean() for logits in outputs.auxiliary)
     loss.backward()

@@ -70,7 +70,7 @@ _VARIANTS = (
         "ResNeXt",
         2016,
         _NEXT_PAPER,
-        "The 101 layers of ResNeXt with 32 groups of 8 channels: wide, heavy and strong.",
+        "The 101 layers of ResNeXt with 32 groups of 8 channels: wide, heavy and strong, with two sets of weights.",
     ),
     _variant(
         "resnext101_64x4d",
