@@ -10,7 +10,7 @@ from app.backbones import labels as known
 from app.backbones.labels import Matches
 from app.backbones.routes import BackboneName, find
 from app.datasets import service as datasets
-from app.deps import ReadSession
+from app.deps import DatabaseDep
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/backbones", tags=["backbones"])
@@ -44,7 +44,7 @@ class KnownLabels(BaseModel):
 def read_labels(
     name: BackboneName,
     weights: Annotated[str, Path(max_length=100, examples=["IMAGENET1K_V1"])],
-    session: ReadSession,
+    database: DatabaseDep,
     match: Annotated[
         str | None, Query(max_length=100, description="A data set whose newest version's labels are to be matched.")
     ] = None,
@@ -59,7 +59,8 @@ def read_labels(
     published = known.labels(chosen)
     wanted = list(label or [])
     if match is not None:
-        wanted += datasets.find_version(session, match, None).labels
+        with database.read() as session:
+            wanted += datasets.find_version(session, match, None).labels
     found = known.match(wanted, published) if wanted else None
     return KnownLabels(
         backbone=backbone.name,

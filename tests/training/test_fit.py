@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from app import errors
-from app.backbones import catalogue
+from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
-from app.backbones.classifier import Classifier, Outputs
-from app.backbones.networks import ARCHITECTURES
+from app.backbones.classifier import Classifier, Normalisation, Outputs
 from app.backbones.preprocess import Preprocessing
 from app.recipe import Augmentation, Descent
 from tests.training import samples
@@ -31,6 +30,7 @@ from worker.training.events import (
     Resumed,
     StoppedEarly,
 )
+from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
 from worker.training.learner import Criterion, Learner
 
@@ -71,15 +71,18 @@ def fitting(
 ) -> Fitting:
     return Fitting(
         splits=splits,
+        feed=images(splits, descent, seed),
         descent=descent,
         seed=seed,
-        preprocessing=AT_32,
-        max_pixels=samples.MAX_PIXELS,
         workdir=folder,
         fingerprint=fingerprint,
         device=samples.CPU,
         emit=emit,
     )
+
+
+def images(splits: Splits, descent: Descent, seed: int, *, preprocessing: Preprocessing = AT_32) -> ImageFeed:
+    return ImageFeed(splits, preprocessing, descent.augmentation, seed, samples.MAX_PIXELS, samples.CPU)
 
 
 def build(backbone: str = "tinynet", classes: int = 2, *, seed: int = SEED) -> Classifier:
@@ -281,18 +284,17 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     backbone: str, size: int, heads: int, tmp_path: Path
 ) -> None:
     plain = [samples.plain(colour, size=size) for colour in ((220, 40, 30), (40, 200, 90), (30, 60, 210))]
-    images = samples.images([(file, target) for target, file in enumerate(plain)])
-    splits = Splits(("red", "green", "blue"), images, samples.images([(plain[0], 0)]))
+    train = samples.images([(file, target) for target, file in enumerate(plain)])
+    splits = Splits(("red", "green", "blue"), train, samples.images([(plain[0], 0)]))
     descent = replace(DESCENT, epochs=1, batch_size=3)
-    published = ARCHITECTURES[backbone].make(True).state_dict()
+    published = networks.make(catalogue.find(backbone), auxiliary=True).state_dict()
     start, network = (classifiers.build(catalogue.find(backbone), 3, state=published, seed=SEED) for _ in range(2))
     seen: list[tuple[Tensor, Outputs]] = []
     network.register_forward_hook(lambda _module, given, outputs: seen.append((given[0], outputs)))
 
     told = Recorder()
-    given = replace(
-        fitting(splits, tmp_path, told, descent=descent), preprocessing=replace(AT_32, resize=size, crop=size)
-    )
+    feed = images(splits, descent, SEED, preprocessing=replace(AT_32, resize=size, crop=size))
+    given = replace(fitting(splits, tmp_path, told, descent=descent), feed=feed)
     fit.fit(network, given)
     ((batch, outputs),) = seen
     targets = batch.float().mean(dim=(2, 3)).argmax(dim=1)
@@ -303,7 +305,7 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     )
     assert told.of(EpochFinished)[0].train_loss == pytest.approx(main + 0.3 * sum(auxiliary), rel=1e-5)
     before, after = start.state_dict(), network.state_dict()
-    for head in network.auxiliary:
+    for head in network.walk.auxiliary:
         name = f"body.{head.module}.{head.last_layer}.weight"
         assert not torch.equal(before[name], after[name])
 
@@ -349,7 +351,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
     for size in (18, 6):
         # In evaluation mode, since BatchNorm's statistics are those of a batch.
         network = build().eval()
-        learner = Learner(network, DESCENT, Criterion(0.0, None))
+        learner = Learner(network, DESCENT, Criterion(0.0, None), lambda network, inputs: network(inputs))
         learner.step(
             [(images[place : place + size], targets[place : place + size]) for place in range(0, 18, size)],
             rate=0.1,
@@ -383,24 +385,22 @@ def test_classes_with_few_images_count_as_much_as_others(splits: Splits, tmp_pat
     assert criterion.weights.tolist() == pytest.approx([14 / 24, 14 / 4])
 
 
-class Cramped(torch.nn.Module):
+class Cramped(Normalisation):
     """Has memory for so many images at once."""
 
-    def __init__(self, inner: torch.nn.Module, room: int) -> None:
-        super().__init__()
-        self.inner = inner
+    def __init__(self, preprocessing: Preprocessing, room: int) -> None:
+        super().__init__(preprocessing)
         self._room = room
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training and len(images) > self._room:
             raise torch.OutOfMemoryError("out of memory")
-        result: Tensor = self.inner(images)
-        return result
+        return super().forward(images)
 
 
 def test_batches_that_do_not_fit_the_memory_are_cut_and_told(splits: Splits, tmp_path: Path) -> None:
     network, told = build(), Recorder()
-    network.body = Cramped(network.body, room=3)
+    network.normalisation = Cramped(AT_32, room=3)
     fit.fit(network, fitting(splits, tmp_path, told, descent=replace(DESCENT, epochs=1)))
     assert told.of(BatchSplit) == [BatchSplit(3)]
     assert len(told.of(EpochFinished)) == 1
@@ -408,7 +408,7 @@ def test_batches_that_do_not_fit_the_memory_are_cut_and_told(splits: Splits, tmp
 
 def test_a_device_without_memory_for_two_images_is_reported(splits: Splits, tmp_path: Path) -> None:
     network = build()
-    network.body = Cramped(network.body, room=1)
+    network.normalisation = Cramped(AT_32, room=1)
     with pytest.raises(errors.Unavailable) as raised:
         fit.fit(network, fitting(splits, tmp_path, Recorder(), descent=replace(DESCENT, epochs=1)))
     assert raised.value.code == "out_of_memory"

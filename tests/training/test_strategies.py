@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from app import errors
-from app.backbones import catalogue, weights
+from app.backbones import catalogue, networks, weights
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
-from app.backbones.networks import ARCHITECTURES
 from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
 from app.recipe import Plan, Recipe, Strategy, VersionFacts, resolve
@@ -34,19 +33,20 @@ def splits() -> Splits:
 
 
 def plan_for(splits: Splits, recipe: Recipe) -> Plan:
+    stages = [stage.name for stage in catalogue.find(recipe.backbone).stages]
     facts = VersionFacts(
         classes=len(splits.labels),
         train_images=len(splits.train),
         validation_images=len(splits.validation),
         smallest_class=int(np.bincount(splits.train.targets).min()),
     )
-    return resolve(recipe, facts)
+    return resolve(recipe, facts, stages=stages)
 
 
 def small(name: str, preprocessing: Preprocessing) -> Backbone:
     """A backbone of the catalogue that sees smaller images."""
     backbone = catalogue.find(name)
-    published = backbone.weights and replace(backbone.weights, preprocessing=preprocessing)
+    published = tuple(replace(weights, preprocessing=preprocessing) for weights in backbone.weights)
     return replace(backbone, scratch_preprocessing=preprocessing, weights=published)
 
 
@@ -54,20 +54,26 @@ def weights_of(backbone: Backbone, folder: Path) -> WeightsFile:
     """A weights file with made-up values in the form of the published one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        network = ARCHITECTURES[backbone.name].make(True)
+        network = networks.make(backbone, auxiliary=True)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 assert layer.running_mean is not None
                 layer.running_mean.normal_(0, 0.1)
     path = folder / f"{backbone.name}.pth"
     torch.save(network.state_dict(), path)
-    assert backbone.weights is not None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return WeightsFile(path, digest, "weights_dir", backbone.weights.preprocessing)
+    return WeightsFile(path, digest, "weights_dir", backbone.weights[0])
 
 
 def train(
-    splits: Splits, plan: Plan, backbone: Backbone, file: WeightsFile | None, folder: Path, emit: Recorder | None = None
+    splits: Splits,
+    plan: Plan,
+    backbone: Backbone,
+    file: WeightsFile | None,
+    folder: Path,
+    emit: Recorder | None = None,
+    *,
+    room: int = 10**9,
 ) -> Trained:
     return strategies.train(
         splits,
@@ -77,6 +83,7 @@ def train(
         feature_cache=folder / "features",
         workdir=folder / "work",
         max_pixels=samples.MAX_PIXELS,
+        max_activation_bytes=room,
         emit=emit or Recorder(),
         device=samples.CPU,
     )
@@ -84,7 +91,7 @@ def train(
 
 def check_backbone_is_as_published(trained: Trained, backbone: Backbone, file: WeightsFile) -> None:
     published = classifiers.read_state(file.path)
-    replaced = f"{ARCHITECTURES[backbone.name].last_layer}."
+    replaced = f"{backbone.head}."
     kept = {f"body.{name}": value for name, value in published.items() if not name.startswith(replaced)}
     found = trained.classifier.state()
     assert found.keys() == {*kept, "head.weight", "head.bias"}

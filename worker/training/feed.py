@@ -162,7 +162,7 @@ class ActivationFeed:
         return np.concatenate(found)
 
     def _input(self, values: NDArray[np.float16]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self.device).float()
+        tensor = torch.from_numpy(values.astype(np.float32)).to(self.device)
         return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
