@@ -1,11 +1,14 @@
 """The HTTP application in this process, over each kind of database."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+import migrations
+from app.db import Database
 from app.main import assemble
 from app.settings import Settings
 
@@ -18,6 +21,15 @@ class Bell:
 
     def ring(self, queue: str, job_id: str) -> None:
         self.rung.append((queue, job_id))
+
+
+def sqlite_url(folder: Path) -> str:
+    """URL of a migrated SQLite database, for tests that are not about databases."""
+    url = f"sqlite:///{folder / 'graft.db'}"
+    database = Database(url)
+    migrations.upgrade(database)
+    database.close()
+    return url
 
 
 @pytest.fixture
