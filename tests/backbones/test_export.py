@@ -1,7 +1,7 @@
 """Networks in the form for inference, exported to ONNX, give the same logits in ONNX Runtime."""
 
-import io
 import warnings
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -15,17 +15,17 @@ NAMES = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) fo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_exported_network_gives_the_same_logits(name: str) -> None:
+def test_an_exported_network_gives_the_same_logits(name: str, tmp_path: Path) -> None:
     backbone = catalogue.find(name)
     network = classifier.build(backbone, 3, state=None, seed=0)
     live_in(network)
     form, batch = classifier.inference_form(network), images(backbone)
-    file = io.BytesIO()
+    path = tmp_path / "network.onnx"
     with warnings.catch_warnings():
         # The exporter by tracing is out of favour with torch, but a hundred times as fast as its successor.
         warnings.simplefilter("ignore")
-        torch.onnx.export(form, (batch,), file, dynamo=False, input_names=["images"], output_names=["logits"])
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        torch.onnx.export(form, (batch,), path, dynamo=False, input_names=["images"], output_names=["logits"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": batch.numpy()})
     with torch.inference_mode():
         expected = form(batch)

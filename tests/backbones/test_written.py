@@ -44,7 +44,7 @@ def test_a_written_network_learns(name: str, rate: float) -> None:
                 total += loss.item() / 4
                 loss = loss + sum(0.3 * functional.cross_entropy(logits, targets[part]) for logits in outputs.auxiliary)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             losses.append(total)
     assert losses[-1] < 0.6 * losses[0]
