@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import doorbell, logs, operations, problems
+from app import doorbell, labels, logs, operations, problems
 from app.backbones import routes as backbones
 from app.bodies import InFlight
 from app.datasets import routes as datasets
@@ -64,6 +64,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         imports.router,
         jobs.router,
         backbones.router,
+        labels.router,
         models.router,
         predictions.router,
     ):
