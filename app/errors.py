@@ -55,13 +55,13 @@ class UnknownName(Invalid):
     title = "Unknown name"
     default_code = "unknown_name"
 
-    def __init__(self, what: str, name: str, valid: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, valid: Iterable[str], *, code: str | None = None) -> None:
         names = list(valid)
         nearest: list[JsonValue] = [*difflib.get_close_matches(name, names, n=3, cutoff=0.4)]
         hint = f"did you mean {', '.join(map(str, nearest))}?" if nearest else f"valid names are {', '.join(names)}"
         super().__init__(
             f"no {what} {name!r}; {hint}",
-            code=f"unknown_{what.replace(' ', '_')}",
+            code=code or f"unknown_{what.replace(' ', '_')}",
             detail={"name": name, "nearest": nearest},
         )
 

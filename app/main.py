@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import doorbell, logs, operations, problems
+from app import doorbell, labels, logs, operations, problems
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
 from app.datasets import routes as datasets
@@ -65,6 +65,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         jobs.router,
         anatomy_routes.router,  # first, or its pictures would be taken for names of backbones
         backbones.router,
+        labels.router,
         models.router,
         predictions.router,
     ):

@@ -30,7 +30,8 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
 
     weights_dir: AbsolutePath | None = None
-    """Folder looked at first for pre-trained weights, files named `<backbone>-<first 8 hex digits of sha256>.pth`."""
+    """Folder looked at first for pre-trained weights: files named `<backbone>-<first 8 hex digits of sha256>.pth` or
+    `.safetensors`."""
     download_weights: bool = True
     """Whether weights that are neither in `weights_dir` nor in the cache may be downloaded."""
 

@@ -31,7 +31,7 @@ def run(client: Client, console: Console, *, folder: Path) -> None:
 
 def _recipe(catalogue: list[Backbone], console: Console) -> Recipe:
     """The cheapest pre-trained backbone at hand, or a small network from scratch."""
-    at_hand = [entry for entry in catalogue if entry.weights is not None and entry.weights.at_hand is not None]
+    at_hand = [entry for entry in catalogue if entry.weights and entry.weights[0].at_hand is not None]
     if at_hand:
         return Recipe(backbone=min(at_hand, key=lambda entry: entry.gmac).name)
     console.print(

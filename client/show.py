@@ -92,14 +92,14 @@ def models(rows: Iterable[Model]) -> Table:
 def backbones(rows: Iterable[Backbone]) -> Table:
     table = _table("Backbone", "Year", "Parameters", "GMAC", "Pixels", "Top-1", "Weights")
     for entry in rows:
-        top1 = "" if entry.weights is None else f"{entry.weights.top1:.1f} %"
+        top1 = entry.weights[0].top1 if entry.weights else None
         table.add_row(
             entry.name,
             str(entry.year),
             f"{entry.parameters / 1e6:.1f} M",
             f"{entry.gmac:.3f}",
             str(entry.input_size),
-            top1,
+            "" if top1 is None else f"{top1:.1f} %",
             _weights(entry),
         )
     return table
@@ -112,9 +112,9 @@ def _state(job: Job) -> str:
 
 
 def _weights(entry: Backbone) -> str:
-    if entry.weights is None:
+    if not entry.weights:
         return "none, trains from scratch"
-    return "at hand" if entry.weights.at_hand else "to be downloaded"
+    return "at hand" if entry.weights[0].at_hand else "to be downloaded"
 
 
 def _table(*headings: str) -> Table:

@@ -108,7 +108,7 @@ class Weights(msgspec.Struct, frozen=True):
     """Published weights; `at_hand` says where a copy lies on the service's machine."""
 
     name: str
-    top1: float
+    top1: float | None
     at_hand: str | None
 
 
@@ -120,7 +120,8 @@ class Backbone(msgspec.Struct, frozen=True):
     parameters: int
     gmac: float
     input_size: int
-    weights: Weights | None
+    weights: list[Weights]
+    """Those that a training takes unless told otherwise come first; empty for a network trained from scratch."""
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -18,12 +18,12 @@ from app.datasets import store
 from app.datasets.store import Item, Snapshot
 from app.models import artifact
 from app.models.artifact import Artifact
-from app.recipe import Plan
+from app.recipe import NO_WEIGHTS, Plan
 from worker.training import strategies
 from worker.training.data import Splits
 from worker.training.events import Emit
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "pylance")
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     backbone = catalogue.find(plan.backbone)
     file = (
         None
-        if plan.weights == "none"
+        if plan.weights == NO_WEIGHTS
         else weights.obtain(
             backbone,
+            choice=plan.weights,
             weights_dir=work.weights_dir,
             cache_dir=weights.default_cache_dir(),
             download=work.download_weights,
@@ -147,8 +148,12 @@ def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:
         "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
         "backbone": {
             "name": work.plan.backbone,
-            "weights": None if file is None else {"file": file.path.name, "sha256": file.sha256, "source": file.source},
+            "weights": None if file is None else _weights_provenance(file),
         },
         "seed": work.plan.seed,
         "libraries": {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}},
     }
+
+
+def _weights_provenance(file: WeightsFile) -> dict[str, Any]:
+    return {"name": file.weights.name, "file": file.path.name, "sha256": file.sha256, "source": file.source}

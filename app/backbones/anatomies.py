@@ -2,12 +2,17 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from app import errors
 from app.backbones import anatomy, catalogue, networks
 from app.backbones.anatomy import Anatomy, Stages
 from app.backbones.catalogue import Backbone
@@ -64,12 +69,36 @@ class Anatomies:
             future.set_result(computed)
 
 
+class _Hollow(TorchFunctionMode):
+    """While it is entered, new parameters are without values, but numbers that networks compute with are not.
+
+    On the meta device alone RegNet and many networks of timm could not be made, as they read off tensors how many
+    blocks they have.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones) and options.get("device") is None:
+            options["device"] = "meta"
+        return func(*args, **options)
+
+
 def _network(backbone: Backbone) -> nn.Module:
-    """The network as it answers requests, without values and auxiliary heads."""
-    with torch.device("meta"):
-        return networks.ARCHITECTURES[backbone.name].make(False)
+    """The network as it answers requests, without values and auxiliary heads. Raises `Invalid` if it needs values."""
+    mode: AbstractContextManager[Any]
+    for mode in (torch.device("meta"), _Hollow()):
+        try:
+            with mode:
+                return networks.make(backbone, auxiliary=False)
+        except (RuntimeError, NotImplementedError):
+            continue
+    raise errors.Invalid(f"{backbone.name} cannot be made without values", code="no_anatomy")
 
 
-def _stages(_backbone: Backbone) -> Stages:
-    """The stages of a network, each with the names of its modules; none as long as the catalogue has none."""
-    return ()
+def _stages(backbone: Backbone) -> Stages:
+    """The stages of a network, each with the names of its modules; none where only its library knows them."""
+    if backbone.chain is None:
+        return ()
+    return [(stage.name, [step for step in stage.steps if not step.startswith(":")]) for stage in backbone.chain.stages]

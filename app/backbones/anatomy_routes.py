@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app import errors
-from app.backbones import anatomy, catalogue, charts, pages
+from app.backbones import anatomy, catalogue, charts, pages, routes
 from app.backbones.anatomies import Anatomies, Question
 from app.backbones.anatomy import Anatomy
 from app.backbones.anatomy_schemas import (
@@ -51,7 +51,7 @@ def workshop() -> Workshop:
 
 
 def _question(
-    name: Annotated[str, Path(max_length=100, examples=["resnet50"])],
+    name: routes.BackboneName,
     side: Annotated[
         int | None,
         Query(alias="input", ge=1, le=MAX_SIZE, description="Side of the image; left out, that of the catalogue."),
@@ -59,10 +59,7 @@ def _question(
     batch: Annotated[int, Query(ge=1, le=MAX_BATCH, description="Images at once, for the figures in bytes.")] = 1,
     dtype: Annotated[Dtype, Query(description="Of weights and activations.")] = "float32",
 ) -> Question:
-    try:
-        entry = catalogue.find(name)
-    except errors.UnknownName as error:
-        raise errors.NotFound(error.message, code=error.code, detail=error.detail) from error
+    entry = routes.find(name)
     return Question(entry.name, side or entry.input_size, batch, dtype)
 
 
@@ -71,16 +68,15 @@ QuestionDep = Annotated[Question, Depends(_question)]
 
 @router.get("/v1/backbones/chart.svg", response_class=Response, responses={**_SVG_ANSWER, **responses(422)})
 def read_chart(
-    family: Annotated[list[str] | None, Query(max_length=20, description="Only these families.")] = None,
+    family: Annotated[str | None, Query(max_length=100, description="Only this family.")] = None,
+    max_params: Annotated[int | None, Query(ge=0, description="Most parameters.")] = None,
+    max_gmac: Annotated[float | None, Query(ge=0, description="Most multiply-adds, in thousand millions.")] = None,
 ) -> Response:
     """Accuracy against multiply-adds of every network with published weights, as a picture."""
-    points = charts.points(catalogue.BACKBONES.values())
-    families = sorted({point.family for point in points})
-    for name in family or ():
-        if name not in families:
-            raise errors.UnknownName("family", name, families)
-    chosen = [point for point in points if not family or point.family in family]
-    return Response(charts.accuracy(chosen), media_type=_SVG)
+    points = charts.points(catalogue.select(family=family, max_params=max_params, max_gmac=max_gmac))
+    if not points:
+        raise errors.Invalid("no network with published accuracy is within these limits", code="empty_chart")
+    return Response(charts.accuracy(points), media_type=_SVG)
 
 
 @router.get(

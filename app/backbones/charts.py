@@ -97,11 +97,11 @@ class Layers:
 
 
 def points(backbones: Iterable[Backbone]) -> list[Point]:
-    """The networks with published accuracy."""
+    """The networks with published accuracy and known computation; of several weights the best count."""
     return [
-        Point(entry.name, entry.family, entry.gmac, entry.weights.top1, entry.parameters)
+        Point(entry.name, entry.family, entry.gmac, entry.top1, entry.parameters)
         for entry in backbones
-        if entry.weights is not None
+        if entry.top1 is not None and entry.gmac is not None
     ]
 
 
