@@ -96,9 +96,8 @@ async def read_anatomy(
     ] = None,
 ) -> Response:
     """The layers of a network one by one, computed from the network itself."""
-    found = await _found(request, question)
     media_type = _MEDIA_TYPES[wanted] if wanted else pages.preferred(request.headers.get("accept", ""), _ANSWERS)
-    content = _ANSWERS[media_type](question.backbone, found)
+    content = await _made(request, question, _ANSWERS[media_type])
     return Response(content, media_type=media_type, headers={"Vary": "Accept"})
 
 
@@ -107,8 +106,7 @@ async def read_anatomy(
 )
 async def read_anatomy_picture(request: Request, question: QuestionDep) -> Response:
     """Where a network's activation memory and its parameters are, layer by layer, as a picture."""
-    found = await _found(request, question)
-    return Response(charts.layers(question.backbone, found), media_type=_SVG)
+    return Response(await _made(request, question, charts.layers), media_type=_SVG)
 
 
 @router.post("/v1/anatomy", responses=responses(422))
@@ -124,9 +122,10 @@ async def read_stacks(request: Request, body: StacksCreate) -> StacksRead:
     )
 
 
-async def _found(request: Request, question: Question) -> Anatomy:
+async def _made(request: Request, question: Question, make: Callable[[str, Anatomy], str]) -> str:
+    """What `make` makes of the anatomy asked for, away from the event loop."""
     shared: Workshop = request.app.state.anatomies
-    return await run_sync(shared.anatomies.get, question, limiter=shared.limiter)
+    return await run_sync(lambda: make(question.backbone, shared.anatomies.get(question)), limiter=shared.limiter)
 
 
 def _of_stack(stack: StackCreate, body: StacksCreate) -> Anatomy:

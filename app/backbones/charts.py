@@ -4,6 +4,7 @@ Drawn here with templates: the plotting libraries for Python fix one colour for 
 eighty names apart without another library.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,16 +97,22 @@ class Layers:
     parameters: int
 
 
-def points(backbones: Iterable[Backbone]) -> list[Point]:
-    """The networks with published accuracy and known computation; of several weights the best count."""
-    return [
-        Point(entry.name, entry.family, entry.gmac, entry.top1, entry.parameters)
-        for entry in backbones
-        if entry.top1 is not None and entry.gmac is not None
-    ]
+def points(backbones: Iterable[Backbone]) -> tuple[Point, ...]:
+    """The networks with published accuracy and known computation.
+
+    Of several weights the best ones count, but only those for images of the size that the computation is for.
+    """
+    found = []
+    for entry in backbones:
+        known = [one.top1 for one in entry.weights if one.preprocessing.crop == entry.input_size]
+        top1 = max((value for value in known if value is not None), default=None)
+        if top1 is not None and entry.gmac is not None:
+            found.append(Point(entry.name, entry.family, entry.gmac, top1, entry.parameters))
+    return tuple(found)
 
 
-def accuracy(chosen: Sequence[Point]) -> str:
+@functools.lru_cache(maxsize=32)
+def accuracy(chosen: tuple[Point, ...]) -> str:
     """Top-1 accuracy (%) against multiply-adds on a logarithmic axis; the area of a bubble is the parameters."""
     area = Box(64, 78, _WIDTH - 180, _HEIGHT - 56)
     across = Axis(_decades([point.gmac for point in chosen]), area.left, area.right, math.log10)
