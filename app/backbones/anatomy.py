@@ -27,6 +27,9 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 Stages = Sequence[tuple[str, Sequence[str]]]
 """Names of stages, each with the names of the modules that it is made of."""
 
+# What networks raise for images that they cannot take.
+_REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError)
+
 COUNTED = {
     "multiply_adds": "Convolutions, fully connected layers and the two products of attention, for one image. Biases, "
     "normalisation, activation functions and pooling are not counted.",
@@ -186,9 +189,14 @@ def _passes(hollow: nn.Module, shape: tuple[int, int, int], batch: int) -> tuple
         raise _bad_size(hollow, shape, "")
     try:
         tracer = tracing.trace(hollow.eval(), _image(1, shape))
-        return tracer, footprint.kept_for_backward(hollow.train(), shape, batch=batch)
-    except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError) as error:
+    except _REFUSALS as error:
         raise _bad_size(hollow, shape, str(error)) from error
+    try:
+        return tracer, footprint.kept_for_backward(hollow.train(), shape, batch=batch)
+    except _REFUSALS as error:
+        reason = str(error).partition("\n")[0]
+        fact = f"the memory for training with {batch} images at once cannot be counted: {reason}"
+        raise errors.Invalid(fact, code="not_countable") from error
 
 
 def _bad_size(network: nn.Module, shape: tuple[int, int, int], reason: str) -> errors.Invalid:
@@ -214,7 +222,7 @@ def _takes(network: nn.Module, shape: tuple[int, int, int]) -> bool:
     try:
         with torch.no_grad():
             result = network(_image(1, shape))
-    except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError):
+    except _REFUSALS:
         return False
     return not isinstance(result, Tensor) or result.numel() > 0
 

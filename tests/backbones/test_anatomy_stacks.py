@@ -122,6 +122,14 @@ def test_layers_that_do_not_fit_together_are_refused_by_name(layers: list[Layer]
         anatomy.of_stack(layers, size=8)
 
 
+def test_layers_beyond_all_counting_are_refused() -> None:
+    wide = conv(16384, 1, padding=1024)
+    with pytest.raises(errors.Invalid, match=r"layer 202 \(linear\): cannot be counted"):
+        anatomy.of_stack([*[wide] * 200, Layer(type="flatten"), Layer(type="linear", out_channels=16384)], size=4096)
+    with pytest.raises(errors.Invalid, match="training with 4096 images at once cannot be counted"):
+        anatomy.of_stack([wide] * 200, size=4096, batch=4096)
+
+
 def test_a_stack_for_no_image_is_refused() -> None:
     with pytest.raises(errors.Invalid, match="every number must be at least 1"):
         anatomy.of_stack([conv(4, 1)], size=0)
