@@ -151,7 +151,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call = self._calls[-1] if self._calls else None
         if call is not None:
             call.seen = True
-        if after == before and after.depth == 0 and after.field == (1, 1) and not names:
+        in_layer = call is not None and call.is_layer
+        if after == before and after.depth == 0 and after.field == (1, 1) and not names and not in_layer:
             self._alive += [value.untyped_storage() for value in outputs]
             return  # still the image, at most in other colours
         for value in outputs:

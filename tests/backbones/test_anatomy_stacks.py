@@ -99,6 +99,13 @@ def test_every_kind_of_layer_has_its_row() -> None:
     assert found.rows[4].kernel == (1, 3)
 
 
+@pytest.mark.parametrize("kind", ["relu", "lrn", "dropout", "batch_norm", "flatten", "global_avg_pool"])
+def test_a_layer_by_itself_has_its_row_too(kind: stacks.Type) -> None:
+    found = anatomy.of_stack([Layer(type=kind)], size=1)
+    assert [row.type for row in found.rows] == [kind]
+    assert found.layers == 0
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
