@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 # A character of the usual sans-serif fonts is about this wide, in font sizes.
 _CHARACTER = 0.56
-_DIRECTIONS = 16
-_DISTANCES = (3.0, 9.0, 16.0, 24.0, 34.0, 46.0, 60.0, 78.0, 100.0, 130.0)
-_COVERED_BUBBLE = 70.0
+_DIRECTIONS = 24
+_DISTANCES = (3.0, 9.0, 16.0, 24.0, 34.0, 46.0, 60.0, 78.0, 100.0, 130.0, 165.0)
+_COVERED_BUBBLE = 110.0
 _CROSSED = 60.0
 _NEEDS_LINE = 10.0
 
