@@ -93,7 +93,7 @@ class Classifier(nn.Module):
         for name in part.modules:
             self.body.get_submodule(name).requires_grad_(requires_grad=False)
         for name in part.parameters:
-            self.body.get_parameter(name).requires_grad_(requires_grad=False)
+            self.body.get_parameter(name).requires_grad = False
         idle = tuple(head for head in self.walk.auxiliary if head.after in part.modules)
         self.walk = self.walk.without_auxiliary(self.body, idle)
         self._frozen = part.modules

@@ -56,10 +56,20 @@ def of(entry: Entry) -> Facts:
 
 def of_timm(architecture: str) -> Facts:
     """The computed facts of any network of timm."""
+    try:
+        return _of_timm(architecture, "meta")
+    except (RuntimeError, NotImplementedError):
+        # Some compute with values when they are made, or when they run.
+        return _of_timm(architecture, "cpu")
+
+
+def _of_timm(architecture: str, device: str) -> Facts:
     config = timm.get_pretrained_cfg(architecture)
     size = config.input_size[1]
-    network = _timm_network(architecture)
-    walk, feature_dim, channels = _timm_walk(network, size)
+    with torch.device(device):
+        network = timm.create_model(architecture).eval()
+    with torch.inference_mode():
+        walk, feature_dim, channels = _timm_walk(network, torch.zeros(1, 3, size, size, device=device))
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "feature_dim": feature_dim,
@@ -170,19 +180,9 @@ def _plain_preprocessing(size: int) -> Facts:
     return {"resize": round(size / 0.875), "crop": size, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 
 
-def _timm_network(architecture: str) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            network: nn.Module = timm.create_model(architecture)
-    except (RuntimeError, NotImplementedError):
-        network = timm.create_model(architecture)
-    return network.eval()
-
-
-def _timm_walk(network: Any, size: int) -> tuple[IntermediatesWalk, int, list[int]]:
+def _timm_walk(network: Any, images: Tensor) -> tuple[IntermediatesWalk, int, list[int]]:
     """The walk through `network`, its features, and the channels of its stages."""
-    network = network.to("meta")
-    images = torch.zeros(1, 3, size, size, device="meta")
+    size = images.shape[2]
     whole = IntermediatesWalk((WHOLE,), size)
     feature_dim: int = whole.features(network, images, auxiliary=False).features.shape[1]
     if hasattr(network, "forward_intermediates") and hasattr(network, "prune_intermediate_layers"):
@@ -196,7 +196,11 @@ def _timm_walk(network: Any, size: int) -> tuple[IntermediatesWalk, int, list[in
     return whole, feature_dim, [features.shape[1]]
 
 
-_WEIGHTS = {"torchvision": _torchvision_weights, "timm": _timm_weights, "graft": lambda _name: []}
+def _no_weights(_name: str) -> list[Facts]:
+    return []
+
+
+_WEIGHTS = {"torchvision": _torchvision_weights, "timm": _timm_weights, "graft": _no_weights}
 
 
 def _write(file_name: str, facts: Mapping[str, Facts]) -> None:

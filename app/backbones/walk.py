@@ -155,7 +155,7 @@ class ChainWalk:
 
     def without_auxiliary(self, network: nn.Module, heads: tuple[AuxiliaryHead, ...]) -> "ChainWalk":
         for head in heads:
-            network.register_module(head.module, None)
+            setattr(network, head.module, None)
         return ChainWalk(
             replace(self.chain, auxiliary=tuple(head for head in self.chain.auxiliary if head not in heads))
         )

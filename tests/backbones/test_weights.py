@@ -56,9 +56,15 @@ def publisher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
 def backbone(url: str = "http://127.0.0.1:1/none.pth") -> Backbone:
     """A backbone of the catalogue whose published file is `CONTENT`, to be had at `url`."""
     real = catalogue.find("resnet18")
-    assert real.weights is not None
-    published = dataclasses.replace(real.weights, file_name=f"resnet18-{SHA256[:8]}.pth", url=url)
-    return dataclasses.replace(real, weights=published)
+    published = dataclasses.replace(real.weights[0], file_name=f"resnet18-{SHA256[:8]}.pth", url=url)
+    return dataclasses.replace(real, weights=(published,))
+
+
+def at_hand(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
+    published = entry.weights[0]
+    return weights.at_hand(
+        entry, published, weights_dir=weights_dir, cache_dir=cache_dir, hub_cache_dir=cache_dir / "none"
+    )
 
 
 def refusal(entry: Backbone, weights_dir: Path | None, cache_dir: Path, *, download: bool = False) -> list[str]:
@@ -78,9 +84,8 @@ def test_the_weights_folder_comes_first_even_with_other_weights_than_the_publish
     (cache / f"resnet18-{SHA256[:8]}.pth").write_bytes(CONTENT)
     entry = backbone()
     found = weights.obtain(entry, weights_dir=tmp_path, cache_dir=cache, download=False)
-    assert entry.weights is not None
-    assert (found.source, found.sha256, found.preprocessing) == ("weights_dir", digest, entry.weights.preprocessing)
-    assert weights.at_hand(entry, weights_dir=tmp_path, cache_dir=cache) == "weights_dir"
+    assert (found.source, found.sha256, found.preprocessing) == ("weights_dir", digest, entry.weights[0].preprocessing)
+    assert at_hand(entry, tmp_path, cache) == "weights_dir"
 
 
 def test_a_damaged_file_in_the_weights_folder_is_passed_over(tmp_path: Path) -> None:
@@ -95,7 +100,7 @@ def test_a_damaged_file_in_the_weights_folder_is_passed_over(tmp_path: Path) -> 
 def test_files_of_other_backbones_are_not_taken(tmp_path: Path) -> None:
     for name in (f"resnet18-v2-{SHA256[:8]}.pth", f"resnet180-{SHA256[:8]}.pth", "resnet18-12345.pth", "resnet18.pth"):
         (tmp_path / name).write_bytes(CONTENT)
-    assert weights.at_hand(backbone(), weights_dir=tmp_path, cache_dir=tmp_path / "cache") is None
+    assert at_hand(backbone(), tmp_path, tmp_path / "cache") is None
 
 
 def test_what_cannot_be_had_is_refused_with_every_place_that_was_tried(tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_weights_are_downloaded_into_the_cache_once(publisher: Publisher, tmp_pa
     assert first.path.read_bytes() == CONTENT
     assert first.sha256 == second.sha256 == SHA256
     assert publisher.asked == asked
-    assert weights.at_hand(entry, weights_dir=None, cache_dir=cache) == "cache"
+    assert at_hand(entry, None, cache) == "cache"
 
 
 @pytest.mark.parametrize(("page", "reason"), [("other.pth", "sha256"), ("cut.pth", "could not"), ("no.pth", "404")])
@@ -145,8 +150,82 @@ def test_a_cache_that_cannot_be_written_is_named(publisher: Publisher, tmp_path:
 
 def test_a_network_without_published_weights_has_none(tmp_path: Path) -> None:
     tinynet = catalogue.find("tinynet")
-    assert weights.at_hand(tinynet, weights_dir=tmp_path, cache_dir=tmp_path) is None
     assert "from scratch" in refusal(tinynet, tmp_path, tmp_path)[0]
+
+
+def test_weights_are_asked_for_by_name(tmp_path: Path) -> None:
+    resnet50 = catalogue.find("resnet50")
+    second = resnet50.find_weights("IMAGENET1K_V2")
+    digits = SHA256[:8]
+    entry = dataclasses.replace(
+        resnet50,
+        weights=(resnet50.weights[0], dataclasses.replace(second, file_name=f"resnet50-{digits}.pth")),
+    )
+    (tmp_path / f"resnet50-{digits}.pth").write_bytes(CONTENT)
+    found = weights.obtain(entry, choice="IMAGENET1K_V2", weights_dir=tmp_path, cache_dir=tmp_path, download=False)
+    assert (found.weights.name, found.preprocessing.resize) == ("IMAGENET1K_V2", 232)
+    # A file is known by its hash, also where any will do.
+    assert weights.obtain(entry, weights_dir=tmp_path, cache_dir=tmp_path, download=False).weights == found.weights
+    with pytest.raises(errors.UnknownName, match="IMAGENET1K_V2"):
+        weights.obtain(entry, choice="IMAGENET1K_V7", weights_dir=tmp_path, cache_dir=tmp_path, download=False)
+    with pytest.raises(errors.WeightsUnavailable, match=r"IMAGENET1K_V1-<8 hex digits>"):
+        weights.obtain(entry, choice="IMAGENET1K_V1", weights_dir=tmp_path, cache_dir=tmp_path, download=False)
+
+
+def test_weights_of_ones_own_may_carry_the_name_of_published_ones(tmp_path: Path) -> None:
+    own = b"the same network, trained on"
+    digest = hashlib.sha256(own).hexdigest()
+    (tmp_path / f"resnet50.IMAGENET1K_V2-{digest[:8]}.safetensors").write_bytes(own)
+    resnet50 = catalogue.find("resnet50")
+    for choice in ("pretrained", "IMAGENET1K_V2"):
+        found = weights.obtain(resnet50, choice=choice, weights_dir=tmp_path, cache_dir=tmp_path, download=False)
+        assert (found.sha256, found.weights.name) == (digest, "IMAGENET1K_V2")
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path) -> Path:
+    """A cache of the hub with the file of MobileNet v1, as its library lays it out."""
+    repository = tmp_path / "models--timm--mobilenetv1_100.ra4_e3600_r224_in1k"
+    snapshot = repository / "snapshots" / "0123abc"
+    for folder in (repository / "blobs", repository / "refs", snapshot):
+        folder.mkdir(parents=True)
+    (repository / "blobs" / SHA256).write_bytes(CONTENT)
+    (repository / "refs" / "main").write_text("0123abc")
+    (snapshot / "model.safetensors").symlink_to(repository / "blobs" / SHA256)
+    return tmp_path
+
+
+def test_weights_of_the_hub_are_taken_from_its_cache(hub_cache: Path, tmp_path: Path) -> None:
+    entry = catalogue.find("mobilenetv1_100")
+    found = weights.obtain(
+        entry, weights_dir=None, cache_dir=tmp_path / "torch", hub_cache_dir=hub_cache, download=False
+    )
+    assert (found.source, found.sha256, found.path.suffix) == ("cache", SHA256, ".safetensors")
+    assert found.path.read_bytes() == CONTENT
+    place = weights.at_hand(
+        entry, entry.weights[0], weights_dir=None, cache_dir=tmp_path / "torch", hub_cache_dir=hub_cache
+    )
+    assert place == "cache"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "replaced by a plain file"])
+def test_a_damaged_file_in_the_cache_of_the_hub_is_refused(hub_cache: Path, damage: str) -> None:
+    (link,) = hub_cache.rglob("model.safetensors")
+    if damage == "truncated":
+        link.resolve().write_bytes(CONTENT[:-1])
+    else:
+        link.unlink()
+        link.write_bytes(CONTENT)
+    with pytest.raises(errors.WeightsUnavailable) as caught:
+        weights.obtain(
+            catalogue.find("mobilenetv1_100"),
+            weights_dir=None,
+            cache_dir=hub_cache,
+            hub_cache_dir=hub_cache,
+            download=False,
+        )
+    assert "sha256" in str(caught.value)
+    assert caught.value.detail["tried"][-1] == "downloading is switched off"  # type: ignore[index]
 
 
 def test_the_default_cache_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

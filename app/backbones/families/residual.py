@@ -55,7 +55,7 @@ _VARIANTS = (
         "Wide ResNet",
         2016,
         _WIDE_PAPER,
-        "ResNet-101 with the 3 x 3 filters of each block twice as wide; heavy, with little gain over its smaller sister.",
+        "ResNet-101 with the 3 x 3 filters of each block twice as wide; heavy, with little gain over its smaller one.",
     ),
     _variant(
         "resnext50_32x4d",
@@ -70,7 +70,7 @@ _VARIANTS = (
         "ResNeXt",
         2016,
         _NEXT_PAPER,
-        "The 101 layers of ResNeXt with 32 groups of 8 channels: wide, heavy and strong.",
+        "The 101 layers of ResNeXt with 32 groups of 8 channels: wide, heavy and strong, with two sets of weights.",
     ),
     _variant(
         "resnext101_64x4d",
@@ -112,7 +112,7 @@ def _densenet(depth: int) -> Entry:
         year=2016,
         paper="https://arxiv.org/abs/1608.06993",
         summary=f"{depth} layers, each of which sees the results of all layers before it in its block, so that "
-        "features are used again instead of learnt again: few weights for its accuracy, at the price of memory in training.",
+        "features are used again instead of learnt again: few weights for its accuracy, at a price in memory.",
         chain=Chain(
             stages=(
                 Stage("stem", tuple(f"features.{name}" for name in ("conv0", "norm0", "relu0", "pool0"))),

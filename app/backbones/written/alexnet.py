@@ -53,8 +53,9 @@ class ZFNet(nn.Module):
     """Images `(N, 3, 224, 224) float32` to logits `(N, classes) float32`.
 
     "Visualizing and Understanding Convolutional Networks" (Zeiler and Fergus 2013): figure 3 and section 3 for the
-    layers and the initial values (0.01 for weights, no biases), section 5.1 for other widths. What the paper calls contrast
-    normalisation across feature maps is AlexNet's response normalisation, here behind the pools as in the figure.
+    layers and the initial values (0.01 for weights, no biases), section 5.1 for other widths. What the paper
+    calls contrast normalisation across feature maps is AlexNet's response normalisation, here behind the pools as in
+    the figure.
     """
 
     def __init__(self, classes: int, *, widths: Widths = ALEXNET_WIDTHS) -> None:
