@@ -52,6 +52,7 @@ def environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("app.backbones"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, cast
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -92,9 +93,7 @@ def test_sums_are_those_that_are_published(published: Published) -> None:
 
 
 @pytest.mark.parametrize("published", TIMM, ids=lambda published: published.name)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_sums_of_networks_of_another_library_are_those_that_are_published(published: Published) -> None:
-    timm = pytest.importorskip("timm")
     with torch.device("meta"):
         built = timm.create_model(published.name)
     assert_as_published(anatomy.of(built, size=published.size), published)

@@ -142,3 +142,16 @@ def test_names_cannot_break_out_of_the_picture() -> None:
     hostile = Point('<script>"&', "A & B", 1.0, 75.0, 1000)
     root = ElementTree.fromstring(charts.accuracy((hostile,)))
     assert '<script>"&' in {text.text for text in root.iter(f"{SVG}text")}
+
+
+def test_both_pictures_can_stand_in_one_page(points: tuple[Point, ...], vgg: Anatomy) -> None:
+    """The style sheets of pictures in a notebook hold for the whole page."""
+    drawn = [ElementTree.fromstring(picture) for picture in (charts.accuracy(points), charts.layers("vgg16", vgg))]
+    rules = [
+        dict(re.findall(r"^(\.graft \.[\w-]+) {(.*)}$", root.findtext(f"{SVG}style") or "", flags=re.MULTILINE))
+        for root in drawn
+    ]
+    assert len(rules[0]) > 5
+    assert all(rules[1].get(name, rule) == rule for name, rule in rules[0].items())
+    identifiers = [{part.attrib["id"] for part in root.iter() if "id" in part.attrib} for root in drawn]
+    assert identifiers[0].isdisjoint(identifiers[1])
