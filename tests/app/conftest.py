@@ -1,12 +1,19 @@
 """The HTTP application in this process, over each kind of database."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from fastapi.testclient import TestClient
 
+from app.datasets import service as datasets
+from app.datasets.service import NewVersion
+from app.db import Database
+from app.jobs import service
 from app.main import assemble
 from app.settings import Settings
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 class Bell:
@@ -28,6 +35,18 @@ def bell() -> Bell:
 def http(settings: Settings, bell: Bell) -> Iterator[TestClient]:
     with TestClient(assemble(settings, bell), raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture
+def versioned(database: Database, dataset_id: str) -> str:
+    """A dataset with a version 1, as an import leaves it."""
+    with database.write() as session:
+        archive = service.Archive("imp_1", None, 10, "0" * 64)
+        service.submit_import(session, dataset_id, archive, max_attempts=1, now=NOW)
+        counts = {"ants": {"train": 14, "validation": 6}, "bees": {"train": 7, "validation": 3}}
+        version = NewVersion(number=1, labels=("ants", "bees"), counts=counts, images=30, content_hash="0" * 64)
+        datasets.add_version(session, "imp_1", dataset_id, version, accepted=30, ignored=0, now=NOW)
+    return dataset_id
 
 
 @pytest.fixture
