@@ -1,7 +1,7 @@
 """The anatomy of a network: its layers one by one, computed from the network itself, and what they cost.
 
 Nothing is allocated and nothing calculated: the network and its image are tensors without values (PyTorch's meta
-device), so a network of any size takes milliseconds.
+device), so that the largest network takes a second or two and no memory.
 """
 
 import copy
@@ -16,15 +16,19 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from app import errors
-from app.backbones import operators, stacks, tracing
+from app.backbones import footprint, operators, stacks, tracing
+from app.backbones.footprint import Kept, MemoryEstimate
 from app.backbones.operators import Pair
 from app.backbones.stacks import Layer
-from app.backbones.tracing import Memory, Step
+from app.backbones.tracing import Step
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Stages = Sequence[tuple[str, Sequence[str]]]
 """Names of stages, each with the names of the modules that it is made of."""
+
+# What networks raise for images that they cannot take.
+_REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError)
 
 COUNTED = {
     "multiply_adds": "Convolutions, fully connected layers and the two products of attention, for one image. Biases, "
@@ -97,20 +101,6 @@ class StageTotals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryEstimate:
-    """Bytes for a batch."""
-
-    weights: int
-    """Parameters and buffers."""
-    inference_activations: int
-    inference: int
-    training_activations: int
-    gradients: int
-    momentum: int
-    training: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Anatomy:
     """The layers of a network for images of one size. `COUNTED` says in words what each figure counts."""
 
@@ -144,7 +134,7 @@ def of(
     if batch < 1:
         raise errors.Invalid(f"a batch of {batch} images; at least 1 is needed", code="bad_batch")
     shape = (channels, height, width)
-    tracer = _traced(network, shape)
+    tracer, kept = _passes(_hollow(network), shape, batch)
     rows = _rows(tracer.steps, batch, DTYPES[name].itemsize, stages)
     return Anatomy(
         input=shape,
@@ -154,7 +144,7 @@ def of(
         rows=rows,
         totals=_totals(rows, network, shape),
         stages=_by_stage(rows, stages),
-        memory=_memory(network, tracer, shape, batch, DTYPES[name].itemsize),
+        memory=footprint.estimate(network, tracer, kept, batch=batch, itemsize=DTYPES[name].itemsize),
     )
 
 
@@ -193,13 +183,20 @@ def smallest_size(network: nn.Module, *, channels: int = 3, most: int = 1024) ->
     return works
 
 
-def _traced(network: nn.Module, shape: tuple[int, int, int]) -> tracing.Tracer:
+def _passes(hollow: nn.Module, shape: tuple[int, int, int], batch: int) -> tuple[tracing.Tracer, Kept]:
+    """One pass as in use, one as in training."""
     if min(shape) < 1:
-        raise _bad_size(network, shape, "")
+        raise _bad_size(hollow, shape, "")
     try:
-        return tracing.trace(_hollow(network).eval(), _image(1, shape))
-    except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise _bad_size(network, shape, str(error)) from error
+        tracer = tracing.trace(hollow.eval(), _image(1, shape))
+    except _REFUSALS as error:
+        raise _bad_size(hollow, shape, str(error)) from error
+    try:
+        return tracer, footprint.kept_for_backward(hollow.train(), shape, batch=batch)
+    except _REFUSALS as error:
+        reason = str(error).partition("\n")[0]
+        fact = f"the memory for training with {batch} images at once cannot be counted: {reason}"
+        raise errors.Invalid(fact, code="not_countable") from error
 
 
 def _bad_size(network: nn.Module, shape: tuple[int, int, int], reason: str) -> errors.Invalid:
@@ -225,7 +222,7 @@ def _takes(network: nn.Module, shape: tuple[int, int, int]) -> bool:
     try:
         with torch.no_grad():
             result = network(_image(1, shape))
-    except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError):
+    except _REFUSALS:
         return False
     return not isinstance(result, Tensor) or result.numel() > 0
 
@@ -310,68 +307,6 @@ def _by_stage(rows: Sequence[Row], stages: Stages) -> tuple[StageTotals, ...]:
         )
         for stage, _ in stages
     )
-
-
-def _memory(
-    network: nn.Module, tracer: tracing.Tracer, shape: tuple[int, int, int], batch: int, itemsize: int
-) -> MemoryEstimate:
-    parameters = sum(value.numel() for value in network.parameters()) * itemsize
-    weights = parameters + sum(_bytes(value, itemsize) for value in network.buffers())
-    running = _peak(list(tracer.memory.values()), itemsize) * batch
-    kept = _kept_for_backward(network, shape, batch, itemsize)
-    return MemoryEstimate(
-        weights=weights,
-        inference_activations=running,
-        inference=weights + running,
-        training_activations=kept,
-        gradients=parameters,
-        momentum=parameters,
-        training=weights + 2 * parameters + kept,
-    )
-
-
-def _peak(pieces: Sequence[Memory], itemsize: int) -> int:
-    """Most bytes needed at the same moment."""
-    changes: Counter[int] = Counter()
-    for piece in pieces:
-        size = piece.values * (piece.bytes_each or itemsize)
-        changes[piece.first] += size
-        changes[piece.last + 1] -= size
-    held = most = 0
-    for moment in sorted(changes):
-        held += changes[moment]
-        most = max(most, held)
-    return most
-
-
-def _kept_for_backward(network: nn.Module, shape: tuple[int, int, int], batch: int, itemsize: int) -> int:
-    """Bytes of activations that PyTorch holds after a forward pass in training."""
-    hollow = _hollow(network).train()
-    known = {value.untyped_storage()._cdata for value in (*hollow.parameters(), *hollow.buffers())}
-    kept: dict[int, Tensor] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        kept.setdefault(value.untyped_storage()._cdata, value)
-        return value
-
-    # BatchNorm refuses to train on a single value for each channel.
-    images = max(batch, 2)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        hollow(_image(images, shape))
-    total = sum(
-        value.untyped_storage().nbytes() // value.element_size() * _size_of(value, itemsize)
-        for key, value in kept.items()
-        if key not in known
-    )
-    return total * batch // images
-
-
-def _bytes(value: Tensor, itemsize: int) -> int:
-    return value.numel() * _size_of(value, itemsize)
-
-
-def _size_of(value: Tensor, itemsize: int) -> int:
-    return itemsize if value.is_floating_point() else value.element_size()
 
 
 def _dtype_name(dtype: torch.dtype | str) -> str:

@@ -78,8 +78,12 @@ def build(layers: Sequence[Layer], *, channels: int, size: Pair) -> nn.Sequentia
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for number, layer in enumerate(layers, 1):
         place = _Place(number, layer, tuple(values.shape[1:]))
-        module = _made(place).to("meta").eval()
-        values = module(values)
+        try:
+            module = _made(place).eval()
+            values = module(values)
+        except RuntimeError as error:
+            # Everything else is checked before: numbers of values beyond 64 bits.
+            raise place.misfit(f"cannot be counted: {error}") from error
         modules[f"{layer.type}{number}"] = module
     return nn.Sequential(modules)
 

@@ -6,6 +6,7 @@ belong to the thread that entered them, so that networks at work in other thread
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -77,9 +78,9 @@ class _Call:
 
 
 def trace(network: nn.Module, image: Tensor) -> "Tracer":
-    """What happens in `network` to `image` `(1, C, H, W)`, both on the meta device; hooks of the pass stay behind."""
+    """What happens in `network` to `image` `(1, C, H, W)`, both on the meta device."""
     tracer = Tracer(network, image)
-    with torch.no_grad(), tracer:
+    with tracer.listening(network), torch.no_grad(), tracer:
         tracer.result = network(image)
     return tracer
 
@@ -95,19 +96,26 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._calls: list[_Call] = []
         self._clock = 0
         # By storage, since views and in-place results are other tensors over the same values.
-        self._reaches = {_key(image): Reach((1, 1), (1, 1), 0, image.shape[-2] * image.shape[-1])}
-        self._made_of = {_key(value): {name} for name, value in network.named_parameters()}
+        self._reaches = {storage_of(image): Reach((1, 1), (1, 1), 0, image.shape[-2] * image.shape[-1])}
+        self._made_of = {storage_of(value): {name} for name, value in network.named_parameters()}
         self._sizes = {name: value.numel() for name, value in network.named_parameters()}
         self._alive: list[torch.UntypedStorage] = []
         self._remember(image)
-        for name, module in network.named_modules():
-            module.register_forward_pre_hook(partial(self._enter, name))
-            module.register_forward_hook(partial(self._leave, name))
+
+    @contextmanager
+    def listening(self, network: nn.Module) -> Iterator[None]:
+        """Hear of every module that starts and ends."""
+        with ExitStack() as hooks:
+            for name, module in network.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._enter, name)))
+                hooks.enter_context(module.register_forward_hook(partial(self._leave, name)))
+            yield
 
     @property
     def depth(self) -> int:
         """Most convolutions and fully connected layers between the image and a result."""
-        return max(self._reaches[key].depth for key in map(_key, _tensors([self.result])) if key in self._reaches)
+        keys = map(storage_of, _tensors([self.result]))
+        return max((self._reaches[key].depth for key in keys if key in self._reaches), default=0)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -120,18 +128,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _see(self, func: Any, args: Sequence[Any], inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self._clock += 1
-        keys = [_key(value) for value in inputs]
+        keys = [storage_of(value) for value in inputs]
         reaches = [self._reaches[key] for key in keys if key in self._reaches]
         names = set().union(*(self._made_of.get(key, ()) for key in keys))
         if not reaches:
             for value in outputs:
-                self._made_of.setdefault(_key(value), names)
+                self._made_of.setdefault(storage_of(value), names)
                 self._alive.append(value.untyped_storage())
             return
         for key in keys:
             if key in self.memory:
                 self.memory[key].last = self._clock
-        is_view = _key(outputs[0]) in keys and not func._schema.is_mutable
+        is_view = storage_of(outputs[0]) in keys and not func._schema.is_mutable
         if not is_view:
             self._act(operators.effect(func._opname, args, outputs[0]), _joined(reaches), names, keys, outputs)
 
@@ -139,11 +147,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parameters = sum(self._sizes.pop(name, 0) for name in names)
         after = _after(effect, before, outputs[0])
         for value in outputs:
-            self._reaches[_key(value)] = after
+            self._reaches[storage_of(value)] = after
         call = self._calls[-1] if self._calls else None
         if call is not None:
             call.seen = True
-        if after == before and after.depth == 0 and after.field == (1, 1) and not names:
+        in_layer = call is not None and call.is_layer
+        if after == before and after.depth == 0 and after.field == (1, 1) and not names and not in_layer:
             self._alive += [value.untyped_storage() for value in outputs]
             return  # still the image, at most in other colours
         for value in outputs:
@@ -164,18 +173,23 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _leave(self, name: str, module: nn.Module, _inputs: Any, result: Any) -> None:
         call = self._calls.pop()
         if call.output is not None:
-            reach = self._reaches[_key(call.output)]
+            reach = self._reaches[storage_of(call.output)]
             effects = call.effects
             if call.kind in _COMPOSED or (len(effects) > 1 and not any(effect.macs for effect in effects)):
                 effects = [Effect(_COMPOSED.get(call.kind, _snake(call.kind)))]
             self.steps.append(_step(name, "", effects, call.output, [call.source], call.parameters, reach))
-        elif call.kind in _PASSIVE and not call.seen and isinstance(result, Tensor):
-            reach = self._reaches[_key(result)]
+        elif (
+            call.kind in _PASSIVE
+            and not call.seen
+            and isinstance(result, Tensor)
+            and storage_of(result) in self._reaches
+        ):
+            reach, effect = self._reaches[storage_of(result)], Effect(_PASSIVE[call.kind])
             shape = tuple(result.shape[1:])
-            self.steps.append(Step(name, "", Effect(_PASSIVE[call.kind]), shape, 0, True, 0, reach))
+            self.steps.append(Step(name, "", effect, shape, values=0, in_place=True, parameters=0, reach=reach))
 
     def _remember(self, value: Tensor) -> None:
-        key, storage = _key(value), value.untyped_storage()
+        key, storage = storage_of(value), value.untyped_storage()
         if key not in self.memory:
             # Held, or a later tensor could get the same address.
             self._alive.append(storage)
@@ -189,7 +203,7 @@ def _step(
 ) -> Step:
     main = next((effect for effect in effects if effect.macs), effects[-1])
     main = replace(main, macs=sum(effect.macs for effect in effects))
-    in_place = _key(output) in keys
+    in_place = storage_of(output) in keys
     idle = _is_idle(main)
     return Step(
         module, function, main, tuple(output.shape[1:]), 0 if idle else output.numel(), in_place, parameters, reach
@@ -248,9 +262,10 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _key(value: Tensor) -> int:
-    key: int = value.untyped_storage()._cdata
-    return key
+def storage_of(value: Tensor) -> int:
+    """Which memory holds the values of `value`, as long as it lives."""
+    place: int = value.untyped_storage()._cdata
+    return place
 
 
 def _snake(name: str) -> str:

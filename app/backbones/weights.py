@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+import httpx2
 import huggingface_hub
 from huggingface_hub import constants as hub_constants
-from huggingface_hub.errors import HfHubHTTPError
 
 from app import errors
 from app.backbones import catalogue
@@ -140,7 +140,7 @@ def _from_hub(
         return None
     try:
         path = huggingface_hub.hf_hub_download(repository, published.file_name, cache_dir=cache_dir)
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except (httpx2.HTTPError, OSError, ValueError) as error:
         tried.append(f"{published.file_name} of {repository} could not be downloaded: {error or type(error).__name__}")
         return None
     return _verified_blob(Path(path), "download", published, tried)

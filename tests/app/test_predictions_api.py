@@ -2,6 +2,7 @@
 
 import base64
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,12 +16,18 @@ from app.models.service import NewModelVersion
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
+from tests.app.conftest import sqlite_url
 from tests.problems import problem
 
 MIB = 1024 * 1024
 PHOTO = factories.image(factories.COLOURS["red"])
 JPEG = {"Content-Type": "image/jpeg"}
 JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return sqlite_url(tmp_path)
 
 
 @pytest.fixture

@@ -99,6 +99,13 @@ def test_every_kind_of_layer_has_its_row() -> None:
     assert found.rows[4].kernel == (1, 3)
 
 
+@pytest.mark.parametrize("kind", ["relu", "lrn", "dropout", "batch_norm", "flatten", "global_avg_pool"])
+def test_a_layer_by_itself_has_its_row_too(kind: stacks.Type) -> None:
+    found = anatomy.of_stack([Layer(type=kind)], size=1)
+    assert [row.type for row in found.rows] == [kind]
+    assert found.layers == 0
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -120,6 +127,14 @@ def test_every_kind_of_layer_has_its_row() -> None:
 def test_layers_that_do_not_fit_together_are_refused_by_name(layers: list[Layer], message: str) -> None:
     with pytest.raises(errors.Invalid, match=message):
         anatomy.of_stack(layers, size=8)
+
+
+def test_layers_beyond_all_counting_are_refused() -> None:
+    wide = conv(16384, 1, padding=1024)
+    with pytest.raises(errors.Invalid, match=r"layer 202 \(linear\): cannot be counted"):
+        anatomy.of_stack([*[wide] * 200, Layer(type="flatten"), Layer(type="linear", out_channels=16384)], size=4096)
+    with pytest.raises(errors.Invalid, match="training with 4096 images at once cannot be counted"):
+        anatomy.of_stack([wide] * 200, size=4096, batch=4096)
 
 
 def test_a_stack_for_no_image_is_refused() -> None:

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from app import errors
 from app.backbones import catalogue, classifier
@@ -108,8 +109,10 @@ def check_a_frozen_training_step(built: Classifier, stage: str, batch: Tensor) -
     trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-3)
     outputs = built.train()(batch)
-    loss = outputs.logits.square().mean() + sum(0.3 * logits.square().mean() for logits in outputs.auxiliary)
-    loss.backward()
+    targets = torch.zeros(len(batch), dtype=torch.long)
+    loss = functional.cross_entropy(outputs.logits, targets)
+    loss = loss + sum(0.3 * functional.cross_entropy(logits, targets) for logits in outputs.auxiliary)
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     assert all(parameter.grad is not None for parameter in trained)
     after = built.state_dict()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def test_the_labels_of_timms_weights_follow_from_their_number() -> None:
 
 def test_labels_that_nobody_publishes_are_not_made_up() -> None:
     weights = catalogue.find("mobilenetv1_100").weights[0]
-    changed = labels.Weights(**{**vars(weights), "classes": 7})
+    changed = replace(weights, classes=7)
     with pytest.raises(errors.NotFound, match="7 outputs"):
         labels.labels(changed)
 

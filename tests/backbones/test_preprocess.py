@@ -70,8 +70,8 @@ def test_an_image_is_resized_with_the_filter_that_the_weights_were_trained_with(
     loaded = preprocess.load(encode(image), replace(AT_224, interpolation=interpolation), max_pixels=MAX_PIXELS)
     assert np.abs(loaded.astype(int) - expected.astype(int)).max() <= 2
     crop = replace(SMALL, interpolation=interpolation)
-    same = [preprocess.random_crop(image, crop, np.random.default_rng(1)) for _ in range(2)]
-    assert np.array_equal(*same)
+    one, same = (preprocess.random_crop(image, crop, np.random.default_rng(1)) for _ in range(2))
+    assert np.array_equal(one, same)
 
 
 def test_the_filter_of_artifacts_that_do_not_name_it_is_bilinear() -> None:

@@ -19,7 +19,8 @@ OF_EACH_FAMILY = [pytest.param(catalogue.find(name), id=name) for name in REPRES
 
 
 def floats(backbone: Backbone) -> Tensor:
-    return classifier.Normalisation(backbone.scratch_preprocessing)(images(backbone))
+    normalised: Tensor = classifier.Normalisation(backbone.scratch_preprocessing)(images(backbone))
+    return normalised
 
 
 def outputs_of(network: nn.Module, names: list[str], batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from app import errors
@@ -13,6 +14,7 @@ from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 
 CONTENT = b"the values of a network" * 1000
+HUB_FOLDER = "/timm/mobilenetv1_100.ra4_e3600_r224_in1k/resolve/main"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -31,11 +33,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", "/good.pth")
             self.end_headers()
             return
-        body = {"/good.pth": CONTENT, "/other.pth": b"something else", "/cut.pth": CONTENT[:100]}.get(self.path)
+        body = {
+            "/good.pth": CONTENT,
+            "/other.pth": b"something else",
+            "/cut.pth": CONTENT[:100],
+            f"{HUB_FOLDER}/model.safetensors": CONTENT,
+        }.get(self.path)
         self.send_response(200 if body else 404)
         self.send_header("Content-Length", str(len(CONTENT if self.path == "/cut.pth" else body or b"")))
         self.end_headers()
         self.wfile.write(body or b"")
+
+    def do_HEAD(self) -> None:
+        """What the hub says of a file: its sha256 as `ETag`, and the commit it is of."""
+        known = self.path.endswith("/model.safetensors")
+        self.send_response(200 if known else 404)
+        if known:
+            self.send_header("ETag", f'"{SHA256}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nothing to say."""
@@ -206,6 +223,25 @@ def test_weights_of_the_hub_are_taken_from_its_cache(hub_cache: Path, tmp_path: 
         entry, entry.weights[0], weights_dir=None, cache_dir=tmp_path / "torch", hub_cache_dir=hub_cache
     )
     assert place == "cache"
+
+
+def test_weights_of_the_hub_are_downloaded_once(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"http://127.0.0.1:{publisher.server_port}"
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    entry = catalogue.find("mobilenetv1_100")
+    first, second = (
+        weights.obtain(entry, weights_dir=None, cache_dir=tmp_path, hub_cache_dir=tmp_path / "hub", download=True)
+        for _ in range(2)
+    )
+    assert (first.source, second.source, first.sha256) == ("download", "cache", SHA256)
+    assert first.path.read_bytes() == CONTENT
+    missing = dataclasses.replace(entry, weights=(dataclasses.replace(entry.weights[0], file_name="none.safetensors"),))
+    with pytest.raises(errors.WeightsUnavailable, match=r"none\.safetensors of timm/mobilenetv1_100.* could not be"):
+        weights.obtain(missing, weights_dir=None, cache_dir=tmp_path, hub_cache_dir=tmp_path / "hub", download=True)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "replaced by a plain file"])

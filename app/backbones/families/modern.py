@@ -75,7 +75,7 @@ def _vit(size: str, patch: int, layers: int) -> Entry:
         year=2020,
         paper="https://arxiv.org/abs/2010.11929",
         summary=f"An image as {patch} x {patch} pixel patches, read by a plain transformer of {layers} layers like the "
-        "words of a sentence: no convolution, no pyramid. Needs much pre-training, gains much from it, takes one image size.",
+        "words of a sentence: no convolution, no pyramid. Needs much pre-training, gains much from it.",
         chain=Chain(
             stages=(
                 Stage("patches", ("conv_proj", ":tokens", ":class_token", ":position", "encoder.dropout")),

@@ -136,7 +136,7 @@ def _squeezenet(version: str, ends: tuple[int, ...]) -> Entry:
         f"and 3 x 3 filters expand them again, and nothing is dense.{lighter}",
         chain=Chain(
             stages=spans("features", *ends, names=("stem", "stage1", "stage2", "stage3")),
-            # The published head is a 1 x 1 convolution with ReLU in front of the mean; the new one is linear, behind it.
+            # The published head is a convolution with ReLU in front of the mean; the new one is linear, behind it.
             pool=("classifier.0", "classifier.3", ":flatten"),
             head="classifier.1",
         ),
