@@ -285,3 +285,21 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     for head in network.walk.auxiliary:
         name = f"body.{head.module}.{head.last_layer}.weight"
         assert not torch.equal(before[name], after[name])
+
+
+def test_what_is_frozen_stays_as_it_was_through_a_whole_training(splits: Splits, tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=2)
+    network, interrupted = build(plan), build(plan)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for one in (network, interrupted):
+        one.freeze("stage1")
+    fit.fit(network, fitting(splits, tmp_path / "one", Recorder(), plan=plan))
+    with pytest.raises(Stopped):
+        fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(CheckpointSaved(1)), plan=plan))
+    fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(), plan=plan))
+    after = network.state_dict()
+    assert equal(interrupted.state_dict(), after)
+    frozen = [name for name in before if name.startswith(("body.stem.", "body.stages.0."))]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["body.stages.1.conv1.weight"], after["body.stages.1.conv1.weight"])
