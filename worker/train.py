@@ -160,4 +160,7 @@ def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:
 
 
 def _weights_provenance(file: WeightsFile) -> dict[str, Any]:
-    return {"name": file.weights.name, "file": file.path.name, "sha256": file.sha256, "source": file.source}
+    # A file of the operator's own only stands in for published weights.
+    digits = file.weights.sha256_prefix
+    name = file.weights.name if digits is None or file.sha256.startswith(digits) else None
+    return {"name": name, "file": file.path.name, "sha256": file.sha256, "source": file.source}

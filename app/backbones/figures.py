@@ -147,7 +147,7 @@ def _timm_weights(architecture: str) -> list[Facts]:
 
 def _timm_facts(tag: str, config: Any) -> Facts | None:
     preprocessing = _timm_preprocessing(config)
-    if preprocessing is None or config.custom_load or not tag or not config.hf_hub_id:
+    if preprocessing is None or config.custom_load == "hf" or not tag or not config.hf_hub_id:
         return None
     file_name = config.hf_hub_filename or "model.safetensors"
     return {

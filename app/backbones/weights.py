@@ -107,7 +107,7 @@ def _from_folder(backbone: Backbone, choice: str, weights_dir: Path | None, trie
         return None
     candidates = list(_candidates(backbone, choice, weights_dir))
     if not candidates:
-        name = backbone.architecture if choice == catalogue.PRETRAINED else f"{backbone.architecture}.{choice}"
+        name = _file_stem(backbone) if choice == catalogue.PRETRAINED else f"{_file_stem(backbone)}.{choice}"
         tried.append(f"the weights folder {weights_dir} has no file {name}-<8 hex digits>.pth or .safetensors")
     for path, weights in candidates:
         found = _verified(path, path.stem.rpartition("-")[2], "weights_dir", weights, tried)
@@ -209,7 +209,7 @@ def _candidates(backbone: Backbone, choice: str, weights_dir: Path) -> Iterator[
     sets = {weights.name: weights for weights in backbone.weights}
     digits = {weights.sha256_prefix: weights for weights in backbone.weights if weights.sha256_prefix}
     names = {weights.file_name for weights in digits.values()}
-    pattern = re.compile(rf"{re.escape(backbone.architecture)}(?:\.(\w+))?-[0-9a-f]{{8}}\.(?:pth|safetensors)")
+    pattern = re.compile(rf"{re.escape(_file_stem(backbone))}(?:\.(\w+))?-[0-9a-f]{{8}}\.(?:pth|safetensors)")
     for path in sorted(weights_dir.iterdir()) if weights_dir.is_dir() else ():
         match = pattern.fullmatch(path.name)
         if (match is None and path.name not in names) or not path.is_file():
@@ -220,6 +220,11 @@ def _candidates(backbone: Backbone, choice: str, weights_dir: Path) -> Iterator[
             yield path, named or backbone.weights[0]
         elif named is not None and named.name == choice:
             yield path, named
+
+
+def _file_stem(backbone: Backbone) -> str:
+    # Networks of timm may bear the name of another one of the catalogue, and no file's name should have a colon.
+    return backbone.name.partition(".")[0].replace(":", "-")
 
 
 def _known_digits(published: Weights) -> str:

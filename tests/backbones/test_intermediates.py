@@ -1,6 +1,7 @@
 """Networks of timm outside of the catalogue."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from app.backbones.intermediates import WHOLE
 from tests.backbones.samples import close, equal
 from tests.backbones.test_classifier import check_a_frozen_training_step
 
-# A ResNet, a ConvNeXt, a Vision Transformer, and one without intermediates.
+# A ResNet, a ConvNeXt, a Vision Transformer, and a tree.
 NAMES = ("timm:resnet10t", "timm:convnext_atto", "timm:vit_tiny_patch16_224", "timm:dla34")
 
 
@@ -66,8 +67,7 @@ def test_any_network_of_timm_can_be_cut_and_frozen_at_its_stages(name: str) -> N
     with torch.inference_mode():
         assert torch.equal(cut.features(batch), pooled[middle])
         assert close(restored(batch).logits, cut(batch).logits)
-    if stages != [WHOLE]:
-        assert len(cut.state()) < len(whole.state())
+    assert len(cut.state()) < len(whole.state())
     whole.freeze(middle)
     check_a_frozen_training_step(whole, middle, batch)
 
@@ -83,7 +83,18 @@ def test_freezing_finds_what_a_stage_depends_on() -> None:
 
 
 def test_a_network_without_intermediates_has_one_stage() -> None:
-    assert [stage.name for stage in catalogue.find("timm:dla34").stages] == [WHOLE]
+    known = catalogue.find("timm:resnet10t")
+    backbone = replace(known, stages=(replace(known.stages[-1], name=WHOLE),))
+    built = classifier.build(backbone, 3, state=None, seed=0).eval()
+    batch = images(backbone.name)
+    assert built.stages == (WHOLE,)
+    with torch.inference_mode():
+        (pooled,) = built.stage_features(batch)
+        assert close(pooled, built.features(batch))
+        cut = classifier.build(backbone, 3, state=None, seed=0, stage=WHOLE).eval()
+        assert torch.equal(cut.features(batch), pooled)
+    built.freeze(WHOLE)
+    check_a_frozen_training_step(built, WHOLE, batch)
 
 
 def test_such_a_network_cannot_be_entered_in_the_middle() -> None:

@@ -199,6 +199,18 @@ def test_weights_of_ones_own_may_carry_the_name_of_published_ones(tmp_path: Path
         assert (found.sha256, found.weights.name) == (digest, "IMAGENET1K_V2")
 
 
+def test_a_network_of_timm_does_not_take_the_file_of_its_namesake(tmp_path: Path) -> None:
+    own = b"values of our own"
+    digits = hashlib.sha256(own).hexdigest()[:8]
+    (tmp_path / f"resnet50-{digits}.pth").write_bytes(own)
+    entry = catalogue.find("timm:resnet50")
+    with pytest.raises(errors.WeightsUnavailable, match="timm-resnet50-<8 hex digits>"):
+        weights.obtain(entry, weights_dir=tmp_path, cache_dir=tmp_path, hub_cache_dir=tmp_path, download=False)
+    (tmp_path / f"timm-resnet50-{digits}.safetensors").write_bytes(own)
+    found = weights.obtain(entry, weights_dir=tmp_path, cache_dir=tmp_path, hub_cache_dir=tmp_path, download=False)
+    assert found.path.name.startswith("timm-")
+
+
 @pytest.fixture
 def hub_cache(tmp_path: Path) -> Path:
     """A cache of the hub with the file of MobileNet v1, as its library lays it out."""

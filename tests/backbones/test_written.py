@@ -36,15 +36,15 @@ def test_a_written_network_learns(name: str, rate: float) -> None:
     losses = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for _epoch in range(4):
+        for _epoch in range(3):
             total = 0.0
-            for part in torch.arange(64).reshape(4, 16):
+            for part in torch.arange(64).reshape(8, 8):
                 outputs = network(images[part])
                 loss = functional.cross_entropy(outputs.logits, targets[part])
-                total += loss.item() / 4
+                total += loss.item() / 8
                 loss = loss + sum(0.3 * functional.cross_entropy(logits, targets[part]) for logits in outputs.auxiliary)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             losses.append(total)
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]

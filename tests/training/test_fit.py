@@ -412,3 +412,21 @@ def test_a_device_without_memory_for_two_images_is_reported(splits: Splits, tmp_
     with pytest.raises(errors.Unavailable) as raised:
         fit.fit(network, fitting(splits, tmp_path, Recorder(), descent=replace(DESCENT, epochs=1)))
     assert raised.value.code == "out_of_memory"
+
+
+def test_what_is_frozen_stays_as_it_was_through_a_whole_training(splits: Splits, tmp_path: Path) -> None:
+    descent = replace(DESCENT, epochs=2)
+    network, interrupted = build(), build()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for one in (network, interrupted):
+        one.freeze("stage1")
+    fit.fit(network, fitting(splits, tmp_path / "one", Recorder(), descent=descent))
+    with pytest.raises(Stopped):
+        fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(CheckpointSaved(1)), descent=descent))
+    fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(), descent=descent))
+    after = network.state_dict()
+    assert equal(interrupted.state_dict(), after)
+    frozen = [name for name in before if name.startswith(("body.stem.", "body.stages.0."))]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["body.stages.1.conv1.weight"], after["body.stages.1.conv1.weight"])
