@@ -89,7 +89,7 @@ def test_a_network_without_intermediates_has_one_stage() -> None:
     batch = images(backbone.name)
     assert built.stages == (WHOLE,)
     with torch.inference_mode():
-        (pooled,) = built.stage_features(batch)
+        (pooled,) = built.survey(batch).stages
         assert close(pooled, built.features(batch))
         cut = classifier.build(backbone, 3, state=None, seed=0, stage=WHOLE).eval()
         assert torch.equal(cut.features(batch), pooled)
