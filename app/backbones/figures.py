@@ -77,7 +77,7 @@ def _of_timm(architecture: str, device: str) -> Facts:
         "fixed_size": bool(config.fixed_input_size),
         "preprocessing": _timm_preprocessing(config) or _plain_preprocessing(size),
         "stages": [{"name": name, "channels": count} for name, count in zip(walk.stages, channels, strict=True)],
-        "weights": _timm_weights(architecture),
+        "weights": timm_weights(architecture),
     }
 
 
@@ -136,7 +136,8 @@ def _torchvision_facts(weights: Any) -> Facts:
     }
 
 
-def _timm_weights(architecture: str) -> list[Facts]:
+def timm_weights(architecture: str) -> list[Facts]:
+    """The weights that timm publishes for a network of its own and that we can use, the default ones first."""
     configs = timm.models.get_arch_pretrained_cfgs(architecture)
     default = timm.get_pretrained_cfg(architecture).tag
     tags = sorted((config.tag or "" for config in configs.values()), key=lambda tag: (tag != default, tag))
@@ -200,7 +201,7 @@ def _no_weights(_name: str) -> list[Facts]:
     return []
 
 
-_WEIGHTS = {"torchvision": _torchvision_weights, "timm": _timm_weights, "graft": _no_weights}
+_WEIGHTS = {"torchvision": _torchvision_weights, "timm": timm_weights, "graft": _no_weights}
 
 
 def _write(file_name: str, facts: Mapping[str, Facts]) -> None:

@@ -111,8 +111,10 @@ def _from_torchvision(backbone: Backbone, auxiliary: bool, size: int) -> nn.Modu
     return cast("nn.Module", network)
 
 
-def _from_timm(backbone: Backbone, _auxiliary: bool, _size: int) -> nn.Module:
-    return cast("nn.Module", timm.create_model(backbone.architecture, pretrained=False))
+def _from_timm(backbone: Backbone, _auxiliary: bool, size: int) -> nn.Module:
+    # Only networks of one size can be told which.
+    given = {"img_size": size} if backbone.fixed_size and size != backbone.input_size else {}
+    return cast("nn.Module", timm.create_model(backbone.architecture, pretrained=False, **given))
 
 
 def _written(backbone: Backbone, auxiliary: bool, _size: int) -> nn.Module:

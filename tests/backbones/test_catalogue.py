@@ -1,6 +1,8 @@
+import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import timm
@@ -255,6 +257,22 @@ def test_any_network_of_timm_is_found_with_its_weights() -> None:
     for wrong in ("timm:resnet26.nonsense", "timm:rasnet26"):
         with pytest.raises(errors.UnknownName, match="timm:resnet26"):
             catalogue.find(wrong)
+
+
+@pytest.mark.parametrize("architecture", ["resnet26", "convnext_atto", "vit_tiny_patch16_224"])
+def test_what_is_written_of_networks_of_timm_is_what_they_give(architecture: str) -> None:
+    figures_now = json.loads(json.dumps(figures.of_timm(architecture)))
+    written = json.loads(Path(catalogue.__file__).with_name("timm.json").read_text())
+    assert figures_now == written[architecture]
+
+
+def test_every_classifier_of_timm_is_known_with_its_weights() -> None:
+    written = json.loads(Path(catalogue.__file__).with_name("timm.json").read_text())
+    # Encoders of language models have no classes.
+    left_out = set(timm.list_models()) - written.keys()
+    assert {name for name in left_out if not name.endswith("_enc")} == set()
+    for architecture, facts in written.items():
+        assert facts["weights"] == figures.timm_weights(architecture), architecture
 
 
 def test_networks_are_chosen_by_what_they_cost() -> None:

@@ -1,5 +1,6 @@
 """Every network of the catalogue as a classifier; what is costly is done on one network of each family."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -240,6 +241,26 @@ def test_values_published_for_timm_are_read_by_timm() -> None:
     kept = {name: value for name, value in state.items() if not name.startswith("classifier.")}
     assert equal(built.body.state_dict(), kept)
     assert "state_dict" not in built.body.pretrained_cfg  # type: ignore[operator]
+
+
+def test_published_densenets_have_the_names_of_an_older_torchvision() -> None:
+    backbone = catalogue.find("densenet121")
+    state = published_state(backbone)
+    older = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): value for name, value in state.items()}
+    assert older.keys() != state.keys()
+    built = classifier.build(backbone, 2, state=older, seed=0)
+    assert torch.equal(
+        built.body.state_dict()["features.denseblock4.denselayer3.conv2.weight"],
+        state["features.denseblock4.denselayer3.conv2.weight"],
+    )
+
+
+def test_values_load_also_without_the_versions_that_torch_notes_beside_them() -> None:
+    backbone = catalogue.find("mnasnet0_5")
+    state = published_state(backbone)
+    built = classifier.build(backbone, 2, state=dict(state), seed=0)
+    kept = {name: value for name, value in state.items() if not name.startswith("classifier.1")}
+    assert equal(built.body.state_dict(), kept)
 
 
 def test_a_weights_file_is_read_without_running_code_in_it(tmp_path: Path) -> None:
