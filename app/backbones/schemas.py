@@ -49,7 +49,9 @@ class StageRead(BaseModel):
 
     name: str
     channels: int
-    size: tuple[int, int] | None = Field(description="Height and width of its maps; null for tokens.")
+    size: tuple[int, int] | None = Field(
+        description="Height and width of its maps; null for tokens and where it is not known."
+    )
     parameters: int | None = Field(description="Of this stage alone.")
     macs: int | None = Field(description="Multiply-adds of this stage alone.")
     receptive_field: int | None = Field(

@@ -50,9 +50,11 @@ def heavy(backbone: Backbone) -> bool:
     )
 
 
-def images(backbone: Backbone, count: int = 2) -> Tensor:
-    """Small images `(count, 3, H, W) uint8`, or those that the network or its auxiliary head needs."""
-    if backbone.fixed_size or backbone.auxiliary:
+def images(backbone: Backbone, count: int = 2, size: int | None = None) -> Tensor:
+    """Images `(count, 3, H, W) uint8` of `size`: as small as the network and its auxiliary head allow, if not given."""
+    if size is not None:
+        pass
+    elif backbone.fixed_size or backbone.auxiliary:
         size = backbone.input_size
     elif backbone.family == "Swin Transformer":
         size = 64
