@@ -1,0 +1,88 @@
+"""What was measured of a dataset version with a backbone: how much data there is, and how close it is to what the
+backbone knows. Values only, shared by the API, the stored profile, the policy and the measuring."""
+
+from dataclasses import dataclass
+
+HEAD = "head"
+"""The depth in front of the network's own classifier, behind its last stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A linear classifier on frozen features, each image judged by one that has not seen it (cross-validation)."""
+
+    accuracy: float
+    """Share of images, 0-1."""
+    log_loss: float
+    """In nats an image."""
+    error: float
+    """Standard error of the accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """The pooled features at one depth of a network."""
+
+    name: str
+    """A stage, or `HEAD`."""
+    features: int
+    """How many there are."""
+    probe: Probe
+    log_me: float
+    """Mean log evidence in nats an image (LogME)."""
+    h_score: float
+    neighbours: float
+    """Share of images, 0-1, that have the label of most of their nearest ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The probe at the head with fewer images."""
+
+    images: int
+    """Training images it was given, of which each fold holds some out."""
+    probe: Probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What one image costs on the machine that measured, in seconds."""
+
+    decode: float
+    """From the file to pixels at the network's input size, on all threads together."""
+    forward: float
+    """Through the whole network without gradients."""
+    device: str
+    """`cpu` or `cuda`."""
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """All that a policy needs to decide how to train this backbone on this version."""
+
+    backbone: str
+    weights: str
+    """Name of the weights."""
+    weights_sha256: str
+    classes: int
+    images: int
+    """Training images; nothing here has seen the validation images."""
+    smallest_class: int
+    largest_class: int
+    depths: tuple[Depth, ...]
+    """Every stage in order, `HEAD` last."""
+    together: Probe
+    """On the features of all depths side by side."""
+    curve: tuple[CurvePoint, ...]
+    """With a quarter, a half, and all of the images, as far as every class keeps two."""
+    random: tuple[Depth, ...]
+    """As `depths`, for the network with random values, on `random_images` of the images."""
+    random_images: int
+    reference: tuple[Depth, ...]
+    """As `depths`, on those same images: what `random` is to be compared with. Empty where they are all images."""
+    costs: Costs
+
+    def depth(self, name: str) -> Depth:
+        """The depth called `name`. Raises `KeyError`."""
+        return {depth.name: depth for depth in self.depths}[name]
