@@ -14,7 +14,7 @@ from app.jobs import leases
 from app.jobs.leases import Claim, Failure
 from app.models import service as models
 from app.models.service import NewModelVersion
-from app.recipe import Plan
+from app.plan import Plan
 from app.settings import Settings
 from app.storage import Storage, move
 from worker.ingest import IngestOutcome, IngestWork, ingest

@@ -17,7 +17,8 @@ from app.datasets import store
 from app.datasets.store import Item, Snapshot
 from app.models import artifact
 from app.models.artifact import Artifact
-from app.recipe import NO_WEIGHTS, Plan
+from app.plan import Plan
+from app.recipe import NO_WEIGHTS
 from worker.training import checkpoint, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit
@@ -115,6 +116,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         evaluation=asdict(trained.evaluation),
         provenance=_provenance(work, file),
         state=trained.classifier.state(),
+        outlet=trained.classifier.outlet,
     )
     artifact.write(folder / "artifact", result)
     return TrainOutcome(

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.recipe import Plan, Recipe
+from app.plan import Plan
+from app.recipe import Recipe
 
 JobState = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
 JobKind = Literal["ingest", "train"]

@@ -19,7 +19,8 @@ from app.jobs import events
 from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate
 from app.jobs.tables import Job, Worker
-from app.recipe import NO_WEIGHTS, Recipe, VersionFacts, resolve
+from app.plan import VersionFacts, resolve
+from app.recipe import Recipe
 
 CPU_QUEUE = "cpu"
 GPU_QUEUE = "gpu"
@@ -140,8 +141,8 @@ def workers(session: Session) -> Sequence[Worker]:
 def check_backbone(recipe: Recipe) -> Backbone:
     """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
     backbone = catalogue.find(recipe.backbone)
-    if recipe.weights != NO_WEIGHTS:
-        backbone.find_weights(recipe.weights)
+    if not recipe.from_random:
+        backbone.find_weights(recipe.start)
     return backbone
 
 

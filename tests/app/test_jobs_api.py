@@ -44,9 +44,22 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_names(http: TestClient
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "epochs: only for strategy 'full'"),
-        ({"strategy": "full", "l2": 1.0}, "l2: only for strategy 'head'"),
-        ({"strategy": "head"}, "needs weights 'pretrained'"),
+        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "body.recipe.epochs: not for strategy 'head'"),
+        ({"strategy": "head"}, "body.recipe.weights: strategy 'head' keeps layers as they are"),
+        (
+            {"strategy": "scratch", "weights": "pretrained"},
+            "body.recipe.weights: strategy 'scratch' starts from random",
+        ),
+        ({"l2": 1.0}, "body.recipe.l2: needs pre-trained weights"),
+        ({"layer_decay": 0.5}, "body.recipe.layer_decay: needs pre-trained weights"),
+        ({"layer_decay": 0.0, "weights": None}, "body.recipe.layer_decay"),
+        ({"weights": None, "reinit": "retrained"}, "body.recipe.reinit: with strategy 'full' that is every layer"),
+        ({"weights": None, "reinit": "head", "l2": 1.0}, "body.recipe.l2: with reinit 'head' no linear classifier"),
+        ({"weights": None, "stage": "stage1"}, "body.recipe.stage: not for strategy 'full'"),
+        (
+            {"strategy": "top", "weights": None, "augmentation": {"mixup": 1.0}},
+            "body.recipe.augmentation.mixup: not for strategy 'top'",
+        ),
         ({"learning_rat": 0.1}, "learning_rat: no such field"),
         ({"epochs": 0}, "epochs"),
     ],
@@ -58,6 +71,25 @@ def test_a_recipe_that_makes_no_sense_is_refused_with_the_reason(
 
     assert document["code"] == "invalid_request"
     assert said in document["detail"]
+
+
+def test_a_stage_that_does_not_exist_is_answered_with_the_nearest_ones(http: TestClient, versioned: str) -> None:
+    recipes: tuple[dict[str, object], ...] = (
+        {"strategy": "stage_probe", "stage": "layer33"},
+        {"strategy": "top", "freeze": "layer33"},
+    )
+    for recipe in recipes:
+        asked = wanted(versioned, **{"backbone": "resnet18", "weights": "pretrained", **recipe})
+        document = problem(http.post("/v1/jobs", json=asked), 422)
+        assert document["code"] == "unknown_stage"
+        assert "layer3" in document["nearest"]
+
+
+def test_full_without_weights_is_another_way_to_say_scratch(http: TestClient, versioned: str) -> None:
+    said = [{"strategy": "scratch", "weights": None}, {"strategy": "scratch"}, {"strategy": "full", "weights": "none"}]
+    plans = [http.post("/v1/jobs", json=wanted(versioned, **recipe)).json()["plan"] for recipe in said]
+    assert plans[0] == plans[1] == plans[2]
+    assert (plans[0]["strategy"], plans[0]["weights"]) == ("scratch", "none")
 
 
 def test_weights_are_asked_for_by_name(http: TestClient, versioned: str) -> None:

@@ -16,7 +16,8 @@ from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, Normalisation, Outputs
 from app.backbones.preprocess import Preprocessing
-from app.recipe import Augmentation, Descent
+from app.plan import Descent
+from app.recipe import Augmentation
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from worker.training import checkpoint, evaluate, fit, schedule

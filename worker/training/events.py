@@ -50,6 +50,61 @@ class ProbeFitted:
 
 
 @dataclass(frozen=True)
+class StageTried:
+    """The features of one stage, and what cross-validation gave for the best penalty: mean log-loss in nats and
+    accuracy 0-1."""
+
+    stage: str
+    features: int
+    l2: float
+    log_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class StageChosen:
+    """The classifier sees the features of `stage`, which did best of those that were `tried`, in order."""
+
+    stage: str
+    tried: tuple[StageTried, ...]
+
+
+@dataclass(frozen=True)
+class ShareTried:
+    """So many of the features of all stages, and what cross-validation gave for the best penalty."""
+
+    features: int
+    l2: float
+    log_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class FeaturesSelected:
+    """The classifier sees `features` of all features of all stages; `tried` is empty where all were to be taken."""
+
+    features: int
+    stages: dict[str, int]
+    """How many of each stage that any are taken of."""
+    tried: tuple[ShareTried, ...]
+
+
+@dataclass(frozen=True)
+class StartEvaluated:
+    """The network on the validation images before the first step, with the linear classifier as its head."""
+
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class FullPrecision:
+    """Computed in fp32 although bf16 was asked for, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class EpochFinished:
     """One pass over the training images, epochs counted from 1; losses in nats, accuracy 0-1."""
 

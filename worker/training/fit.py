@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app import errors
 from app.backbones.classifier import Classifier
-from app.recipe import Descent
+from app.plan import Descent
 from worker.training import checkpoint, evaluate, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits

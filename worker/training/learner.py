@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.backbones.classifier import Classifier, Outputs
-from app.recipe import Descent
+from app.plan import Descent
 
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss ("Going Deeper with Convolutions", section 5)."""

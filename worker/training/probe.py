@@ -71,18 +71,57 @@ def fit(
 
     Of several penalties that with the least mean log-loss in stratified `folds`-fold cross-validation is taken.
     """
+    several = len(l2_grid) > 1
+    linear = search(
+        features, targets, classes=classes, l2_grid=l2_grid, folds=folds if several else 0, seed=seed, emit=emit
+    )
+    emit(ProbeFitted(l2=linear.l2, tried=linear.tried))
+    return linear
+
+
+def search(
+    features: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    *,
+    classes: int,
+    l2_grid: Sequence[float],
+    folds: int,
+    seed: int,
+    emit: Emit,
+) -> Linear:
+    """`fit` that tells of its progress alone, and cross-validates a single penalty, too; with 0 `folds` none."""
     axes = _principal_axes(torch.from_numpy(features))
     labels = torch.from_numpy(targets)
     tried: tuple[PenaltyTried, ...] = ()
     l2 = l2_grid[0]
-    if len(l2_grid) > 1:
+    if folds:
         sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
         tried = _cross_validate(axes, labels, sample, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
     solution = _solve(axes.values, labels, axes.variances, l2=l2, start=_zeros(axes.values, classes))
-    emit(ProbeFitted(l2=l2, tried=tried))
     return _for_raw_features(axes, solution, l2, tried)
+
+
+def path(
+    features: NDArray[np.float32], targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float]
+) -> tuple[Linear, ...]:
+    """The linear classifier of `features (N, D)` for each penalty, the strongest first."""
+    axes = _principal_axes(torch.from_numpy(features))
+    solution, found = _zeros(axes.values, classes), []
+    for l2 in sorted(l2_grid, reverse=True):
+        solution = _solve(axes.values, torch.from_numpy(targets), axes.variances, l2=l2, start=solution)
+        found.append(_for_raw_features(axes, solution, l2, ()))
+    return tuple(found)
+
+
+def typical_spread(features: NDArray[np.float32]) -> float:
+    """The mean standard deviation of those of `features (N, D)` that are not the same for all images; 1 for none."""
+    values = torch.from_numpy(features)
+    mean = values.mean(dim=0, dtype=torch.float64)
+    spread = _spread(values, mean)
+    varying = spread[~_is_constant(spread, mean)]
+    return float(varying.mean()) if len(varying) else 1.0
 
 
 def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -115,9 +154,13 @@ def _principal_axes(features: Tensor) -> _Axes:
     count, size = features.shape
     mean = features.mean(dim=0, dtype=torch.float64)
     spread = _spread(features, mean)
-    # A feature that is the same for all images tells nothing, and its rounding error must not be blown up.
-    constant = spread <= 1e-6 * mean.abs() + 1e-12
-    scale = torch.where(constant, torch.inf, spread)
+    constant = _is_constant(spread, mean)
+    # The spread of a few images says little about that of others: a feature that hardly differs among them, like a
+    # channel that answers to something rare, would be blown up until one new image with it outweighs all the rest. So
+    # no feature counts as less spread than the typical one by more than so many images can tell. (The mean is typical
+    # even where most channels hardly answer; the median would then be one of theirs.)
+    floor = spread[~constant].mean() / count**0.5 if not constant.all() else 0.0
+    scale = torch.where(constant, torch.inf, spread.clamp(min=float(floor)))
     if size <= count:
         variances, directions = torch.linalg.eigh(_covariance(features, mean, scale))
     else:
@@ -127,6 +170,11 @@ def _principal_axes(features: Tensor) -> _Axes:
     kept = variances > _NEGLIGIBLE_VARIANCE * variances.max().clamp(min=1e-300)
     directions = directions[:, kept]
     return _Axes(mean, scale, directions, _project(features, mean, scale, directions), variances[kept])
+
+
+def _is_constant(spread: Tensor, mean: Tensor) -> Tensor:
+    """Whether a feature is the same for all images: it tells nothing, and its rounding error must not be blown up."""
+    return spread <= 1e-6 * mean.abs() + 1e-12
 
 
 def _spread(features: Tensor, mean: Tensor) -> Tensor:

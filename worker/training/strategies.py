@@ -17,16 +17,20 @@ from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
+from app.backbones.taps import WHOLE, Outlet
 from app.backbones.weights import WeightsFile
-from app.recipe import Plan
-from worker.training import evaluate, features, fit, probe
+from app.plan import Plan
+from app.recipe import ALL_STAGES, BEST_STAGE
+from worker.training import evaluate, features, fit, probe, stage_probe
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Evaluation
 from worker.training.events import Emit, Evaluated, NotKept
-from worker.training.features import Extractor
+from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
+from worker.training.probe import Linear
+from worker.training.stage_probe import Fitted, Grid
 
 
 @dataclass(frozen=True)
@@ -109,24 +113,32 @@ def _train_head(training: _Training) -> Trained:
     if training.weights is None:
         raise errors.Invalid("strategy 'head' needs pre-trained weights", code="weights_needed")
     classifier = _build(training)
-    extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, training.weights.sha256)
-    found = features.extract(
-        training.splits,
-        extractor,
-        cache_dir=training.feature_cache,
-        max_pixels=training.max_pixels,
-        emit=training.emit,
-        device=training.device,
-    ).at(features.HEAD)
+    found = _features(training, classifier, training.weights).at(features.HEAD)
     _fit_head(training, classifier, found.train)
     with torch.no_grad():
         logits: Tensor = classifier.head(torch.from_numpy(found.validation))
     return _trained(training, classifier.eval(), logits.double().softmax(dim=1).numpy())
 
 
+def _features(training: _Training, classifier: Classifier, file: WeightsFile) -> Features:
+    """What the network gives at every depth as it is."""
+    return features.extract(
+        training.splits,
+        Extractor(classifiers.inference_form(classifier), classifier.preprocessing, file.sha256),
+        cache_dir=training.feature_cache,
+        max_pixels=training.max_pixels,
+        emit=training.emit,
+        device=training.device,
+    )
+
+
 def _fit_head(training: _Training, classifier: Classifier, values: NDArray[np.float32]) -> None:
     """Make the head the best linear classifier on the features `values (N, D)` of the training images."""
-    linear = probe.fit(
+    _set_head(classifier, _linear(training, values))
+
+
+def _linear(training: _Training, values: NDArray[np.float32]) -> Linear:
+    return probe.fit(
         values,
         training.splits.train.targets,
         classes=len(training.splits.labels),
@@ -135,9 +147,36 @@ def _fit_head(training: _Training, classifier: Classifier, values: NDArray[np.fl
         seed=training.plan.seed,
         emit=training.emit,
     )
+
+
+def _set_head(classifier: Classifier, linear: Linear) -> None:
     with torch.no_grad():
         classifier.head.weight.copy_(torch.from_numpy(linear.weight))
         classifier.head.bias.copy_(torch.from_numpy(linear.bias))
+
+
+def _train_stage_probe(training: _Training) -> Trained:
+    """A linear classifier on the features of a stage or of all stages, and a network that ends where they come from."""
+    if training.weights is None:
+        raise errors.Invalid("strategy 'stage_probe' needs pre-trained weights", code="weights_needed")
+    found = _features(training, _build(training), training.weights)
+    fitted = _fit_stages(training, found)
+    columns = None if fitted.columns is None else torch.from_numpy(fitted.columns)
+    classifier = _build(training, outlet=fitted.outlet, columns=columns)
+    _set_head(classifier, fitted.linear)
+    return _judged(training, classifier.eval())
+
+
+def _fit_stages(training: _Training, found: Features) -> Fitted:
+    plan, targets, classes = training.plan, training.splits.train.targets, len(training.splits.labels)
+    grid = Grid(plan.l2_grid, plan.folds, plan.shares)
+    if plan.stage == ALL_STAGES:
+        return stage_probe.fit_selected(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
+    if plan.stage == BEST_STAGE:
+        return stage_probe.fit_best(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
+    # Of a network whose own classifier gets the mean over its last stage there are no features of that stage besides.
+    depth = plan.stage if plan.stage and plan.stage in found.columns else features.HEAD
+    return Fitted(_linear(training, found.at(depth).train), stage_probe.outlet_of(depth), columns=None)
 
 
 def _train_top(training: _Training) -> Trained:
@@ -214,7 +253,11 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
         device=training.device,
         emit=training.emit,
     )
-    classifier = fit.fit(classifier, fitting)
+    return _judged(training, fit.fit(classifier, fitting))
+
+
+def _judged(training: _Training, classifier: Classifier) -> Trained:
+    """With its figures on the validation images, which take the same way as in serving."""
     probabilities = evaluate.predict(
         classifiers.inference_form(classifier),
         training.splits.validation,
@@ -229,17 +272,21 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
 
 STRATEGIES: dict[str, Callable[[_Training], Trained]] = {
     "head": _train_head,
+    "stage_probe": _train_stage_probe,
     "top": _train_top,
     "full": _train_full,
+    "scratch": _train_full,
 }
 
 
-def _build(training: _Training) -> Classifier:
+def _build(training: _Training, *, outlet: Outlet = WHOLE, columns: Tensor | None = None) -> Classifier:
     classes, seed, file = len(training.splits.labels), training.plan.seed, training.weights
     if file is None:
         return classifiers.build(training.backbone, classes, state=None, seed=seed)
     state = classifiers.read_state(file.path)
-    return classifiers.build(training.backbone, classes, state=state, seed=seed, weights=file.weights)
+    return classifiers.build(
+        training.backbone, classes, state=state, seed=seed, weights=file.weights, outlet=outlet, columns=columns
+    )
 
 
 def _trained(training: _Training, classifier: Classifier, probabilities: NDArray[np.float64]) -> Trained:
