@@ -92,14 +92,14 @@ def models(rows: Iterable[Model]) -> Table:
 def backbones(rows: Iterable[Backbone]) -> Table:
     table = _table("Backbone", "Year", "Parameters", "GMAC", "Pixels", "Top-1", "Weights")
     for entry in rows:
-        top1 = "" if entry.weights is None else f"{entry.weights.top1:.1f} %"
+        top1 = None if entry.weights is None else entry.weights.top1
         table.add_row(
             entry.name,
             str(entry.year),
             f"{entry.parameters / 1e6:.1f} M",
             f"{entry.gmac:.3f}",
             str(entry.input_size),
-            top1,
+            "" if top1 is None else f"{top1:.1f} %",
             _weights(entry),
         )
     return table

@@ -108,7 +108,7 @@ class Weights(msgspec.Struct, frozen=True):
     """Published weights; `at_hand` says where a copy lies on the service's machine."""
 
     name: str
-    top1: float
+    top1: float | None
     at_hand: str | None
 
 

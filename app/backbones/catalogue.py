@@ -19,21 +19,22 @@ class Weights:
 
     name: str
     file_name: str
-    url: str
-    """Where the publisher offers the file."""
+    url: str | None
+    """Where the publisher offers the file; None for one that comes with this package."""
     preprocessing: Preprocessing
     classes: int
-    top1: float
-    """Accuracy on ImageNet-1K in %, as the publisher gives it."""
-    top5: float
+    """0 for weights that come without a classifier."""
+    top1: float | None
+    """Accuracy on ImageNet-1K in %, as the publisher gives it; None for weights that know nothing of its classes."""
+    top5: float | None
     licence: str
 
     @property
     def sha256_prefix(self) -> str:
         """The first hex digits of the file's sha256, which are part of its name."""
-        match = re.search(r"-([0-9a-f]{8,})\.pth$", self.file_name)
+        match = re.search(r"-([0-9a-f]{8,})\.(?:pth|safetensors)$", self.file_name)
         if match is None:
-            raise ValueError(f"{self.file_name} does not end in -<hex digits of sha256>.pth")
+            raise ValueError(f"{self.file_name} does not end in -<hex digits of sha256> and .pth or .safetensors")
         return match[1]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -140,7 +142,12 @@ def restore(backbone: str, classes: int, preprocessing: Preprocessing, state: Ma
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The values in a weights file of the publisher's, by name. Raises `Unavailable`; runs no code of the file's."""
+    """The values in a weights file, by name; those in half precision as float32.
+
+    Raises `Unavailable`; runs no code of the file's.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -162,13 +169,25 @@ def inference_form(classifier: Classifier) -> InferenceForm:
     return form.eval().to(memory_format=torch.channels_last)
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        state = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise errors.Unavailable(f"{path} cannot be read as weights: {error}", code="weights_unavailable") from error
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+
+
 def _pretrained(backbone: Backbone, architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
     # On the meta device nothing is initialised only to be overwritten.
     with torch.device("meta"):
         body = architecture.make(True)
+        body.set_submodule(architecture.last_layer, nn.Identity())
+    # Copies, so that training does not write into what the caller holds; without the layer that is replaced, which
+    # weights need not have.
+    replaced = f"{architecture.last_layer}."
+    copies = {name: value.clone() for name, value in state.items() if not name.startswith(replaced)}
     try:
-        # Copies, so that training does not write into what the caller holds.
-        body.load_state_dict({name: value.clone() for name, value in state.items()}, strict=True, assign=True)
+        body.load_state_dict(copies, strict=True, assign=True)
     except RuntimeError as error:
         raise errors.WeightsUnavailable(backbone.name, [f"the values do not fit the network: {error}"]) from error
     return body

@@ -23,11 +23,13 @@ class WeightsRead(BaseModel):
 
     name: str
     file_name: str
-    classes: int
-    top1: float = Field(description="Accuracy on ImageNet-1K in %, as its publisher gives it.")
-    top5: float
+    classes: int = Field(description="0 for weights that come without a classifier.")
+    top1: float | None = Field(
+        description="Accuracy on ImageNet-1K in %, as its publisher gives it; null for weights that know nothing of it."
+    )
+    top5: float | None
     preprocessing: PreprocessingRead
-    at_hand: Literal["weights_dir", "cache"] | None = Field(
+    at_hand: Literal["weights_dir", "package", "cache"] | None = Field(
         description="Where a copy lies on this machine; null where it would have to be downloaded."
     )
 

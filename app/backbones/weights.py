@@ -1,4 +1,5 @@
-"""Where pre-trained weights come from: a folder of the operator, the local cache, or their publisher. Knows no torch.
+"""Where pre-trained weights come from: a folder of the operator, this package, the local cache, or their publisher.
+Knows no torch.
 
 The name of a weights file ends in the first hex digits of its sha256; a file whose content does not fit its name is
 never used.
@@ -19,8 +20,11 @@ from app import errors
 from app.backbones.catalogue import Backbone, Weights
 from app.backbones.preprocess import Preprocessing
 
-Source = Literal["weights_dir", "cache", "download"]
+Place = Literal["weights_dir", "package", "cache"]
+"""On this machine."""
+Source = Literal["weights_dir", "package", "cache", "download"]
 
+_PACKAGED = Path(__file__).parent / "data"
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 
@@ -35,7 +39,8 @@ class WeightsFile:
 
 
 def obtain(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path, download: bool) -> WeightsFile:
-    """The weights of `backbone`: from `weights_dir`, else from `cache_dir`, else downloaded into `cache_dir`.
+    """The weights of `backbone`: from `weights_dir`, else those that come with this package, else from `cache_dir`,
+    else downloaded into `cache_dir`.
 
     Raises `WeightsUnavailable`, which tells of every place why it was of no use.
     """
@@ -45,6 +50,7 @@ def obtain(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path, dow
     tried: list[str] = []
     places: list[Callable[[], WeightsFile | None]] = [
         lambda: _from_folder(backbone, published, weights_dir, tried),
+        lambda: _from_package(published, tried),
         lambda: _from_cache(published, cache_dir, tried),
         lambda: _from_publisher(published, cache_dir, tried, download=download),
     ]
@@ -55,12 +61,14 @@ def obtain(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path, dow
     raise errors.WeightsUnavailable(backbone.name, tried)
 
 
-def at_hand(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path) -> Literal["weights_dir", "cache"] | None:
+def at_hand(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path) -> Place | None:
     """Where a file for `backbone` lies on this machine; its content is not looked at."""
     if backbone.weights is None:
         return None
     if weights_dir is not None and any(_candidates(backbone, weights_dir)):
         return "weights_dir"
+    if backbone.weights.url is None:
+        return "package" if (_PACKAGED / backbone.weights.file_name).is_file() else None
     return "cache" if (cache_dir / backbone.weights.file_name).is_file() else None
 
 
@@ -87,6 +95,16 @@ def _from_folder(
     return None
 
 
+def _from_package(published: Weights, tried: list[str]) -> WeightsFile | None:
+    if published.url is not None:
+        return None
+    path = _PACKAGED / published.file_name
+    if not path.is_file():
+        tried.append(f"this installation lacks its own file {published.file_name}")
+        return None
+    return _verified(path, published.sha256_prefix, "package", published, tried)
+
+
 def _from_cache(published: Weights, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
     path = cache_dir / published.file_name
     if not path.is_file():
@@ -96,11 +114,13 @@ def _from_cache(published: Weights, cache_dir: Path, tried: list[str]) -> Weight
 
 
 def _from_publisher(published: Weights, cache_dir: Path, tried: list[str], *, download: bool) -> WeightsFile | None:
+    if published.url is None:
+        return None
     if not download:
         tried.append("downloading is switched off")
         return None
     try:
-        return _download(published, cache_dir, tried)
+        return _download(published, published.url, cache_dir, tried)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         tried.append(f"{published.url} could not be downloaded: {error or type(error).__name__}")
     except OSError as error:
@@ -108,18 +128,18 @@ def _from_publisher(published: Weights, cache_dir: Path, tried: list[str], *, do
     return None
 
 
-def _download(published: Weights, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
+def _download(published: Weights, url: str, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
     cache_dir.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=cache_dir, prefix=f"{published.file_name}.", suffix=".part")
     part = Path(name)
     try:
         digest = hashlib.sha256()
         with os.fdopen(descriptor, "wb") as file:
-            for chunk in _chunks(published.url):
+            for chunk in _chunks(url):
                 file.write(chunk)
                 digest.update(chunk)
         if not digest.hexdigest().startswith(published.sha256_prefix):
-            tried.append(f"{published.url} gave a file with sha256 {digest.hexdigest()[:16]}…, not the published one")
+            tried.append(f"{url} gave a file with sha256 {digest.hexdigest()[:16]}…, not the published one")
             return None
         path = cache_dir / published.file_name
         # A job that stops half-way leaves no file under the final name.

@@ -8,7 +8,7 @@ from app.backbones.catalogue import Backbone
 from app.backbones.networks import ARCHITECTURES
 
 BACKBONES = list(catalogue.BACKBONES.values())
-PUBLISHED = [backbone for backbone in BACKBONES if backbone.weights is not None]
+PUBLISHED = [entry for entry in BACKBONES if entry.weights is not None and entry.weights.url is not None]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.name)
@@ -24,6 +24,7 @@ def test_the_weights_are_those_that_torchvision_publishes(backbone: Backbone) ->
     published = torchvision.models.get_model_weights(backbone.name)[backbone.weights.name]
     preset = published.transforms()
     metrics = published.meta["_metrics"]["ImageNet-1K"]
+    assert backbone.weights.url is not None
     assert backbone.weights.url == published.url
     assert backbone.weights.url.endswith(f"/{backbone.weights.file_name}")
     assert backbone.weights.classes == len(published.meta["categories"])
