@@ -9,6 +9,7 @@ from app.backbones.preprocess import Preprocessing
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 _AT_64 = Preprocessing(resize=72, crop=64, mean=_MEAN, std=_STD)
+_AT_128 = Preprocessing(resize=144, crop=128, mean=_MEAN, std=_STD)
 _AT_224 = Preprocessing(resize=256, crop=224, mean=_MEAN, std=_STD)
 _AT_299 = Preprocessing(resize=342, crop=299, mean=_MEAN, std=_STD)
 
@@ -102,6 +103,29 @@ _ENTRIES = (
         auxiliary_heads=0,
         scratch_preprocessing=_AT_64,
         weights=None,
+    ),
+    Backbone(
+        name="formnet",
+        family="FormNet",
+        year=2026,
+        paper="",
+        summary="A small residual network whose weights come with Graft, trained on images that formulas drew.",
+        parameters=2_412_136,
+        gmac=0.126,
+        feature_dim=512,
+        min_size=1,
+        auxiliary_heads=0,
+        scratch_preprocessing=_AT_128,
+        weights=Weights(
+            name="FORMULAS_V1",
+            file_name="formnet-c979bd17.safetensors",
+            url=None,
+            preprocessing=_AT_128,
+            classes=0,
+            top1=None,
+            top5=None,
+            licence="Apache-2.0",
+        ),
     ),
     Backbone(
         name="squeezenet1_1",

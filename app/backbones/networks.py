@@ -7,6 +7,7 @@ from typing import cast
 import torchvision.models
 from torch import nn
 
+from app.backbones.formnet import FormNet
 from app.backbones.tinynet import TinyNet
 
 PUBLISHED_CLASSES = 1000
@@ -38,6 +39,10 @@ def _tinynet(_auxiliary: bool) -> nn.Module:
     return TinyNet(PUBLISHED_CLASSES)
 
 
+def _formnet(_auxiliary: bool) -> nn.Module:
+    return FormNet(PUBLISHED_CLASSES)
+
+
 def _plain(name: str) -> Callable[[bool], nn.Module]:
     def make(_auxiliary: bool) -> nn.Module:
         return cast("nn.Module", torchvision.models.get_model(name, weights=None))
@@ -58,6 +63,7 @@ def _inception(name: str) -> Callable[[bool], nn.Module]:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "tinynet": Architecture(_tinynet, "head"),
+    "formnet": Architecture(_formnet, "head"),
     "resnet18": Architecture(_plain("resnet18"), "fc"),
     "resnet50": Architecture(_plain("resnet50"), "fc"),
     "mobilenet_v2": Architecture(_plain("mobilenet_v2"), "classifier.1"),
