@@ -1,9 +1,10 @@
 """Request bodies read in pieces and never beyond a limit."""
 
+import errno
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import IO, Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive
 
 from app import errors
 
 _WRITE_BYTES = 4 * 1024 * 1024
 _MAX_JSON_BYTES = 1024 * 1024
+_MAX_OTHER_FIELDS = 8
+_MAX_PART_HEADERS_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True)
@@ -31,22 +34,122 @@ class Received:
     sha256: str
 
 
-async def chunks(request: Request, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body as it arrives. Raises `TooLarge` as soon as it is known to be over the limit."""
+@dataclass(frozen=True)
+class FormFile:
+    """A file of a form; its content is to be read before the next one is asked for, or not at all."""
+
+    name: str
+    content: AsyncIterator[bytes]
+
+
+class InFlight:
+    """The bytes of bodies that are in memory at one moment. For the event loop alone."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    @contextmanager
+    def share(self) -> Iterator["Share"]:
+        """The part of one request, given back when the block ends."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self._bytes -= share.held_bytes
+
+    def add(self, size_bytes: int, *, held_bytes: int) -> None:
+        self.check(size_bytes, held_bytes=held_bytes)
+        self._bytes += size_bytes
+
+    def check(self, size_bytes: int, *, held_bytes: int) -> None:
+        """Raise `Overloaded` unless there is room, which there is for whoever is alone."""
+        if self._bytes + size_bytes > self._max_bytes and self._bytes > held_bytes:
+            raise errors.Overloaded("too many large requests at once; send this one again in a moment")
+
+
+class Share:
+    """What one request has in memory."""
+
+    def __init__(self, whole: InFlight) -> None:
+        self._whole = whole
+        self.held_bytes = 0
+
+    def expect(self, size_bytes: int) -> None:
+        """Raise `Overloaded` if as much would find no room now; nothing is reserved for who may never send it."""
+        self._whole.check(size_bytes, held_bytes=self.held_bytes)
+
+    def add(self, size_bytes: int) -> None:
+        """Account for bytes before they are kept. Raises `Overloaded`."""
+        self._whole.add(size_bytes, held_bytes=self.held_bytes)
+        self.held_bytes += size_bytes
+
+
+async def chunks(request: Request, *, max_bytes: int, share: Share | None = None) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives. Raises `TooLarge` as soon as it is known to be over the limit, and `Overloaded`."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
+    expected = int(declared) if declared.isdigit() else 0
+    if expected > max_bytes:
+        raise too_large(max_bytes)
+    if share is not None:
+        share.expect(expected)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
+        if share is not None:
+            share.add(len(chunk))
         yield chunk
 
 
-async def read(request: Request, *, max_bytes: int) -> bytes:
-    """The whole body, for requests whose limit fits in memory."""
-    return b"".join([chunk async for chunk in chunks(request, max_bytes=max_bytes)])
+async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "the body") -> bytes:
+    """All of `source` in memory. Raises `TooLarge`, which calls it `what`."""
+    gathered = bytearray()
+    async for chunk in source:
+        if len(gathered) + len(chunk) > max_bytes:
+            raise too_large(max_bytes, what)
+        gathered += chunk
+    return bytes(gathered)
+
+
+async def files(
+    request: Request, field: str, *, max_bytes: int, share: Share | None = None
+) -> AsyncGenerator[FormFile, None]:
+    """The files that a form has in `field`, as they arrive; nothing of it is kept. Raises `Invalid` and as `chunks`."""
+    others, found = 0, False
+    async with aclosing(_parts(request, chunks(request, max_bytes=max_bytes, share=share))) as parts:
+        async for part in parts:
+            if not isinstance(part, _Part):
+                continue
+            if part.field == field and part.file_name is not None:
+                found = True
+                yield FormFile(part.file_name, _content(parts))
+            else:
+                others += 1
+                if others > _MAX_OTHER_FIELDS:
+                    raise _broken_form(f"it has more than {_MAX_OTHER_FIELDS} fields besides {field!r}")
+    if not found:
+        raise errors.Invalid(f"the form has no file field named {field!r}", code="file_missing")
+
+
+async def save(source: AsyncIterator[bytes], path: Path) -> Received:
+    """Write `source` to `path`, off the event loop and in constant memory; after a failure nothing is left there.
+
+    Raises `NoRoom` where the disk is full.
+    """
+    try:
+        with path.open("wb") as file:
+            return await _write(source, file)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.NoRoom("the service has no room left on its disk for this upload") from error
+        raise
+
+
+def too_large(max_bytes: int, what: str = "the body") -> errors.TooLarge:
+    return errors.TooLarge(f"{what} is over the limit of {max_bytes} bytes", detail={"max_bytes": max_bytes})
 
 
 class JsonRoute(APIRoute):
@@ -59,6 +162,8 @@ class JsonRoute(APIRoute):
             try:
                 return await handle(Request(request.scope, _limited(request.receive)))
             except HTTPException as error:
+                if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                    raise too_large(_MAX_JSON_BYTES, "a JSON body") from error
                 if error.status_code != HTTPStatus.BAD_REQUEST:
                     raise
                 raise errors.Invalid("the body cannot be read as JSON in UTF-8", code="broken_json") from error
@@ -75,55 +180,129 @@ def _limited(receive: Receive) -> Receive:
         received += len(message.get("body", b""))
         if received > _MAX_JSON_BYTES:
             # The one exception that FastAPI lets through while it parses a body.
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a JSON body may have {_MAX_JSON_BYTES} bytes here"
-            )
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         return message
 
     return counting
 
 
-@asynccontextmanager
-async def form(request: Request, *, max_bytes: int) -> AsyncIterator[FormData]:
-    """A multipart body; its files are on disk until the block ends. Raises `TooLarge` and `Invalid`."""
-    parser = MultiPartParser(request.headers, chunks(request, max_bytes=max_bytes))
+@dataclass(frozen=True)
+class _Part:
+    """The beginning of one part of a form."""
+
+    field: str
+    file_name: str | None
+
+
+class _PartEnd:
+    """The end of one."""
+
+
+_Event = _Part | _PartEnd | bytes
+
+
+class _Events:
+    """What the parser of forms calls, as a list of what it found."""
+
+    def __init__(self) -> None:
+        self.found: list[_Event] = []
+        self.is_complete = False
+        self._headers: dict[bytes, bytes] = {}
+        self._name, self._value = b"", b""
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        return {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._add_to_name,
+            "on_header_value": self._add_to_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _begin_part(self) -> None:
+        self._headers = {}
+
+    def _add_to_name(self, data: bytes, start: int, end: int) -> None:
+        self._name = self._joined(self._name, data[start:end])
+
+    def _add_to_value(self, data: bytes, start: int, end: int) -> None:
+        self._value = self._joined(self._value, data[start:end])
+
+    def _end_header(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name, self._value = b"", b""
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if b"name" not in options:
+            raise _broken_form("a part has no name")
+        file_name = options.get(b"filename")
+        self.found.append(
+            _Part(
+                field=options[b"name"].decode(errors="replace"),
+                file_name=file_name.decode(errors="replace") if file_name is not None else None,
+            )
+        )
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        self.found.append(data[start:end])
+
+    def _end_part(self) -> None:
+        self.found.append(_PartEnd())
+
+    def _end(self) -> None:
+        self.is_complete = True
+
+    def _joined(self, text: bytes, more: bytes) -> bytes:
+        if len(text) + len(more) > _MAX_PART_HEADERS_BYTES:
+            raise _broken_form("a part has a header that is too long")
+        return text + more
+
+
+async def _parts(request: Request, source: AsyncGenerator[bytes, None]) -> AsyncGenerator[_Event, None]:
+    boundary = parse_options_header(request.headers.get("content-type"))[1].get(b"boundary")
+    if not boundary:
+        raise _broken_form("its Content-Type has no boundary")
+    events = _Events()
     try:
-        parsed = await parser.parse()
-    except (MultiPartException, KeyError) as error:
-        raise errors.Invalid(f"the form cannot be read: {error}", code="broken_form") from error
-    try:
-        yield parsed
-    finally:
-        await parsed.close()
+        parser = MultipartParser(boundary, events.callbacks())  # type: ignore[arg-type]
+        async with aclosing(source):
+            async for chunk in source:
+                parser.write(chunk)
+                for event in events.found:
+                    yield event
+                events.found.clear()
+    except FormParserError as error:
+        raise _broken_form(str(error)) from error
+    if not events.is_complete:
+        raise _broken_form("it ends in the middle")
 
 
-async def file_chunks(upload: UploadFile) -> AsyncIterator[bytes]:
-    """The content of a multipart file."""
-    while chunk := await upload.read(_WRITE_BYTES):
-        yield chunk
+async def _content(parts: AsyncIterator[_Event]) -> AsyncIterator[bytes]:
+    async for event in parts:
+        if not isinstance(event, bytes):
+            return
+        yield event
 
 
-async def save(source: AsyncIterator[bytes], path: Path) -> Received:
-    """Write `source` to `path`, off the event loop and in constant memory; after a failure nothing is left there."""
+async def _write(source: AsyncIterator[bytes], file: IO[bytes]) -> Received:
     digest, size, pending = hashlib.sha256(), 0, bytearray()
 
     def write(data: bytes) -> None:
         digest.update(data)
         file.write(data)
 
-    with path.open("wb") as file:
-        try:
-            async for chunk in source:
-                pending += chunk
-                size += len(chunk)
-                if len(pending) >= _WRITE_BYTES:
-                    await run_in_threadpool(write, bytes(pending))
-                    pending.clear()
+    async for chunk in source:
+        pending += chunk
+        size += len(chunk)
+        if len(pending) >= _WRITE_BYTES:
             await run_in_threadpool(write, bytes(pending))
-            await run_in_threadpool(_make_durable, file)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+            pending.clear()
+    await run_in_threadpool(write, bytes(pending))
+    await run_in_threadpool(_make_durable, file)
     return Received(size_bytes=size, sha256=digest.hexdigest())
 
 
@@ -132,5 +311,5 @@ def _make_durable(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _too_large(max_bytes: int) -> errors.TooLarge:
-    return errors.TooLarge(f"the body is over the limit of {max_bytes} bytes", detail={"max_bytes": max_bytes})
+def _broken_form(what: str) -> errors.Invalid:
+    return errors.Invalid(f"the form cannot be read: {what}", code="broken_form")

@@ -3,14 +3,17 @@
 SQLite and PostgreSQL run the same statements; what differs between them is settled here, when the engine is made.
 """
 
+import json
+import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uuid_utils
-from sqlalchemy import JSON, DateTime, Dialect, Engine, MetaData, create_engine, event
+from sqlalchemy import JSON, DateTime, Dialect, Engine, MetaData, String, create_engine, event, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -18,6 +21,15 @@ from sqlalchemy.types import TypeDecorator
 
 _AFTER_COMMIT = "graft_after_commit"
 _BUSY_TIMEOUT_SECONDS = 30
+_REPLACEMENT = "\ufffd"
+# For PostgreSQL: a server that is gone is noticed well before a lease runs out.
+_PATIENCE: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -35,6 +47,16 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class CleanString(TypeDecorator[str]):
+    """Text of any origin: what no database can take of it, NUL and halves of surrogate pairs, is replaced."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else _storable(value).replace("\0", _REPLACEMENT)
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -47,6 +69,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {
         datetime: UtcDateTime,
+        str: CleanString,
         dict[str, Any]: JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql"),
         list[str]: JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql"),
     }
@@ -58,6 +81,11 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self._writing = self.engine.execution_options(graft_write=True)
+        # SQLite has one writer at a time. Those of this process take turns here, each woken the moment it is next;
+        # asleep within SQLite, which looks again now and then, the last of many would wait too long.
+        self._turn: AbstractContextManager[object] = (
+            threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
+        )
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -68,11 +96,17 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction: committed at the end, or rolled back by any exception. What waits for the commit runs then."""
-        with Session(self._writing, expire_on_commit=False) as session:
+        with self._turn, Session(self._writing, expire_on_commit=False) as session:
             yield session
             session.commit()
         for action in session.info.pop(_AFTER_COMMIT, ()):
             action()
+
+    def now(self, session: Session) -> datetime:
+        """The time that all who share this database agree on: its server's clock, or this machine's."""
+        if self.engine.dialect.name == "sqlite":
+            return utc_now()
+        return session.execute(select(func.clock_timestamp(type_=UtcDateTime))).scalar_one()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -97,13 +131,29 @@ def _engine(url: str) -> Engine:
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        patience = {name: value for name, value in _PATIENCE.items() if name not in parsed.query}
+        return create_engine(parsed, connect_args=patience, pool_pre_ping=True, **_SHARED)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, pool_size=10, max_overflow=20)
+    engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, **_SHARED)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _json(value: object) -> str:
+    written = _storable(json.dumps(value, ensure_ascii=False))
+    # An escaped backslash is looked at first, so that the text `\u0000`, which is written `\\u0000`, stays what it is.
+    return re.sub(r"(\\\\)|\\u0000", lambda match: match[1] or _REPLACEMENT, written)
+
+
+# More connections than an API process has threads for requests (40, and those for predictions), so that none waits for
+# one that another thread cannot give back.
+_SHARED: dict[str, Any] = {"pool_size": 10, "max_overflow": 50, "json_serializer": _json}
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

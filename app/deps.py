@@ -1,13 +1,12 @@
-"""What routes depend on: the parts of this process, a session for the request, paging, preconditions, idempotency."""
+"""What routes depend on: the parts of this process, its database, paging, preconditions, idempotency."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel
-from sqlalchemy.orm import Session
 
 from app import errors, idempotency
 from app.db import Database
@@ -43,31 +42,25 @@ class Listing(BaseModel, Generic[Item]):
     has_more: bool
 
 
-def refuse_nul(request: Request) -> None:
+async def refuse_nul(request: Request) -> None:
     """Raise `Invalid` for an address with the character NUL, which no text of ours has and PostgreSQL cannot take."""
     if "\0" in request.url.path or "%00" in request.url.query:
         raise errors.Invalid("the address has the character NUL (%00), which no name or id has", code="nul_character")
 
 
-def parts(request: Request) -> Parts:
+async def parts(request: Request) -> Parts:
     found: Parts = request.app.state.parts
     return found
 
 
-def _read_session(parts: Annotated[Parts, Depends(parts)]) -> Iterator[Session]:
-    with parts.database.read() as session:
-        yield session
-
-
-def _write_session(parts: Annotated[Parts, Depends(parts)]) -> Iterator[Session]:
-    with parts.database.write() as session:
-        yield session
+async def _database(parts: Annotated[Parts, Depends(parts)]) -> Database:
+    return parts.database
 
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
 
 
-def _page(
+async def _page(
     limit: Limit = 50,
     after: Annotated[str | None, Query(max_length=100, description="Id of the last item of the page before.")] = None,
 ) -> Page:
@@ -90,7 +83,7 @@ async def _idempotent(
     return idempotency.Request(scope=scope, key=key, fingerprint=idempotency.fingerprint(await request.body()))
 
 
-def _revision(
+async def _revision(
     if_match: Annotated[
         str | None,
         Header(
@@ -109,9 +102,9 @@ def _revision(
 
 
 PartsDep = Annotated[Parts, Depends(parts)]
-# A failed commit must become the answer, so the session ends before the answer is sent.
-ReadSession = Annotated[Session, Depends(_read_session, scope="function")]
-WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
+# Routes open a session and end it within one call. A dependency that owned one would need a second thread to end it
+# in, and requests that wait for what it holds may have taken them all.
+DatabaseDep = Annotated[Database, Depends(_database)]
 PageDep = Annotated[Page, Depends(_page)]
 IdempotentDep = Annotated[idempotency.Request, Depends(_idempotent)]
 RevisionDep = Annotated[int | None, Depends(_revision)]

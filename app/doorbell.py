@@ -4,6 +4,7 @@ is harmless; no ring may ever fail the request that caused it.
 
 import logging
 import threading
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -17,6 +18,8 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 TASK_NAME = "graft.run_job"
+_LEAVE_ALONE_SECONDS = 5.0
+_RINGS_ENOUGH = 1000
 BROKER_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0}
 
 
@@ -49,18 +52,31 @@ class CeleryDoorbell:
         self._connection = Connection(broker_url, transport_options=BROKER_OPTIONS, connect_timeout=2)
         self._lock = threading.Lock()
         self._expires_seconds = expires_seconds
+        self._away_until = 0.0
 
     def ring(self, queue: str, job_id: str) -> None:
-        try:
-            with self._lock:
+        with self._lock:
+            if time.monotonic() < self._away_until:
+                logger.debug("the broker is away; the sweep will ring again for job %s", job_id)
+                return
+            try:
                 self._publish(queue, job_id)
-        except (OperationalError, RedisError, OSError) as error:
-            logger.warning("the broker did not take the ring for job %s (%s); the sweep will ring again", job_id, error)
+            except (OperationalError, RedisError, OSError) as error:
+                logger.warning("the broker took no ring for job %s (%s); the sweep will ring again", job_id, error)
+                # What is left of a broken connection would fail the next ring too; and while the broker is away, each
+                # attempt takes seconds, for which every request would wait here.
+                self._connection.release()
+                self._connection = self._connection.clone()
+                self._away_until = time.monotonic() + _LEAVE_ALONE_SECONDS
 
     def _publish(self, queue: str, job_id: str) -> None:
         task_id = str(uuid.uuid4())
         expires = datetime.now(UTC) + timedelta(seconds=self._expires_seconds)
         with self._connection.Producer() as producer:
+            if producer.channel.queue_declare(queue=queue).message_count >= _RINGS_ENOUGH:
+                # Workers that hear all these look by themselves for what waits.
+                logger.debug("the queue %s is full of rings; none for job %s", queue, job_id)
+                return
             producer.publish(
                 [[job_id], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
                 serializer="json",

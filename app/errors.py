@@ -12,7 +12,9 @@
     │   └── PreconditionFailed  changed since the caller read it
     ├── PreconditionRequired    a change that must say what it is based on
     ├── Unavailable         cannot be done now, may work later
+    │   ├── Overloaded          too much at once; the same request will do in a moment
     │   └── WeightsUnavailable  no copy of the pre-trained weights could be had
+    ├── NoRoom              the disk is full
     └── LeaseLost           the worker no longer holds the job it wants to write to
 
 Each carries a machine-readable `code`, a `message` with the fact and the thing, and a `detail` mapping that goes
@@ -55,13 +57,13 @@ class UnknownName(Invalid):
     title = "Unknown name"
     default_code = "unknown_name"
 
-    def __init__(self, what: str, name: str, valid: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, valid: Iterable[str], *, code: str | None = None) -> None:
         names = list(valid)
         nearest: list[JsonValue] = [*difflib.get_close_matches(name, names, n=3, cutoff=0.4)]
         hint = f"did you mean {', '.join(map(str, nearest))}?" if nearest else f"valid names are {', '.join(names)}"
         super().__init__(
             f"no {what} {name!r}; {hint}",
-            code=f"unknown_{what.replace(' ', '_')}",
+            code=code or f"unknown_{what.replace(' ', '_')}",
             detail={"name": name, "nearest": nearest},
         )
 
@@ -104,6 +106,19 @@ class PreconditionRequired(GraftError):
 class Unavailable(GraftError):
     title = "Not available now"
     default_code = "unavailable"
+
+
+class Overloaded(Unavailable):
+    """Too much at once; worth another try after `retry_after_seconds`."""
+
+    title = "Overloaded"
+    default_code = "overloaded"
+    retry_after_seconds: ClassVar[int] = 1
+
+
+class NoRoom(GraftError):
+    title = "No room on the disk"
+    default_code = "insufficient_storage"
 
 
 class WeightsUnavailable(Unavailable):

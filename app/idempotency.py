@@ -1,13 +1,14 @@
 """`Idempotency-Key`: a creating request that is sent twice creates once.
 
-A key is kept, in the transaction that creates, with a fingerprint of the request and the id of what was created.
+A key is kept for some days, from the transaction that creates, with a fingerprint of the request and the id of what
+was created.
 """
 
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -75,3 +76,8 @@ def remember(session: Session, request: Request, resource_id: str, *, now: datet
             f"another request with Idempotency-Key {request.key!r} is under way; repeat this one to get its result",
             code="idempotency_in_progress",
         ) from error
+
+
+def forget(session: Session, *, before: datetime) -> None:
+    """Forget the keys of requests older than that."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < before))

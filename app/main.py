@@ -10,8 +10,10 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import doorbell, logs, operations, problems
+from app import doorbell, labels, logs, operations, problems
+from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
+from app.bodies import InFlight
 from app.datasets import routes as datasets
 from app.db import Database
 from app.deps import Parts, refuse_nul
@@ -62,7 +64,9 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         datasets.router,
         imports.router,
         jobs.router,
+        anatomy_routes.router,  # first, or its pictures would be taken for names of backbones
         backbones.router,
+        labels.router,
         models.router,
         predictions.router,
     ):
@@ -81,6 +85,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
     app.state.engine = Engine(storage, loaded_models=settings.loaded_models, max_image_pixels=settings.max_image_pixels)
+    app.state.predict_bodies = InFlight(settings.max_predict_bytes_in_flight)
+    app.state.anatomies = anatomy_routes.workshop()
     app.state.predict_limiter = anyio.CapacityLimiter(_CONCURRENT_PREDICTIONS)
     try:
         yield

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app import errors
 
@@ -26,7 +29,10 @@ _STATUS: dict[type[errors.GraftError], HTTPStatus] = {
     errors.PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
     errors.PreconditionRequired: HTTPStatus.PRECONDITION_REQUIRED,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NoRoom: HTTPStatus.INSUFFICIENT_STORAGE,
 }
+# A body of a mebibyte can be wrong in a hundred thousand places.
+_MAX_FIELD_PROBLEMS = 20
 
 
 class FieldProblem(BaseModel):
@@ -48,7 +54,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong with this request, where, and what would be right.")
     code: str = Field(description="Machine-readable, stable.", examples=["not_found"])
     instance: str = Field(description="Path of the request.")
-    errors: list[FieldProblem] | None = None
+    errors: list[FieldProblem] | None = Field(
+        default=None, max_length=_MAX_FIELD_PROBLEMS, description="The first places that are wrong."
+    )
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -65,21 +73,26 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.GraftError, _graft_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
+    for kind in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(kind, _database_away)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
 def _graft_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.GraftError)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    return _answer(request, status, error.code, error.title, error.message, members=error.detail)
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, errors.Overloaded) else None
+    return _answer(request, status, error.code, error.title, error.message, members=error.detail, headers=headers)
 
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    places = [_field_problem(entry) for entry in error.errors()]
+    found = error.errors()
+    places = [_field_problem(entry) for entry in found[:_MAX_FIELD_PROBLEMS]]
     summary = "; ".join(f"{_dotted(place.location)}: {place.message}" for place in places[:3])
-    if len(places) > 3:
-        summary += f"; and {len(places) - 3} more"
+    if len(found) > 3:
+        summary += f"; and {len(found) - 3} more"
     members = {"errors": [place.model_dump() for place in places]}
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     return _answer(request, status, "invalid_request", "The request is not valid", summary, members=members)
@@ -94,6 +107,24 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
         405: f"{request.method} is not possible at {request.url.path}",
     }.get(status, str(error.detail))
     return _answer(request, status, code, status.phrase, detail, headers=error.headers)
+
+
+def _database_away(request: Request, error: Exception) -> JSONResponse:
+    logger.error("the database failed %s %s: %s", request.method, request.url.path, error)
+    detail = "the database does not answer as it should; try again in a moment, with the same Idempotency-Key if any"
+    return _answer(
+        request,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "database_unavailable",
+        errors.Unavailable.title,
+        detail,
+        headers={"Retry-After": "2"},
+    )
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    logger.info("the client of %s %s went away while it was sending", request.method, request.url.path)
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

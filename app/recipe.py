@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["head", "full"]
-WeightsChoice = Literal["pretrained", "none"]
+NO_WEIGHTS = "none"
 
 _FULL_ONLY = ("epochs", "batch_size", "learning_rate", "weight_decay")
 _HEAD_ONLY = ("l2",)
@@ -26,7 +26,14 @@ class Recipe:
         Field(description="`head` trains a linear classifier on the frozen backbone; `full` trains every layer."),
     ] = "head"
     weights: Annotated[
-        WeightsChoice, Field(description="`pretrained` starts from published weights, `none` from random ones.")
+        str,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="`pretrained` starts from the backbone's first published weights, the name of others from "
+            "those, `none` from random values.",
+            examples=["pretrained", "IMAGENET1K_V2"],
+        ),
     ] = "pretrained"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="Seed of everything random in the training.")] = 0
     epochs: Annotated[int | None, Field(ge=1, le=1000, description="Passes over the data (`full`).")] = None
@@ -44,7 +51,7 @@ class Recipe:
         if given:
             other = "full" if self.strategy == "head" else "head"
             raise ValueError(f"{', '.join(given)}: only for strategy {other!r}, not for {self.strategy!r}")
-        if self.strategy == "head" and self.weights == "none":
+        if self.strategy == "head" and self.weights == NO_WEIGHTS:
             raise ValueError("strategy 'head' keeps the backbone as it is and so needs weights 'pretrained'")
         return self
 
@@ -66,7 +73,8 @@ class Plan:
 
     backbone: str
     strategy: Strategy
-    weights: WeightsChoice
+    weights: str
+    """`pretrained`, the name of published weights, or `none`."""
     seed: int
     epochs: int
     batch_size: int
@@ -115,11 +123,12 @@ def _plan_head(recipe: Recipe, version: VersionFacts) -> Plan:
 
 
 def _plan_full(recipe: Recipe, version: VersionFacts) -> Plan:
-    scratch = recipe.weights == "none"
+    scratch = recipe.weights == NO_WEIGHTS
     epochs = recipe.epochs or (30 if scratch else 10)
     batch_size = recipe.batch_size or max(2, min(32, version.train_images // 8))
     learning_rate = recipe.learning_rate or (0.05 if scratch else 0.01) * batch_size / 32
-    start = "random initialisation" if scratch else "its pre-trained weights"
+    named = "its pre-trained weights" if recipe.weights == "pretrained" else f"its weights {recipe.weights}"
+    start = "random initialisation" if scratch else named
     return Plan(
         backbone=recipe.backbone,
         strategy="full",

@@ -30,17 +30,25 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
 
     weights_dir: AbsolutePath | None = None
-    """Folder looked at first for pre-trained weights, files named `<backbone>-<first 8 hex digits of sha256>.pth`."""
+    """Folder looked at first for pre-trained weights: files named `<backbone>-<first 8 hex digits of sha256>.pth` or
+    `.safetensors`."""
     download_weights: bool = True
     """Whether weights that are neither in `weights_dir` nor in the cache may be downloaded."""
 
     max_archive_bytes: PositiveInt = 20 * 1024 * _MIB
+    max_archive_entries: PositiveInt = 250_000
+    """Files and folders in one archive; while it is looked at, each costs 250 bytes of memory, and never over 1,000."""
     max_image_bytes: PositiveInt = 64 * _MIB
     max_image_pixels: PositiveInt = 80_000_000
     """Above a 64-megapixel phone photo, below what decompression bombs need."""
     max_predict_bytes: PositiveInt = 256 * _MIB
     """Largest body of one predict request, all its images together."""
     max_images_per_predict: PositiveInt = 64
+    max_predict_bytes_in_flight: PositiveInt = 1024 * _MIB
+    """Bodies of all predict requests at one moment; those beyond it are asked to come again."""
+
+    max_feature_cache_bytes: PositiveInt = 10 * 1024 * _MIB
+    """How much of what networks made of images is kept for later trainings, the least recently used going first."""
 
     lease_seconds: PositiveFloat = 30.0
     heartbeat_seconds: PositiveFloat = 2.0
@@ -49,6 +57,8 @@ class Settings(BaseSettings):
     """After how long workers are told again of a job that still waits."""
     cancel_grace_seconds: PositiveFloat = 10.0
     """How long a job's process may take to stop by itself before it is killed."""
+    silence_seconds: PositiveFloat = 1800.0
+    """How long a job's process may give no sign of life, neither progress nor event, before it is killed as hung."""
     max_attempts: PositiveInt = 3
 
     threads: NonNegativeInt = 0

@@ -1,5 +1,6 @@
 """Where files lie: one folder, the same for the API and every worker."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -49,6 +50,17 @@ class Storage:
 
     def _file(self, *parts: str) -> Path:
         return self._folder(*parts[:-1]) / parts[-1]
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, durable when this returns."""
+    source.rename(target)
+    for folder in {source.parent, target.parent}:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def discard(path: Path) -> None:

@@ -104,7 +104,9 @@ def train(
     dataset: Annotated[str | None, typer.Option(help="Name of the data set; the model's if left out.")] = None,
     backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
     strategy: Annotated[str, typer.Option(help="head: a new classifier only; full: every layer.")] = "head",
-    weights: Annotated[str, typer.Option(help="pretrained, or none to start from random ones.")] = "pretrained",
+    weights: Annotated[
+        str, typer.Option(help="pretrained, the name of weights, or none for random values.")
+    ] = "pretrained",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (full).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     url: Url = DEFAULT_URL,

@@ -31,18 +31,19 @@ def run(client: Client, console: Console, *, folder: Path) -> None:
 
 def _recipe(catalogue: list[Backbone], console: Console) -> Recipe:
     """The cheapest pre-trained backbone at hand; the one that comes with the package where there is no other."""
-    at_hand = {entry.name: entry.weights.at_hand for entry in catalogue if entry.weights and entry.weights.at_hand}
-    chosen = min(
-        (entry for entry in catalogue if entry.name in at_hand),
-        key=lambda entry: (at_hand[entry.name] == _PACKAGE, entry.gmac),
-    )
-    if at_hand[chosen.name] == _PACKAGE:
+    at_hand = [entry for entry in catalogue if entry.weights and entry.weights[0].at_hand]
+    chosen = min(at_hand, key=lambda entry: (_comes_with_graft(entry), entry.gmac))
+    if _comes_with_graft(chosen):
         console.print(
             "No other pre-trained weights are at hand, so the small network is used that comes with Graft.\n"
             "(GRAFT_WEIGHTS_DIR may name a folder with weights; `graft train` downloads what it needs.)",
             highlight=False,
         )
     return Recipe(backbone=chosen.name)
+
+
+def _comes_with_graft(entry: Backbone) -> bool:
+    return entry.weights[0].at_hand == _PACKAGE
 
 
 def _upload(client: Client, console: Console) -> str:

@@ -92,7 +92,7 @@ def models(rows: Iterable[Model]) -> Table:
 def backbones(rows: Iterable[Backbone]) -> Table:
     table = _table("Backbone", "Year", "Parameters", "GMAC", "Pixels", "Top-1", "Weights")
     for entry in rows:
-        top1 = None if entry.weights is None else entry.weights.top1
+        top1 = entry.weights[0].top1 if entry.weights else None
         table.add_row(
             entry.name,
             str(entry.year),
@@ -112,9 +112,9 @@ def _state(job: Job) -> str:
 
 
 def _weights(entry: Backbone) -> str:
-    if entry.weights is None:
+    if not entry.weights:
         return "none, trains from scratch"
-    return "at hand" if entry.weights.at_hand else "to be downloaded"
+    return "at hand" if entry.weights[0].at_hand else "to be downloaded"
 
 
 def _table(*headings: str) -> Table:

@@ -120,7 +120,8 @@ class Backbone(msgspec.Struct, frozen=True):
     parameters: int
     gmac: float
     input_size: int
-    weights: Weights | None
+    weights: list[Weights]
+    """Those that a training takes unless told otherwise come first; empty for a network trained from scratch."""
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -185,8 +185,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?", help="folder with hymenoptera.zip and the other photo sets")
     arguments = parser.parse_args()
     backbone = catalogue.find(NAME)
-    assert backbone.weights is not None
-    preprocessing = backbone.weights.preprocessing
+    preprocessing = backbone.find_weights(catalogue.PRETRAINED).preprocessing
     file = weights.obtain(backbone, weights_dir=None, cache_dir=weights.default_cache_dir(), download=False)
     state = classifier.read_state(file.path)
     written = digits(preprocessing)

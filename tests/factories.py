@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from app.backbones import catalogue, classifier
+from app.models import artifact
+from app.models.artifact import Artifact
+
 Pack = Callable[[Path, Mapping[str, bytes]], Path]
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
@@ -50,3 +54,9 @@ def tar_of(folder: Path, files: Mapping[str, bytes]) -> Path:
             info.size = len(content)
             packed.addfile(info, io.BytesIO(content))
     return path
+
+
+def write_artifact(folder: Path) -> None:
+    """An untrained classifier of ants and bees."""
+    built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0)
+    artifact.write(folder, Artifact("tinynet", ("ants", "bees"), built.preprocessing, {}, {}, {}, built.state()))

@@ -9,7 +9,8 @@ from app import errors
 from app.backbones import preprocess
 from app.backbones.preprocess import ImageFacts
 from app.datasets import archive, split, store
-from app.datasets.archive import Archive, Layout, Misplaced, Placed
+from app.datasets.archive import Layout, Placed
+from app.datasets.entries import Archive, Entry, Limits, Misplaced
 from app.datasets.service import NewVersion, Refusal
 from app.datasets.store import Item, Snapshot
 from app.db import new_id
@@ -25,10 +26,14 @@ class IngestWork:
 
     archive: Path
     table: Path
-    version: int
+    versions: tuple[str, ...]
+    """Tags of all versions so far, in order; what is imported comes to the items of the last one."""
+    attempt: str
+    """A name that no other attempt has."""
     validation_fraction: float
     seed: int
     max_archive_bytes: int
+    max_archive_entries: int
     max_image_bytes: int
     max_image_pixels: int
 
@@ -64,9 +69,11 @@ class _Accepted:
 
 def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
     """Carry out `work`: unusable images are refused one by one. Raises `BadArchive` for the archive itself."""
-    opened = archive.open_archive(work.archive)
-    layout = archive.lay_out(opened.entries(), max_total_bytes=2 * work.max_archive_bytes)
-    before = store.read_version(work.table, work.version - 1) if work.version > 1 else None
+    limits = Limits(2 * work.max_archive_bytes, work.max_image_bytes, work.max_archive_entries)
+    opened = archive.open_archive(work.archive, limits)
+    layout = archive.lay_out(opened.entries(), limits)
+    before = store.read(work.table, work.versions[-1]) if work.versions else None
+    number = len(work.versions) + 1
     held = split.count((item.label, item.split) for item in before.items) if before else {}
     archive.check_classes(layout, known=held)
     check = _Check(work, {item.sha256: (item.label, item.path) for item in before.items} if before else {})
@@ -77,9 +84,9 @@ def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
         items = _items(accepted, held, work)
     except errors.BadArchive as error:
         return IngestOutcome(None, error, 0, refusals, layout.ignored)
-    snapshot = store.append_version(work.table, work.version, _rows(opened, layout, items, work, emit))
-    emit(VersionWritten(number=work.version, accepted=len(items), refused=len(refusals)))
-    return IngestOutcome(_new_version(snapshot), None, len(items), refusals, layout.ignored)
+    snapshot = _stored(work, number, _Rows(_rows(opened, items, emit)))
+    emit(VersionWritten(number=number, accepted=len(items), refused=len(refusals)))
+    return IngestOutcome(_new_version(number, snapshot), None, len(items), refusals, layout.ignored)
 
 
 class _Check:
@@ -93,7 +100,7 @@ class _Check:
     def run(self, opened: Archive, layout: Layout, emit: Emit) -> dict[int, _Accepted]:
         """The files to accept, by entry position; every image is decoded once, here."""
         accepted: dict[int, _Accepted] = {}
-        files = opened.files(layout.placed, max_bytes=self._work.max_image_bytes)
+        files = opened.files(layout.placed)
         total = len(layout.placed)
         looked_at = prefetched(files, self._look_at, threads=_DECODE_THREADS, window=4 * _DECODE_THREADS)
         for done, (position, path, found) in enumerate(looked_at, start=1):
@@ -108,7 +115,7 @@ class _Check:
         return accepted
 
     def _look_at(
-        self, file: tuple[archive.Entry, bytes | Misplaced]
+        self, file: tuple[Entry, bytes | Misplaced]
     ) -> tuple[int, str, Misplaced | tuple[str, int, ImageFacts]]:
         entry, content = file
         if isinstance(content, Misplaced):
@@ -136,11 +143,7 @@ def _check_left(layout: Layout, accepted: Mapping[int, _Accepted], held: Mapping
     left = {item.placed.label for item in accepted.values()}
     empty = [label for label in layout.labels if label not in left and label not in held]
     if empty:
-        raise errors.BadArchive(
-            f"no usable image in class {', '.join(map(repr, empty))}; the list of refused files says why",
-            code="empty_class",
-            detail={"labels": [*empty]},
-        )
+        raise archive.empty_class(empty, "no usable image", "the list of refused files says why")
     if not accepted:
         raise errors.BadArchive("nothing new: the dataset holds every usable image of the archive", code="nothing_new")
 
@@ -171,23 +174,54 @@ def _items(
     }
 
 
-def _rows(
-    opened: Archive, layout: Layout, items: Mapping[int, Item], work: IngestWork, emit: Emit
-) -> Iterator[tuple[Item, bytes]]:
-    wanted = {position: layout.placed[position] for position in items}
-    for done, (entry, content) in enumerate(opened.files(wanted, max_bytes=work.max_image_bytes), start=1):
-        if isinstance(content, Misplaced):
-            raise errors.BadArchive(f"{entry.path} could be read once, but not again", code="broken_archive")
-        yield items[entry.position], content
+class _Rows:
+    """Rows on their way to the table. Lance makes errors of its own of what they raise, so it is kept here."""
+
+    def __init__(self, rows: Iterator[tuple[Item, bytes]]) -> None:
+        self._rows = rows
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[Item, bytes]]:
+        try:
+            yield from self._rows
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _stored(work: IngestWork, number: int, rows: _Rows) -> Snapshot:
+    try:
+        return store.append(work.table, rows, versions=work.versions, tag=store.tag_for(number, work.attempt))
+    except Exception as error:
+        if rows.error is not None:
+            raise rows.error from error
+        raise
+
+
+def _rows(opened: Archive, items: Mapping[int, Item], emit: Emit) -> Iterator[tuple[Item, bytes]]:
+    """The images to store, read for the second time. Raises `BadArchive` for any that is not what it was before."""
+    done = 0
+    for done, (entry, content) in enumerate(opened.files(items), start=1):
+        item = items[entry.position]
+        if isinstance(content, Misplaced) or hashlib.sha256(content).hexdigest() != item.sha256:
+            raise _has_changed(f"{item.path} is not what it was a moment ago")
+        yield item, content
         emit(Progress("write", done, len(items)))
+    if done < len(items):
+        raise _has_changed(f"{len(items) - done} images are gone that were there a moment ago")
 
 
-def _new_version(snapshot: Snapshot) -> NewVersion:
+def _has_changed(what: str) -> errors.BadArchive:
+    return errors.BadArchive(f"the archive has changed while it was read: {what}", code="archive_changed")
+
+
+def _new_version(number: int, snapshot: Snapshot) -> NewVersion:
     counts = split.count((item.label, item.split) for item in snapshot.items)
     return NewVersion(
-        number=snapshot.number,
+        number=number,
         labels=tuple(counts),
         counts=counts,
         images=len(snapshot.items),
         content_hash=store.content_hash(snapshot.items),
+        table_tag=snapshot.tag,
     )

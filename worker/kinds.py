@@ -16,7 +16,7 @@ from app.models import service as models
 from app.models.service import NewModelVersion
 from app.recipe import Plan
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, move
 from worker.ingest import IngestOutcome, IngestWork, ingest
 from worker.train import TrainOutcome, TrainWork, train
 from worker.training.events import Emit
@@ -46,10 +46,12 @@ def _prepare_ingest(session: Session, claim: Claim, settings: Settings, storage:
     return IngestWork(
         archive=storage.archive(claim.spec["import_id"]),
         table=storage.dataset(claim.dataset_id),
-        version=claim.spec["version"],
+        versions=tuple(datasets.table_tags(session, claim.dataset_id)),
+        attempt=claim.token[:12],
         validation_fraction=claim.spec["validation_fraction"],
         seed=claim.spec["seed"],
         max_archive_bytes=settings.max_archive_bytes,
+        max_archive_entries=settings.max_archive_entries,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
     )
@@ -90,6 +92,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         table=storage.dataset(claim.dataset_id),
         dataset_id=claim.dataset_id,
         version=version.number,
+        tag=version.table_tag,
         content_hash=version.content_hash,
         version_id=models.new_version_id(),
         feature_cache=storage.features(),
@@ -101,9 +104,6 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
 
 
 def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storage: Storage, now: datetime) -> None:
-    place = storage.model_version(outcome.version_id)
-    if not place.exists():  # it is there already where the first commit went wrong; that it is nowhere must not pass
-        outcome.artifact.rename(place)
     name = str(claim.model_name)
     wanted = NewModelVersion(
         version_id=outcome.version_id,
@@ -120,6 +120,10 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
     number = models.register(session, wanted, now=now)
     result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
     leases.succeed(session, claim, result, now=now)
+    # Last, when nothing but the commit can go wrong any more: the artifact comes before the row that names it.
+    place = storage.model_version(outcome.version_id)
+    if not place.exists():  # it is there already where the first commit went wrong; that it is nowhere must not pass
+        move(outcome.artifact, place)
 
 
 KINDS: dict[str, Kind] = {

@@ -7,8 +7,6 @@ import threading
 from types import FrameType
 
 from app import logs
-from app.db import utc_now
-from app.jobs import leases
 from app.jobs.service import CPU_QUEUE, GPU_QUEUE
 from app.settings import Settings
 from worker import station
@@ -78,17 +76,12 @@ class _Slot:
         while not self._stopping:
             self._awake.clear()
             try:
-                ran = self._run_one()
+                ran = self._station.run_next([self._queue])
             except Exception:
                 logger.exception("a job could not be taken or ended; trying again")
                 ran = False
             if not ran:
                 self._awake.wait(self._station.settings.sweep_seconds)
-
-    def _run_one(self) -> bool:
-        with self._station.database.read() as session:
-            waiting = leases.waiting(session, self._queue, now=utc_now())
-        return any(self._station.runner.run(job_id) for job_id in waiting)
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:

@@ -12,11 +12,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from app import errors, storage
-from app.db import Database, utc_now
+from app.db import Database
 from app.jobs import leases
 from app.jobs.events import Line
 from app.jobs.leases import Claim, Failure
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RETRY_SECONDS = 1.0
+_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+"""How it looks when the database does not answer."""
 _WORKER_STOPPED = Failure("worker_stopped", "the worker was stopped; the job goes on with the next one", {})
 
 
@@ -49,15 +52,27 @@ class Runner:
         if self._stopping.is_set():
             return False
         with self._database.write() as session:
-            claim = leases.claim(session, job_id, now=utc_now(), lease_seconds=self._settings.lease_seconds)
+            now = self._database.now(session)
+            claim = leases.claim(session, job_id, now=now, lease_seconds=self._settings.lease_seconds)
         if claim is None:
             return False
         logger.info("job %s: attempt %d of %d at %s", job_id, claim.attempt, claim.max_attempts, claim.kind)
+        attempt = _Attempt(claim, self._database, self._files, self._settings, self._context, self._stopping)
         try:
-            _Attempt(claim, self._database, self._files, self._settings, self._context, self._stopping).run()
+            self._see_through(attempt)
         except errors.LeaseLost as error:
             logger.warning("job %s: %s; what this attempt did does not count", job_id, error)
         return True
+
+    def _see_through(self, attempt: "_Attempt") -> None:
+        try:
+            attempt.run()
+        except errors.LeaseLost:
+            raise
+        except Exception as error:
+            # Without this the lease would run out, as if the worker had gone silent, and nobody would know why.
+            logger.exception("an attempt failed unexpectedly")
+            attempt.give_back(Failure("internal_error", f"{type(error).__name__}: {error}", {}), counts=True)
 
     def stop(self) -> None:
         """Take no further job, and give back those that run; `run` returns soon after."""
@@ -87,6 +102,7 @@ class _Attempt:
         self._progress: dict[str, Any] | None = None
         self._last: Message | None = None
         self._renewed = time.monotonic()
+        self._heard = time.monotonic()
         self._stop_by: float | None = None
 
     def run(self) -> None:
@@ -127,15 +143,23 @@ class _Attempt:
                 state = self._record(state)
             if state == "cancelling" or self._stopping.is_set():
                 self._ask_to_stop(connection)
-            if self._stop_by is not None and time.monotonic() > self._stop_by:
+            if self._is_over():
                 break
         self._receive(connection)
         return self._patiently(self._write_record)
+
+    def _is_over(self) -> bool:
+        """Whether the process has had its time: to stop after it was asked to, or to give any sign of life."""
+        now = time.monotonic()
+        if self._stop_by is not None and now > self._stop_by:
+            return True
+        return now - self._heard > self._settings.silence_seconds
 
     def _receive(self, connection: Connection) -> None:
         try:
             while connection.poll():
                 message: Message = connection.recv()
+                self._heard = time.monotonic()
                 if not isinstance(message, Happened):
                     self._last = message
                 elif isinstance(message.event, Progress):
@@ -149,7 +173,7 @@ class _Attempt:
         """Write what has come in and renew the lease; a database that is away is tried again on the next round."""
         try:
             return self._write_record()
-        except OperationalError as error:
+        except _AWAY as error:
             self._check_lease(error)
             return state
 
@@ -160,7 +184,7 @@ class _Attempt:
                 self._claim,
                 self._lines,
                 progress=self._progress,
-                now=utc_now(),
+                now=self._database.now(session),
                 lease_seconds=self._settings.lease_seconds,
             )
         self._lines, self._progress, self._renewed = [], None, time.monotonic()
@@ -171,11 +195,11 @@ class _Attempt:
         while True:
             try:
                 return write()
-            except OperationalError as error:
+            except _AWAY as error:
                 self._check_lease(error)
                 time.sleep(_RETRY_SECONDS)
 
-    def _check_lease(self, error: OperationalError) -> None:
+    def _check_lease(self, error: Exception) -> None:
         if time.monotonic() - self._renewed > self._settings.lease_seconds:
             raise errors.LeaseLost(f"the database is away and the lease is over ({error})") from error
         logger.warning("job %s: the database does not answer; trying again (%s)", self._claim.job_id, error)
@@ -192,31 +216,42 @@ class _Attempt:
         """End the job as its last message says, or as its process ended without one."""
         match self._last:
             case _ if state == "cancelling":
-                self._end(lambda session, now: leases.confirm_cancel(session, self._claim, now=now))
+                self._confirm_cancel()
             case Done(outcome):
                 self._publish(outcome)
             case Failed(failure):
                 self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
             case GaveUp() | None if self._stopping.is_set():
-                self._give_back(_WORKER_STOPPED, counts=False)
+                self.give_back(_WORKER_STOPPED, counts=False)
+            case None if time.monotonic() - self._heard > self._settings.silence_seconds:
+                self.give_back(_hung(self._settings.silence_seconds), counts=True)
             case _:
-                self._give_back(_crash(exit_code), counts=True)
+                self.give_back(_crash(exit_code), counts=True)
+
+    def give_back(self, failure: Failure, *, counts: bool) -> None:
+        """End the attempt without a result, for another one to come where one is left."""
+        logger.warning("job %s: %s", self._claim.job_id, failure.message)
+        try:
+            state = self._patiently(lambda: self._release(failure, counts))
+        except errors.LeaseLost:
+            self._confirm_cancel()
+        else:
+            if state != "queued":
+                self._clear()
 
     def _publish(self, outcome: Any) -> None:
         try:
             self._end(lambda session, now: self._kind.publish(session, self._claim, outcome, self._files, now))
         except errors.LeaseLost:
-            # Where the lease was lost to a cancellation, this worker still has to confirm it.
-            self._end(lambda session, now: leases.confirm_cancel(session, self._claim, now=now))
+            self._confirm_cancel()
 
-    def _give_back(self, failure: Failure, *, counts: bool) -> None:
-        logger.warning("job %s: %s", self._claim.job_id, failure.message)
-        if self._patiently(lambda: self._release(failure, counts)) != "queued":
-            self._clear()
+    def _confirm_cancel(self) -> None:
+        """Where the lease was lost to a cancellation, it is still for this worker to say that the process is gone."""
+        self._end(lambda session, now: leases.confirm_cancel(session, self._claim, now=now))
 
     def _release(self, failure: Failure, counts: bool) -> str:
         with self._database.write() as session:
-            return leases.release(session, self._claim, failure, counts=counts, now=utc_now())
+            return leases.release(session, self._claim, failure, counts=counts, now=self._database.now(session))
 
     def _end(self, end: Callable[[Session, datetime], None]) -> None:
         self._patiently(lambda: self._write(end))
@@ -224,7 +259,7 @@ class _Attempt:
 
     def _write(self, change: Callable[[Session, datetime], None]) -> None:
         with self._database.write() as session:
-            change(session, utc_now())
+            change(session, self._database.now(session))
 
     def _clear(self) -> None:
         storage.discard(self._files.job(self._claim.job_id))
@@ -243,6 +278,11 @@ def _kill(process: ForkServerProcess) -> None:
 def _line(event: Event) -> Line:
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(event).__name__).lower()
     return Line(name, dataclasses.asdict(event))
+
+
+def _hung(silence_seconds: float) -> Failure:
+    message = f"the job's process gave no sign of life for {silence_seconds:g} s and was ended"
+    return Failure("process_hung", message, {"silence_seconds": silence_seconds})
 
 
 def _crash(exit_code: int | None) -> Failure:

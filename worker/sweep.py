@@ -7,13 +7,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import storage
+from app import idempotency, storage
 from app.datasets.tables import Dataset, Import
 from app.db import Database, new_id, utc_now
 from app.doorbell import Doorbell
@@ -27,6 +29,10 @@ from app.storage import Storage
 logger = logging.getLogger(__name__)
 
 _ABANDONED_SECONDS = 24 * 3600.0
+_KEYS_LAST = timedelta(days=7)
+"""How long an `Idempotency-Key` is remembered."""
+_NAMES_AT_ONCE = 1000
+"""SQLite takes some ten thousand values in a statement."""
 _UNPUBLISHED_SECONDS = 3600.0
 """How long a file may wait for the row that names it; the commit comes within seconds, or not at all."""
 
@@ -54,20 +60,25 @@ class Sweeper:
         """End the thread and strike this worker off the list."""
         self._stopping.set()
         self._thread.join(timeout=self._settings.sweep_seconds)
-        with self._database.write() as session:
-            leases.forget_worker(session, self._worker_id)
+        try:
+            with self._database.write() as session:
+                leases.forget_worker(session, self._worker_id)
+        except SQLAlchemyError as error:
+            logger.warning("the database did not hear that this worker leaves (%s); it will be missed in time", error)
 
     def sweep(self) -> None:
         """One round."""
-        now = utc_now()
         with self._database.write() as session:
+            now = self._database.now(session)
             leases.saw_worker(session, self._worker_id, self._queues, started_at=self._started_at, now=now)
             for job_id in leases.fail_out_of_attempts(session, now=now):
                 logger.warning("job %s: its worker went silent and no attempt is left", job_id)
             waiting = leases.due(session, now=now, ring_again_seconds=self._settings.ring_again_seconds)
+            idempotency.forget(session, before=now - _KEYS_LAST)
         for job in waiting:
             self._doorbell.ring(job.queue, job.job_id)
         tidy(self._database, self._files)
+        _bound(self._files.features(), max_bytes=self._settings.max_feature_cache_bytes)
 
     def _run(self) -> None:
         while True:
@@ -87,13 +98,32 @@ def tidy(database: Database, files: Storage) -> None:
         present = {path.stem: path for path in (files.root / folder).glob("*")}
         if not present:
             continue
-        with database.read() as session:
-            kept = needed(session, list(present))
+        kept: set[str] = set()
+        for names in _portions(list(present)):
+            with database.read() as session:
+                kept |= needed(session, names)
         for name in present.keys() - kept:
             if folder in _PUBLISHED_LATER and _is_recent(present[name]):
                 continue  # its row may be on the way
             logger.info("removing %s, which nothing needs any more", present[name])
             storage.discard(present[name])
+
+
+def _portions(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), _NAMES_AT_ONCE):
+        yield names[start : start + _NAMES_AT_ONCE]
+
+
+def _bound(cache: Path, *, max_bytes: int) -> None:
+    """Remove what was used longest ago until `cache` is no larger than that, and what was never finished."""
+    found = sorted(((path.stat(), path) for path in cache.iterdir()), key=lambda entry: entry[0].st_mtime, reverse=True)
+    total = 0
+    for facts, path in found:
+        total += facts.st_size
+        unfinished = path.suffix == ".part" and time.time() - facts.st_mtime > _ABANDONED_SECONDS
+        if total > max_bytes or unfinished:
+            logger.info("removing %s from the cache of features", path.name)
+            storage.discard(path)
 
 
 def _needed_jobs(session: Session, names: Sequence[str]) -> set[str]:

@@ -37,8 +37,8 @@ class StationStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         logs.configure(settings.log_level, process="worker")
-        queues = sorted(worker.app.amqp.queues.consume_from)
-        app.station = station.build(settings, doorbell.connect(settings), queues)
+        app.queues = sorted(worker.app.amqp.queues.consume_from)
+        app.station = station.build(settings, doorbell.connect(settings), app.queues)
         app.station.start()
 
     def stop(self, worker: Any) -> None:
@@ -50,5 +50,7 @@ app.steps["worker"].add(StationStep)
 
 @app.task(name=TASK_NAME, bind=True)
 def run_job(self: Any, job_id: str) -> None:
-    """Run the job unless another worker has it or it has ended."""
-    self.app.station.runner.run(job_id)
+    """Run the job unless another worker has it or it has ended, and then whatever waits: rings may have been lost."""
+    if self.app.station.runner.run(job_id):
+        while self.app.station.run_next(self.app.queues):
+            pass

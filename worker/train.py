@@ -11,19 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app import storage
 from app.backbones import catalogue, weights
 from app.backbones.weights import WeightsFile
 from app.datasets import store
 from app.datasets.store import Item, Snapshot
 from app.models import artifact
 from app.models.artifact import Artifact
-from app.recipe import Plan
-from worker.training import strategies
+from app.recipe import NO_WEIGHTS, Plan
+from worker.training import checkpoint, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "pylance")
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,14 @@ class TrainWork:
     table: Path
     dataset_id: str
     version: int
+    tag: str
+    """Under which the table has that version."""
     content_hash: str
     version_id: str
     """The id that the model version is to have."""
     feature_cache: Path
     folder: Path
-    """The job's own folder: checkpoints, and the artifact when done."""
+    """The job's own folder, with one for each attempt: its checkpoints, and the artifact when done."""
     weights_dir: Path | None
     download_weights: bool
     max_image_pixels: int
@@ -79,22 +80,27 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     backbone = catalogue.find(plan.backbone)
     file = (
         None
-        if plan.weights == "none"
+        if plan.weights == NO_WEIGHTS
         else weights.obtain(
             backbone,
+            choice=plan.weights,
             weights_dir=work.weights_dir,
             cache_dir=weights.default_cache_dir(),
             download=work.download_weights,
         )
     )
-    splits = _splits(store.read_version(work.table, work.version))
+    # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
+    folder = work.folder / work.version_id
+    checkpoints = folder / "checkpoints"
+    checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
+    splits = _splits(store.read(work.table, work.tag))
     trained = strategies.train(
         splits,
         plan,
         backbone=backbone,
         weights=file,
         feature_cache=work.feature_cache,
-        workdir=work.folder / "checkpoints",
+        workdir=checkpoints,
         max_pixels=work.max_image_pixels,
         emit=emit,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
@@ -108,12 +114,9 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         provenance=_provenance(work, file),
         state=trained.classifier.state(),
     )
-    # Of this attempt alone: a stale one that is still at work must not take it for its own.
-    folder = work.folder / f"artifact-{work.version_id}"
-    storage.discard(folder)
-    artifact.write(folder, result)
+    artifact.write(folder / "artifact", result)
     return TrainOutcome(
-        artifact=folder,
+        artifact=folder / "artifact",
         version_id=work.version_id,
         plan=plan,
         labels=splits.labels,
@@ -147,8 +150,15 @@ def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:
         "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
         "backbone": {
             "name": work.plan.backbone,
-            "weights": None if file is None else {"file": file.path.name, "sha256": file.sha256, "source": file.source},
+            "weights": None if file is None else _weights_provenance(file),
         },
         "seed": work.plan.seed,
         "libraries": {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}},
     }
+
+
+def _weights_provenance(file: WeightsFile) -> dict[str, Any]:
+    # A file of the operator's own only stands in for published weights.
+    digits = file.weights.sha256_prefix
+    name = file.weights.name if digits is None or file.sha256.startswith(digits) else None
+    return {"name": name, "file": file.path.name, "sha256": file.sha256, "source": file.source}

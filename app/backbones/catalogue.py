@@ -1,17 +1,28 @@
-"""The backbones that can be fine-tuned, as data. Knows no torch; `app.backbones.networks` builds them."""
+"""The backbones that can be fine-tuned, as data. Knows no torch; `app.backbones.networks` builds them.
 
+What is written by hand about them lies in `families`; what is computed or comes from the libraries lies in
+`figures.json` and `timm.json`, which `python -m app.backbones.figures` writes.
+"""
+
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
 
 from app import errors
+from app.backbones.chain import AuxiliaryHead, Chain
+from app.backbones.entry import Entry, Source
+from app.backbones.families import ENTRIES
 from app.backbones.preprocess import Preprocessing
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-_AT_64 = Preprocessing(resize=72, crop=64, mean=_MEAN, std=_STD)
-_AT_128 = Preprocessing(resize=144, crop=128, mean=_MEAN, std=_STD)
-_AT_224 = Preprocessing(resize=256, crop=224, mean=_MEAN, std=_STD)
-_AT_299 = Preprocessing(resize=342, crop=299, mean=_MEAN, std=_STD)
+TIMM_PREFIX = "timm:"
+"""In front of the name of any network of timm that is not in the catalogue."""
+
+PRETRAINED = "pretrained"
+"""Asks for the weights that are listed first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,238 +32,245 @@ class Weights:
     name: str
     file_name: str
     url: str | None
-    """Where the publisher offers the file; None for one that comes with this package."""
+    """Where the publisher offers the file; None where it comes with this package."""
+    hub: str | None
+    """Repository on the Hugging Face hub, for weights that are offered there."""
     preprocessing: Preprocessing
     classes: int
     """0 for weights that come without a classifier."""
     top1: float | None
-    """Accuracy on ImageNet-1K in %, as the publisher gives it; None for weights that know nothing of its classes."""
+    """Accuracy on ImageNet-1K in %, where the publisher gives it."""
     top5: float | None
     licence: str
 
     @property
-    def sha256_prefix(self) -> str:
-        """The first hex digits of the file's sha256, which are part of its name."""
+    def sha256_prefix(self) -> str | None:
+        """The first hex digits of the file's sha256, where they are part of its name."""
         match = re.search(r"-([0-9a-f]{8,})\.(?:pth|safetensors)$", self.file_name)
-        if match is None:
-            raise ValueError(f"{self.file_name} does not end in -<hex digits of sha256> and .pth or .safetensors")
-        return match[1]
+        return None if match is None else match[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFacts:
+    """A stage and what comes out of it for one image at the input size."""
+
+    name: str
+    channels: int
+    size: tuple[int, int] | None
+    """Height and width of its maps, None where it is not known."""
+    parameters: int | None
+    """Of this stage alone."""
+    macs: int | None
+    receptive_field: int | None
+    """Side in pixels of what one of its values sees; None where it sees all, or where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A network of the catalogue."""
+    """A network that can be fine-tuned."""
 
     name: str
     family: str
-    year: int
+    year: int | None
     paper: str
     summary: str
+    source: Source
     parameters: int
-    """With the classifier for 1,000 classes, without auxiliary heads."""
-    gmac: float
+    """With the classifier for the published classes, without auxiliary heads."""
+    gmac: float | None
     """Multiply-adds for one image at `input_size`, in thousand millions."""
+    activations: int | None
+    """Values that the convolutions and dense layers give for one image."""
+    layers: int | None
+    """Convolutions and dense layers on the longest way, without short cuts and auxiliary heads."""
+    receptive_field: int | None
+    """Side in pixels of what one value of the last stage sees; None where it sees all, or where that is not known."""
     feature_dim: int
     """Values that the classifier gets for an image."""
     min_size: int
     """Side in pixels of the smallest image that the network can work on."""
-    auxiliary_heads: int
-    """Classifiers on inner layers that only help in training."""
+    fixed_size: bool
+    """Whether the network works on images of one size only, that of its weights."""
     scratch_preprocessing: Preprocessing
     """What is done to images where no weights bring their own preprocessing along."""
-    weights: Weights | None
+    stages: tuple[StageFacts, ...]
+    weights: tuple[Weights, ...]
+    chain: Chain | None
+    """How the network is gone through; None for networks outside of the catalogue, which timm itself goes through."""
 
     @property
     def input_size(self) -> int:
         """Side of the image that the network sees, in pixels."""
         return self.scratch_preprocessing.crop
 
+    @property
+    def architecture(self) -> str:
+        """The name that its library has for it."""
+        return self.name.removeprefix(TIMM_PREFIX).partition(".")[0]
+
+    @property
+    def auxiliary(self) -> tuple[AuxiliaryHead, ...]:
+        """Classifiers on inner layers that only help in training."""
+        return () if self.chain is None else self.chain.auxiliary
+
+    @property
+    def head(self) -> str | None:
+        """The module that is replaced by a new classifier; None where timm knows it."""
+        return None if self.chain is None else self.chain.head
+
+    @property
+    def top1(self) -> float | None:
+        """The best accuracy on ImageNet-1K in % that a publisher gives for one of the weights."""
+        return max((weights.top1 for weights in self.weights if weights.top1 is not None), default=None)
+
+    def find_weights(self, choice: str) -> Weights:
+        """The weights called `choice`, or the first ones for `pretrained`.
+
+        Raises `UnknownName`, or `Invalid` where there are none at all.
+        """
+        if not self.weights:
+            raise errors.Invalid(
+                f"{self.name} has no pre-trained weights; train it with strategy 'full' and weights 'none'",
+                code="backbone_has_no_weights",
+            )
+        if choice == PRETRAINED:
+            return self.weights[0]
+        found = {weights.name: weights for weights in self.weights}
+        if choice not in found:
+            raise errors.UnknownName(f"{self.name} weights", choice, found, code="unknown_weights")
+        return found[choice]
+
+
+@cache
+def backbones() -> Mapping[str, Backbone]:
+    """The networks of the catalogue by name, smallest first."""
+    figures = _read("figures.json")
+    entries = [assemble(entry, figures[entry.name]) for entry in ENTRIES]
+    return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.parameters)}
+
 
 def find(name: str) -> Backbone:
-    """The backbone called `name`. Raises `UnknownName`."""
-    try:
-        return BACKBONES[name]
-    except KeyError:
-        raise errors.UnknownName("backbone", name, BACKBONES) from None
+    """The backbone called `name`, also `timm:<name>`. Raises `UnknownName`."""
+    if name.startswith(TIMM_PREFIX):
+        return _find_in_timm(name)
+    known = backbones()
+    if name not in known:
+        # A name of timm without the prefix is a common slip.
+        hidden = f"{TIMM_PREFIX}{name}"
+        raise errors.UnknownName("backbone", name, [*known, hidden] if name in _read("timm.json") else known)
+    return known[name]
 
 
-def _imagenet(file_name: str, top1: float, top5: float, preprocessing: Preprocessing = _AT_224) -> Weights:
-    return Weights(
-        name="IMAGENET1K_V1",
-        file_name=file_name,
-        url=f"https://download.pytorch.org/models/{file_name}",
-        preprocessing=preprocessing,
-        classes=1000,
-        top1=top1,
-        top5=top5,
-        licence="BSD-3-Clause (torchvision)",
+def select(
+    *,
+    family: str | None = None,
+    max_params: int | None = None,
+    max_gmac: float | None = None,
+    has_weights: bool | None = None,
+) -> list[Backbone]:
+    """The networks of the catalogue for which all of this holds, smallest first. Raises `UnknownName`."""
+    entries = backbones().values()
+    families = {entry.family.casefold(): entry.family for entry in entries}
+    if family is not None and family.casefold() not in families:
+        raise errors.UnknownName("family", family, families.values(), code="unknown_family")
+    return [
+        entry
+        for entry in entries
+        if (family is None or entry.family.casefold() == family.casefold())
+        and (max_params is None or entry.parameters <= max_params)
+        and (max_gmac is None or (entry.gmac is not None and entry.gmac <= max_gmac))
+        and (has_weights is None or bool(entry.weights) == has_weights)
+    ]
+
+
+def sort(entries: Sequence[Backbone], *, by: str) -> list[Backbone]:
+    """`entries` by an attribute of theirs, falling with `-` in front; those without it come last."""
+    name, falling = by.removeprefix("-"), by.startswith("-")
+    values = {entry.name: getattr(entry, name) for entry in entries}
+    known = [entry for entry in entries if values[entry.name] is not None]
+    unknown = [entry for entry in entries if values[entry.name] is None]
+    return sorted(known, key=lambda entry: values[entry.name], reverse=falling) + unknown
+
+
+def _find_in_timm(name: str) -> Backbone:
+    figures = _read("timm.json")
+    architecture, _, tag = name.removeprefix(TIMM_PREFIX).partition(".")
+    if architecture not in figures:
+        raise errors.UnknownName("backbone", name, [f"{TIMM_PREFIX}{known}" for known in figures])
+    known = figures[architecture]
+    if tag:
+        # The tag is the name of one of the weights: those come first then.
+        tagged = [weights for weights in known["weights"] if weights["name"] == tag]
+        if not tagged:
+            names = [f"{TIMM_PREFIX}{architecture}.{weights['name']}" for weights in known["weights"]]
+            raise errors.UnknownName("backbone", name, names)
+        known = {**known, "weights": [*tagged, *(weights for weights in known["weights"] if weights not in tagged)]}
+    entry = Entry(
+        name=name,
+        family="timm",
+        year=0,
+        paper="",
+        summary="A network of timm outside of the catalogue.",
+        chain=Chain(stages=(), pool=(), head=""),
+        source="timm",
+        fixed_size=known["fixed_size"],
+    )
+    return assemble(entry, known)
+
+
+def assemble(entry: Entry, figures: Mapping[str, Any]) -> Backbone:
+    """The backbone of what is written by hand and what is computed."""
+    weights = tuple(_weights(entry, facts) for facts in figures["weights"])
+    scratch = entry.preprocessing or Preprocessing.from_json(figures["preprocessing"])
+    return Backbone(
+        name=entry.name,
+        family=entry.family,
+        year=entry.year or None,
+        paper=entry.paper,
+        summary=entry.summary,
+        source=entry.source,
+        parameters=figures["parameters"],
+        gmac=figures.get("gmac"),
+        activations=figures.get("activations"),
+        layers=figures.get("layers"),
+        receptive_field=figures.get("receptive_field"),
+        feature_dim=figures["feature_dim"],
+        min_size=figures["min_size"],
+        fixed_size=entry.fixed_size,
+        scratch_preprocessing=scratch,
+        stages=tuple(_stage(facts) for facts in figures["stages"]),
+        weights=weights,
+        chain=entry.chain if entry.chain.stages else None,
     )
 
 
-_ENTRIES = (
-    Backbone(
-        name="tinynet",
-        family="TinyNet",
-        year=2026,
-        paper="",
-        summary="A small residual network of 64 x 64 pixels that trains from scratch in a minute, without any weights.",
-        parameters=603_720,
-        gmac=0.029,
-        feature_dim=128,
-        min_size=1,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_64,
-        weights=None,
-    ),
-    Backbone(
-        name="formnet",
-        family="FormNet",
-        year=2026,
-        paper="",
-        summary="A small residual network whose weights come with Graft, trained on images that formulas drew.",
-        parameters=2_412_136,
-        gmac=0.126,
-        feature_dim=512,
-        min_size=1,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_128,
-        weights=Weights(
-            name="FORMULAS_V1",
-            file_name="formnet-c979bd17.safetensors",
-            url=None,
-            preprocessing=_AT_128,
-            classes=0,
-            top1=None,
-            top5=None,
-            licence="Apache-2.0",
-        ),
-    ),
-    Backbone(
-        name="squeezenet1_1",
-        family="SqueezeNet",
-        year=2016,
-        paper="https://arxiv.org/abs/1602.07360",
-        summary="The smallest pre-trained network: 1x1 convolutions squeeze what 3x3 convolutions then expand.",
-        parameters=1_235_496,
-        gmac=0.349,
-        feature_dim=512,
-        min_size=17,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("squeezenet1_1-b8a52dc0.pth", 58.178, 80.624),
-    ),
-    Backbone(
-        name="mobilenet_v3_small",
-        family="MobileNet",
-        year=2019,
-        paper="https://arxiv.org/abs/1905.02244",
-        summary="The least computation of the pre-trained networks, found by architecture search for phones.",
-        parameters=2_542_856,
-        gmac=0.057,
-        feature_dim=1024,
-        min_size=1,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("mobilenet_v3_small-047dcff4.pth", 67.668, 87.402),
-    ),
-    Backbone(
-        name="mobilenet_v2",
-        family="MobileNet",
-        year=2018,
-        paper="https://arxiv.org/abs/1801.04381",
-        summary="Depthwise convolutions in inverted residuals: good features for little computation.",
-        parameters=3_504_872,
-        gmac=0.301,
-        feature_dim=1280,
-        min_size=1,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("mobilenet_v2-b0353104.pth", 71.878, 90.286),
-    ),
-    Backbone(
-        name="googlenet",
-        family="Inception",
-        year=2014,
-        paper="https://arxiv.org/abs/1409.4842",
-        summary="Inception v1: filters of several sizes side by side, average pooling instead of large dense layers.",
-        parameters=6_624_904,
-        gmac=1.498,
-        feature_dim=1024,
-        min_size=15,
-        auxiliary_heads=2,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("googlenet-1378be20.pth", 69.778, 89.530),
-    ),
-    Backbone(
-        name="resnet18",
-        family="ResNet",
-        year=2015,
-        paper="https://arxiv.org/abs/1512.03385",
-        summary="The small residual network: a sturdy default for fine-tuning.",
-        parameters=11_689_512,
-        gmac=1.814,
-        feature_dim=512,
-        min_size=1,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("resnet18-f37072fd.pth", 69.758, 89.078),
-    ),
-    Backbone(
-        name="resnet50",
-        family="ResNet",
-        year=2015,
-        paper="https://arxiv.org/abs/1512.03385",
-        summary="The residual network that most transfer learning is measured with.",
-        parameters=25_557_032,
-        gmac=4.089,
-        feature_dim=2048,
-        min_size=1,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("resnet50-0676ba61.pth", 76.130, 92.862),
-    ),
-    Backbone(
-        name="inception_v3",
-        family="Inception",
-        year=2015,
-        paper="https://arxiv.org/abs/1512.00567",
-        summary="Inception with large filters factorised into small and one-sided ones; sees 299 x 299 pixels.",
-        parameters=23_834_568,
-        gmac=5.713,
-        feature_dim=2048,
-        min_size=75,
-        auxiliary_heads=1,
-        scratch_preprocessing=_AT_299,
-        weights=_imagenet("inception_v3_google-0cc3c7bd.pth", 77.294, 93.450, _AT_299),
-    ),
-    Backbone(
-        name="alexnet",
-        family="AlexNet",
-        year=2012,
-        paper="https://arxiv.org/abs/1404.5997",
-        summary="The network that began it, in its one-tower variant; nearly all weights sit in its dense layers.",
-        parameters=61_100_840,
-        gmac=0.714,
-        feature_dim=4096,
-        min_size=63,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("alexnet-owt-7be5be79.pth", 56.522, 79.066),
-    ),
-    Backbone(
-        name="vgg16",
-        family="VGG",
-        year=2014,
-        paper="https://arxiv.org/abs/1409.1556",
-        summary="Only 3x3 filters, stacked deep: plain and heavy.",
-        parameters=138_357_544,
-        gmac=15.470,
-        feature_dim=4096,
-        min_size=32,
-        auxiliary_heads=0,
-        scratch_preprocessing=_AT_224,
-        weights=_imagenet("vgg16-397923af.pth", 71.592, 90.382),
-    ),
-)
+def _stage(facts: Mapping[str, Any]) -> StageFacts:
+    size = facts.get("size")
+    return StageFacts(
+        name=facts["name"],
+        channels=facts["channels"],
+        size=None if size is None else (size[0], size[1]),
+        parameters=facts.get("parameters"),
+        macs=facts.get("macs"),
+        receptive_field=facts.get("receptive_field"),
+    )
 
-BACKBONES: dict[str, Backbone] = {entry.name: entry for entry in _ENTRIES}
+
+def _weights(entry: Entry, facts: Mapping[str, Any]) -> Weights:
+    top1, top5 = entry.accuracy.get(facts["name"], (facts.get("top1"), facts.get("top5")))
+    return Weights(
+        name=facts["name"],
+        file_name=facts["file_name"],
+        url=facts.get("url"),
+        hub=facts.get("hub"),
+        preprocessing=Preprocessing.from_json(facts["preprocessing"]),
+        classes=facts["classes"],
+        top1=top1,
+        top5=top5,
+        licence=facts["licence"],
+    )
+
+
+@cache
+def _read(file_name: str) -> Any:
+    return json.loads(resources.files("app.backbones").joinpath(file_name).read_text(encoding="utf-8"))

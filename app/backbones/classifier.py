@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from app import errors
-from app.backbones import catalogue
-from app.backbones.catalogue import Backbone
-from app.backbones.networks import ARCHITECTURES, Architecture, AuxiliaryHead
+from app.backbones import catalogue, networks
+from app.backbones.catalogue import Backbone, Weights
+from app.backbones.chain import AuxiliaryHead
 from app.backbones.preprocess import Preprocessing
+from app.backbones.walk import ChainWalk, Walk
 
 
 @dataclass(frozen=True)
@@ -46,35 +47,71 @@ class Normalisation(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images `(N, 3, H, W) uint8` to `Outputs`; `body` gives the features and `head` the logits."""
+    """Images `(N, 3, H, W) uint8` to `Outputs`; `walk` leads through `body` to features, `head` gives logits."""
 
-    def __init__(
-        self, body: nn.Module, head: nn.Linear, preprocessing: Preprocessing, auxiliary: tuple[AuxiliaryHead, ...] = ()
-    ) -> None:
+    def __init__(self, body: nn.Module, walk: Walk, head: nn.Linear, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        self.auxiliary = auxiliary
+        self.walk = walk
         self.normalisation = Normalisation(preprocessing)
         self.body = body
         self.head = head
+        self._frozen: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages, in order."""
+        return self.walk.stages
 
     def forward(self, images: Tensor) -> Outputs:
-        # torchvision's networks with auxiliary heads return named tuples in training mode, (features, *logits).
-        result = self.body(self.normalisation(images))
-        features, *auxiliary = (result,) if isinstance(result, Tensor) else result
-        return Outputs(self.head(features), tuple(auxiliary))
+        passed = self.walk.features(self.body, self.normalisation(images), auxiliary=self.training)
+        return Outputs(self.head(passed.features), passed.auxiliary)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images `(N, 3, H, W) uint8` to features `(N, feature_dim) float32`; in evaluation mode only."""
-        result: Tensor = self.body(self.normalisation(images))
-        return result
+        """Images `(N, 3, H, W) uint8` to features `(N, feature_dim) float32`."""
+        return self.walk.features(self.body, self.normalisation(images), auxiliary=False).features
+
+    def stage_features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Of each stage, images `(N, 3, H, W) uint8` to the mean of its activations `(N, channels) float32`."""
+        return self.walk.stage_features(self.body, self.normalisation(images))
+
+    def activations(self, images: Tensor, stage: str) -> Tensor:
+        """Images `(N, 3, H, W) uint8` to what comes out of `stage`. Raises `UnknownName`."""
+        return self.walk.activations(self.body, self.normalisation(images), stage)
+
+    def onward(self, activations: Tensor, stage: str) -> Outputs:
+        """What `forward` gives, from the `activations` of `stage`. Raises `UnknownName` and `Invalid`."""
+        passed = self.walk.onward(self.body, activations, stage, auxiliary=self.training)
+        return Outputs(self.head(passed.features), passed.auxiliary)
+
+    def freeze(self, stage: str) -> None:
+        """Keep the values of `stage` and all stages before it, running statistics included, whatever happens.
+
+        Auxiliary heads inside of them go, since they have nothing left to help. Raises `UnknownName`.
+        """
+        part = self.walk.part(self.body, stage)
+        for name in part.modules:
+            self.body.get_submodule(name).requires_grad_(requires_grad=False)
+        for name in part.parameters:
+            self.body.get_parameter(name).requires_grad = False
+        idle = tuple(head for head in self.walk.auxiliary if head.after in part.modules)
+        self.walk = self.walk.without_auxiliary(self.body, idle)
+        self._frozen = part.modules
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        # BatchNorm in training mode would change its statistics, frozen or not.
+        for name in self._frozen:
+            self.body.get_submodule(name).eval()
+        return self
 
     def state(self) -> dict[str, Tensor]:
         """All values that a finished classifier needs, on the CPU; `restore` is the way back.
 
         Auxiliary heads are left out: they have done their work.
         """
-        dropped = tuple(f"body.{head.module}." for head in self.auxiliary)
+        dropped = tuple(f"body.{head.module}." for head in self.walk.auxiliary)
         return {
             name: value.detach().cpu().contiguous()
             for name, value in self.state_dict().items()
@@ -85,10 +122,11 @@ class Classifier(nn.Module):
 class InferenceForm(nn.Module):
     """A classifier that can only be run, but faster; the same outputs within rounding."""
 
-    def __init__(self, normalisation: Normalisation, body: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, normalisation: Normalisation, body: nn.Module, walk: Walk, head: nn.Linear) -> None:
         super().__init__()
         self.normalisation = normalisation
         self.body = body
+        self.walk = walk
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
@@ -98,59 +136,86 @@ class InferenceForm(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images `(N, 3, H, W) uint8` to features `(N, feature_dim) float32`."""
-        result: Tensor = self.body(self.normalisation(images))
-        return result
+        return self.walk.features(self.body, self.normalisation(images), auxiliary=False).features
+
+    def stage_features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Of each stage, images `(N, 3, H, W) uint8` to the mean of its activations `(N, channels) float32`."""
+        return self.walk.stage_features(self.body, self.normalisation(images))
+
+    def activations(self, images: Tensor, stage: str) -> Tensor:
+        """Images `(N, 3, H, W) uint8` to what comes out of `stage`. Raises `UnknownName`."""
+        return self.walk.activations(self.body, self.normalisation(images), stage)
 
 
-def build(backbone: Backbone, classes: int, *, state: Mapping[str, Tensor] | None, seed: int) -> Classifier:
+def build(
+    backbone: Backbone,
+    classes: int,
+    *,
+    state: Mapping[str, Tensor] | None,
+    seed: int,
+    weights: Weights | None = None,
+    stage: str | None = None,
+) -> Classifier:
     """A classifier for `classes` labels: `backbone` with the published values `state`, or random ones for None.
 
+    `state` are values of `weights`, the backbone's first ones if left out. With a `stage` the network is cut behind it.
     The last layer and the last layers of the auxiliary heads are new and random; the same `seed` gives the same
-    values. Raises `WeightsUnavailable` where `state` does not fit the network.
+    values. Raises `UnknownName` for a stage, and `WeightsUnavailable` where `state` does not fit the network.
     """
-    architecture = ARCHITECTURES[backbone.name]
+    preprocessing = backbone.scratch_preprocessing
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        body = architecture.make(True) if state is None else _pretrained(backbone, architecture, state)
-        body.set_submodule(architecture.last_layer, nn.Identity())
-        for head in architecture.auxiliary:
-            _renew(body, head, classes, pretrained=state is not None and head.pretrained)
-        last_layer = nn.Linear(backbone.feature_dim, classes)
-    preprocessing = backbone.scratch_preprocessing
-    if state is not None and backbone.weights is not None:
-        preprocessing = backbone.weights.preprocessing
-    return Classifier(body, last_layer, preprocessing, architecture.auxiliary)
+        if state is None:
+            body = networks.make(backbone, auxiliary=True)
+        else:
+            weights = weights or backbone.find_weights(catalogue.PRETRAINED)
+            preprocessing = weights.preprocessing
+            body = _pretrained(backbone, weights, state)
+        walk = networks.walk(backbone, size=preprocessing.crop)
+        for head in walk.auxiliary:
+            _renew(body, head, classes, drawn=state is not None and not head.pretrained)
+        walk, features = _without_head(backbone, body, walk, stage)
+        last_layer = nn.Linear(features, classes)
+    return Classifier(body, walk, last_layer, preprocessing)
 
 
-def restore(backbone: str, classes: int, preprocessing: Preprocessing, state: Mapping[str, Tensor]) -> Classifier:
-    """The classifier whose `state()` is given, in evaluation mode and without auxiliary heads.
+def restore(
+    backbone: str,
+    classes: int,
+    preprocessing: Preprocessing,
+    state: Mapping[str, Tensor],
+    *,
+    stage: str | None = None,
+) -> Classifier:
+    """The classifier whose `state()` is given, cut behind `stage` as it was built, in evaluation mode and without
+    auxiliary heads.
 
     Its values are the tensors given, not copies. Raises `UnknownName`, or `Unavailable` where they do not fit.
     """
     entry = catalogue.find(backbone)
-    architecture = ARCHITECTURES[backbone]
-    with torch.device("meta"):
-        body = architecture.make(False)
-        body.set_submodule(architecture.last_layer, nn.Identity())
-        head = nn.Linear(entry.feature_dim, classes)
-    classifier = Classifier(body, head, preprocessing)
+    with torch.random.fork_rng(devices=[]):
+        body = networks.hollow(entry, auxiliary=False, size=preprocessing.crop)
+        walk = networks.walk(entry, size=preprocessing.crop)
+        walk = walk.without_auxiliary(body, walk.auxiliary)
+        walk, features = _without_head(entry, body, walk, stage)
+        with torch.device("meta"):
+            head = nn.Linear(features, classes)
+    classifier = Classifier(body, walk, head, preprocessing)
     try:
-        classifier.load_state_dict(state, strict=True, assign=True)
+        networks.load(classifier, state, versions=None)
     except RuntimeError as error:
         raise errors.Unavailable(f"the stored values do not fit {backbone} for {classes} labels: {error}") from error
     return classifier.eval()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The values in a weights file, by name; those in half precision as float32.
+    """The values in a published weights file, by name; those in half precision as float32.
 
     Raises `Unavailable`; runs no code of the file's.
     """
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        state = _READERS.get(path.suffix, _read_pickled)(path)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise errors.Unavailable(f"{path} cannot be read as weights: {error}", code="weights_unavailable") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise errors.Unavailable(f"{path} holds something else than named tensors", code="weights_unavailable")
@@ -160,42 +225,47 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def inference_form(classifier: Classifier) -> InferenceForm:
     """A frozen copy of `classifier` with BatchNorm folded into the convolutions and channels-last values."""
     body = copy.deepcopy(classifier.body).eval()
-    for auxiliary in classifier.auxiliary:
-        setattr(body, auxiliary.module, None)
-    for module in list(body.modules()):
-        _fold_children(module)
-    form = InferenceForm(copy.deepcopy(classifier.normalisation), body, copy.deepcopy(classifier.head))
+    walk = classifier.walk.without_auxiliary(body, classifier.walk.auxiliary)
+    if isinstance(walk, ChainWalk):
+        for module in list(body.modules()):
+            _fold_children(module)
+    form = InferenceForm(copy.deepcopy(classifier.normalisation), body, walk, copy.deepcopy(classifier.head))
     form.requires_grad_(requires_grad=False)
     return form.eval().to(memory_format=torch.channels_last)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        state = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise errors.Unavailable(f"{path} cannot be read as weights: {error}", code="weights_unavailable") from error
-    return {name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+def _read_pickled(path: Path) -> object:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _pretrained(backbone: Backbone, architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
-    # On the meta device nothing is initialised only to be overwritten.
-    with torch.device("meta"):
-        body = architecture.make(True)
-        body.set_submodule(architecture.last_layer, nn.Identity())
-    # Copies, so that training does not write into what the caller holds; without the layer that is replaced, which
-    # weights need not have.
-    replaced = f"{architecture.last_layer}."
-    copies = {name: value.clone() for name, value in state.items() if not name.startswith(replaced)}
+def _read_safetensors(path: Path) -> object:
+    values = safetensors.torch.load_file(path)
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in values.items()}
+
+
+_READERS: dict[str, Callable[[Path], object]] = {".safetensors": _read_safetensors}
+
+
+def _pretrained(backbone: Backbone, weights: Weights, state: Mapping[str, Tensor]) -> nn.Module:
     try:
-        body.load_state_dict(copies, strict=True, assign=True)
-    except RuntimeError as error:
+        return networks.pretrained(backbone, weights, state)
+    except (RuntimeError, KeyError) as error:
         raise errors.WeightsUnavailable(backbone.name, [f"the values do not fit the network: {error}"]) from error
-    return body
 
 
-def _renew(body: nn.Module, head: AuxiliaryHead, classes: int, *, pretrained: bool) -> None:
+def _without_head(backbone: Backbone, body: nn.Module, walk: Walk, stage: str | None) -> tuple[Walk, int]:
+    """The way through `body` to features, and how many there are; what is not needed for them is removed."""
+    if stage is not None:
+        walk = walk.cut(body, stage)
+        return walk, next(facts.channels for facts in backbone.stages if facts.name == stage)
+    networks.remove_head(backbone, body)
+    return walk, backbone.feature_dim
+
+
+def _renew(body: nn.Module, head: AuxiliaryHead, classes: int, *, drawn: bool) -> None:
+    """A new last layer for `head`; with `drawn` its other layers get random values, as nobody has trained them."""
     module = body.get_submodule(head.module)
-    if not pretrained:
+    if drawn:
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                 layer.reset_parameters()
@@ -213,4 +283,5 @@ def _fold_children(module: nn.Module) -> None:
     for (conv_name, conv), (norm_name, norm) in list(pairwise(module.named_children())):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-            setattr(module, norm_name, nn.Identity())
+            # timm's BatchNorm contains the activation function that follows it.
+            setattr(module, norm_name, norm.get_submodule("act") if hasattr(norm, "act") else nn.Identity())

@@ -7,7 +7,7 @@ Knows no torch.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,19 @@ from app import errors
 Pixels = NDArray[np.uint8]
 """An RGB image as `(height, width, 3) uint8`."""
 
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+
 # A JPEG may be decoded at a fraction of its size where that stays this many times larger than what is needed:
 # the resize that follows then hides the difference.
 _DRAFT_MARGIN = 2
 _CROP_TRIES = 10
 _CROP_AREA = (0.35, 1.0)
 _CROP_RATIO = (3 / 4, 4 / 3)
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,18 +49,25 @@ _ORIENTATIONS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image: resized (bilinear, antialiased) so that its shorter side has `resize` pixels, the
-    centre square of `crop` pixels cut out, scaled to 0-1, and normalised with `mean` and `std` per channel (RGB).
+    """What is done to an image: resized (antialiased) so that its shorter side has `resize` pixels, the centre square
+    of `crop` pixels cut out, scaled to 0-1, and normalised with `mean` and `std` per channel (RGB).
     """
 
     resize: int
     crop: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: Interpolation = "bilinear"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; `from_json` is the way back."""
-        return {"resize": self.resize, "crop": self.crop, "mean": list(self.mean), "std": list(self.std)}
+        return {
+            "resize": self.resize,
+            "crop": self.crop,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Preprocessing":
@@ -63,6 +77,8 @@ class Preprocessing:
             crop=int(document["crop"]),
             mean=_triple(document["mean"]),
             std=_triple(document["std"]),
+            # Artifacts of the first release do not name it.
+            interpolation=document.get("interpolation", "bilinear"),
         )
 
 
@@ -118,16 +134,17 @@ def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     across, down = image.width / width, image.height / height
     # Only the crop's source is resized: a panorama of one pixel's height would otherwise fill the memory.
     box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
-    return _resized(image, crop, box)
+    return _resized(image, crop, box, preprocessing.interpolation)
 
 
-def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Pixels:
-    """A `(size, size, 3)` view for training: a random part of the image, mirrored every other time.
+def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator) -> Pixels:
+    """A `(crop, crop, 3)` view for training: a random part of the image, mirrored every other time.
 
     The part has 35-100 % of the area and a width to height ratio of 3:4-4:3, as in "Going Deeper with Convolutions"
     (Szegedy et al. 2014, section 6), and is the same for the same state of `rng`.
     """
-    pixels = _resized(image, size, _random_box(image.width, image.height, rng))
+    box = _random_box(image.width, image.height, rng)
+    pixels = _resized(image, preprocessing.crop, box, preprocessing.interpolation)
     if rng.random() < 0.5:
         return np.ascontiguousarray(pixels[:, ::-1])
     return pixels
@@ -229,11 +246,13 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _resized(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Pixels:
+def _resized(
+    image: Image.Image, size: int, box: tuple[float, float, float, float], interpolation: Interpolation
+) -> Pixels:
     left, top, right, bottom = box
     # Rounding may put the far corner a hair outside, which Pillow refuses.
     inside = (left, top, min(right, image.width), min(bottom, image.height))
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=inside))
+    return np.array(image.resize((size, size), _FILTERS[interpolation], box=inside))
 
 
 def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:

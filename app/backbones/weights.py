@@ -1,8 +1,9 @@
-"""Where pre-trained weights come from: a folder of the operator, this package, the local cache, or their publisher.
+"""Where pre-trained weights come from: a folder of the operator, this package, a local cache, or their publisher.
+
 Knows no torch.
 
-The name of a weights file ends in the first hex digits of its sha256; a file whose content does not fit its name is
-never used.
+A file is used only where its sha256 is the one that is known of it: from its name, or from the Hugging Face hub, whose
+cache names files by it.
 """
 
 import hashlib
@@ -10,50 +11,72 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import httpx
+import httpx2
+import huggingface_hub
+from huggingface_hub import constants as hub_constants
 
 from app import errors
+from app.backbones import catalogue
 from app.backbones.catalogue import Backbone, Weights
 from app.backbones.preprocess import Preprocessing
 
-Place = Literal["weights_dir", "package", "cache"]
-"""On this machine."""
 Source = Literal["weights_dir", "package", "cache", "download"]
 
-_PACKAGED = Path(__file__).parent / "data"
+_PACKAGED = Path(__file__).with_name("data")
+
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file on this machine whose content fits its name, with the preprocessing that belongs to it."""
+    """A weights file on this machine whose content is the one that is known of it, and the weights that it holds."""
 
     path: Path
     sha256: str
     source: Source
-    preprocessing: Preprocessing
+    weights: Weights
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What images go through before a network with these weights sees them."""
+        return self.weights.preprocessing
 
 
-def obtain(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path, download: bool) -> WeightsFile:
-    """The weights of `backbone`: from `weights_dir`, else those that come with this package, else from `cache_dir`,
-    else downloaded into `cache_dir`.
+def obtain(
+    backbone: Backbone,
+    *,
+    choice: str = catalogue.PRETRAINED,
+    weights_dir: Path | None,
+    cache_dir: Path,
+    hub_cache_dir: Path | None = None,
+    download: bool,
+) -> WeightsFile:
+    """The weights of `backbone` called `choice`: from `weights_dir`, else from a cache, else downloaded into that.
 
-    Raises `WeightsUnavailable`, which tells of every place why it was of no use.
+    `cache_dir` is torch's, `hub_cache_dir` that of the Hugging Face hub, its usual one if left out. Raises
+    `WeightsUnavailable`, which tells of every place why it was of no use, and `UnknownName`.
     """
-    published = backbone.weights
-    if published is None:
+    if not backbone.weights:
         raise errors.WeightsUnavailable(backbone.name, ["none are published, it is trained from scratch"])
+    published = backbone.find_weights(choice)
     tried: list[str] = []
-    places: list[Callable[[], WeightsFile | None]] = [
-        lambda: _from_folder(backbone, published, weights_dir, tried),
-        lambda: _from_package(published, tried),
-        lambda: _from_cache(published, cache_dir, tried),
-        lambda: _from_publisher(published, cache_dir, tried, download=download),
-    ]
+    places: list[Callable[[], WeightsFile | None]] = [lambda: _from_folder(backbone, choice, weights_dir, tried)]
+    if published.hub is not None:
+        repository, hub_cache = published.hub, hub_cache_dir or default_hub_cache_dir()
+        places.append(lambda: _from_hub_cache(published, repository, hub_cache, tried))
+        places.append(lambda: _from_hub(published, repository, hub_cache, tried, download=download))
+    elif published.url is not None:
+        url = published.url
+        places.append(lambda: _from_cache(published, cache_dir, tried))
+        places.append(lambda: _from_publisher(published, url, cache_dir, tried, download=download))
+    else:
+        places.append(lambda: _from_package(published, tried))
     for look in places:
         found = look()
         if found is not None:
@@ -61,15 +84,23 @@ def obtain(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path, dow
     raise errors.WeightsUnavailable(backbone.name, tried)
 
 
-def at_hand(backbone: Backbone, *, weights_dir: Path | None, cache_dir: Path) -> Place | None:
-    """Where a file for `backbone` lies on this machine; its content is not looked at."""
-    if backbone.weights is None:
-        return None
-    if weights_dir is not None and any(_candidates(backbone, weights_dir)):
+def at_hand(
+    backbone: Backbone, published: Weights, *, weights_dir: Path | None, cache_dir: Path, hub_cache_dir: Path
+) -> Literal["weights_dir", "package", "cache"] | None:
+    """Where a file with these weights of `backbone` lies on this machine; its content is not looked at."""
+    choice = catalogue.PRETRAINED if published == backbone.weights[0] else published.name
+    if weights_dir is not None and any(_candidates(backbone, choice, weights_dir)):
         return "weights_dir"
-    if backbone.weights.url is None:
-        return "package" if (_PACKAGED / backbone.weights.file_name).is_file() else None
-    return "cache" if (cache_dir / backbone.weights.file_name).is_file() else None
+    if published.hub is not None:
+        return None if _in_hub_cache(published, published.hub, hub_cache_dir) is None else "cache"
+    if published.url is None:
+        return "package" if (_PACKAGED / published.file_name).is_file() else None
+    return "cache" if (cache_dir / published.file_name).is_file() else None
+
+
+def default_hub_cache_dir() -> Path:
+    """Folder in which the Hugging Face libraries keep what they have downloaded."""
+    return Path(hub_constants.HF_HUB_CACHE)
 
 
 def default_cache_dir() -> Path:
@@ -79,30 +110,27 @@ def default_cache_dir() -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def _from_folder(
-    backbone: Backbone, published: Weights, weights_dir: Path | None, tried: list[str]
-) -> WeightsFile | None:
+def _from_folder(backbone: Backbone, choice: str, weights_dir: Path | None, tried: list[str]) -> WeightsFile | None:
     if weights_dir is None:
         tried.append("no weights folder is set")
         return None
-    candidates = list(_candidates(backbone, weights_dir))
+    candidates = list(_candidates(backbone, choice, weights_dir))
     if not candidates:
-        tried.append(f"the weights folder {weights_dir} has no file {backbone.name}-<8 hex digits>.pth")
-    for path in candidates:
-        found = _verified(path, path.stem.rpartition("-")[2], "weights_dir", published, tried)
+        name = _file_stem(backbone) if choice == catalogue.PRETRAINED else f"{_file_stem(backbone)}.{choice}"
+        tried.append(f"the weights folder {weights_dir} has no file {name}-<8 hex digits>.pth or .safetensors")
+    for path, weights in candidates:
+        found = _verified(path, path.stem.rpartition("-")[2], "weights_dir", weights, tried)
         if found is not None:
             return found
     return None
 
 
 def _from_package(published: Weights, tried: list[str]) -> WeightsFile | None:
-    if published.url is not None:
-        return None
     path = _PACKAGED / published.file_name
     if not path.is_file():
         tried.append(f"this installation lacks its own file {published.file_name}")
         return None
-    return _verified(path, published.sha256_prefix, "package", published, tried)
+    return _verified(path, _known_digits(published), "package", published, tried)
 
 
 def _from_cache(published: Weights, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
@@ -110,21 +138,58 @@ def _from_cache(published: Weights, cache_dir: Path, tried: list[str]) -> Weight
     if not path.is_file():
         tried.append(f"the cache {cache_dir} has no file {published.file_name}")
         return None
-    return _verified(path, published.sha256_prefix, "cache", published, tried)
+    return _verified(path, _known_digits(published), "cache", published, tried)
 
 
-def _from_publisher(published: Weights, cache_dir: Path, tried: list[str], *, download: bool) -> WeightsFile | None:
-    if published.url is None:
+def _from_hub_cache(published: Weights, repository: str, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
+    path = _in_hub_cache(published, repository, cache_dir)
+    if path is None:
+        tried.append(f"the cache {cache_dir} has no file {published.file_name} of {repository}")
         return None
+    return _verified_blob(path, "cache", published, tried)
+
+
+def _from_hub(
+    published: Weights, repository: str, cache_dir: Path, tried: list[str], *, download: bool
+) -> WeightsFile | None:
     if not download:
         tried.append("downloading is switched off")
         return None
     try:
-        return _download(published, published.url, cache_dir, tried)
+        path = huggingface_hub.hf_hub_download(repository, published.file_name, cache_dir=cache_dir)
+    except (httpx2.HTTPError, OSError, ValueError) as error:
+        tried.append(f"{published.file_name} of {repository} could not be downloaded: {error or type(error).__name__}")
+        return None
+    return _verified_blob(Path(path), "download", published, tried)
+
+
+def _in_hub_cache(published: Weights, repository: str, cache_dir: Path) -> Path | None:
+    found = huggingface_hub.try_to_load_from_cache(repository, published.file_name, cache_dir=cache_dir)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _verified_blob(path: Path, source: Source, published: Weights, tried: list[str]) -> WeightsFile | None:
+    """Large files lie in the cache of the hub under their sha256, with links to them under their names."""
+    blob = path.resolve()
+    if not _SHA256.fullmatch(blob.name):
+        tried.append(f"{path} is no link to a file that is named by its sha256, so nothing tells whether it is whole")
+        return None
+    found = _verified(blob, blob.name, source, published, tried)
+    return None if found is None else replace(found, path=path)
+
+
+def _from_publisher(
+    published: Weights, url: str, cache_dir: Path, tried: list[str], *, download: bool
+) -> WeightsFile | None:
+    if not download:
+        tried.append("downloading is switched off")
+        return None
+    try:
+        return _download(published, url, cache_dir, tried)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        tried.append(f"{published.url} could not be downloaded: {error or type(error).__name__}")
+        tried.append(f"{url} could not be downloaded: {error or type(error).__name__}")
     except OSError as error:
-        tried.append(f"{published.url} could not be kept in {cache_dir}: {error}")
+        tried.append(f"{url} could not be kept in {cache_dir}: {error}")
     return None
 
 
@@ -138,13 +203,13 @@ def _download(published: Weights, url: str, cache_dir: Path, tried: list[str]) -
             for chunk in _chunks(url):
                 file.write(chunk)
                 digest.update(chunk)
-        if not digest.hexdigest().startswith(published.sha256_prefix):
+        if not digest.hexdigest().startswith(_known_digits(published)):
             tried.append(f"{url} gave a file with sha256 {digest.hexdigest()[:16]}…, not the published one")
             return None
         path = cache_dir / published.file_name
         # A job that stops half-way leaves no file under the final name.
         os.replace(part, path)
-        return WeightsFile(path, digest.hexdigest(), "download", published.preprocessing)
+        return WeightsFile(path, digest.hexdigest(), "download", published)
     finally:
         part.unlink(missing_ok=True)
 
@@ -155,10 +220,36 @@ def _chunks(url: str) -> Iterator[bytes]:
         yield from response.iter_bytes(1024 * 1024)
 
 
-def _candidates(backbone: Backbone, weights_dir: Path) -> Iterator[Path]:
-    pattern = re.compile(rf"{re.escape(backbone.name)}-[0-9a-f]{{8}}\.pth")
-    if weights_dir.is_dir():
-        yield from (path for path in sorted(weights_dir.iterdir()) if pattern.fullmatch(path.name) and path.is_file())
+def _candidates(backbone: Backbone, choice: str, weights_dir: Path) -> Iterator[tuple[Path, Weights]]:
+    """The files in the folder that may hold the weights `choice`, with the weights that they are taken for.
+
+    A file without the name of weights in its own is known by its hash; one of other values stands in for `pretrained`.
+    """
+    sets = {weights.name: weights for weights in backbone.weights}
+    digits = {weights.sha256_prefix: weights for weights in backbone.weights if weights.sha256_prefix}
+    names = {weights.file_name for weights in digits.values()}
+    pattern = re.compile(rf"{re.escape(_file_stem(backbone))}(?:\.(\w+))?-[0-9a-f]{{8}}\.(?:pth|safetensors)")
+    for path in sorted(weights_dir.iterdir()) if weights_dir.is_dir() else ():
+        match = pattern.fullmatch(path.name)
+        if (match is None and path.name not in names) or not path.is_file():
+            continue
+        known = digits.get(path.stem.rpartition("-")[2])
+        named = sets.get(match[1]) if match is not None and match[1] else known
+        if choice == catalogue.PRETRAINED:
+            yield path, named or backbone.weights[0]
+        elif named is not None and named.name == choice:
+            yield path, named
+
+
+def _file_stem(backbone: Backbone) -> str:
+    # Networks of timm may bear the name of another one of the catalogue, and no file's name should have a colon.
+    return backbone.name.partition(".")[0].replace(":", "-")
+
+
+def _known_digits(published: Weights) -> str:
+    if published.sha256_prefix is None:
+        raise ValueError(f"{published.file_name} does not end in -<hex digits of sha256>")
+    return published.sha256_prefix
 
 
 def _verified(path: Path, prefix: str, source: Source, published: Weights, tried: list[str]) -> WeightsFile | None:
@@ -171,4 +262,4 @@ def _verified(path: Path, prefix: str, source: Source, published: Weights, tried
     if not digest.startswith(prefix):
         tried.append(f"{path} has sha256 {digest[:16]}… and not the one in its name, so it is damaged or another file")
         return None
-    return WeightsFile(path, digest, source, published.preprocessing)
+    return WeightsFile(path, digest, source, published)

@@ -10,7 +10,7 @@ from app.bodies import JsonRoute
 from app.datasets import service
 from app.datasets.schemas import DatasetCreate, DatasetPatch, DatasetRead, VersionRead
 from app.db import utc_now
-from app.deps import IdempotentDep, Limit, Listing, PageDep, ReadSession, RevisionDep, WriteSession, etag, listing
+from app.deps import DatabaseDep, IdempotentDep, Limit, Listing, PageDep, RevisionDep, etag, listing
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
@@ -21,64 +21,71 @@ VersionNumber = Annotated[int, Path(ge=1, lt=2**31, examples=[1])]
 
 @router.post("", status_code=HTTPStatus.CREATED, responses=responses(409, 422))
 def create_dataset(
-    wanted: DatasetCreate, session: WriteSession, request: IdempotentDep, response: Response
+    wanted: DatasetCreate, database: DatabaseDep, request: IdempotentDep, response: Response
 ) -> DatasetRead:
     """Create an empty data set; photos come into it by an import."""
-    existing = idempotency.recall(session, request)
-    if existing is None:
-        dataset = service.create(session, wanted, now=utc_now())
-        idempotency.remember(session, request, dataset.id, now=utc_now())
-    else:
-        dataset = service.find(session, existing)
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    response.headers["ETag"] = etag(dataset.revision)
-    return DatasetRead.model_validate(dataset)
+    with database.write() as session:
+        existing = idempotency.recall(session, request)
+        if existing is None:
+            dataset = service.create(session, wanted, now=utc_now())
+            idempotency.remember(session, request, dataset.id, now=utc_now())
+        else:
+            dataset = service.find(session, existing)
+        response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+        response.headers["ETag"] = etag(dataset.revision)
+        return DatasetRead.model_validate(dataset)
 
 
 @router.get("", responses=responses(422))
-def list_datasets(session: ReadSession, page: PageDep) -> Listing[DatasetRead]:
+def list_datasets(database: DatabaseDep, page: PageDep) -> Listing[DatasetRead]:
     """All data sets, newest first."""
-    rows = service.newest_first(session, limit=page.limit, after=page.after)
-    return listing([DatasetRead.model_validate(row) for row in rows], page.limit)
+    with database.read() as session:
+        rows = service.newest_first(session, limit=page.limit, after=page.after)
+        return listing([DatasetRead.model_validate(row) for row in rows], page.limit)
 
 
 @router.get("/{dataset_id}", responses=responses(404, 422))
-def read_dataset(dataset_id: DatasetId, session: ReadSession, response: Response) -> DatasetRead:
+def read_dataset(dataset_id: DatasetId, database: DatabaseDep, response: Response) -> DatasetRead:
     """One data set, with the `ETag` that a change of it must name."""
-    dataset = service.find(session, dataset_id)
-    response.headers["ETag"] = etag(dataset.revision)
-    return DatasetRead.model_validate(dataset)
+    with database.read() as session:
+        dataset = service.find(session, dataset_id)
+        response.headers["ETag"] = etag(dataset.revision)
+        return DatasetRead.model_validate(dataset)
 
 
 @router.patch("/{dataset_id}", responses=responses(404, 409, 412, 422, 428))
 def change_dataset(
-    dataset_id: DatasetId, wanted: DatasetPatch, session: WriteSession, revision: RevisionDep, response: Response
+    dataset_id: DatasetId, wanted: DatasetPatch, database: DatabaseDep, revision: RevisionDep, response: Response
 ) -> DatasetRead:
     """Rename a data set or describe it anew."""
-    dataset = service.change(session, dataset_id, wanted, revision=revision, now=utc_now())
-    response.headers["ETag"] = etag(dataset.revision)
-    return DatasetRead.model_validate(dataset)
+    with database.write() as session:
+        dataset = service.change(session, dataset_id, wanted, revision=revision, now=utc_now())
+        response.headers["ETag"] = etag(dataset.revision)
+        return DatasetRead.model_validate(dataset)
 
 
 @router.delete("/{dataset_id}", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 412, 422, 428))
-def delete_dataset(dataset_id: DatasetId, session: WriteSession, revision: RevisionDep) -> None:
+def delete_dataset(dataset_id: DatasetId, database: DatabaseDep, revision: RevisionDep) -> None:
     """Delete a data set with its images. Models trained on it stay."""
-    service.delete(session, dataset_id, revision=revision, now=utc_now())
+    with database.write() as session:
+        service.delete(session, dataset_id, revision=revision, now=utc_now())
 
 
 @router.get("/{dataset_id}/versions", responses=responses(404, 422))
 def list_versions(
     dataset_id: DatasetId,
-    session: ReadSession,
+    database: DatabaseDep,
     limit: Limit = 50,
     after: Annotated[int | None, Query(ge=1, lt=2**31, description="Number of the last version before.")] = None,
 ) -> Listing[VersionRead]:
     """The versions of a data set, newest first."""
-    rows = service.versions_newest_first(session, dataset_id, limit=limit, after=after)
-    return listing([VersionRead.model_validate(row) for row in rows], limit)
+    with database.read() as session:
+        rows = service.versions_newest_first(session, dataset_id, limit=limit, after=after)
+        return listing([VersionRead.model_validate(row) for row in rows], limit)
 
 
 @router.get("/{dataset_id}/versions/{number}", responses=responses(404, 422))
-def read_version(dataset_id: DatasetId, number: VersionNumber, session: ReadSession) -> VersionRead:
+def read_version(dataset_id: DatasetId, number: VersionNumber, database: DatabaseDep) -> VersionRead:
     """One version: its label index and how many images each label has in each split."""
-    return VersionRead.model_validate(service.find_version(session, dataset_id, number))
+    with database.read() as session:
+        return VersionRead.model_validate(service.find_version(session, dataset_id, number))

@@ -23,6 +23,7 @@ class NewVersion:
     counts: Mapping[str, Mapping[str, int]]
     images: int
     content_hash: str
+    table_tag: str
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,12 @@ def versions_newest_first(
     return session.scalars(query.order_by(DatasetVersion.number.desc()).limit(limit + 1)).all()
 
 
+def table_tags(session: Session, dataset_id: str) -> Sequence[str]:
+    """Where the versions of the dataset lie in its table, in order."""
+    query = select(DatasetVersion.table_tag).where(DatasetVersion.dataset_id == dataset_id)
+    return session.scalars(query.order_by(DatasetVersion.number)).all()
+
+
 def find_import(session: Session, reference: str, import_id: str) -> Import:
     dataset_id = find(session, reference).id
     found = session.get(Import, import_id)
@@ -162,6 +169,7 @@ def add_version(
             counts={label: dict(counts) for label, counts in version.counts.items()},
             images=version.images,
             content_hash=version.content_hash,
+            table_tag=version.table_tag,
             created_at=now,
         )
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import lance
 import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import write_fragments
 
 SCHEMA = pa.schema(
     [
@@ -29,6 +31,7 @@ SCHEMA = pa.schema(
 _FACTS = [name for name in SCHEMA.names if name != "image"]
 _BATCH_BYTES = 32 * 1024 * 1024
 _BATCH_ROWS = 1024
+_LEFTOVER_AGE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -49,44 +52,50 @@ class Item:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The items of one version, in stored order."""
+    """The items under one tag of a table, in stored order."""
 
     uri: str
-    number: int
+    tag: str
     items: tuple[Item, ...]
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """The image bytes at `rows`, in that order."""
-        table = lance.dataset(self.uri, version=_tag(self.number)).take(list(rows), columns=["image"])
+        table = lance.dataset(self.uri, version=self.tag).take(list(rows), columns=["image"])
         return [value.as_py() for value in table.column("image")]
 
 
-def read_version(path: Path, number: int) -> Snapshot:
-    """The items of version `number` of the table at `path`."""
-    table = lance.dataset(str(path), version=_tag(number)).to_table(columns=_FACTS)
-    return Snapshot(uri=str(path), number=number, items=tuple(Item(**row) for row in table.to_pylist()))
+def read(path: Path, tag: str) -> Snapshot:
+    """The items under `tag` of the table at `path`."""
+    table = lance.dataset(str(path), version=tag).to_table(columns=_FACTS)
+    return Snapshot(uri=str(path), tag=tag, items=tuple(Item(**row) for row in table.to_pylist()))
 
 
-def append_version(path: Path, number: int, rows: Iterable[tuple[Item, bytes]]) -> Snapshot:
-    """Add `rows` to what version `number - 1` holds and tag the result as version `number`, in constant memory.
+def append(path: Path, rows: Iterable[tuple[Item, bytes]], *, versions: Sequence[str], tag: str) -> Snapshot:
+    """Give the table at `path` a version `tag` that holds the items of the last of `versions` and then `rows`, in
+    constant memory. `versions` are the tags of all versions so far, in order.
 
-    What an earlier attempt at the same version left in the table is not part of it.
+    Whatever else is written to the table at the same time, by a stale attempt at the same version for one, is no part
+    of it.
     """
-    if number > 1:
-        table = lance.dataset(str(path), version=_tag(number - 1))
-        table.restore()
-        mode = "append"
-    else:
-        mode = "overwrite"
+    kept = [
+        part.metadata for before in versions[-1:] for part in lance.dataset(str(path), version=before).get_fragments()
+    ]
     reader = pa.RecordBatchReader.from_batches(SCHEMA, _batches(rows))
-    written = lance.write_dataset(reader, str(path), mode=mode)
-    if _tag(number) in written.tags.list():
-        written.tags.update(_tag(number), written.version)
-    else:
-        written.tags.create(_tag(number), written.version)
-    # Versions without a tag are what interrupted attempts left behind.
-    written.cleanup_old_versions(older_than=timedelta(0), error_if_tagged_old_versions=False)
-    return read_version(path, number)
+    added = write_fragments(reader, str(path), SCHEMA, mode="overwrite")
+    written = _commit(path, lance.LanceOperation.Overwrite(SCHEMA, [*kept, *added]))
+    written.tags.create(tag, written.version)
+    _remove_leftovers(written, versions)
+    return read(path, tag)
+
+
+def tag_for(number: int, attempt: str) -> str:
+    """The tag of version `number` as the attempt with this name writes it."""
+    return f"v{number}-{attempt}"
+
+
+def version_of(tag: str) -> int:
+    """The number of the version that `tag` is for."""
+    return int(tag[1:].partition("-")[0])
 
 
 def content_hash(items: Iterable[Item]) -> str:
@@ -97,8 +106,26 @@ def content_hash(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
-def _tag(number: int) -> str:
-    return f"v{number}"
+def _remove_leftovers(table: lance.LanceDataset, versions: Sequence[str]) -> None:
+    """Remove what attempts that did not count have left behind."""
+    for tag in table.tags.list():
+        if version_of(tag) <= len(versions) and tag not in versions:
+            table.tags.delete(tag)
+    # A young version without a tag may be about to get one.
+    table.cleanup_old_versions(older_than=_LEFTOVER_AGE, error_if_tagged_old_versions=False)
+
+
+def _is_table(path: Path) -> bool:
+    return (path / "_versions").is_dir()
+
+
+def _commit(path: Path, state: lance.LanceOperation.Overwrite) -> lance.LanceDataset:
+    while True:
+        newest = lance.dataset(str(path)).version if _is_table(path) else 0
+        try:
+            return lance.LanceDataset.commit(str(path), state, read_version=newest)
+        except CommitConflictError:
+            continue  # somebody else's version came first; `state` names all it holds and so stays right
 
 
 def _batches(rows: Iterable[tuple[Item, bytes]]) -> Iterator[pa.RecordBatch]:

@@ -30,7 +30,7 @@ class Dataset(Base):
 
 
 class DatasetVersion(Base):
-    """An immutable state of a dataset: the version of the Lance table with the tag `v<number>`."""
+    """An immutable state of a dataset: a tagged version of its Lance table."""
 
     __tablename__ = "dataset_versions"
 
@@ -40,6 +40,7 @@ class DatasetVersion(Base):
     counts: Mapped[dict[str, Any]]
     images: Mapped[int]
     content_hash: Mapped[str]
+    table_tag: Mapped[str]
     created_at: Mapped[datetime]
 
 

@@ -1,5 +1,6 @@
 """Routes of imports: an archive of labelled images is received, looked at, and handed to an ingest job."""
 
+from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -7,19 +8,20 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 
 from app import bodies, errors, idempotency, storage
 from app.bodies import Received
 from app.datasets import archive
 from app.datasets import service as datasets
+from app.datasets.entries import Limits
 from app.datasets.routes import DatasetId
 from app.datasets.schemas import RefusedRead
 from app.db import after_commit, new_id, utc_now
-from app.deps import Limit, Listing, PageDep, Parts, PartsDep, ReadSession, listing
+from app.deps import DatabaseDep, Limit, Listing, PageDep, Parts, PartsDep, listing
 from app.jobs import service
 from app.jobs.schemas import ImportAccepted, ImportRead, JobRead
 from app.problems import responses
+from app.settings import Settings
 
 router = APIRouter(prefix="/v1/datasets/{dataset_id}/imports", tags=["datasets"])
 
@@ -39,7 +41,7 @@ _FORM = {
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
-    responses=responses(404, 409, 413, 415, 422),
+    responses=responses(404, 409, 413, 415, 422, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -62,7 +64,7 @@ async def create_import(
     path = parts.storage.upload(import_id)
     try:
         file_name, received = await _receive(request, path, max_bytes=parts.settings.max_archive_bytes)
-        await run_in_threadpool(_look_at, path, known, parts.settings.max_archive_bytes)
+        await run_in_threadpool(_look_at, path, known, parts.settings)
         wanted = service.Archive(import_id, file_name, received.size_bytes, received.sha256)
         scope = f"POST {request.url.path}"
         once = idempotency.Request(scope, key, received.sha256)
@@ -74,30 +76,33 @@ async def create_import(
 
 
 @router.get("", responses=responses(404, 422))
-def list_imports(dataset_id: DatasetId, session: ReadSession, page: PageDep) -> Listing[ImportRead]:
+def list_imports(dataset_id: DatasetId, database: DatabaseDep, page: PageDep) -> Listing[ImportRead]:
     """The imports into a data set, newest first."""
-    rows = datasets.imports_newest_first(session, dataset_id, limit=page.limit, after=page.after)
-    return listing([ImportRead.model_validate(row) for row in rows], page.limit)
+    with database.read() as session:
+        rows = datasets.imports_newest_first(session, dataset_id, limit=page.limit, after=page.after)
+        return listing([ImportRead.model_validate(row) for row in rows], page.limit)
 
 
 @router.get("/{import_id}", responses=responses(404, 422))
-def read_import(dataset_id: DatasetId, import_id: ImportId, session: ReadSession) -> ImportRead:
+def read_import(dataset_id: DatasetId, import_id: ImportId, database: DatabaseDep) -> ImportRead:
     """One import: how many of its files became items."""
-    return ImportRead.model_validate(datasets.find_import(session, dataset_id, import_id))
+    with database.read() as session:
+        return ImportRead.model_validate(datasets.find_import(session, dataset_id, import_id))
 
 
 @router.get("/{import_id}/refused", responses=responses(404, 422))
 def list_refused(
     dataset_id: DatasetId,
     import_id: ImportId,
-    session: ReadSession,
+    database: DatabaseDep,
     limit: Limit = 50,
     after: Annotated[int, Query(ge=0, lt=2**31, description="Position of the last item before.")] = 0,
 ) -> Listing[RefusedRead]:
     """The files of an import that did not become items, with the reason for each."""
-    datasets.find_import(session, dataset_id, import_id)
-    rows = datasets.refused_items(session, import_id, limit=limit, after=after)
-    return listing([RefusedRead.model_validate(row) for row in rows], limit)
+    with database.read() as session:
+        datasets.find_import(session, dataset_id, import_id)
+        rows = datasets.refused_items(session, import_id, limit=limit, after=after)
+        return listing([RefusedRead.model_validate(row) for row in rows], limit)
 
 
 async def _receive(request: Request, path: FilePath, *, max_bytes: int) -> tuple[str | None, Received]:
@@ -113,12 +118,15 @@ async def _receive(request: Request, path: FilePath, *, max_bytes: int) -> tuple
 
 
 async def _receive_form(request: Request, path: FilePath, *, max_bytes: int) -> tuple[str | None, Received]:
-    async with bodies.form(request, max_bytes=max_bytes) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise errors.Invalid("the form has no file field named 'file'", code="file_missing")
-        name = unquote(file.filename or "").replace("\0", "")[:255] or None
-        return name, await bodies.save(bodies.file_chunks(file), path)
+    saved = None
+    async with aclosing(bodies.files(request, "file", max_bytes=max_bytes)) as files:
+        async for file in files:
+            if saved is not None:
+                raise errors.Invalid("the form has more than one file; send one archive a request", code="many_files")
+            name = unquote(file.name).replace("\0", "")[:255] or None
+            saved = name, await bodies.save(file.content, path)
+    assert saved is not None  # a form without a file is refused
+    return saved
 
 
 def _check_before(parts: Parts, dataset_id: str, key: str | None) -> tuple[str, ...]:
@@ -128,12 +136,12 @@ def _check_before(parts: Parts, dataset_id: str, key: str | None) -> tuple[str, 
         return datasets.known_labels(session, dataset_id)
 
 
-def _look_at(path: FilePath, known: tuple[str, ...], max_archive_bytes: int) -> None:
+def _look_at(path: FilePath, known: tuple[str, ...], settings: Settings) -> None:
     """Refuse at once what can be seen without reading every image."""
-    opened = archive.open_archive(path)
+    limits = Limits(2 * settings.max_archive_bytes, settings.max_image_bytes, settings.max_archive_entries)
+    opened = archive.open_archive(path, limits)
     if opened.has_index:
-        layout = archive.lay_out(opened.entries(), max_total_bytes=2 * max_archive_bytes)
-        archive.check_classes(layout, known=known)
+        archive.check_classes(archive.lay_out(opened.entries(), limits), known=known)
 
 
 def _submit(parts: Parts, dataset_id: str, wanted: service.Archive, request: idempotency.Request) -> ImportAccepted:
@@ -147,7 +155,7 @@ def _submit(parts: Parts, dataset_id: str, wanted: service.Archive, request: ide
         )
         idempotency.remember(session, request, row.id, now=utc_now())
         # Before the commit: a job that can be claimed must find its archive. One that was not committed goes unused.
-        parts.storage.upload(wanted.import_id).rename(parts.storage.archive(wanted.import_id))
+        storage.move(parts.storage.upload(wanted.import_id), parts.storage.archive(wanted.import_id))
         queue, job_id = job.queue, job.id
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         return _accepted(row, job)

@@ -167,9 +167,9 @@ def due(session: Session, *, now: datetime, ring_again_seconds: float, limit: in
     return [Waiting(job_id, queue) for job_id, queue in sorted(map(tuple, rows))]
 
 
-def waiting(session: Session, queue: str, *, now: datetime, limit: int = 10) -> list[str]:
-    """Ids of the jobs of `queue` that can be claimed now, the longest-waiting first."""
-    query = select(Job.id).where(Job.queue == queue, _takeable(now), Job.attempt < Job.max_attempts)
+def waiting(session: Session, queues: Sequence[str], *, now: datetime, limit: int = 10) -> list[str]:
+    """Ids of the jobs of `queues` that can be claimed now, the longest-waiting first."""
+    query = select(Job.id).where(Job.queue.in_(queues), _takeable(now), Job.attempt < Job.max_attempts)
     return list(session.scalars(query.order_by(Job.id).limit(limit)))
 
 

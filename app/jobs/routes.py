@@ -16,16 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from app import idempotency, storage
 from app.bodies import JsonRoute
 from app.db import Database, after_commit, utc_now
-from app.deps import (
-    IdempotentDep,
-    Limit,
-    Listing,
-    PageDep,
-    PartsDep,
-    ReadSession,
-    WriteSession,
-    listing,
-)
+from app.deps import DatabaseDep, IdempotentDep, Limit, Listing, PageDep, PartsDep, listing
 from app.jobs import events, service
 from app.jobs.schemas import ENDED, EventRead, JobCreate, JobRead, JobState, Progress
 from app.problems import responses
@@ -62,27 +53,27 @@ _EXAMPLES: dict[str, Example] = {
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
 def create_job(
     wanted: Annotated[JobCreate, Body(openapi_examples=_EXAMPLES)],
-    session: WriteSession,
     parts: PartsDep,
     request: IdempotentDep,
     response: Response,
 ) -> JobRead:
     """Start a fine-tune of a backbone on a version of a data set."""
-    existing = idempotency.recall(session, request)
-    if existing is None:
-        job = service.submit_training(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
-        idempotency.remember(session, request, job.id, now=utc_now())
-        queue, job_id = job.queue, job.id
-        after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
-    else:
-        job = service.find(session, existing)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return JobRead.model_validate(job)
+    with parts.database.write() as session:
+        existing = idempotency.recall(session, request)
+        if existing is None:
+            job = service.submit_training(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
+            idempotency.remember(session, request, job.id, now=utc_now())
+            queue, job_id = job.queue, job.id
+            after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+        else:
+            job = service.find(session, existing)
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        return JobRead.model_validate(job)
 
 
 @router.get("", responses=responses(404, 422))
 def list_jobs(
-    session: ReadSession,
+    database: DatabaseDep,
     page: PageDep,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     dataset: Annotated[
@@ -90,24 +81,27 @@ def list_jobs(
     ] = None,
 ) -> Listing[JobRead]:
     """All jobs, newest first."""
-    rows = service.newest_first(session, state=state, dataset=dataset, limit=page.limit, after=page.after)
-    return listing([JobRead.model_validate(row) for row in rows], page.limit)
+    with database.read() as session:
+        rows = service.newest_first(session, state=state, dataset=dataset, limit=page.limit, after=page.after)
+        return listing([JobRead.model_validate(row) for row in rows], page.limit)
 
 
 @router.get("/{job_id}", responses=responses(404, 422))
-def read_job(job_id: JobId, session: ReadSession) -> JobRead:
+def read_job(job_id: JobId, database: DatabaseDep) -> JobRead:
     """One job: its state, progress, plan, and its result or error."""
-    return JobRead.model_validate(service.find(session, job_id))
+    with database.read() as session:
+        return JobRead.model_validate(service.find(session, job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
-def cancel_job(job_id: JobId, session: WriteSession, parts: PartsDep) -> JobRead:
+def cancel_job(job_id: JobId, parts: PartsDep) -> JobRead:
     """Cancel a job. One that runs is `cancelling` until its process is gone; cancelling twice is fine."""
-    job = service.cancel(session, job_id, now=utc_now())
-    if job.state == "cancelled" and job.kind == "ingest":
-        archive = parts.storage.archive(job.spec["import_id"])
-        after_commit(session, lambda: storage.discard(archive))
-    return JobRead.model_validate(job)
+    with parts.database.write() as session:
+        job = service.cancel(session, job_id, now=utc_now())
+        if job.state == "cancelled" and job.kind == "ingest":
+            archive = parts.storage.archive(job.spec["import_id"])
+            after_commit(session, lambda: storage.discard(archive))
+        return JobRead.model_validate(job)
 
 
 class EventListing(BaseModel):

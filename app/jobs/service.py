@@ -18,7 +18,7 @@ from app.jobs import events
 from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate
 from app.jobs.tables import Job, Worker
-from app.recipe import Recipe, VersionFacts, resolve
+from app.recipe import NO_WEIGHTS, Recipe, VersionFacts, resolve
 
 CPU_QUEUE = "cpu"
 GPU_QUEUE = "gpu"
@@ -58,7 +58,6 @@ def submit_import(
         "import_id": archive.import_id,
         "validation_fraction": dataset.validation_fraction,
         "seed": dataset.seed,
-        "version": (dataset.latest_version or 0) + 1,
     }
     job = _queued("ingest", CPU_QUEUE, dataset.id, spec=spec, max_attempts=max_attempts, now=now)
     try:
@@ -128,13 +127,10 @@ def workers(session: Session) -> Sequence[Worker]:
 
 
 def check_backbone(recipe: Recipe) -> None:
-    """Raise `UnknownName` or `Invalid` for a backbone that the recipe cannot start from."""
+    """Raise `UnknownName` or `Invalid` for a backbone or weights that the recipe cannot start from."""
     backbone = catalogue.find(recipe.backbone)
-    if recipe.weights == "pretrained" and backbone.weights is None:
-        raise errors.Invalid(
-            f"{backbone.name} has no pre-trained weights; train it with strategy 'full' and weights 'none'",
-            code="backbone_has_no_weights",
-        )
+    if recipe.weights != NO_WEIGHTS:
+        backbone.find_weights(recipe.weights)
 
 
 def version_facts(version: DatasetVersion) -> VersionFacts:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from app.deps import Limit, Listing, PageDep, ReadSession, listing
+from app.deps import DatabaseDep, Limit, Listing, PageDep, listing
 from app.models import service
 from app.models.schemas import ModelRead, ModelVersionRead
 from app.problems import responses
@@ -15,33 +15,37 @@ Name = Annotated[str, Path(max_length=100, examples=["patterns"])]
 
 
 @router.get("", responses=responses(422))
-def list_models(session: ReadSession, page: PageDep) -> Listing[ModelRead]:
+def list_models(database: DatabaseDep, page: PageDep) -> Listing[ModelRead]:
     """All models, newest first."""
-    rows = service.newest_first(session, limit=page.limit, after=page.after)
-    return listing([ModelRead.model_validate(row) for row in rows], page.limit)
+    with database.read() as session:
+        rows = service.newest_first(session, limit=page.limit, after=page.after)
+        return listing([ModelRead.model_validate(row) for row in rows], page.limit)
 
 
 @router.get("/{name}", responses=responses(404, 422))
-def read_model(name: Name, session: ReadSession) -> ModelRead:
+def read_model(name: Name, database: DatabaseDep) -> ModelRead:
     """One model."""
-    return ModelRead.model_validate(service.find(session, name))
+    with database.read() as session:
+        return ModelRead.model_validate(service.find(session, name))
 
 
 @router.get("/{name}/versions", responses=responses(404, 422))
 def list_model_versions(
     name: Name,
-    session: ReadSession,
+    database: DatabaseDep,
     limit: Limit = 50,
     after: Annotated[int | None, Query(ge=1, lt=2**31, description="Number of the last version before.")] = None,
 ) -> Listing[ModelVersionRead]:
     """The versions of a model, newest first."""
-    rows = service.versions_newest_first(session, name, limit=limit, after=after)
-    return listing([ModelVersionRead.model_validate(row) for row in rows], limit)
+    with database.read() as session:
+        rows = service.versions_newest_first(session, name, limit=limit, after=after)
+        return listing([ModelVersionRead.model_validate(row) for row in rows], limit)
 
 
 @router.get("/{name}/versions/{number}", responses=responses(404, 422))
 def read_model_version(
-    name: Name, number: Annotated[int, Path(ge=1, lt=2**31, examples=[1])], session: ReadSession
+    name: Name, number: Annotated[int, Path(ge=1, lt=2**31, examples=[1])], database: DatabaseDep
 ) -> ModelVersionRead:
     """One version: its labels, how well it did on the validation split, and what it was made from."""
-    return ModelVersionRead.model_validate(service.find_version(session, name, number))
+    with database.read() as session:
+        return ModelVersionRead.model_validate(service.find_version(session, name, number))

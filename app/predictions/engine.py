@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +44,8 @@ class Engine:
         self._storage = storage
         self._capacity = loaded_models
         self._max_image_pixels = max_image_pixels
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
-        self._loading = threading.Lock()
+        self._loaded: OrderedDict[str, Future[Loaded]] = OrderedDict()
+        self._choosing = threading.Lock()
         self._running = threading.Lock()
 
     def classify(self, version: Served, images: Sequence[bytes], *, top_k: int) -> list[list[Ranked]]:
@@ -65,13 +66,30 @@ class Engine:
         return ranked
 
     def _get(self, version: Served) -> Loaded:
-        with self._loading:
-            if version.version_id not in self._loaded:
-                self._loaded[version.version_id] = self._load(version)
-                while len(self._loaded) > self._capacity:
-                    self._loaded.popitem(last=False)
-            self._loaded.move_to_end(version.version_id)
-            return self._loaded[version.version_id]
+        """The classifier, loaded by whoever asks for it first; only those who want the same one wait for that."""
+        with self._choosing:
+            known = self._loaded.get(version.version_id)
+            if known is not None:
+                self._loaded.move_to_end(version.version_id)
+            else:
+                mine = self._loaded[version.version_id] = Future()
+        if known is not None:
+            return known.result()
+        try:
+            mine.set_result(self._load(version))
+        except BaseException as error:
+            with self._choosing:
+                del self._loaded[version.version_id]
+            mine.set_exception(error)
+            raise
+        self._make_room()
+        return mine.result()
+
+    def _make_room(self) -> None:
+        with self._choosing:
+            ready = [version_id for version_id, loaded in self._loaded.items() if loaded.done()]
+            for version_id in ready[: max(0, len(ready) - self._capacity)]:
+                del self._loaded[version_id]
 
     def _load(self, version: Served) -> Loaded:
         artifact = artifacts.read(self._storage.model_version(version.version_id))

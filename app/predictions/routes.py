@@ -1,8 +1,8 @@
 """The predict route: an image as the body, in a form, or as base64 in JSON."""
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Annotated
 
 import anyio
@@ -10,14 +10,15 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 
 from app import bodies, errors
+from app.bodies import InFlight, Share
 from app.deps import Parts, PartsDep
 from app.models import service
 from app.predictions.engine import Engine, Ranked
 from app.predictions.schemas import LabelProbability, PredictBody, Prediction, PredictRead
 from app.problems import responses
+from app.settings import Settings
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
 
@@ -31,7 +32,7 @@ _FORM = {
     }
 }
 
-Reader = Callable[[Request, Parts], Awaitable[list[bytes]]]
+Reader = Callable[[Request, Settings, Share], Awaitable[list[bytes]]]
 
 
 @router.post(
@@ -56,15 +57,13 @@ async def predict(
 ) -> PredictRead:
     """Labels for one image or several, each with its probability."""
     version = await run_sync(_find, parts, reference)
-    images = await _reader(request)(request, parts)
-    if len(images) > parts.settings.max_images_per_predict:
-        raise errors.TooLarge(
-            f"{len(images)} images, over the limit of {parts.settings.max_images_per_predict} a request",
-            code="too_many_images",
-        )
     engine: Engine = request.app.state.engine
     limiter: anyio.CapacityLimiter = request.app.state.predict_limiter
-    ranked = await run_sync(lambda: engine.classify(version, images, top_k=top_k), limiter=limiter)
+    in_flight: InFlight = request.app.state.predict_bodies
+    read = _reader(request)
+    with in_flight.share() as share:
+        images = await read(request, parts.settings, share)
+        ranked = await run_sync(lambda: engine.classify(version, images, top_k=top_k), limiter=limiter)
     return PredictRead(
         model=version.model_name, version=version.number, predictions=[_prediction(labels) for labels in ranked]
     )
@@ -86,35 +85,59 @@ def _reader(request: Request) -> Reader:
     return _READERS[media_type]
 
 
-async def _read_raw(request: Request, parts: Parts) -> list[bytes]:
-    return [await bodies.read(request, max_bytes=parts.settings.max_image_bytes)]
+async def _read_raw(request: Request, settings: Settings, share: Share) -> list[bytes]:
+    body = bodies.chunks(request, max_bytes=settings.max_image_bytes, share=share)
+    return [await bodies.gather(body, max_bytes=settings.max_image_bytes)]
 
 
-async def _read_form(request: Request, parts: Parts) -> list[bytes]:
-    async with bodies.form(request, max_bytes=parts.settings.max_predict_bytes) as form:
-        files = [file for file in form.getlist("file") if isinstance(file, UploadFile)]
-        if not files:
-            raise errors.Invalid("the form has no file field named 'file'", code="file_missing")
-        return [await file.read() for file in files]
+async def _read_form(request: Request, settings: Settings, share: Share) -> list[bytes]:
+    images: list[bytes] = []
+    async with aclosing(bodies.files(request, "file", max_bytes=settings.max_predict_bytes, share=share)) as files:
+        async for file in files:
+            place = len(images)
+            if place == settings.max_images_per_predict:
+                raise _too_many_images(settings)
+            images.append(await bodies.gather(file.content, max_bytes=settings.max_image_bytes, what=f"image {place}"))
+    return images
 
 
-async def _read_json(request: Request, parts: Parts) -> list[bytes]:
-    raw = await bodies.read(request, max_bytes=parts.settings.max_predict_bytes)
+async def _read_json(request: Request, settings: Settings, share: Share) -> list[bytes]:
+    body = bodies.chunks(request, max_bytes=settings.max_predict_bytes, share=share)
+    raw = await bodies.gather(body, max_bytes=settings.max_predict_bytes)
+    return await run_sync(_from_json, raw, settings)
+
+
+def _from_json(raw: bytes, settings: Settings) -> list[bytes]:
+    # Between n images there are n - 1 commas, and base64 has none: what has many more is not worth parsing, which would
+    # make gigabytes of objects from megabytes of rubbish.
+    if raw.count(b",") >= 4 * settings.max_images_per_predict:
+        raise _too_many_images(settings)
     try:
         body = PredictBody.model_validate_json(raw)
     except ValidationError as error:
-        places = [{**entry, "loc": ("body", *entry["loc"])} for entry in error.errors(include_url=False)]
-        raise RequestValidationError(places) from error
-    return [_from_base64(image.b64, place) for place, image in enumerate(body.images)]
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        raise RequestValidationError([{**entry, "loc": ("body", *entry["loc"])} for entry in found]) from error
+    if len(body.images) > settings.max_images_per_predict:
+        raise _too_many_images(settings)
+    return [_from_base64(image.b64, place, settings.max_image_bytes) for place, image in enumerate(body.images)]
 
 
-def _from_base64(text: str, place: int) -> bytes:
+def _from_base64(text: str, place: int, max_bytes: int) -> bytes:
+    if len(text) // 4 * 3 - text[-2:].count("=") > max_bytes:
+        raise bodies.too_large(max_bytes, f"image {place}")
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:  # also of characters beyond ASCII
         raise errors.BadImage(
             f"image {place}: not base64 ({error})", code="not_base64", detail={"image": place}
         ) from error
+
+
+def _too_many_images(settings: Settings) -> errors.TooLarge:
+    limit = settings.max_images_per_predict
+    return errors.TooLarge(
+        f"more than {limit} images, the limit of one request", code="too_many_images", detail={"max_images": limit}
+    )
 
 
 def _prediction(labels: Sequence[Ranked]) -> Prediction:

@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("counts", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("images", sa.Integer(), nullable=False),
         sa.Column("content_hash", sa.String(), nullable=False),
+        sa.Column("table_tag", sa.String(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_dataset_versions_dataset_id")),
         sa.PrimaryKeyConstraint("dataset_id", "number", name=op.f("pk_dataset_versions")),

@@ -1,12 +1,22 @@
 """The HTTP application in this process, over each kind of database."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+import migrations
+from app.datasets import service as datasets
+from app.datasets.service import NewVersion
+from app.db import Database
+from app.jobs import service
 from app.main import assemble
 from app.settings import Settings
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 class Bell:
@@ -19,15 +29,41 @@ class Bell:
         self.rung.append((queue, job_id))
 
 
+def sqlite_url(folder: Path) -> str:
+    """URL of a migrated SQLite database, for tests that are not about databases."""
+    url = f"sqlite:///{folder / 'graft.db'}"
+    database = Database(url)
+    migrations.upgrade(database)
+    database.close()
+    return url
+
+
 @pytest.fixture
 def bell() -> Bell:
     return Bell()
 
 
 @pytest.fixture
-def http(settings: Settings, bell: Bell) -> Iterator[TestClient]:
-    with TestClient(assemble(settings, bell), raise_server_exceptions=False) as client:
+def api(settings: Settings, bell: Bell) -> FastAPI:
+    return assemble(settings, bell)
+
+
+@pytest.fixture
+def http(api: FastAPI) -> Iterator[TestClient]:
+    with TestClient(api, raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture
+def versioned(database: Database, dataset_id: str) -> str:
+    """A dataset with a version 1, as an import leaves it."""
+    with database.write() as session:
+        archive = service.Archive("imp_1", None, 10, "0" * 64)
+        service.submit_import(session, dataset_id, archive, max_attempts=1, now=NOW)
+        counts = {"ants": {"train": 14, "validation": 6}, "bees": {"train": 7, "validation": 3}}
+        version = NewVersion(1, ("ants", "bees"), counts, 30, "0" * 64, "v1-first")
+        datasets.add_version(session, "imp_1", dataset_id, version, accepted=30, ignored=0, now=NOW)
+    return dataset_id
 
 
 @pytest.fixture

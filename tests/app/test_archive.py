@@ -1,27 +1,30 @@
 """Archives: where the class folders are found, and what is refused."""
 
+import gzip
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app import errors
 from app.datasets import archive
-from app.datasets.archive import Layout, Misplaced
+from app.datasets.archive import Layout
+from app.datasets.entries import Limits, Misplaced
 from tests import factories
 
-BIG = 1 << 40
+LIMITS = Limits(max_total_bytes=1 << 40, max_file_bytes=1000, max_entries=1000)
 
 
-def layout_of(path: Path, *, max_total_bytes: int = BIG) -> Layout:
-    return archive.lay_out(archive.open_archive(path).entries(), max_total_bytes=max_total_bytes)
+def layout_of(path: Path, limits: Limits = LIMITS) -> Layout:
+    return archive.lay_out(archive.open_archive(path, limits).entries(), limits)
 
 
 def labels_of(path: Path) -> dict[str, tuple[str, str | None]]:
-    opened = archive.open_archive(path)
-    layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
+    opened = archive.open_archive(path, LIMITS)
+    layout = archive.lay_out(opened.entries(), LIMITS)
     return {
         entry.path: (layout.placed[entry.position].label, layout.placed[entry.position].split)
         for entry in opened.entries()
@@ -110,7 +113,8 @@ def test_files_without_any_folder_are_an_error(tmp_path: Path) -> None:
         (b"", "bad_archive"),
         (b"hello, world " * 100, "not_an_archive"),
         (b"PK\x03\x04" + b"\0" * 500, "broken_archive"),
-        (b"\x1f\x8b\x08\x00" + b"\0" * 500, "not_an_archive"),
+        (b"\x1f\x8b\x08\x00" + b"\0" * 500, "broken_archive"),
+        (gzip.compress(b"hello, world " * 100, mtime=0), "not_an_archive"),
     ],
 )
 def test_what_is_no_archive_is_told_apart(tmp_path: Path, content: bytes, code: str) -> None:
@@ -129,9 +133,9 @@ def test_an_archive_cut_off_anywhere_raises_nothing_unforeseen(tmp_path: Path, p
     for length in range(0, len(whole) - 1, 97):
         path.write_bytes(whole[:length])
         try:
-            opened = archive.open_archive(path)
-            layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
-            list(opened.files(layout.placed, max_bytes=1000))
+            opened = archive.open_archive(path, LIMITS)
+            layout = archive.lay_out(opened.entries(), LIMITS)
+            list(opened.files(layout.placed))
         except errors.BadArchive:
             continue
 
@@ -152,15 +156,15 @@ def test_an_archive_that_unpacks_too_large_is_refused_by_its_list(tmp_path: Path
     path = factories.zip_of(tmp_path, {"a/1.jpg": b"\0" * 5000, "b/1.jpg": b"\0" * 5000})
 
     with pytest.raises(errors.BadArchive) as caught:
-        layout_of(path, max_total_bytes=9000)
+        layout_of(path, replace(LIMITS, max_total_bytes=9000))
     assert caught.value.code == "archive_unpacks_too_large"
 
 
 @pytest.mark.parametrize("pack", [factories.zip_of, factories.tar_of])
 def test_a_member_over_the_limit_is_refused_alone(tmp_path: Path, pack: factories.Pack) -> None:
-    opened = archive.open_archive(pack(tmp_path, {"a/big.jpg": b"x" * 900, "b/ok.jpg": b"y" * 100}))
-    layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
-    found = {entry.path: content for entry, content in opened.files(layout.placed, max_bytes=500)}
+    opened = archive.open_archive(pack(tmp_path, {"a/big.jpg": b"x" * 1900, "b/ok.jpg": b"y" * 100}), LIMITS)
+    layout = archive.lay_out(opened.entries(), LIMITS)
+    found = {entry.path: content for entry, content in opened.files(layout.placed)}
 
     assert found["b/ok.jpg"] == b"y" * 100
     refused = found["a/big.jpg"]
@@ -171,9 +175,9 @@ def test_a_member_over_the_limit_is_refused_alone(tmp_path: Path, pack: factorie
 def test_a_member_with_a_wrong_checksum_is_refused_alone(tmp_path: Path) -> None:
     path = factories.zip_of(tmp_path, {"a/bad.jpg": b"abcdefgh", "b/ok.jpg": b"ijklmnop"})
     path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"abcdXfgh"))
-    opened = archive.open_archive(path)
-    layout = archive.lay_out(opened.entries(), max_total_bytes=BIG)
-    found = {entry.path: content for entry, content in opened.files(layout.placed, max_bytes=500)}
+    opened = archive.open_archive(path, LIMITS)
+    layout = archive.lay_out(opened.entries(), LIMITS)
+    found = {entry.path: content for entry, content in opened.files(layout.placed)}
 
     assert found["b/ok.jpg"] == b"ijklmnop"
     assert isinstance(found["a/bad.jpg"], Misplaced)
@@ -208,7 +212,7 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
         for name in ("caf\xe9/1.jpg", "tea/1.jpg"):
             packed.addfile(tarfile.TarInfo(name))
     with pytest.raises(errors.BadArchive) as refusal:
-        archive.lay_out(archive.open_archive(path).entries(), max_total_bytes=1000)
+        layout_of(path)
     assert refusal.value.code == "name_not_text"
     assert "caf\\udce9" in refusal.value.message
 
@@ -217,5 +221,5 @@ def test_a_zip_whose_names_are_not_what_it_says_is_broken(tmp_path: Path) -> Non
     path = factories.zip_of(tmp_path, {"\xe9/1.jpg": b"x", "b/1.jpg": b"x"})
     path.write_bytes(path.read_bytes().replace("\xe9".encode(), b"\xff\xfe"))
     with pytest.raises(errors.BadArchive) as refusal:
-        list(archive.open_archive(path).entries())
+        list(archive.open_archive(path, LIMITS).entries())
     assert refusal.value.code == "broken_archive"

@@ -4,6 +4,7 @@ import logging
 import time
 
 import pytest
+import redis
 from celery import Celery
 from kombu import Connection
 
@@ -30,3 +31,26 @@ def test_a_broker_that_is_away_costs_a_warning_and_little_time(caplog: pytest.Lo
 
     assert "the sweep will ring again" in caplog.text
     assert time.monotonic() - started < 5
+
+
+def test_a_broker_that_was_away_is_rung_again_when_it_is_back(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.doorbell._LEAVE_ALONE_SECONDS", 0.0)
+    bell, broker = CeleryDoorbell(redis_url, expires_seconds=30), redis.Redis.from_url(redis_url)
+    bell.ring("gpu", "job_1")
+    broker.client_kill_filter(_type="normal", skipme=True)
+    bell.ring("gpu", "job_2")
+    bell.ring("gpu", "job_3")
+
+    assert broker.llen("gpu") >= 2
+    broker.close()
+
+
+def test_rings_that_nobody_hears_do_not_pile_up_without_end(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.doorbell._RINGS_ENOUGH", 5)
+    bell = CeleryDoorbell(redis_url, expires_seconds=30)
+    for number in range(20):
+        bell.ring("gpu", f"job_{number}")
+
+    broker = redis.Redis.from_url(redis_url)
+    assert broker.llen("gpu") == 5
+    broker.close()

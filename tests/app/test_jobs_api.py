@@ -5,27 +5,13 @@ from datetime import UTC, datetime
 import pytest
 from fastapi.testclient import TestClient
 
-from app.datasets import service as datasets
-from app.datasets.service import NewVersion
 from app.db import Database
-from app.jobs import leases, service
+from app.jobs import leases
 from app.jobs.events import Line
 from tests.app.conftest import Bell
 from tests.problems import problem
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-
-
-@pytest.fixture
-def versioned(database: Database, dataset_id: str) -> str:
-    """A dataset with a version 1, as an import leaves it."""
-    with database.write() as session:
-        archive = service.Archive("imp_1", None, 10, "0" * 64)
-        service.submit_import(session, dataset_id, archive, max_attempts=1, now=NOW)
-        counts = {"ants": {"train": 14, "validation": 6}, "bees": {"train": 7, "validation": 3}}
-        version = NewVersion(number=1, labels=("ants", "bees"), counts=counts, images=30, content_hash="0" * 64)
-        datasets.add_version(session, "imp_1", dataset_id, version, accepted=30, ignored=0, now=NOW)
-    return dataset_id
 
 
 def wanted(dataset_id: str, **recipe: object) -> dict[str, object]:
@@ -72,6 +58,24 @@ def test_a_recipe_that_makes_no_sense_is_refused_with_the_reason(
 
     assert document["code"] == "invalid_request"
     assert said in document["detail"]
+
+
+def test_weights_are_asked_for_by_name(http: TestClient, versioned: str) -> None:
+    named = wanted(versioned, backbone="resnet50", weights="IMAGENET1K_V2")
+    answer = http.post("/v1/jobs", json=named)
+    assert answer.status_code == 202
+    assert answer.json()["plan"]["weights"] == "IMAGENET1K_V2"
+    assert any("IMAGENET1K_V2" in reason for reason in answer.json()["plan"]["reasons"])
+
+    document = problem(http.post("/v1/jobs", json=wanted(versioned, backbone="resnet50", weights="IMAGENET_V2")), 422)
+    assert document["code"] == "unknown_weights"
+    assert "IMAGENET1K_V2" in document["nearest"]
+
+
+def test_any_network_of_timm_can_be_trained(http: TestClient, versioned: str) -> None:
+    assert http.post("/v1/jobs", json=wanted(versioned, backbone="timm:resnet10t")).status_code == 202
+    document = problem(http.post("/v1/jobs", json=wanted(versioned, backbone="timm:resnet10")), 422)
+    assert "timm:resnet10t" in document["nearest"]
 
 
 def test_a_backbone_without_weights_cannot_start_from_them(http: TestClient, versioned: str) -> None:

@@ -1,73 +1,67 @@
-from collections.abc import Mapping
-from dataclasses import replace
+"""Every network of the catalogue as a classifier; what is costly is done on one network of each family."""
+
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from app import errors
 from app.backbones import catalogue, classifier, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
-from app.backbones.networks import ARCHITECTURES
 from app.backbones.preprocess import Preprocessing
+from tests.backbones.samples import close, equal, heavy, images, library_network, published_state
 
-BACKBONES = list(catalogue.BACKBONES.values())
-WITH_AUXILIARY = [backbone for backbone in BACKBONES if backbone.auxiliary_heads]
-every_backbone = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.name)
-
-
-def images(backbone: Backbone, count: int = 2) -> Tensor:
-    """Small images, or those that the auxiliary head needs."""
-    size = backbone.input_size if backbone.auxiliary_heads else max(backbone.min_size, 64)
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+ALL = list(catalogue.backbones().values())
+WITH_AUXILIARY = [backbone for backbone in ALL if backbone.auxiliary]
+# Behind a concatenation there is no convolution that BatchNorm could be folded into.
+NORM_STAYS = ("DenseNet",)
 
 
-def live_in(network: nn.Module) -> None:
-    """Give BatchNorm layers values as after training."""
-    generator = torch.Generator().manual_seed(2)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            with torch.no_grad():
-                module.weight.uniform_(0.5, 1.5, generator=generator)
-                module.bias.normal_(0, 0.1, generator=generator)
+@dataclass(frozen=True)
+class Sample:
+    """A network with made-up values; the state is what a publisher would offer."""
+
+    backbone: Backbone
+    network: nn.Module
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return self.network.state_dict()
 
 
-def published_state(backbone: Backbone) -> dict[str, Tensor]:
-    """A state dict as it is published for `backbone`, with made-up values."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        network = ARCHITECTURES[backbone.name].make(True)
-    live_in(network)
-    return network.state_dict()
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if heavy(entry) else []) for entry in ALL],
+)
+def sample(request: pytest.FixtureRequest) -> Sample:
+    backbone: Backbone = request.param
+    return Sample(backbone, library_network(backbone.name))
 
 
-def close(one: Tensor, other: Tensor) -> bool:
-    """Equal within the rounding of float32, relative to the largest value.
+def build(sample: Sample, classes: int, *, stage: str | None = None) -> Classifier:
+    """As from published values; the networks that have none are given them all the same."""
+    if sample.backbone.weights and sample.backbone.source != "timm":
+        return classifier.build(sample.backbone, classes, state=sample.state, seed=0, stage=stage)
+    built = classifier.build(sample.backbone, classes, state=None, seed=0, stage=stage)
+    known = sample.state
+    own = built.body.state_dict()
+    # The last layers of auxiliary heads are new ones for the new classes.
+    built.body.load_state_dict({n: known[n] if known[n].shape == own[n].shape else own[n] for n in own})
+    return built
 
-    Not to the bit, not even for the same values: the kernels depend on where in memory they lie.
-    """
-    return one.shape == other.shape and bool((one - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1))
 
-
-def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@every_backbone
-def test_a_built_classifier_keeps_every_value_and_runs_and_survives_storage(backbone: Backbone, tmp_path: Path) -> None:
-    state = published_state(backbone)
-    built = classifier.build(backbone, 5, state=state, seed=0).eval()
-    auxiliary = tuple(f"{head.module}." for head in built.auxiliary)
-    replaced = ARCHITECTURES[backbone.name].last_layer
-    body = {name: value for name, value in built.body.state_dict().items() if not name.startswith(auxiliary)}
-    assert equal(body, {name: state[name] for name in state if not name.startswith((*auxiliary, f"{replaced}."))})
+def test_a_built_classifier_keeps_every_value_and_runs_and_survives_storage(sample: Sample, tmp_path: Path) -> None:
+    backbone, built = sample.backbone, build(sample, 5).eval()
+    dropped = (f"{backbone.head}.", *(f"{head.module}." for head in backbone.auxiliary))
+    kept = {name: value for name, value in sample.state.items() if not name.startswith(dropped)}
+    body = {name: value for name, value in built.body.state_dict().items() if not name.startswith(dropped)}
+    assert equal(body, kept)
 
     batch = images(backbone)
     with torch.inference_mode():
@@ -75,13 +69,16 @@ def test_a_built_classifier_keeps_every_value_and_runs_and_survives_storage(back
         assert features.shape == (2, backbone.feature_dim)
         assert outputs.logits.shape == (2, 5)
         assert outputs.auxiliary == ()
-        _check_inference_form(built, batch, features, outputs.logits)
+        _check_inference_form(backbone, built, batch, features, outputs.logits)
         _check_storage(backbone, built, batch, outputs.logits, tmp_path)
 
 
-def _check_inference_form(built: Classifier, batch: Tensor, features: Tensor, logits: Tensor) -> None:
+def _check_inference_form(
+    backbone: Backbone, built: Classifier, batch: Tensor, features: Tensor, logits: Tensor
+) -> None:
     form = classifier.inference_form(built)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in form.modules())
+    if backbone.family not in NORM_STAYS:
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in form.modules())
     assert not any(parameter.requires_grad for parameter in form.parameters())
     assert close(form.features(batch), features)
     assert close(form(batch), logits)
@@ -93,24 +90,74 @@ def _check_storage(backbone: Backbone, built: Classifier, batch: Tensor, logits:
     restored = classifier.restore(backbone.name, 5, built.preprocessing, state)
     assert equal(restored.state(), built.state())
     assert close(restored(batch).logits, logits)
-    assert not any(name.startswith(f"body.{head.module}") for name in state for head in built.auxiliary)
+    assert not any(name.startswith(f"body.{head.module}") for name in state for head in backbone.auxiliary)
     assert not restored.training
+
+
+def test_training_changes_what_is_not_frozen_and_nothing_else(sample: Sample) -> None:
+    backbone = sample.backbone
+    built = build(sample, 3).train()
+    stage = built.stages[len(built.stages) // 2]
+    built.freeze(stage)
+    check_a_frozen_training_step(built, stage, images(backbone))
+
+
+def check_a_frozen_training_step(built: Classifier, stage: str, batch: Tensor) -> None:
+    """One step of training; everything up to `stage` stays as it was to the bit."""
+    part = built.walk.part(built.body, stage)
+    prefixes = (*(f"body.{name}." for name in part.modules), *(f"body.{name}" for name in part.parameters))
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-3)
+    outputs = built.train()(batch)
+    targets = torch.zeros(len(batch), dtype=torch.long)
+    loss = functional.cross_entropy(outputs.logits, targets)
+    loss = loss + sum(0.3 * functional.cross_entropy(logits, targets) for logits in outputs.auxiliary)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    assert all(parameter.grad is not None for parameter in trained)
+    after = built.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed, "nothing was trained"
+    assert not [name for name in changed if name.startswith(prefixes)]
+    assert "head.weight" in changed
+
+
+def test_a_network_cut_in_the_middle_is_stored_without_the_rest(sample: Sample) -> None:
+    backbone = sample.backbone
+    facts = backbone.stages[len(backbone.stages) // 2]
+    cut = build(sample, 4, stage=facts.name).eval()
+    whole = build(sample, 4).eval()
+    batch = images(backbone)
+    with torch.inference_mode():
+        pooled = dict(zip(whole.stages, whole.stage_features(batch), strict=True))[facts.name]
+        assert cut.features(batch).shape == (2, facts.channels)
+        assert torch.equal(cut.features(batch), pooled)
+        state = {name: value.clone() for name, value in cut.state().items()}
+        restored = classifier.restore(backbone.name, 4, cut.preprocessing, state, stage=facts.name)
+        assert close(restored(batch).logits, cut(batch).logits)
+        assert close(classifier.inference_form(cut)(batch), cut(batch).logits)
+    assert cut.walk.part(cut.body, facts.name) == whole.walk.part(whole.body, facts.name)
+    assert len(state) < len(whole.state())
+    assert cut.walk.auxiliary == ()
 
 
 @pytest.mark.parametrize("backbone", WITH_AUXILIARY, ids=lambda backbone: backbone.name)
 def test_auxiliary_heads_are_new_and_at_work_in_training_only(backbone: Backbone) -> None:
     state = published_state(backbone)
-    built = classifier.build(backbone, 4, state=state, seed=0).train()
+    published = None if not backbone.weights else state
+    built = classifier.build(backbone, 4, state=published, seed=0).train()
     batch = images(backbone)
     outputs = built(batch)
-    assert [logits.shape for logits in outputs.auxiliary] == [(2, 4)] * backbone.auxiliary_heads
+    assert [logits.shape for logits in outputs.auxiliary] == [(2, 4)] * len(backbone.auxiliary)
     sum(logits.sum() for logits in outputs.auxiliary).backward()
-    for head in built.auxiliary:
+    for head in built.walk.auxiliary:
         parameters = dict(built.body.get_submodule(head.module).named_parameters())
         assert all(parameter.grad is not None for parameter in parameters.values())
         kept = [name for name in parameters if not name.startswith(head.last_layer)]
-        same = [torch.equal(parameters[name], state[f"{head.module}.{name}"]) for name in kept if "conv.weight" in name]
-        assert all(same) if head.pretrained else not any(same)
+        same = [torch.equal(parameters[name], state[f"{head.module}.{name}"]) for name in kept if "conv" in name]
+        assert same
+        assert all(same) if head.pretrained else not any(same[::2])
     assert built.eval()(batch).auxiliary == ()
 
 
@@ -119,6 +166,23 @@ def test_a_restored_network_can_be_put_in_training_mode_without_its_auxiliary_he
     built = classifier.build(backbone, 4, state=None, seed=0)
     restored = classifier.restore(backbone.name, 4, built.preprocessing, built.state()).train()
     assert restored(images(backbone)).auxiliary == ()
+
+
+@pytest.mark.parametrize("backbone", WITH_AUXILIARY, ids=lambda backbone: backbone.name)
+def test_auxiliary_heads_in_the_frozen_part_have_nothing_left_to_do(backbone: Backbone) -> None:
+    built = classifier.build(backbone, 4, state=None, seed=0).train()
+    built.freeze(built.stages[-1])
+    assert built(images(backbone)).auxiliary == ()
+    assert not [name for name in built.state_dict() if name.startswith("body.aux") or "AuxLogits" in name]
+
+
+def test_an_unknown_stage_is_answered_with_the_nearest_ones() -> None:
+    built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0)
+    with pytest.raises(errors.UnknownName, match="stage1") as caught:
+        built.freeze("stage7")
+    assert caught.value.code == "unknown_stage"
+    with pytest.raises(errors.UnknownName):
+        classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0, stage="layer1")
 
 
 def test_training_a_classifier_does_not_write_into_the_published_values() -> None:
@@ -154,6 +218,8 @@ def test_images_are_normalised_with_the_preprocessing() -> None:
 def test_values_that_do_not_fit_are_refused_by_name() -> None:
     backbone = catalogue.find("resnet18")
     state = published_state(backbone)
+    with pytest.raises(errors.WeightsUnavailable, match=r"conv1\.weight"):
+        classifier.build(backbone, 2, state={**state, "conv1.weight": torch.zeros(64, 1, 7, 7)}, seed=0)
     del state["conv1.weight"]
     with pytest.raises(errors.WeightsUnavailable, match=r"conv1\.weight"):
         classifier.build(backbone, 2, state=state, seed=0)
@@ -162,13 +228,54 @@ def test_values_that_do_not_fit_are_refused_by_name() -> None:
         classifier.restore("resnet18", 3, backbone.scratch_preprocessing, stored)
 
 
+def test_values_of_another_network_of_timm_are_refused() -> None:
+    backbone = catalogue.find("mobilenetv4_conv_small")
+    with pytest.raises(errors.WeightsUnavailable, match="mobilenetv4_conv_small"):
+        classifier.build(backbone, 2, state={"conv_stem.weight": torch.zeros(1)}, seed=0)
+
+
+def test_values_published_for_timm_are_read_by_timm() -> None:
+    backbone = catalogue.find("ghostnet_100")
+    state = published_state(backbone)
+    built = classifier.build(backbone, 2, state=state, seed=0)
+    kept = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    assert equal(built.body.state_dict(), kept)
+    assert "state_dict" not in built.body.pretrained_cfg  # type: ignore[operator]
+
+
+def test_published_densenets_have_the_names_of_an_older_torchvision() -> None:
+    backbone = catalogue.find("densenet121")
+    state = published_state(backbone)
+    older = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): value for name, value in state.items()}
+    assert older.keys() != state.keys()
+    built = classifier.build(backbone, 2, state=older, seed=0)
+    assert torch.equal(
+        built.body.state_dict()["features.denseblock4.denselayer3.conv2.weight"],
+        state["features.denseblock4.denselayer3.conv2.weight"],
+    )
+
+
+def test_values_load_also_without_the_versions_that_torch_notes_beside_them() -> None:
+    backbone = catalogue.find("mnasnet0_5")
+    state = published_state(backbone)
+    built = classifier.build(backbone, 2, state=dict(state), seed=0)
+    kept = {name: value for name, value in state.items() if not name.startswith("classifier.1")}
+    assert equal(built.body.state_dict(), kept)
+
+
 def test_a_weights_file_is_read_without_running_code_in_it(tmp_path: Path) -> None:
     good, bad, other = tmp_path / "good.pth", tmp_path / "bad.pth", tmp_path / "other.pth"
+    safe, cut = tmp_path / "good.safetensors", tmp_path / "cut.safetensors"
     torch.save({"one": torch.ones(2)}, good)
     torch.save({"one": Path("anything that unpickling would have to call")}, bad)
     other.write_bytes(b"no weights")
+    safetensors.torch.save_file({"one": torch.ones(2)}, safe)
+    cut.write_bytes(safe.read_bytes()[:-4])
     assert classifier.read_state(good)["one"].tolist() == [1.0, 1.0]
-    for path in (bad, other, tmp_path / "missing.pth"):
+    assert classifier.read_state(safe)["one"].tolist() == [1.0, 1.0]
+    half = tmp_path / "half.pth"
+    half.write_bytes(good.read_bytes()[:200])
+    for path in (bad, other, cut, half, tmp_path / "missing.pth", tmp_path / "missing.safetensors"):
         with pytest.raises(errors.Unavailable):
             classifier.read_state(path)
 
@@ -208,11 +315,25 @@ def test_the_weights_of_the_package_fit_their_network(tmp_path: Path) -> None:
 
 def test_pretrained_weights_bring_their_own_preprocessing() -> None:
     backbone = catalogue.find("resnet18")
-    assert backbone.weights is not None
     own = Preprocessing(resize=100, crop=90, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
-    changed = replace(backbone, weights=replace(backbone.weights, preprocessing=own))
-    assert classifier.build(changed, 2, state=published_state(backbone), seed=0).preprocessing == own
-    assert classifier.build(changed, 2, state=None, seed=0).preprocessing == backbone.scratch_preprocessing
+    weights = replace(backbone.weights[0], preprocessing=own)
+    state = published_state(backbone)
+    assert classifier.build(backbone, 2, state=state, seed=0, weights=weights).preprocessing == own
+    assert classifier.build(backbone, 2, state=state, seed=0).preprocessing == backbone.weights[0].preprocessing
+    assert classifier.build(backbone, 2, state=None, seed=0).preprocessing == backbone.scratch_preprocessing
+
+
+@pytest.mark.slow
+def test_a_network_of_one_size_takes_the_size_of_its_weights() -> None:
+    backbone = catalogue.find("vit_b_16")
+    weights = backbone.find_weights("IMAGENET1K_SWAG_E2E_V1")
+    state = published_state(backbone)
+    state["encoder.pos_embedding"] = torch.zeros(1, 1 + (384 // 16) ** 2, 768)
+    built = classifier.build(backbone, 2, state=state, seed=0, weights=weights).eval()
+    restored = classifier.restore("vit_b_16", 2, built.preprocessing, built.state())
+    batch = torch.zeros(1, 3, 384, 384, dtype=torch.uint8)
+    with torch.inference_mode():
+        assert close(restored(batch).logits, built(batch).logits)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])

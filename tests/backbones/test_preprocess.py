@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,27 @@ def test_load_equals_resize_and_centre_crop_of_torchvision(size: tuple[int, int]
     assert loaded.shape == (224, 224, 3)
     assert loaded.dtype == np.uint8
     assert np.abs(loaded.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_an_image_is_resized_with_the_filter_that_the_weights_were_trained_with(
+    interpolation: preprocess.Interpolation,
+) -> None:
+    image = picture(300, 257)
+    mode = reference.InterpolationMode(interpolation)
+    expected = np.asarray(reference.center_crop(reference.resize(image, [AT_224.resize], mode), [AT_224.crop]))
+    loaded = preprocess.load(encode(image), replace(AT_224, interpolation=interpolation), max_pixels=MAX_PIXELS)
+    assert np.abs(loaded.astype(int) - expected.astype(int)).max() <= 2
+    crop = replace(SMALL, interpolation=interpolation)
+    one, same = (preprocess.random_crop(image, crop, np.random.default_rng(1)) for _ in range(2))
+    assert np.array_equal(one, same)
+
+
+def test_the_filter_of_artifacts_that_do_not_name_it_is_bilinear() -> None:
+    document = AT_224.to_json()
+    assert Preprocessing.from_json(document) == AT_224
+    del document["interpolation"]
+    assert Preprocessing.from_json(document) == AT_224
 
 
 def test_a_large_jpeg_that_is_decoded_at_a_fraction_of_its_size_looks_the_same() -> None:
@@ -248,7 +270,7 @@ def test_random_crops_are_the_same_for_the_same_seed_and_differ_between_seeds() 
     image = picture(120, 90)
 
     def crop(seed: int) -> NDArray[np.uint8]:
-        return preprocess.random_crop(image, 32, np.random.default_rng(seed))
+        return preprocess.random_crop(image, SMALL, np.random.default_rng(seed))
 
     assert crop(3).shape == (32, 32, 3)
     assert crop(3).flags.c_contiguous
@@ -258,7 +280,7 @@ def test_random_crops_are_the_same_for_the_same_seed_and_differ_between_seeds() 
 
 def test_random_crops_mirror_about_every_other_image() -> None:
     ramp = Image.fromarray(np.repeat(np.arange(0, 250, 2, dtype=np.uint8)[None, :, None], 90, 0).repeat(3, 2))
-    crops = [preprocess.random_crop(ramp, 16, np.random.default_rng(seed)) for seed in range(200)]
+    crops = [preprocess.random_crop(ramp, replace(SMALL, crop=16), np.random.default_rng(seed)) for seed in range(200)]
     mirrored = sum(int(crop[0, 0, 0]) > int(crop[0, -1, 0]) for crop in crops)
     assert 75 <= mirrored <= 125
 
@@ -266,7 +288,7 @@ def test_random_crops_mirror_about_every_other_image() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000), (33, 32)])
 def test_random_crops_work_for_every_shape(size: tuple[int, int]) -> None:
     for seed in range(20):
-        crop = preprocess.random_crop(Image.new("RGB", size), 32, np.random.default_rng(seed))
+        crop = preprocess.random_crop(Image.new("RGB", size), SMALL, np.random.default_rng(seed))
         assert crop.shape == (32, 32, 3)
 
 

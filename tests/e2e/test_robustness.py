@@ -1,5 +1,7 @@
 """What happens when parts of the service die while jobs run: nothing that was acknowledged is lost."""
 
+import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,23 @@ def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> Non
     assert types.count("attempt_started") == 2
     assert "resumed" in types
     assert types[-1] == "succeeded"
+
+
+@pytest.mark.slow
+def test_a_client_that_stalls_does_not_hold_the_shutdown(tmp_path: Path) -> None:
+    port = service.free_port()
+    environment = {"GRAFT_DATA_DIR": str(tmp_path / "data"), **FAST}
+    process = service.start(["-m", "worker.embedded", "--port", str(port)], environment, tmp_path / "service.log")
+    running = service.ready(f"http://127.0.0.1:{port}", process)
+    with running.http() as http:
+        dataset_id = service.create_dataset(http, name="stalled")
+    with socket.create_connection(("127.0.0.1", port)) as stalled:
+        head = f"POST /v1/datasets/{dataset_id}/imports HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        stalled.sendall(head.encode() + b"PK")
+        process.stop()
+
+    assert process.popen.returncode in (0, -signal.SIGTERM)
+    assert list((tmp_path / "data" / "uploads").iterdir()) == []
 
 
 def test_a_broker_emptied_while_jobs_wait_loses_none(

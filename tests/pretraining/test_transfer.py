@@ -24,8 +24,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def preprocessing() -> Preprocessing:
-    assert BACKBONE.weights is not None
-    return BACKBONE.weights.preprocessing
+    return BACKBONE.find_weights(catalogue.PRETRAINED).preprocessing
 
 
 def test_digits_are_read_better_than_with_random_values(state: dict[str, Tensor], preprocessing: Preprocessing) -> None:

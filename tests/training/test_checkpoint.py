@@ -145,3 +145,26 @@ def test_an_index_that_says_something_else_is_no_state(tmp_path: Path, content: 
     save(tmp_path, 1, best=1)
     (tmp_path / "checkpoint.json").write_text(content)
     assert checkpoint.load(tmp_path, fingerprint=FINGERPRINT) is None
+
+
+def test_the_furthest_state_of_earlier_attempts_is_taken_over(tmp_path: Path) -> None:
+    save(tmp_path / "one", 2, best=1)
+    for epoch in (1, 2, 3):
+        further = save(tmp_path / "two", epoch, best=2)
+    (tmp_path / "three").mkdir()
+    checkpoint.take_over(tmp_path / "new", [tmp_path / "one", tmp_path / "two", tmp_path / "three"])
+    # Whoever wrote it goes on, and its old files go.
+    save(tmp_path / "two", 4, best=4)
+
+    found = load(tmp_path / "new")
+    assert (found.epoch, found.best) == (3, further.best)
+    assert equal(found.network, further.network)
+    assert checkpoint.load_best(tmp_path / "new", found.best)["head.weight"][0, 0] == 2
+
+
+def test_nothing_is_taken_over_where_there_is_nothing_whole(tmp_path: Path) -> None:
+    save(tmp_path / "torn", 3, best=3)
+    (tmp_path / "torn" / "last-0003.safetensors").unlink()
+    checkpoint.take_over(tmp_path / "new", [tmp_path / "torn", tmp_path / "none"])
+
+    assert checkpoint.load(tmp_path / "new", fingerprint=FINGERPRINT) is None

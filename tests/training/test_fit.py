@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from app import errors
-from app.backbones import catalogue
+from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, Outputs
-from app.backbones.networks import ARCHITECTURES
 from app.backbones.preprocess import Preprocessing
 from app.recipe import Plan
 from tests.training import samples
@@ -266,7 +265,7 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     images = samples.images([(file, target) for target, file in enumerate(plain)])
     splits = Splits(("red", "green", "blue"), images, samples.images([(plain[0], 0)]))
     plan = replace(PLAN, backbone=backbone, epochs=1, batch_size=3)
-    published = ARCHITECTURES[backbone].make(True).state_dict()
+    published = networks.make(catalogue.find(backbone), auxiliary=True).state_dict()
     start, network = (classifiers.build(catalogue.find(backbone), 3, state=published, seed=plan.seed) for _ in range(2))
     seen: list[tuple[Tensor, Outputs]] = []
     network.register_forward_hook(lambda _module, given, outputs: seen.append((given[0], outputs)))
@@ -283,6 +282,24 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     )
     assert told.of(EpochFinished)[0].train_loss == pytest.approx(main + 0.3 * sum(auxiliary), rel=1e-5)
     before, after = start.state_dict(), network.state_dict()
-    for head in network.auxiliary:
+    for head in network.walk.auxiliary:
         name = f"body.{head.module}.{head.last_layer}.weight"
         assert not torch.equal(before[name], after[name])
+
+
+def test_what_is_frozen_stays_as_it_was_through_a_whole_training(splits: Splits, tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=2)
+    network, interrupted = build(plan), build(plan)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for one in (network, interrupted):
+        one.freeze("stage1")
+    fit.fit(network, fitting(splits, tmp_path / "one", Recorder(), plan=plan))
+    with pytest.raises(Stopped):
+        fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(CheckpointSaved(1)), plan=plan))
+    fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(), plan=plan))
+    after = network.state_dict()
+    assert equal(interrupted.state_dict(), after)
+    frozen = [name for name in before if name.startswith(("body.stem.", "body.stages.0."))]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["body.stages.1.conv1.weight"], after["body.stages.1.conv1.weight"])

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from app import errors
-from app.backbones import catalogue, weights
+from app.backbones import catalogue, networks, weights
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
-from app.backbones.networks import ARCHITECTURES
 from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
 from app.recipe import Plan, Recipe, Strategy, VersionFacts, resolve
@@ -46,7 +45,7 @@ def plan_for(splits: Splits, recipe: Recipe) -> Plan:
 def small(name: str, preprocessing: Preprocessing) -> Backbone:
     """A backbone of the catalogue that sees smaller images."""
     backbone = catalogue.find(name)
-    published = backbone.weights and replace(backbone.weights, preprocessing=preprocessing)
+    published = tuple(replace(weights, preprocessing=preprocessing) for weights in backbone.weights)
     return replace(backbone, scratch_preprocessing=preprocessing, weights=published)
 
 
@@ -54,16 +53,15 @@ def weights_of(backbone: Backbone, folder: Path) -> WeightsFile:
     """A weights file with made-up values in the form of the published one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        network = ARCHITECTURES[backbone.name].make(True)
+        network = networks.make(backbone, auxiliary=True)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 assert layer.running_mean is not None
                 layer.running_mean.normal_(0, 0.1)
     path = folder / f"{backbone.name}.pth"
     torch.save(network.state_dict(), path)
-    assert backbone.weights is not None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return WeightsFile(path, digest, "weights_dir", backbone.weights.preprocessing)
+    return WeightsFile(path, digest, "weights_dir", backbone.weights[0])
 
 
 def train(
@@ -84,7 +82,7 @@ def train(
 
 def check_backbone_is_as_published(trained: Trained, backbone: Backbone, file: WeightsFile) -> None:
     published = classifiers.read_state(file.path)
-    replaced = f"{ARCHITECTURES[backbone.name].last_layer}."
+    replaced = f"{backbone.head}."
     kept = {f"body.{name}": value for name, value in published.items() if not name.startswith(replaced)}
     found = trained.classifier.state()
     assert found.keys() == {*kept, "head.weight", "head.bias"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app import idempotency
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases, service
@@ -54,6 +55,45 @@ def test_a_job_whose_last_worker_went_silent_is_ended(desk: Desk, sweeper: Sweep
     sweeper.sweep()
 
     assert desk.job(job.id).state == "failed"
+
+
+def test_the_cache_of_features_keeps_what_was_used_last(
+    database: Database, files: Storage, settings: Settings, bell: Bell
+) -> None:
+    bounded = Sweeper(database, files, settings.model_copy(update={"max_feature_cache_bytes": 250}), bell, ["cpu"])
+    for name, minutes in (("old", 30), ("newer", 20), ("newest", 10)):
+        path = files.features() / f"{name}.safetensors"
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (time.time() - 60 * minutes,) * 2)
+    aged(files.features() / "features.abc.part")
+    bounded.sweep()
+
+    assert {path.name for path in files.features().iterdir()} == {"newer.safetensors", "newest.safetensors"}
+
+
+def test_keys_of_requests_are_forgotten_after_a_week(database: Database, sweeper: Sweeper) -> None:
+    requests = {age: idempotency.Request("POST /v1/jobs", f"{age} days", "0") for age in (6, 8)}
+    with database.write() as session:
+        for age, request in requests.items():
+            idempotency.remember(session, request, "job_1", now=utc_now() - timedelta(days=age))
+    sweeper.sweep()
+
+    with database.read() as session:
+        assert idempotency.recall(session, requests[6]) == "job_1"
+        assert idempotency.recall(session, requests[8]) is None
+
+
+@pytest.mark.slow
+def test_more_files_than_a_statement_takes_values_are_tidied(database: Database, files: Storage) -> None:
+    many = files.root / "models"
+    many.mkdir(parents=True)
+    for number in range(33_000):
+        os.mknod(many / f"mv_{number}")
+    fresh = aged(many / "mv_old")
+    sweep.tidy(database, files)
+
+    assert not fresh.exists()
+    assert len(list(many.iterdir())) == 33_000
 
 
 def test_a_worker_is_listed_while_it_sweeps(database: Database, sweeper: Sweeper) -> None:

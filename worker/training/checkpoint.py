@@ -6,7 +6,7 @@ never a mixture.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 _INDEX = "checkpoint.json"
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,22 @@ def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str) -> None:
             path.unlink()
 
 
+def take_over(folder: Path, others: Iterable[Path]) -> None:
+    """Make the furthest state among `others` that of the new folder `folder`, too; nothing where they have none.
+
+    Whoever wrote them may still be at it, so their files may go while this looks at them, but never change.
+    """
+    for other in sorted(others, key=_epoch, reverse=True):
+        for _ in range(_TRIES):
+            try:
+                _link(other, folder)
+            except FileNotFoundError:
+                continue  # a newer state took the place of the one that was read about
+            except (OSError, ValueError, KeyError):
+                break
+            return
+
+
 def load(folder: Path, *, fingerprint: str) -> Checkpoint | None:
     """The state of `folder`; None where there is none, it is damaged, or it is that of another training."""
     try:
@@ -75,6 +92,23 @@ def load(folder: Path, *, fingerprint: str) -> Checkpoint | None:
 def load_best(folder: Path, best: Best) -> dict[str, Tensor]:
     """The network's values after the best epoch."""
     return safetensors.torch.load_file(folder / _best(best.epoch))
+
+
+def _epoch(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / _INDEX).read_bytes())["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _link(source: Path, folder: Path) -> None:
+    index = (source / _INDEX).read_bytes()
+    state = json.loads(index)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in {_last(state["epoch"]), _best(state["best"]["epoch"])}:
+        (folder / name).unlink(missing_ok=True)
+        os.link(source / name, folder / name)
+    _write(folder / _INDEX, index)
 
 
 def _last(epoch: int) -> str:
@@ -100,3 +134,8 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Parameter, functional
 
 from app import errors
 from app.backbones import classifier as classifiers
@@ -94,10 +94,16 @@ def batches_of(order: NDArray[np.int64], size: int) -> list[list[int]]:
 
 def _optimizer(network: Classifier, plan: Plan) -> torch.optim.SGD:
     # Biases and the scales of BatchNorm have one dimension; to shrink them helps nothing (Goyal et al. 2017).
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    trained = [parameter for _, parameter in _trained(network)]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=_MOMENTUM, nesterov=True)
+
+
+def _trained(network: Classifier) -> list[tuple[str, Parameter]]:
+    """The parameters that are not frozen."""
+    return [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
 
 
 def _resume(learner: _Learner, fitting: Fitting) -> tuple[int, Best | None]:
@@ -106,7 +112,7 @@ def _resume(learner: _Learner, fitting: Fitting) -> tuple[int, Best | None]:
     if found is None:
         return 0, None
     learner.network.load_state_dict(found.network)
-    for name, parameter in learner.network.named_parameters():
+    for name, parameter in _trained(learner.network):
         learner.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, requires_grad=False).copy_(
             found.momentum[name]
         )
@@ -143,7 +149,7 @@ def _training_batches(fitting: Fitting, epoch: int, parts: list[list[int]]) -> I
     def view(position: int, file: bytes) -> preprocess.Pixels:
         image = preprocess.decode(file, max_pixels=fitting.max_pixels, target=fitting.preprocessing.resize)
         rng = np.random.default_rng([fitting.plan.seed, epoch, int(hashes[position][:16], 16)])
-        return preprocess.random_crop(image, fitting.preprocessing.crop, rng)
+        return preprocess.random_crop(image, fitting.preprocessing, rng)
 
     batches = data.batches(images, parts, view, threads=torch.get_num_threads())
     for batch, part in zip(batches, parts, strict=True):
@@ -219,7 +225,7 @@ def _check_finite(loss: float, plan: Plan, epoch: int) -> None:
 
 def _momentum(learner: _Learner) -> dict[str, Tensor]:
     state = learner.optimizer.state
-    return {name: state[parameter]["momentum_buffer"] for name, parameter in learner.network.named_parameters()}
+    return {name: state[parameter]["momentum_buffer"] for name, parameter in _trained(learner.network)}
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def fit(
     tried: tuple[PenaltyTried, ...] = ()
     l2 = l2_grid[0]
     if len(l2_grid) > 1:
-        sample = _stratified_sample(targets, at_least=folds, seed=seed)
+        sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
         tried = _cross_validate(axes, labels, sample, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
@@ -96,6 +96,19 @@ def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArra
         fold_of[members] = (begin + np.arange(len(members))) % folds
         begin += len(members)
     return fold_of
+
+
+def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, seed: int) -> NDArray[np.int64]:
+    """Positions of all images or of about `size`, with `at_least` so many of each class where it has them."""
+    if len(targets) <= size:
+        return np.arange(len(targets))
+    rng = np.random.default_rng(seed)
+    share = size / len(targets)
+    chosen = []
+    for target in np.unique(targets):
+        members = rng.permutation(np.flatnonzero(targets == target))
+        chosen.append(members[: max(at_least, round(share * len(members)))])
+    return np.sort(np.concatenate(chosen))
 
 
 def _principal_axes(features: Tensor) -> _Axes:
@@ -213,16 +226,3 @@ def _for_raw_features(axes: _Axes, solution: _Solution, l2: float, tried: tuple[
 
 def _zeros(values: Tensor, classes: int) -> _Solution:
     return _Solution(values.new_zeros(classes, values.shape[1]), values.new_zeros(classes))
-
-
-def _stratified_sample(targets: NDArray[np.int64], *, at_least: int, seed: int) -> NDArray[np.int64]:
-    """Positions of all images or of `MAX_CROSS_VALIDATED`, with `at_least` so many of each class where it has them."""
-    if len(targets) <= MAX_CROSS_VALIDATED:
-        return np.arange(len(targets))
-    rng = np.random.default_rng(seed)
-    share = MAX_CROSS_VALIDATED / len(targets)
-    chosen = []
-    for target in np.unique(targets):
-        members = rng.permutation(np.flatnonzero(targets == target))
-        chosen.append(members[: max(at_least, round(share * len(members)))])
-    return np.sort(np.concatenate(chosen))

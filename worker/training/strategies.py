@@ -145,9 +145,11 @@ STRATEGIES: dict[str, Callable[[_Training], Trained]] = {"head": _train_head, "f
 
 
 def _build(training: _Training) -> Classifier:
-    state = None if training.weights is None else classifiers.read_state(training.weights.path)
-    classes, seed = len(training.splits.labels), training.plan.seed
-    return classifiers.build(training.backbone, classes, state=state, seed=seed)
+    classes, seed, file = len(training.splits.labels), training.plan.seed, training.weights
+    if file is None:
+        return classifiers.build(training.backbone, classes, state=None, seed=seed)
+    state = classifiers.read_state(file.path)
+    return classifiers.build(training.backbone, classes, state=state, seed=seed, weights=file.weights)
 
 
 def _trained(training: _Training, classifier: Classifier, probabilities: NDArray[np.float64]) -> Trained:

@@ -1,0 +1,108 @@
+"""The anatomy of a network as a table for spreadsheets and as a page for browsers."""
+
+import csv
+import functools
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import jinja2
+
+from app.backbones.anatomy import COUNTED, Anatomy, Row
+
+JSON = "application/json"
+CSV = "text/csv"
+HTML = "text/html"
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def preferred(accept: str, offered: Iterable[str]) -> str:
+    """The media type of `offered` that a header `Accept` likes best; the first where it likes none or all the same."""
+    ranges = [_range(part) for part in accept.split(",") if part.strip()]
+    best, best_quality = "", 0.0
+    for place, media_type in enumerate(offered):
+        fits = [(len(wanted.replace("*", "")), quality) for wanted, quality in ranges if _fits(wanted, media_type)]
+        quality = max(fits)[1] if fits else 0.0
+        if place == 0 or quality > best_quality:
+            best, best_quality = media_type, quality
+    return best
+
+
+def csv_table(found: Anatomy) -> str:
+    """A line for each layer; sizes as `3x3`, the receptive field of the whole image as `image`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*Row.__annotations__])
+    writer.writeheader()
+    for row in found.rows:
+        writer.writerow({name: _cell(name, getattr(row, name)) for name in Row.__annotations__})
+    return text.getvalue()
+
+
+def html_table(backbone: str, found: Anatomy) -> str:
+    """A page of its own, without scripts, for light and dark screens."""
+    template = environment().get_template("anatomy.html")
+    return template.render(backbone=backbone, found=found, counted=COUNTED)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates beside this module."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("app.backbones"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"bytes": in_bytes, "short": short, "sides": sides}
+    return made
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes for people: `58.1 MiB`."""
+    for unit in _UNITS:
+        if count < 1024 or unit == _UNITS[-1]:
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def short(count: float) -> str:
+    """A count for people, three digits: `25.6 M`."""
+    for unit in ("", " K", " M", " G", " T"):
+        if count < 999.5 or unit == " T":
+            break
+        count /= 1000
+    return f"{count:.3g}{unit}"
+
+
+def sides(values: Iterable[int] | None) -> str:
+    """Sizes with a multiplication sign between them, nothing for None."""
+    return " \N{MULTIPLICATION SIGN} ".join(map(str, values)) if values is not None else ""
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name == "receptive_field" and value is None:
+        return "image"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "x".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _range(part: str) -> tuple[str, float]:
+    media_type, _, options = part.partition(";")
+    quality = 1.0
+    for option in options.split(";"):
+        name, _, value = option.partition("=")
+        if name.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                quality = 0.0
+    return media_type.strip().lower(), quality
+
+
+def _fits(wanted: str, media_type: str) -> bool:
+    return wanted in (media_type, "*/*", media_type.partition("/")[0] + "/*")

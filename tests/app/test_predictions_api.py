@@ -1,0 +1,166 @@
+"""Predictions over HTTP: how images are taken in, and what is refused before it costs anything."""
+
+import base64
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app import errors
+from app.bodies import InFlight
+from app.db import Database, new_id, utc_now
+from app.jobs.tables import Job
+from app.models import service as models
+from app.models.service import NewModelVersion
+from app.settings import Settings
+from app.storage import Storage
+from tests import factories
+from tests.app.conftest import sqlite_url
+from tests.problems import problem
+
+MIB = 1024 * 1024
+PHOTO = factories.image(factories.COLOURS["red"])
+JPEG = {"Content-Type": "image/jpeg"}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return sqlite_url(tmp_path)
+
+
+@pytest.fixture
+def url(http: TestClient, database: Database, files: Storage, dataset_id: str) -> str:
+    """The predict route of a model."""
+    version_id, now = models.new_version_id(), utc_now()
+    factories.write_artifact(files.model_version(version_id))
+    job = Job(
+        id=new_id("job"),
+        kind="train",
+        queue="gpu",
+        state="succeeded",
+        dataset_id=dataset_id,
+        spec={},
+        attempt=1,
+        max_attempts=1,
+        last_event=0,
+        created_at=now,
+    )
+    with database.write() as session:
+        session.add(job)
+        session.flush()
+        labels = ("ants", "bees")
+        wanted = NewModelVersion(version_id, "insects", job.id, dataset_id, 1, "tinynet", "full", labels, {}, {})
+        models.register(session, wanted, now=now)
+    return "/v1/models/insects/predict"
+
+
+def encoded(*images: bytes) -> dict[str, list[dict[str, str]]]:
+    return {"images": [{"b64": base64.b64encode(image).decode()} for image in images]}
+
+
+def test_images_come_as_a_body_in_a_form_and_in_json(http: TestClient, url: str) -> None:
+    answers = [
+        http.post(url, content=PHOTO, headers=JPEG),
+        http.post(url, files=[("file", ("1.jpg", PHOTO)), ("file", ("2.jpg", PHOTO))], data={"note": "x"}),
+        http.post(url, json=encoded(PHOTO, PHOTO, PHOTO)),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [len(answer.json()["predictions"]) for answer in answers] == [1, 2, 3]
+
+
+def test_too_many_images_are_refused_however_they_come(http: TestClient, url: str, settings: Settings) -> None:
+    too_many = [b"no image"] * (settings.max_images_per_predict + 1)
+    for answer in (
+        http.post(url, files=[("file", ("1.jpg", image)) for image in too_many]),
+        http.post(url, json=encoded(*too_many)),
+        http.post(url, json=encoded(*too_many * 10)),
+    ):
+        assert problem(answer, 413)["code"] == "too_many_images"
+
+
+def test_an_image_over_the_limit_is_refused_and_named_however_it_comes(
+    http: TestClient, url: str, settings: Settings
+) -> None:
+    large = bytes(settings.max_image_bytes + 1)
+    as_body = http.post(url, content=large, headers=JPEG)
+    in_form = http.post(url, files=[("file", ("1.jpg", PHOTO)), ("file", ("2.jpg", large))])
+    in_json = http.post(url, json=encoded(PHOTO, large))
+
+    assert problem(as_body, 413)["max_bytes"] == settings.max_image_bytes
+    for answer in (in_form, in_json):
+        document = problem(answer, 413)
+        assert document["code"] == "too_large"
+        assert "image 1" in document["detail"]
+
+
+@pytest.mark.parametrize("text", ["?", "AAA", "AA==AA==", "AAAA\nAAAA", "käfer", "data:image/png;base64,AAAA"])
+def test_what_is_not_quite_base64_is_refused_and_named(http: TestClient, url: str, text: str) -> None:
+    document = problem(http.post(url, json={"images": [*encoded(PHOTO)["images"], {"b64": text}]}), 422)
+
+    assert (document["code"], document["image"]) == ("not_base64", 1)
+
+
+def test_a_body_that_is_wrong_in_many_places_is_told_the_first_twenty(http: TestClient, url: str) -> None:
+    in_json = problem(http.post(url, json={"images": [{"a": 1, "b": 2, "c": 3}] * 8}), 422)
+    elsewhere = problem(http.post("/v1/datasets", json={f"field {number}": 1 for number in range(1000)}), 422)
+
+    assert len(in_json["errors"]) == 20
+    assert len(elsewhere["errors"]) == 20
+    assert elsewhere["detail"].endswith("and 998 more")
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [b'{"images":[' + b"1," * MIB + b"1]}", b'{"images":[' + b'{"b64":""},' * (MIB // 5) + b'{"b64":""}]}', b"[" * MIB],
+    ids=["numbers", "empty images", "depth"],
+)
+def test_megabytes_of_rubbish_cost_no_more_memory_than_they_have_bytes(
+    http: TestClient, url: str, rubbish: bytes
+) -> None:
+    tracemalloc.start()
+    try:
+        answer = http.post(url, content=rubbish, headers=JSON)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert answer.status_code in (413, 422)
+    assert most < 10 * len(rubbish)
+    assert len(answer.content) < 10_000
+
+
+def test_a_json_body_over_its_limit_has_the_code_of_every_other(http: TestClient, settings: Settings, url: str) -> None:
+    large = b" " * (settings.max_predict_bytes + 1)
+    assert problem(http.post(url, content=large, headers=JSON), 413)["code"] == "too_large"
+    document = problem(http.post("/v1/datasets", content=large, headers=JSON), 413)
+    assert document["code"] == "too_large"
+    assert document["max_bytes"] == MIB
+
+
+def test_bodies_beyond_what_may_be_in_memory_are_asked_to_come_again(http: TestClient, url: str) -> None:
+    whole = InFlight(len(PHOTO) + 1000)
+    http.app.state.predict_bodies = whole  # type: ignore[attr-defined]
+    with whole.share() as other:
+        other.add(1000)
+        assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200
+        other.add(1)
+        refused = http.post(url, content=PHOTO, headers=JPEG)
+        assert problem(refused, 503)["code"] == "overloaded"
+        assert refused.headers["retry-after"] == "1"
+        assert problem(http.post(url, content=iter([PHOTO]), headers=JPEG), 503)["code"] == "overloaded"
+    assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200
+
+
+def test_a_body_that_is_alone_is_let_in_and_all_is_given_back() -> None:
+    whole = InFlight(100)
+    with whole.share() as large:
+        large.add(80)
+        large.add(80)
+    with whole.share() as first, whole.share() as second:
+        first.add(60)
+        second.add(40)
+        with pytest.raises(errors.Overloaded):
+            second.add(1)

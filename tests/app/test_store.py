@@ -1,0 +1,57 @@
+"""Versions of a table: each holds what was given for it, whoever else writes at the same time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lance
+import pytest
+
+from app.datasets import store
+from app.datasets.store import Item
+
+
+def rows(*numbers: int) -> list[tuple[Item, bytes]]:
+    return [
+        (Item(f"item_{n}", f"a/{n}.jpg", "a", "train", f"{n:064x}", n, "JPEG", 8, 8, 3), b"%03d" % n) for n in numbers
+    ]
+
+
+def held(path: Path, tag: str) -> list[bytes]:
+    snapshot = store.read(path, tag)
+    return snapshot.read(range(len(snapshot.items)))
+
+
+def test_a_version_adds_to_the_one_before_and_that_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "t.lance"
+    store.append(path, rows(1, 2), versions=[], tag="v1-a")
+    store.append(path, rows(3), versions=["v1-a"], tag="v2-a")
+
+    assert held(path, "v1-a") == [b"001", b"002"]
+    assert held(path, "v2-a") == [b"001", b"002", b"003"]
+
+
+@pytest.mark.parametrize("versions", [[], ["v1-a"]])
+def test_two_attempts_at_one_version_that_overlap_keep_apart(tmp_path: Path, versions: list[str]) -> None:
+    path = tmp_path / "t.lance"
+    if versions:
+        store.append(path, rows(1, 2), versions=[], tag="v1-a")
+    number = len(versions) + 1
+
+    def interrupted() -> Iterator[tuple[Item, bytes]]:
+        yield from rows(10)
+        store.append(path, rows(20, 21), versions=versions, tag=store.tag_for(number, "second"))
+        yield from rows(11)
+
+    store.append(path, interrupted(), versions=versions, tag=store.tag_for(number, "first"))
+    before = [b"001", b"002"] if versions else []
+    assert held(path, store.tag_for(number, "first")) == [*before, b"010", b"011"]
+    assert held(path, store.tag_for(number, "second")) == [*before, b"020", b"021"]
+
+
+def test_tags_of_attempts_that_did_not_count_go_with_the_next_version(tmp_path: Path) -> None:
+    path = tmp_path / "t.lance"
+    for attempt in ("a", "b"):
+        store.append(path, rows(1), versions=[], tag=store.tag_for(1, attempt))
+    store.append(path, rows(2), versions=["v1-b"], tag="v2-a")
+
+    assert set(lance.dataset(str(path)).tags.list()) == {"v1-b", "v2-a"}

@@ -1,0 +1,50 @@
+"""The networks that are written from their papers learn."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from app.backbones import catalogue, classifier
+
+
+def coloured(size: int, *, count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy images `(count, 3, size, size) uint8`, more red or more blue, and which of the two."""
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.arange(count) % 2
+    images = torch.randint(0, 120, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    images[torch.arange(count), 2 * targets] += 120
+    return images, targets
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("alexnet_2012", 1e-4),
+        ("alexnet_2012_ungrouped", 1e-4),
+        ("zfnet", 1e-4),
+        ("zfnet_512", 1e-4),
+        ("inception_v1", 3e-4),
+        ("inception_v2", 1e-3),
+    ],
+)
+def test_a_written_network_learns(name: str, rate: float) -> None:
+    backbone = catalogue.find(name)
+    network = classifier.build(backbone, 2, state=None, seed=1).train()
+    images, targets = coloured(backbone.input_size)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    losses = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _epoch in range(3):
+            total = 0.0
+            for part in torch.arange(64).reshape(8, 8):
+                outputs = network(images[part])
+                loss = functional.cross_entropy(outputs.logits, targets[part])
+                total += loss.item() / 8
+                loss = loss + sum(0.3 * functional.cross_entropy(logits, targets[part]) for logits in outputs.auxiliary)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            losses.append(total)
+    assert losses[-1] < 0.75 * losses[0]

@@ -1,0 +1,147 @@
+"""What a worker makes of trouble that nobody planned: the job says what it was, and another attempt is not spoiled."""
+
+import os
+import signal
+from dataclasses import replace
+from datetime import datetime
+from multiprocessing import Pipe
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.datasets import service as datasets
+from app.datasets import store
+from app.db import Database, utc_now
+from app.jobs import leases
+from app.jobs.leases import Claim
+from app.models import service as models
+from app.settings import Settings
+from app.storage import Storage
+from tests import factories
+from tests.worker.conftest import Desk
+from tests.worker.test_runner import MANY_EPOCHS, job_processes, running, until
+from worker import child, kinds
+from worker.ingest import IngestWork, ingest
+from worker.runner import Runner
+from worker.train import TrainOutcome
+from worker.training.events import Event, Progress
+
+
+def test_an_outcome_that_cannot_be_published_fails_the_job_with_the_reason(
+    desk: Desk, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(_session: Session, _claim: Claim, _outcome: object, _files: Storage, _now: datetime) -> None:
+        raise ValueError("this outcome does not fit")
+
+    monkeypatch.setitem(kinds.KINDS, "ingest", replace(kinds.KINDS["ingest"], publish=publish))
+    job = desk.submit_import(factories.photos(each=4), max_attempts=2)
+    assert runner.run(job.id)
+    assert desk.job(job.id).state == "queued"
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert (ended.error["code"], ended.error["message"]) == ("internal_error", "ValueError: this outcome does not fit")
+
+
+def test_a_job_cancelled_in_the_moment_it_is_given_back_is_cancelled(
+    desk: Desk, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(_session: Session, claim: Claim, _settings: Settings, _files: Storage) -> Any:
+        desk.cancel(claim.job_id)
+        raise ValueError("nothing to work on")
+
+    monkeypatch.setitem(kinds.KINDS, "ingest", replace(kinds.KINDS["ingest"], prepare=prepare))
+    job = desk.submit_import(factories.photos(each=4))
+    runner.run(job.id)
+
+    assert desk.job(job.id).state == "cancelled"
+
+
+def test_a_process_without_a_sign_of_life_is_ended_and_the_job_says_so(
+    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+) -> None:
+    watchful = Runner(database, files, settings.model_copy(update={"silence_seconds": 1.5}), context)
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS, max_attempts=1)
+    with running(watchful, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        for process in job_processes():
+            os.kill(process.pid, signal.SIGSTOP)
+
+    ended = desk.job(job.id)
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error["code"] == "process_hung"
+    assert job_processes() == []
+
+
+def test_a_model_whose_artifact_is_nowhere_is_not_registered(
+    desk: Desk, dataset_id: str, database: Database, files: Storage, tmp_path: Path
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=1)
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+    assert claim is not None
+    plan = kinds._PLAN.validate_python(claim.plan)
+    outcome = TrainOutcome(tmp_path / "lost", "mv_lost", plan, ("green", "red"), {"accuracy": 1.0}, {})
+    with pytest.raises(FileNotFoundError), database.write() as session:
+        kinds.KINDS["train"].publish(session, claim, outcome, files, utc_now())
+
+    with pytest.raises(errors.NotFound), database.read() as session:
+        models.find(session, "colours")
+    assert desk.job(job.id).state == "running"
+
+
+def test_a_stale_attempt_at_an_import_changes_nothing_of_the_one_that_counts(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage, settings: Settings
+) -> None:
+    job = desk.submit_import(factories.photos(each=5, first_seed=500), dataset_id=dataset_id, max_attempts=2)
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=0)
+        assert claim is not None
+        stale: IngestWork = kinds.KINDS["ingest"].prepare(session, claim, settings, files)
+    kept = desk.folder / "kept.zip"
+    os.link(stale.archive, kept)
+    until(lambda: runner.run(job.id))
+    before = items(desk, files, dataset_id, 2)
+    ingest(replace(stale, archive=kept), lambda _event: None)
+
+    assert len(before) == 30
+    assert items(desk, files, dataset_id, 2) == before
+    runner.run(desk.submit_import(factories.photos(each=3, first_seed=700), dataset_id=dataset_id).id)
+    assert len(items(desk, files, dataset_id, 3)) == 36
+
+
+def items(desk: Desk, files: Storage, dataset_id: str, number: int) -> list[str]:
+    with desk.database.read() as session:
+        version = datasets.find_version(session, dataset_id, number)
+    return [item.item_id for item in store.read(files.dataset(dataset_id), version.table_tag).items]
+
+
+class StopsWhileWriting(child._Emitter):
+    """Hears that the job is to stop when the first image has gone into the table."""
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Progress) and event.phase == "write":
+            self._stop.set()
+        super().emit(event)
+
+
+def test_a_stop_that_comes_up_through_a_library_is_still_a_stop(
+    desk: Desk, database: Database, files: Storage, settings: Settings
+) -> None:
+    job = desk.submit_import(factories.photos(each=4))
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+        assert claim is not None
+        work = kinds.KINDS["ingest"].prepare(session, claim, settings, files)
+    ours, theirs = Pipe()
+    message = child._outcome(StopsWhileWriting(theirs), "ingest", work)
+    ours.close()
+
+    assert message == child.GaveUp()
