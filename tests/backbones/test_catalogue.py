@@ -53,7 +53,7 @@ def test_an_entry_says_what_one_must_know_of_it(backbone: Backbone) -> None:
     assert [stage.name for stage in backbone.stages] == list(backbone.chain.names)
     assert all(stage.channels > 0 for stage in backbone.stages)
     for weights in backbone.weights:
-        assert weights.classes in (1000, 11821)
+        assert weights.classes in (1000, 11821) or (backbone.source, weights.classes) == ("graft", 0)
         assert weights.hub is not None or len(weights.sha256_prefix or "") in (8, 10)
 
 
@@ -278,6 +278,7 @@ def test_every_classifier_of_timm_is_known_with_its_weights() -> None:
 def test_networks_are_chosen_by_what_they_cost() -> None:
     small = catalogue.select(max_params=3_000_000, max_gmac=0.2, has_weights=True)
     assert {entry.name for entry in small} == {
+        "formnet",
         "mobilenet_v3_small",
         "shufflenet_v2_x0_5",
         "shufflenet_v2_x1_0",

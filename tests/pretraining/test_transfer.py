@@ -34,10 +34,10 @@ def test_digits_are_read_better_than_with_random_values(state: dict[str, Tensor]
     assert row.gain > 0
     assert row.pretrained.mean > row.random_adapted.mean + 3
     few = evaluate.compare(BACKBONE, state, replace(digits, train_each=10), seeds=SEEDS)
-    assert few.gain > 3
+    assert few.gain > 5
 
 
-@pytest.mark.parametrize(("name", "least"), [("textures10", 12), ("sign_digits", 12)])
+@pytest.mark.parametrize(("name", "least"), [("textures10", 20), ("sign_digits", 15)])
 def test_photos_are_told_apart_much_better_than_with_random_values(
     name: str, least: float, state: dict[str, Tensor], preprocessing: Preprocessing, test_data: Path
 ) -> None:
