@@ -130,6 +130,13 @@ def test_the_accuracies_are_those_that_are_published(name: str, top1: float) -> 
     assert catalogue.find(name).find_weights("pretrained").top1 == pytest.approx(top1, abs=0.06)
 
 
+@pytest.mark.parametrize(("name", "top1"), [("mobilenet_v2", 72.15), ("mobilenet_v3_large", 75.27)])
+def test_the_second_weights_of_mobilenets_are_the_better_ones(name: str, top1: float) -> None:
+    first, second = catalogue.find(name).weights
+    assert (first.name, second.name) == ("IMAGENET1K_V1", "IMAGENET1K_V2")
+    assert second.top1 == pytest.approx(top1, abs=0.01)
+
+
 def test_resnet_50_has_better_weights_under_their_own_name() -> None:
     resnet50 = catalogue.find("resnet50")
     assert resnet50.find_weights("IMAGENET1K_V2").top1 == pytest.approx(80.86, abs=0.01)
