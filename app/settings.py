@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     max_feature_cache_bytes: PositiveInt = 10 * 1024 * _MIB
     """How much of what networks made of images is kept for later trainings, the least recently used going first."""
 
+    max_activation_bytes: PositiveInt = 8 * 1024 * _MIB
+    """How much one training may keep of what frozen layers made of its images; beyond, they are computed again."""
+
     lease_seconds: PositiveFloat = 30.0
     heartbeat_seconds: PositiveFloat = 2.0
     sweep_seconds: PositiveFloat = 10.0

@@ -129,6 +129,12 @@ class Client:
     def job(self, job_id: str) -> Job:
         return self._get(f"/v1/jobs/{job_id}", Job)
 
+    def pause(self, job_id: str) -> Job:
+        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/pause")), Job)
+
+    def resume(self, job_id: str) -> Job:
+        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/resume")), Job)
+
     def cancel(self, job_id: str) -> Job:
         return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)
 

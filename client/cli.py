@@ -173,6 +173,20 @@ def cancel(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url 
 
 
 @app.command()
+def pause(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
+    """Pause a job; it keeps what it has done."""
+    with _told_plainly(), Client(url) as client:
+        console.print(f"{job} is {client.pause(job).state}", highlight=False)
+
+
+@app.command()
+def resume(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
+    """Let a paused job go on where it stopped."""
+    with _told_plainly(), Client(url) as client:
+        console.print(f"{job} is {client.resume(job).state}", highlight=False)
+
+
+@app.command()
 def models(url: Url = DEFAULT_URL) -> None:
     """List models, newest first."""
     with _told_plainly(), Client(url) as client:

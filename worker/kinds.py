@@ -100,6 +100,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         weights_dir=settings.weights_dir,
         download_weights=settings.download_weights,
         max_image_pixels=settings.max_image_pixels,
+        max_activation_bytes=settings.max_activation_bytes,
     )
 
 

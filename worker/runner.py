@@ -141,7 +141,7 @@ class _Attempt:
             self._receive(connection)
             if self._lines or self._progress or time.monotonic() - self._renewed > self._settings.heartbeat_seconds:
                 state = self._record(state)
-            if state == "cancelling" or self._stopping.is_set():
+            if state in ("cancelling", "pausing") or self._stopping.is_set():
                 self._ask_to_stop(connection)
             if self._is_over():
                 break
@@ -221,6 +221,8 @@ class _Attempt:
                 self._publish(outcome)
             case Failed(failure):
                 self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
+            case GaveUp() if state == "pausing":
+                self._confirm_pause()
             case GaveUp() | None if self._stopping.is_set():
                 self.give_back(_WORKER_STOPPED, counts=False)
             case None if time.monotonic() - self._heard > self._settings.silence_seconds:
@@ -236,12 +238,18 @@ class _Attempt:
         except errors.LeaseLost:
             self._confirm_cancel()
         else:
-            if state != "queued":
+            if state == "failed":
                 self._clear()
 
     def _publish(self, outcome: Any) -> None:
         try:
             self._end(lambda session, now: self._kind.publish(session, self._claim, outcome, self._files, now))
+        except errors.LeaseLost:
+            self._confirm_cancel()
+
+    def _confirm_pause(self) -> None:
+        try:
+            self._patiently(lambda: self._write(lambda s, now: leases.confirm_pause(s, self._claim, now=now)))
         except errors.LeaseLost:
             self._confirm_cancel()
 

@@ -44,6 +44,7 @@ class TrainWork:
     weights_dir: Path | None
     download_weights: bool
     max_image_pixels: int
+    max_activation_bytes: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         feature_cache=work.feature_cache,
         workdir=checkpoints,
         max_pixels=work.max_image_pixels,
+        max_activation_bytes=work.max_activation_bytes,
         emit=emit,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )

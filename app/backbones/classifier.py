@@ -18,7 +18,7 @@ from app.backbones import catalogue, networks
 from app.backbones.catalogue import Backbone, Weights
 from app.backbones.chain import AuxiliaryHead
 from app.backbones.preprocess import Preprocessing
-from app.backbones.walk import ChainWalk, Walk
+from app.backbones.walk import ChainWalk, Survey, Walk
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Classifier(nn.Module):
         """Images `(N, 3, H, W) uint8` to features `(N, feature_dim) float32`."""
         return self.walk.features(self.body, self.normalisation(images), auxiliary=False).features
 
-    def stage_features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Of each stage, images `(N, 3, H, W) uint8` to the mean of its activations `(N, channels) float32`."""
-        return self.walk.stage_features(self.body, self.normalisation(images))
+    def survey(self, images: Tensor) -> Survey:
+        """Images `(N, 3, H, W) uint8` to features, and those of each stage on the way."""
+        return self.walk.survey(self.body, self.normalisation(images))
 
     def activations(self, images: Tensor, stage: str) -> Tensor:
         """Images `(N, 3, H, W) uint8` to what comes out of `stage`. Raises `UnknownName`."""
@@ -138,9 +138,9 @@ class InferenceForm(nn.Module):
         """Images `(N, 3, H, W) uint8` to features `(N, feature_dim) float32`."""
         return self.walk.features(self.body, self.normalisation(images), auxiliary=False).features
 
-    def stage_features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Of each stage, images `(N, 3, H, W) uint8` to the mean of its activations `(N, channels) float32`."""
-        return self.walk.stage_features(self.body, self.normalisation(images))
+    def survey(self, images: Tensor) -> Survey:
+        """Images `(N, 3, H, W) uint8` to features, and those of each stage on the way."""
+        return self.walk.survey(self.body, self.normalisation(images))
 
     def activations(self, images: Tensor, stage: str) -> Tensor:
         """Images `(N, 3, H, W) uint8` to what comes out of `stage`. Raises `UnknownName`."""
@@ -177,6 +177,19 @@ def build(
         walk, features = _without_head(backbone, body, walk, stage)
         last_layer = nn.Linear(features, classes)
     return Classifier(body, walk, last_layer, preprocessing)
+
+
+def renew(classifier: Classifier, other: Classifier, *, behind: str) -> None:
+    """Give all layers of `classifier` behind this stage the values of `other`, which is of the same backbone. Raises
+    `UnknownName`."""
+    kept = classifier.walk.part(classifier.body, behind)
+    inside = tuple(f"{name}." for name in kept.modules)
+    values = {
+        name: value
+        for name, value in other.body.state_dict().items()
+        if not name.startswith(inside) and name not in kept.parameters
+    }
+    classifier.body.load_state_dict(values, strict=False)
 
 
 def restore(

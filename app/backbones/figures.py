@@ -193,10 +193,10 @@ def _timm_walk(network: Any, images: Tensor) -> tuple[IntermediatesWalk, int, li
         named = [str(info["module"]) for info in network.feature_info]
         names = named if len(set(named)) == len(named) else [f"block{place}" for place in range(len(named))]
         staged = IntermediatesWalk(tuple(names), size)
-        found = staged.stage_features(network, images)
+        found = staged.survey(network, images).stages
         if len(found) == len(names):
             return staged, feature_dim, [features.shape[1] for features in found]
-    (features,) = whole.stage_features(network, images)
+    features = whole.survey(network, images).features
     return whole, feature_dim, [features.shape[1]]
 
 

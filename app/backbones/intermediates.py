@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from app import errors
 from app.backbones.chain import AuxiliaryHead
-from app.backbones.walk import Part, Passed, check_stage
+from app.backbones.walk import Part, Passed, Survey, check_stage
 
 WHOLE = "whole"
 
@@ -26,6 +26,10 @@ class IntermediatesWalk:
     """Side in pixels of an image that the network takes."""
     at: str | None = None
     auxiliary: tuple[AuxiliaryHead, ...] = ()
+
+    @property
+    def can_enter(self) -> bool:
+        return False
 
     def features(self, network: nn.Module, images: Tensor, *, auxiliary: bool) -> Passed:
         if self.at is not None:
@@ -43,8 +47,15 @@ class IntermediatesWalk:
             "networks of timm outside of the catalogue cannot be entered between their stages", code="no_tail"
         )
 
-    def stage_features(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_mean(found) for found in self._intermediates(network, images, [*range(len(self.stages))]))
+    def survey(self, network: nn.Module, images: Tensor) -> Survey:
+        whole: Any = network
+        if self.at is not None or self.stages == (WHOLE,):
+            features = self.features(network, images, auxiliary=False).features
+            places = [*range(len(self.stages))]
+            return Survey(tuple(_mean(found) for found in self._intermediates(network, images, places)), features)
+        last, found = whole.forward_intermediates(images, output_fmt="NCHW")
+        features = torch.flatten(whole.forward_head(last, pre_logits=True), 1)
+        return Survey(tuple(_mean(activations) for activations in found), features)
 
     def part(self, network: nn.Module, stage: str) -> Part:
         """What the activations of `stage` depend on, found by asking for their gradient."""

@@ -25,6 +25,16 @@ class Passed:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """What the images are at every depth of a network."""
+
+    stages: tuple[Tensor, ...]
+    """Of each stage the mean over all places, `(N, channels)`."""
+    features: Tensor
+    """What the classifier gets, `(N, feature_dim)`."""
+
+
+@dataclass(frozen=True)
 class Part:
     """Names inside a network: modules that count as a whole, and parameters that lie outside of them."""
 
@@ -45,6 +55,10 @@ class Walk(Protocol):
     @property
     def auxiliary(self) -> tuple[AuxiliaryHead, ...]: ...
 
+    @property
+    def can_enter(self) -> bool:
+        """Whether `onward` works."""
+
     def features(self, network: nn.Module, images: Tensor, *, auxiliary: bool) -> Passed:
         """Through the whole network."""
 
@@ -54,8 +68,8 @@ class Walk(Protocol):
     def onward(self, network: nn.Module, activations: Tensor, stage: str, *, auxiliary: bool) -> Passed:
         """From what came out of `stage` to the end. Raises `Invalid` where the network cannot be entered there."""
 
-    def stage_features(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """The mean over all places of what comes out of each stage, `(N, channels)` each, in one pass."""
+    def survey(self, network: nn.Module, images: Tensor) -> "Survey":
+        """The features, and those of each stage on the way, in one pass."""
 
     def part(self, network: nn.Module, stage: str) -> Part:
         """What belongs to `stage` and those before it."""
@@ -119,6 +133,10 @@ class ChainWalk:
     def auxiliary(self) -> tuple[AuxiliaryHead, ...]:
         return self.chain.auxiliary
 
+    @property
+    def can_enter(self) -> bool:
+        return True
+
     def features(self, network: nn.Module, images: Tensor, *, auxiliary: bool) -> Passed:
         return self._finish(network, images, self.chain.stages, auxiliary=auxiliary)
 
@@ -131,14 +149,16 @@ class ChainWalk:
     def onward(self, network: nn.Module, activations: Tensor, stage: str, *, auxiliary: bool) -> Passed:
         return self._finish(network, activations, self.chain.stages[self._place(stage) + 1 :], auxiliary=auxiliary)
 
-    def stage_features(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    def survey(self, network: nn.Module, images: Tensor) -> Survey:
         found, x = [], images
         for stage in self.chain.stages:
             for step in stage.steps:
                 x = _run(network, step, x)
             # At once, since the next step may write over its input.
             found.append(_run(network, _mean(self.chain.layout), x))
-        return tuple(found)
+        for step in self.chain.pool:
+            x = _run(network, step, x)
+        return Survey(tuple(found), x)
 
     def part(self, network: nn.Module, stage: str) -> Part:
         steps = list(self._steps_to(stage))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app import errors
@@ -16,7 +16,7 @@ from app.jobs import events
 from app.jobs.events import Line
 from app.jobs.tables import Job, Worker
 
-_HELD = ("running", "cancelling")
+_HELD = ("running", "pausing", "cancelling")
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
 
 
@@ -98,7 +98,8 @@ def record(
     now: datetime,
     lease_seconds: float,
 ) -> str:
-    """Write `lines` and renew the lease; the job's state tells whether it is to be cancelled. Raises `LeaseLost`."""
+    """Write `lines` and renew the lease; the job's state tells whether it is to be cancelled or paused. Raises
+    `LeaseLost`."""
     values: dict[str, Any] = {"lease_expires_at": now + timedelta(seconds=lease_seconds)}
     if progress is not None:
         values["progress"] = progress
@@ -106,9 +107,10 @@ def record(
 
 
 def succeed(session: Session, claim: Claim, result: dict[str, Any], *, now: datetime) -> None:
-    """End the job well. Raises `LeaseLost` also where the job is to be cancelled: then the result must not count."""
+    """End the job well, also where it was to be paused: it was quicker. Raises `LeaseLost` also where the job is to be
+    cancelled: then the result must not count."""
     values = {**_NO_LEASE, "state": "succeeded", "result": result, "finished_at": now}
-    _write(session, claim, [Line("succeeded", result)], values, ("running",), now=now)
+    _write(session, claim, [Line("succeeded", result)], values, ("running", "pausing"), now=now)
 
 
 def fail(session: Session, claim: Claim, failure: Failure, *, now: datetime) -> None:
@@ -120,17 +122,24 @@ def fail(session: Session, claim: Claim, failure: Failure, *, now: datetime) -> 
 def release(session: Session, claim: Claim, failure: Failure, *, counts: bool, now: datetime) -> str:
     """Give the job back for another attempt; the last attempt's failure is final. Raises `LeaseLost`.
 
-    `counts` says whether this attempt is used up, as after a crash, or not, as when the worker is stopped.
-    Returns the state the job is in now.
+    `counts` says whether this attempt is used up, as after a crash, or not, as when the worker is stopped. A job that
+    was to be paused is paused now. Returns the state the job is in.
     """
     if counts and claim.attempt >= claim.max_attempts:
         fail(session, claim, failure, now=now)
         return "failed"
-    values = {**_NO_LEASE, "state": "queued", "progress": None, "rung_at": None}
+    state = case((Job.state == "pausing", "paused"), else_="queued")
+    values = {**_NO_LEASE, "state": state, "progress": None, "rung_at": None}
     if not counts:
         values["attempt"] = Job.attempt - 1
-    _write(session, claim, [Line("attempt_ended", vars(failure))], values, ("running",), now=now)
-    return "queued"
+    return _write(session, claim, [Line("attempt_ended", vars(failure))], values, ("running", "pausing"), now=now)
+
+
+def confirm_pause(session: Session, claim: Claim, *, now: datetime) -> None:
+    """Say that the job's process has stopped and kept what it has done; the attempt is not used up. Raises
+    `LeaseLost`."""
+    values = {**_NO_LEASE, "state": "paused", "attempt": Job.attempt - 1}
+    _write(session, claim, [Line("paused", {})], values, ("pausing",), now=now)
 
 
 def confirm_cancel(session: Session, claim: Claim, *, now: datetime) -> None:
@@ -140,20 +149,22 @@ def confirm_cancel(session: Session, claim: Claim, *, now: datetime) -> None:
 
 
 def fail_out_of_attempts(session: Session, *, now: datetime) -> list[str]:
-    """End the jobs whose worker went silent: cancelled if that was asked, failed if no attempt is left."""
+    """End the jobs whose worker went silent: cancelled or paused if that was asked, failed if no attempt is left."""
     lost = Failure(
         "worker_lost", "the worker of the last attempt went silent, and no attempt is left", {"cause": "lease expired"}
     )
     return [
-        *_end_expired(session, Job.state == "cancelling", "cancelled", Line("cancelled", {}), None, now),
+        *_end_expired(
+            session, Job.state == "cancelling", {"state": "cancelled", "finished_at": now}, Line("cancelled", {}), now
+        ),
         *_end_expired(
             session,
-            and_(Job.state == "running", Job.attempt >= Job.max_attempts),
-            "failed",
+            and_(Job.state.in_(("running", "pausing")), Job.attempt >= Job.max_attempts),
+            {"state": "failed", "error": vars(lost), "finished_at": now},
             Line("failed", vars(lost)),
-            vars(lost),
             now,
         ),
+        *_end_expired(session, Job.state == "pausing", {"state": "paused"}, Line("paused", {}), now),
     ]
 
 
@@ -213,15 +224,14 @@ def _write(
 def _end_expired(
     session: Session,
     condition: ColumnElement[bool],
-    state: str,
+    values: dict[str, Any],
     line: Line,
-    error: dict[str, Any] | None,
     now: datetime,
 ) -> list[str]:
     statement = (
         update(Job)
         .where(condition, Job.lease_expires_at < now)
-        .values(**_NO_LEASE, state=state, error=error, finished_at=now, last_event=Job.last_event + 1)
+        .values(**_NO_LEASE, **values, last_event=Job.last_event + 1)
         .returning(Job.id, Job.last_event, Job.attempt)
     )
     rows = session.execute(statement, execution_options={"synchronize_session": False}).all()

@@ -104,6 +104,24 @@ def cancel_job(job_id: JobId, parts: PartsDep) -> JobRead:
         return JobRead.model_validate(job)
 
 
+@router.post("/{job_id}/pause", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def pause_job(job_id: JobId, database: DatabaseDep) -> JobRead:
+    """Pause a job. One that runs is `pausing` until its process has kept what it has done and is gone; pausing twice is
+    fine."""
+    with database.write() as session:
+        return JobRead.model_validate(service.pause(session, job_id, now=utc_now()))
+
+
+@router.post("/{job_id}/resume", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def resume_job(job_id: JobId, parts: PartsDep) -> JobRead:
+    """Put a paused job back into its queue; a training goes on at the step where it stopped."""
+    with parts.database.write() as session:
+        job = service.resume(session, job_id, now=utc_now())
+        queue = job.queue
+        after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+        return JobRead.model_validate(job)
+
+
 class EventListing(BaseModel):
     """A stretch of a job's history."""
 

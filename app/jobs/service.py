@@ -1,7 +1,7 @@
-"""What a client may do with jobs: submit, look, cancel."""
+"""What a client may do with jobs: submit, look, pause, resume, cancel."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app import errors
 from app.backbones import catalogue
+from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
@@ -37,8 +38,9 @@ class Archive:
 def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
     """Queue a fine-tune. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
     version = datasets.find_version(session, wanted.dataset, wanted.version)
-    check_backbone(wanted.recipe)
-    plan = resolve(wanted.recipe, version_facts(version))
+    backbone = check_backbone(wanted.recipe)
+    stages = [stage.name for stage in backbone.stages]
+    plan = resolve(wanted.recipe, version_facts(version), stages=stages)
     job = _queued(
         "train", GPU_QUEUE, version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
     )
@@ -108,17 +110,26 @@ def newest_first(
 
 def cancel(session: Session, job_id: str, *, now: datetime) -> Job:
     """Cancel at once what waits; ask the worker to stop what runs. Raises `Conflict` for a job that has ended."""
-    find(session, job_id)
-    cancelled = {"state": "cancelled", "finished_at": now}
-    if not (
-        _transition(session, job_id, "queued", cancelled, Line("cancelled", {}), now=now)
-        or _transition(session, job_id, "running", {"state": "cancelling"}, Line("cancel_requested", {}), now=now)
-    ):
-        state = session.scalar(select(Job.state).where(Job.id == job_id))
-        if state not in ("cancelling", "cancelled"):
-            raise errors.Conflict(f"job {job_id} has {state} already", code="job_has_ended", detail={"state": state})
-    session.expire_all()
-    return find(session, job_id)
+    cancelled = _Step("cancelled", Line("cancelled", {}), {"finished_at": now})
+    asked = _Step("cancelling", Line("cancel_requested", {}))
+    steps = {"queued": cancelled, "paused": cancelled, "running": asked, "pausing": asked}
+    return _go(session, job_id, steps, fine=("cancelling", "cancelled"), now=now)
+
+
+def pause(session: Session, job_id: str, *, now: datetime) -> Job:
+    """Pause at once what waits; ask the worker to stop what runs, which keeps what it has done. Raises `Conflict` for a
+    job that has ended or is to be cancelled."""
+    steps = {
+        "queued": _Step("paused", Line("paused", {})),
+        "running": _Step("pausing", Line("pause_requested", {})),
+    }
+    return _go(session, job_id, steps, fine=("pausing", "paused"), now=now)
+
+
+def resume(session: Session, job_id: str, *, now: datetime) -> Job:
+    """Put a paused job back into its queue. Raises `Conflict` for one that has ended or is not paused yet."""
+    steps = {"paused": _Step("queued", Line("resume_requested", {}), {"rung_at": now})}
+    return _go(session, job_id, steps, fine=("queued", "running"), now=now)
 
 
 def workers(session: Session) -> Sequence[Worker]:
@@ -126,11 +137,12 @@ def workers(session: Session) -> Sequence[Worker]:
     return session.scalars(select(Worker).order_by(Worker.started_at)).all()
 
 
-def check_backbone(recipe: Recipe) -> None:
-    """Raise `UnknownName` or `Invalid` for a backbone or weights that the recipe cannot start from."""
+def check_backbone(recipe: Recipe) -> Backbone:
+    """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
     backbone = catalogue.find(recipe.backbone)
     if recipe.weights != NO_WEIGHTS:
         backbone.find_weights(recipe.weights)
+    return backbone
 
 
 def version_facts(version: DatasetVersion) -> VersionFacts:
@@ -167,20 +179,40 @@ def _insert(session: Session, job: Job) -> None:
     events.write(session, job.id, [line], last=1, attempt=0, now=job.created_at)
 
 
-def _transition(
-    session: Session, job_id: str, source: str, values: dict[str, Any], line: Line, *, now: datetime
-) -> bool:
+@dataclass(frozen=True)
+class _Step:
+    """A change of state, and the line that tells of it."""
+
+    state: str
+    line: Line
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _go(session: Session, job_id: str, steps: Mapping[str, _Step], *, fine: Sequence[str], now: datetime) -> Job:
+    """Take the step that leads on from the job's state; in a state of `fine` there is nothing to do."""
+    find(session, job_id)
+    if not any(_transition(session, job_id, source, step, now=now) for source, step in steps.items()):
+        state = session.scalar(select(Job.state).where(Job.id == job_id))
+        if state not in fine:
+            code = "job_has_ended" if state in ENDED else "job_in_other_state"
+            told = f"has {state} already" if state in ENDED else f"is {state}; wait until that is done"
+            raise errors.Conflict(f"job {job_id} {told}", code=code, detail={"state": state})
+    session.expire_all()
+    return find(session, job_id)
+
+
+def _transition(session: Session, job_id: str, source: str, step: _Step, *, now: datetime) -> bool:
     statement = (
         update(Job)
         .where(Job.id == job_id, Job.state == source)
-        .values(**values, last_event=Job.last_event + 1)
+        .values(**step.values, state=step.state, last_event=Job.last_event + 1)
         .returning(Job.last_event, Job.attempt)
     )
     row = session.execute(statement, execution_options={"synchronize_session": False}).first()
     if row is None:
         return False
     last, attempt = row
-    events.write(session, job_id, [line], last=last, attempt=attempt, now=now)
+    events.write(session, job_id, [step.line], last=last, attempt=attempt, now=now)
     return True
 
 

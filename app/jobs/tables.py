@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 
 # Imports into one dataset take turns: each makes the version after the last.
-_INGESTING = text("kind = 'ingest' AND state IN ('queued', 'running', 'cancelling')")
+_INGESTING = text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')")
 
 
 class Job(Base):

@@ -129,8 +129,8 @@ def upgrade() -> None:
             "uq_jobs_one_ingest",
             ["dataset_id"],
             unique=True,
-            sqlite_where=sa.text("kind = 'ingest' AND state IN ('queued', 'running', 'cancelling')"),
-            postgresql_where=sa.text("kind = 'ingest' AND state IN ('queued', 'running', 'cancelling')"),
+            sqlite_where=sa.text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')"),
+            postgresql_where=sa.text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')"),
         )
 
     op.create_table(
@@ -186,8 +186,8 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index(
             "uq_jobs_one_ingest",
-            sqlite_where=sa.text("kind = 'ingest' AND state IN ('queued', 'running', 'cancelling')"),
-            postgresql_where=sa.text("kind = 'ingest' AND state IN ('queued', 'running', 'cancelling')"),
+            sqlite_where=sa.text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')"),
+            postgresql_where=sa.text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')"),
         )
         batch_op.drop_index("ix_jobs_state_queue")
         batch_op.drop_index(batch_op.f("ix_jobs_dataset_id"))

@@ -26,7 +26,7 @@ def test_a_training_is_queued_with_its_plan_and_reasons(http: TestClient, versio
     job = answer.json()
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["state"], job["kind"], job["dataset_version"]) == ("queued", "train", 1)
-    assert job["plan"]["epochs"] == 3
+    assert job["plan"]["descent"]["epochs"] == 3
     assert any("2 labels" in reason for reason in job["plan"]["reasons"])
     assert bell.rung[-1] == ("gpu", job["id"])
     assert http.get(answer.headers["location"]).json() == job

@@ -192,6 +192,90 @@ def test_cancelling_a_job_that_has_ended_is_a_conflict(database: Database, job_i
         service.cancel(session, job_id, now=NOW)
 
 
+def test_a_waiting_job_is_paused_at_once_and_nobody_takes_it_until_it_is_resumed(
+    database: Database, job_id: str
+) -> None:
+    for _ in range(2):
+        with database.write() as session:
+            assert service.pause(session, job_id, now=NOW).state == "paused"
+    assert claim(database, job_id) is None
+    for _ in range(2):
+        with database.write() as session:
+            assert service.resume(session, job_id, now=NOW).state == "queued"
+
+    assert claimed(database, job_id).attempt == 1
+    assert [line for _, line in history(database, job_id)] == [
+        "queued",
+        "paused",
+        "resume_requested",
+        "attempt_started",
+    ]
+
+
+def test_pausing_a_running_job_reaches_the_worker_and_costs_no_attempt(database: Database, job_id: str) -> None:
+    for _ in range(3):
+        mine = claimed(database, job_id)
+        with database.write() as session:
+            assert service.pause(session, job_id, now=NOW).state == "pausing"
+        with database.write() as session:
+            assert leases.record(session, mine, [], now=NOW, lease_seconds=LEASE) == "pausing"
+            leases.confirm_pause(session, mine, now=NOW)
+        assert job_of(database, job_id).state == "paused"
+        with database.write() as session:
+            service.resume(session, job_id, now=NOW)
+
+    assert claimed(database, job_id).attempt == 1
+
+
+def test_a_job_that_ends_while_it_is_to_be_paused_has_ended(database: Database, job_id: str) -> None:
+    mine = claimed(database, job_id)
+    with database.write() as session:
+        service.pause(session, job_id, now=NOW)
+    with database.write() as session:
+        leases.succeed(session, mine, {}, now=NOW)
+
+    assert job_of(database, job_id).state == "succeeded"
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_job_given_back_while_it_is_to_be_paused_is_paused(database: Database, job_id: str, *, counts: bool) -> None:
+    mine = claimed(database, job_id)
+    with database.write() as session:
+        service.pause(session, job_id, now=NOW)
+    with database.write() as session:
+        assert leases.release(session, mine, CRASH, counts=counts, now=NOW) == "paused"
+
+    assert claim(database, job_id) is None
+
+
+def test_a_job_to_be_paused_whose_worker_went_silent_is_paused(database: Database, job_id: str) -> None:
+    claimed(database, job_id)
+    with database.write() as session:
+        service.pause(session, job_id, now=NOW)
+    with database.write() as session:
+        leases.fail_out_of_attempts(session, now=later(LEASE + 1))
+
+    job = job_of(database, job_id)
+    assert (job.state, job.finished_at) == ("paused", None)
+
+
+def test_a_paused_job_can_be_cancelled_and_not_resumed_then(database: Database, job_id: str) -> None:
+    with database.write() as session:
+        service.pause(session, job_id, now=NOW)
+    with database.write() as session:
+        assert service.cancel(session, job_id, now=NOW).state == "cancelled"
+    with pytest.raises(errors.Conflict, match="has cancelled already"), database.write() as session:
+        service.resume(session, job_id, now=NOW)
+
+
+def test_a_job_that_is_still_pausing_cannot_be_resumed_yet(database: Database, job_id: str) -> None:
+    claimed(database, job_id)
+    with database.write() as session:
+        service.pause(session, job_id, now=NOW)
+    with pytest.raises(errors.Conflict, match="is pausing; wait"), database.write() as session:
+        service.resume(session, job_id, now=NOW)
+
+
 def test_jobs_that_wait_are_rung_for_again_but_not_all_the_time(database: Database, job_id: str) -> None:
     def due(seconds: float) -> list[str]:
         with database.write() as session:

@@ -130,7 +130,7 @@ def test_a_network_cut_in_the_middle_is_stored_without_the_rest(sample: Sample) 
     whole = build(sample, 4).eval()
     batch = images(backbone)
     with torch.inference_mode():
-        pooled = dict(zip(whole.stages, whole.stage_features(batch), strict=True))[facts.name]
+        pooled = dict(zip(whole.stages, whole.survey(batch).stages, strict=True))[facts.name]
         assert cut.features(batch).shape == (2, facts.channels)
         assert torch.equal(cut.features(batch), pooled)
         state = {name: value.clone() for name, value in cut.state().items()}

@@ -60,7 +60,7 @@ def test_any_network_of_timm_can_be_cut_and_frozen_at_its_stages(name: str) -> N
     whole = classifier.build(backbone, 3, state=None, seed=0).eval()
     assert list(whole.stages) == stages
     with torch.inference_mode():
-        pooled = dict(zip(stages, whole.stage_features(batch), strict=True))
+        pooled = dict(zip(stages, whole.survey(batch).stages, strict=True))
     middle = stages[len(stages) // 2]
     cut = classifier.build(backbone, 3, state=None, seed=0, stage=middle).eval()
     restored = classifier.restore(name, 3, cut.preprocessing, cut.state(), stage=middle)
@@ -89,7 +89,7 @@ def test_a_network_without_intermediates_has_one_stage() -> None:
     batch = images(backbone.name)
     assert built.stages == (WHOLE,)
     with torch.inference_mode():
-        (pooled,) = built.stage_features(batch)
+        (pooled,) = built.survey(batch).stages
         assert close(pooled, built.features(batch))
         cut = classifier.build(backbone, 3, state=None, seed=0, stage=WHOLE).eval()
         assert torch.equal(cut.features(batch), pooled)

@@ -63,7 +63,7 @@ def test_from_any_stage_on_the_result_is_that_of_the_whole_network(backbone: Bac
     network, walk, batch = library_network(backbone.name), networks.walk(backbone), floats(backbone)
     with torch.inference_mode():
         whole = walk.features(network, batch, auxiliary=True)
-        pooled = walk.stage_features(network, batch)
+        pooled = walk.survey(network, batch).stages
         for stage, features, facts in zip(walk.stages, pooled, backbone.stages, strict=True):
             activations = walk.activations(network, batch, stage)
             assert features.shape == (len(batch), facts.channels)
@@ -77,7 +77,7 @@ def test_from_any_stage_on_the_result_is_that_of_the_whole_network(backbone: Bac
 def test_a_network_can_be_cut_at_every_stage(backbone: Backbone) -> None:
     network, walk, batch = library_network(backbone.name), networks.walk(backbone), floats(backbone)
     with torch.inference_mode():
-        pooled = dict(zip(walk.stages, walk.stage_features(network, batch), strict=True))
+        pooled = dict(zip(walk.stages, walk.survey(network, batch).stages, strict=True))
         before = sum(parameter.numel() for parameter in network.parameters())
         # From the last to the first, so that each cut is also one of a network that is cut already.
         for stage in reversed(walk.stages):

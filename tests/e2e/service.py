@@ -182,13 +182,18 @@ def wait_for_event(http: httpx.Client, job_id: str, kind: str) -> None:
 
 def finished(http: httpx.Client, job_id: str) -> dict[str, Any]:
     """The job once it has ended, however."""
+    return in_state(http, job_id, *ENDED)
+
+
+def in_state(http: httpx.Client, job_id: str, *states: str) -> dict[str, Any]:
+    """The job once it is in one of these states."""
     deadline = time.monotonic() + JOB_SECONDS
     while time.monotonic() < deadline:
         job: dict[str, Any] = http.get(f"/v1/jobs/{job_id}").json()
-        if job["state"] in ENDED:
+        if job["state"] in states:
             return job
         time.sleep(0.05)
-    raise AssertionError(f"the job did not end in {JOB_SECONDS} s: {job}")
+    raise AssertionError(f"the job was not {' or '.join(states)} within {JOB_SECONDS} s: {job}")
 
 
 def succeeded(http: httpx.Client, job_id: str) -> dict[str, Any]:

@@ -118,6 +118,9 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
 
     recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 500}
     ids["job_id"] = service.train(http, "patterns", "patterns", **recipe)["id"]
+    call("post", "/v1/jobs/{job_id}/pause")
+    service.in_state(http, ids["job_id"], "paused")
+    call("post", "/v1/jobs/{job_id}/resume")
     call("post", "/v1/jobs/{job_id}/cancel")
     call("patch", "/v1/datasets/{dataset_id}")
     call("delete", "/v1/datasets/{dataset_id}")

@@ -34,7 +34,7 @@ def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> Non
         service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
         recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
         job = service.train(http, dataset_id, "killed", **recipe)
-        service.wait_for_event(http, job["id"], "epoch_finished")
+        service.wait_for_event(http, job["id"], "checkpoint_saved")
         service.kill_worker(http)
         ended = service.succeeded(http, job["id"])
         types = [event["type"] for event in service.follow(http, job["id"])]
@@ -108,7 +108,7 @@ def test_a_celery_worker_killed_while_training_is_followed_by_the_next(
             service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
             recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
             job = service.train(http, dataset_id, "killed", **recipe)
-            service.wait_for_event(http, job["id"], "epoch_finished")
+            service.wait_for_event(http, job["id"], "checkpoint_saved")
             first.popen.kill()
         with service.celery(tmp_path, environment):
             ended = service.succeeded(http, job["id"])

@@ -3,6 +3,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,32 +14,32 @@ from torch.nn import functional
 from app import errors
 from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
-from app.backbones.classifier import Classifier, Outputs
+from app.backbones.classifier import Classifier, Normalisation, Outputs
 from app.backbones.preprocess import Preprocessing
-from app.recipe import Plan
+from app.recipe import Augmentation, Descent
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from worker.training import checkpoint, evaluate, fit, schedule
 from worker.training.data import Splits
-from worker.training.events import CheckpointSaved, EpochFinished, Event, Progress, Resumed
+from worker.training.events import (
+    BatchSplit,
+    CheckpointSaved,
+    EpochFinished,
+    Event,
+    Progress,
+    Resumed,
+    StoppedEarly,
+)
+from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
+from worker.training.learner import Criterion, Learner
 
 LABELS = ("red", "blue")
 AT_32 = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-PLAN = Plan(
-    backbone="tinynet",
-    strategy="full",
-    weights="none",
-    seed=3,
-    epochs=4,
-    batch_size=6,
-    learning_rate=0.02,
-    weight_decay=1e-4,
-    l2_grid=(),
-    folds=0,
-)
+SEED = 3
+DESCENT = Descent(epochs=4, batch_size=6, learning_rate=0.02, weight_decay=1e-4)
 MID_EPOCH = Progress("train", 2 * 18 + 12, 4 * 18)
-"""In the third epoch of `PLAN` on the training images of `SPLITS`."""
+"""In the third epoch of `DESCENT` on the training images of `SPLITS`."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,20 @@ def splits() -> Splits:
     return samples.split(samples.colours(12), LABELS, train=0.75, seed=0)
 
 
-def fitting(splits: Splits, folder: Path, emit: Recorder, *, plan: Plan = PLAN, fingerprint: str = "one") -> Fitting:
+def fitting(
+    splits: Splits,
+    folder: Path,
+    emit: Recorder,
+    *,
+    descent: Descent = DESCENT,
+    seed: int = SEED,
+    fingerprint: str = "one",
+) -> Fitting:
     return Fitting(
         splits=splits,
-        plan=plan,
-        preprocessing=AT_32,
-        max_pixels=samples.MAX_PIXELS,
+        feed=images(splits, descent, seed),
+        descent=descent,
+        seed=seed,
         workdir=folder,
         fingerprint=fingerprint,
         device=samples.CPU,
@@ -72,19 +81,33 @@ def fitting(splits: Splits, folder: Path, emit: Recorder, *, plan: Plan = PLAN, 
     )
 
 
-def build(plan: Plan, classes: int = 2) -> Classifier:
-    return classifiers.build(catalogue.find(plan.backbone), classes, state=None, seed=plan.seed)
+def images(splits: Splits, descent: Descent, seed: int, *, preprocessing: Preprocessing = AT_32) -> ImageFeed:
+    return ImageFeed(splits, preprocessing, descent.augmentation, seed, samples.MAX_PIXELS, samples.CPU)
 
 
-def run(splits: Splits, folder: Path, *, plan: Plan = PLAN, fingerprint: str = "one") -> Ran:
+def build(backbone: str = "tinynet", classes: int = 2, *, seed: int = SEED) -> Classifier:
+    return classifiers.build(catalogue.find(backbone), classes, state=None, seed=seed)
+
+
+def run(
+    splits: Splits,
+    folder: Path,
+    *,
+    backbone: str = "tinynet",
+    descent: Descent = DESCENT,
+    seed: int = SEED,
+    fingerprint: str = "one",
+) -> Ran:
     told = Recorder()
-    network = fit.fit(build(plan), fitting(splits, folder, told, plan=plan, fingerprint=fingerprint))
-    return Ran(network, told)
+    given = fitting(splits, folder, told, descent=descent, seed=seed, fingerprint=fingerprint)
+    return Ran(fit.fit(build(backbone, seed=seed), given), told)
 
 
-def interrupt(splits: Splits, folder: Path, stop_at: Event, *, plan: Plan = PLAN) -> None:
+def interrupt(
+    splits: Splits, folder: Path, stop_at: Event, *, backbone: str = "tinynet", descent: Descent = DESCENT
+) -> None:
     with pytest.raises(Stopped):
-        fit.fit(build(plan), fitting(splits, folder, Recorder(stop_at), plan=plan))
+        fit.fit(build(backbone), fitting(splits, folder, Recorder(stop_at), descent=descent))
 
 
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -114,7 +137,7 @@ def test_the_same_seed_gives_the_same_network(splits: Splits, tmp_path: Path) ->
     one = run(splits, tmp_path / "one")
     torch.manual_seed(12345)
     again = run(splits, tmp_path / "again")
-    other = run(splits, tmp_path / "other", plan=replace(PLAN, seed=4))
+    other = run(splits, tmp_path / "other", seed=4)
     assert same(one, again)
     assert one.epochs == again.epochs
     assert not same(one, other)
@@ -123,7 +146,7 @@ def test_the_same_seed_gives_the_same_network(splits: Splits, tmp_path: Path) ->
 def test_a_training_leaves_the_random_numbers_of_others_alone(splits: Splits, tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    run(splits, tmp_path, plan=replace(PLAN, epochs=1))
+    run(splits, tmp_path, descent=replace(DESCENT, epochs=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -132,12 +155,11 @@ def test_a_training_leaves_the_random_numbers_of_others_alone(splits: Splits, tm
 def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     splits: Splits, backbone: str, stop_at: Event, tmp_path: Path
 ) -> None:
-    plan = replace(PLAN, backbone=backbone)
-    whole = run(splits, tmp_path / "whole", plan=plan)
-    interrupt(splits, tmp_path / "parts", stop_at, plan=plan)
-    rest = run(splits, tmp_path / "parts", plan=plan)
-    finished = stop_at.epoch if isinstance(stop_at, CheckpointSaved) else 2
-    assert rest.told.of(Resumed) == [Resumed(finished)]
+    whole = run(splits, tmp_path / "whole", backbone=backbone)
+    interrupt(splits, tmp_path / "parts", stop_at, backbone=backbone)
+    rest = run(splits, tmp_path / "parts", backbone=backbone)
+    finished, step = (stop_at.epoch, 0) if isinstance(stop_at, CheckpointSaved) else (2, 2)
+    assert rest.told.of(Resumed) == [Resumed(finished, step)]
     assert rest.epochs == whole.epochs[finished:]
     assert same(rest, whole)
 
@@ -152,12 +174,12 @@ def test_a_training_may_be_interrupted_over_and_over(splits: Splits, tmp_path: P
 def test_nothing_is_trained_where_all_epochs_are_finished(splits: Splits, tmp_path: Path) -> None:
     whole = run(splits, tmp_path)
     again = run(splits, tmp_path)
-    assert again.told.events == [Resumed(4)]
+    assert again.told.events == [Resumed(4, 0)]
     assert same(again, whole)
 
 
 def test_the_checkpoint_of_another_training_is_not_gone_on_with(splits: Splits, tmp_path: Path) -> None:
-    run(splits, tmp_path / "used", plan=replace(PLAN, seed=9), fingerprint="another")
+    run(splits, tmp_path / "used", seed=9, fingerprint="another")
     fresh, after = run(splits, tmp_path / "fresh"), run(splits, tmp_path / "used")
     assert after.told.of(Resumed) == []
     assert same(after, fresh)
@@ -183,7 +205,7 @@ def test_each_epoch_is_told_with_its_figures_and_then_its_checkpoint(splits: Spl
     for told in ran.told.of(EpochFinished):
         assert told.epochs == 4
         assert told.images_per_second == pytest.approx(18 / told.seconds)
-        last_step = schedule.learning_rate(3 * told.epoch - 1, steps=12, warm_up=0, peak=PLAN.learning_rate)
+        last_step = schedule.learning_rate(3 * told.epoch - 1, steps=12, warm_up=0, peak=DESCENT.learning_rate)
         assert told.learning_rate == pytest.approx(last_step)
     training = [event for event in ran.told.of(Progress) if event.phase == "train"]
     assert training == [Progress("train", done, 72) for done in range(6, 73, 6)]
@@ -202,7 +224,7 @@ def test_a_single_image_left_over_joins_the_batch_before(count: int, size: int, 
 
 def test_no_image_is_left_out_of_an_epoch_with_one_left_over(splits: Splits, tmp_path: Path) -> None:
     seven = replace(splits, train=samples.images(samples.colours(4)[:7]))
-    ran = run(seven, tmp_path, plan=replace(PLAN, epochs=1, batch_size=3))
+    ran = run(seven, tmp_path, descent=replace(DESCENT, epochs=1, batch_size=3))
     assert [event.done for event in ran.told.of(Progress) if event.phase == "train"] == [3, 7]
 
 
@@ -216,9 +238,9 @@ def test_one_training_image_is_too_few(splits: Splits, tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch_size", [6, 18])
 def test_a_training_that_diverges_says_so(splits: Splits, batch_size: int, tmp_path: Path) -> None:
     told = Recorder()
-    plan = replace(PLAN, learning_rate=1e30, batch_size=batch_size)
+    descent = replace(DESCENT, learning_rate=1e30, batch_size=batch_size)
     with pytest.raises(errors.Invalid, match="diverged in epoch 1") as raised:
-        fit.fit(build(plan), fitting(splits, tmp_path, told, plan=plan))
+        fit.fit(build(), fitting(splits, tmp_path, told, descent=descent))
     assert raised.value.code == "training_diverged"
     assert raised.value.detail == {"epoch": 1, "learning_rate": 1e30}
     assert told.of(EpochFinished) == []
@@ -228,7 +250,7 @@ def test_a_training_that_diverges_says_so(splits: Splits, batch_size: int, tmp_p
 def test_the_best_epoch_is_what_comes_back(splits: Splits, tmp_path: Path) -> None:
     # The better the network knows the colours, the worse it does where they are swapped.
     swapped = replace(splits, validation=samples.swapped(splits.validation))
-    ran = run(swapped, tmp_path, plan=replace(PLAN, epochs=6))
+    ran = run(swapped, tmp_path, descent=replace(DESCENT, epochs=6))
     best = max(ran.epochs, key=lambda told: (told.validation_accuracy, -told.validation_loss))
     assert best.epoch < 6
     assert best.validation_loss < ran.epochs[-1].validation_loss
@@ -237,17 +259,17 @@ def test_the_best_epoch_is_what_comes_back(splits: Splits, tmp_path: Path) -> No
 
 
 def test_the_network_comes_back_in_evaluation_mode_and_knows_the_colours(splits: Splits, tmp_path: Path) -> None:
-    ran = run(splits, tmp_path, plan=replace(PLAN, epochs=6, learning_rate=0.05))
+    ran = run(splits, tmp_path, descent=replace(DESCENT, epochs=6, learning_rate=0.05))
     assert not ran.network.training
     assert losses(ran.network, splits)[0] == 1.0
     assert ran.epochs[-1].train_loss < ran.epochs[0].train_loss
 
 
 def test_only_weights_of_layers_are_shrunk(splits: Splits, tmp_path: Path) -> None:
-    plan = replace(PLAN, epochs=1, batch_size=18, learning_rate=1e-3)
-    start = build(plan)
-    free = run(splits, tmp_path / "free", plan=replace(plan, weight_decay=0.0)).network.state_dict()
-    shrunk = run(splits, tmp_path / "shrunk", plan=replace(plan, weight_decay=0.5)).network.state_dict()
+    descent = replace(DESCENT, epochs=1, batch_size=18, learning_rate=1e-3)
+    start = build()
+    free = run(splits, tmp_path / "free", descent=replace(descent, weight_decay=0.0)).network.state_dict()
+    shrunk = run(splits, tmp_path / "shrunk", descent=replace(descent, weight_decay=0.5)).network.state_dict()
     for name, parameter in start.named_parameters():
         # The first step of Nesterov's momentum is 1.9 times as long as without.
         expected = 1.9 * 1e-3 * 0.5 * parameter.detach() if parameter.ndim > 1 else torch.zeros_like(parameter)
@@ -262,16 +284,17 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     backbone: str, size: int, heads: int, tmp_path: Path
 ) -> None:
     plain = [samples.plain(colour, size=size) for colour in ((220, 40, 30), (40, 200, 90), (30, 60, 210))]
-    images = samples.images([(file, target) for target, file in enumerate(plain)])
-    splits = Splits(("red", "green", "blue"), images, samples.images([(plain[0], 0)]))
-    plan = replace(PLAN, backbone=backbone, epochs=1, batch_size=3)
+    train = samples.images([(file, target) for target, file in enumerate(plain)])
+    splits = Splits(("red", "green", "blue"), train, samples.images([(plain[0], 0)]))
+    descent = replace(DESCENT, epochs=1, batch_size=3)
     published = networks.make(catalogue.find(backbone), auxiliary=True).state_dict()
-    start, network = (classifiers.build(catalogue.find(backbone), 3, state=published, seed=plan.seed) for _ in range(2))
+    start, network = (classifiers.build(catalogue.find(backbone), 3, state=published, seed=SEED) for _ in range(2))
     seen: list[tuple[Tensor, Outputs]] = []
     network.register_forward_hook(lambda _module, given, outputs: seen.append((given[0], outputs)))
 
     told = Recorder()
-    given = replace(fitting(splits, tmp_path, told, plan=plan), preprocessing=replace(AT_32, resize=size, crop=size))
+    feed = images(splits, descent, SEED, preprocessing=replace(AT_32, resize=size, crop=size))
+    given = replace(fitting(splits, tmp_path, told, descent=descent), feed=feed)
     fit.fit(network, given)
     ((batch, outputs),) = seen
     targets = batch.float().mean(dim=(2, 3)).argmax(dim=1)
@@ -287,16 +310,120 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
         assert not torch.equal(before[name], after[name])
 
 
+def test_an_interruption_within_an_epoch_loses_no_step(splits: Splits, tmp_path: Path) -> None:
+    interrupt(splits, tmp_path, MID_EPOCH)
+    found = checkpoint.load(tmp_path, fingerprint="one")
+    assert found is not None
+    assert (found.position.epochs, found.position.steps) == (2, 2)
+
+
+OPTIONS = {
+    "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "average": {"ema": 0.9},
+    "accumulated": {"batch_size": 3, "accumulate": 2},
+    "mixed": {"augmentation": Augmentation(policy="trivial", erasing=0.5, mixup=0.2, cutmix=1.0)},
+    "sampled": {"balance": "sampler", "label_smoothing": 0.1},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_an_interrupted_training_with_options_ends_as_if_nothing_had_happened(
+    splits: Splits, options: dict[str, Any], tmp_path: Path
+) -> None:
+    descent = replace(DESCENT, epochs=3, **options)
+    stop_at = Progress("train", 18 + 12, 3 * 18)
+    whole = run(splits, tmp_path / "whole", descent=descent)
+    interrupt(splits, tmp_path / "parts", stop_at, descent=descent)
+    assert same(run(splits, tmp_path / "parts", descent=descent), whole)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_training_with_options_learns_the_colours(splits: Splits, options: dict[str, Any], tmp_path: Path) -> None:
+    descent = replace(DESCENT, epochs=8, learning_rate=0.05)
+    ran = run(splits, tmp_path, descent=replace(descent, **options))
+    assert losses(ran.network, splits)[0] == 1.0
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
+    images = torch.randint(0, 256, (18, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(18) % 2
+    states = []
+    for size in (18, 6):
+        # In evaluation mode, since BatchNorm's statistics are those of a batch.
+        network = build().eval()
+        learner = Learner(network, DESCENT, Criterion(0.0, None), lambda network, inputs: network(inputs))
+        learner.step(
+            [(images[place : place + size], targets[place : place + size]) for place in range(0, 18, size)],
+            rate=0.1,
+            number=0,
+        )
+        states.append(network.state_dict())
+    assert not torch.equal(states[0]["head.weight"], build().state_dict()["head.weight"])
+    for name, value in states[0].items():
+        assert torch.allclose(states[1][name], value, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_training_without_patience_left_ends_early_and_says_so(splits: Splits, tmp_path: Path) -> None:
+    swapped = replace(splits, validation=samples.swapped(splits.validation))
+    descent = replace(DESCENT, epochs=30, patience=2, learning_rate=0.05)
+    ran = run(swapped, tmp_path, descent=descent)
+    (stopped,) = ran.told.of(StoppedEarly)
+    assert stopped.epoch == stopped.best_epoch + 2 == ran.epochs[-1].epoch < 30
+
+
+def test_classes_with_few_images_count_as_much_as_others(splits: Splits, tmp_path: Path) -> None:
+    files = samples.colours(12)
+    uneven = replace(splits, train=samples.images(files[:12] + files[12:14]))
+    sampled = fitting(uneven, tmp_path, Recorder(), descent=replace(DESCENT, balance="sampler"))
+    orders = [fit._order(sampled, epoch) for epoch in range(1, 60)]
+    drawn = uneven.train.targets[np.concatenate(orders)]
+    criterion = fit._criterion(fitting(uneven, tmp_path, Recorder(), descent=replace(DESCENT, balance="weights")))
+
+    assert {len(order) for order in orders} == {14}
+    assert drawn.mean() == pytest.approx(0.5, abs=0.05)
+    assert criterion.weights is not None
+    assert criterion.weights.tolist() == pytest.approx([14 / 24, 14 / 4])
+
+
+class Cramped(Normalisation):
+    """Has memory for so many images at once."""
+
+    def __init__(self, preprocessing: Preprocessing, room: int) -> None:
+        super().__init__(preprocessing)
+        self._room = room
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and len(images) > self._room:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(images)
+
+
+def test_batches_that_do_not_fit_the_memory_are_cut_and_told(splits: Splits, tmp_path: Path) -> None:
+    network, told = build(), Recorder()
+    network.normalisation = Cramped(AT_32, room=3)
+    fit.fit(network, fitting(splits, tmp_path, told, descent=replace(DESCENT, epochs=1)))
+    assert told.of(BatchSplit) == [BatchSplit(3)]
+    assert len(told.of(EpochFinished)) == 1
+
+
+def test_a_device_without_memory_for_two_images_is_reported(splits: Splits, tmp_path: Path) -> None:
+    network = build()
+    network.normalisation = Cramped(AT_32, room=1)
+    with pytest.raises(errors.Unavailable) as raised:
+        fit.fit(network, fitting(splits, tmp_path, Recorder(), descent=replace(DESCENT, epochs=1)))
+    assert raised.value.code == "out_of_memory"
+
+
 def test_what_is_frozen_stays_as_it_was_through_a_whole_training(splits: Splits, tmp_path: Path) -> None:
-    plan = replace(PLAN, epochs=2)
-    network, interrupted = build(plan), build(plan)
+    descent = replace(DESCENT, epochs=2)
+    network, interrupted = build(), build()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for one in (network, interrupted):
         one.freeze("stage1")
-    fit.fit(network, fitting(splits, tmp_path / "one", Recorder(), plan=plan))
+    fit.fit(network, fitting(splits, tmp_path / "one", Recorder(), descent=descent))
     with pytest.raises(Stopped):
-        fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(CheckpointSaved(1)), plan=plan))
-    fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(), plan=plan))
+        fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(CheckpointSaved(1)), descent=descent))
+    fit.fit(interrupted, fitting(splits, tmp_path / "two", Recorder(), descent=descent))
     after = network.state_dict()
     assert equal(interrupted.state_dict(), after)
     frozen = [name for name in before if name.startswith(("body.stem.", "body.stages.0."))]

@@ -33,13 +33,14 @@ def splits() -> Splits:
 
 
 def plan_for(splits: Splits, recipe: Recipe) -> Plan:
+    stages = [stage.name for stage in catalogue.find(recipe.backbone).stages]
     facts = VersionFacts(
         classes=len(splits.labels),
         train_images=len(splits.train),
         validation_images=len(splits.validation),
         smallest_class=int(np.bincount(splits.train.targets).min()),
     )
-    return resolve(recipe, facts)
+    return resolve(recipe, facts, stages=stages)
 
 
 def small(name: str, preprocessing: Preprocessing) -> Backbone:
@@ -65,7 +66,14 @@ def weights_of(backbone: Backbone, folder: Path) -> WeightsFile:
 
 
 def train(
-    splits: Splits, plan: Plan, backbone: Backbone, file: WeightsFile | None, folder: Path, emit: Recorder | None = None
+    splits: Splits,
+    plan: Plan,
+    backbone: Backbone,
+    file: WeightsFile | None,
+    folder: Path,
+    emit: Recorder | None = None,
+    *,
+    room: int = 10**9,
 ) -> Trained:
     return strategies.train(
         splits,
@@ -75,6 +83,7 @@ def train(
         feature_cache=folder / "features",
         workdir=folder / "work",
         max_pixels=samples.MAX_PIXELS,
+        max_activation_bytes=room,
         emit=emit or Recorder(),
         device=samples.CPU,
     )
@@ -209,7 +218,7 @@ def test_a_stopped_training_goes_on_in_its_workdir(splits: Splits, tmp_path: Pat
         train(splits, plan, backbone, None, tmp_path / "parts", Recorder(CheckpointSaved(1)))
     told = Recorder()
     rest = train(splits, replace(plan, reasons=("in other words",)), backbone, None, tmp_path / "parts", told)
-    assert told.of(Resumed) == [Resumed(1)]
+    assert told.of(Resumed) == [Resumed(1, 0)]
     assert all(torch.equal(value, rest.classifier.state()[name]) for name, value in whole.classifier.state().items())
     assert rest.probabilities == pytest.approx(whole.probabilities, rel=0, abs=1e-6)
 
@@ -218,10 +227,11 @@ def test_a_training_of_something_else_begins_anew_in_the_same_workdir(splits: Sp
     backbone = small("tinynet", AT_32)
     recipe = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=1, batch_size=6)
     plan = plan_for(splits, recipe)
+    assert plan.descent is not None
     relabelled = replace(splits, train=samples.swapped(splits.train))
     differing = (
         (splits, replace(plan, seed=1)),
-        (splits, replace(plan, learning_rate=0.123)),
+        (splits, replace(plan, descent=replace(plan.descent, learning_rate=0.123))),
         (replace(splits, labels=("rot", "blau")), plan),
         (replace(splits, validation=splits.train), plan),
         (relabelled, plan),

@@ -14,7 +14,7 @@ import pytest
 
 from app.datasets import service as datasets
 from app.db import Database, utc_now
-from app.jobs import leases
+from app.jobs import leases, service
 from app.models import artifact
 from app.models import service as models
 from app.settings import Settings
@@ -93,7 +93,7 @@ def test_a_job_killed_once_goes_on_and_succeeds_at_the_second_attempt(
 ) -> None:
     job = desk.submit_training(dataset_id, epochs=12)
     with running(runner, job.id):
-        until(lambda: "epoch_finished" in desk.history(job.id))
+        until(lambda: "checkpoint_saved" in desk.history(job.id))
         for process in job_processes():
             process.kill()
     assert desk.job(job.id).state == "queued"
@@ -132,6 +132,29 @@ def test_cancelling_stops_the_process_and_leaves_nothing(
     assert desk.job(job.id).state == "cancelled"
     assert job_processes() == []
     assert files_left(files) == []
+
+
+def test_a_paused_training_keeps_its_steps_and_goes_on_with_them(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=12)
+    with running(runner, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        with database.write() as session:
+            service.pause(session, job.id, now=utc_now())
+    paused = desk.job(job.id)
+    assert (paused.state, paused.attempt) == ("paused", 0)
+    assert job_processes() == []
+    assert not runner.run(job.id)
+    with database.write() as session:
+        service.resume(session, job.id, now=utc_now())
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert (ended.state, ended.attempt) == ("succeeded", 1)
+    history = desk.history(job.id)
+    assert "resumed" in history
+    assert history.count("epoch_finished") == 12
 
 
 def test_a_process_that_does_not_listen_is_killed_after_its_grace(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -28,32 +29,43 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Everything that the next epoch depends on, after `epoch` epochs.
+class Position:
+    """How far a training is: `epochs` finished, and `steps` of the next one with this loss, summed over its images."""
 
-    Random numbers are not among it: those of an epoch follow from the seed and its number.
+    epochs: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the next step depends on.
+
+    Random numbers are not among it: those of a step follow from the seed and its place.
     """
 
-    epoch: int
-    best: Best
-    network: Mapping[str, Tensor]
-    momentum: Mapping[str, Tensor]
-    """The optimizer's buffers, by the names of the parameters."""
+    position: Position
+    best: Best | None
+    tensors: Mapping[str, Tensor]
+    """The network's values and whatever else changes from step to step, by name."""
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str) -> None:
-    """Make `checkpoint` the state of `folder`; where its epoch is the best one, its network is kept as the best."""
+def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mapping[str, Tensor] | None = None) -> None:
+    """Make `checkpoint` the state of `folder`. `best` are the network's values where its last epoch was the best one so
+    far; otherwise those of the best one stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    last, best = _last(checkpoint.epoch), _best(checkpoint.best.epoch)
-    tensors = {f"network.{name}": value for name, value in checkpoint.network.items()}
-    tensors |= {f"momentum.{name}": value for name, value in checkpoint.momentum.items()}
-    _write_tensors(folder / last, tensors)
-    if checkpoint.best.epoch == checkpoint.epoch:
-        _write_tensors(folder / best, checkpoint.network)
-    index = {"fingerprint": fingerprint, "epoch": checkpoint.epoch, "best": asdict(checkpoint.best)}
+    names = _names(checkpoint.position, checkpoint.best)
+    _write_tensors(folder / names[0], checkpoint.tensors)
+    if best is not None:
+        _write_tensors(folder / names[1], best)
+    index = {
+        "fingerprint": fingerprint,
+        "position": asdict(checkpoint.position),
+        "best": None if checkpoint.best is None else asdict(checkpoint.best),
+    }
     _write(folder / _INDEX, json.dumps(index).encode())
     for path in folder.glob("*.safetensors*"):
-        if path.name not in (last, best):
+        if path.name not in names:
             path.unlink()
 
 
@@ -62,13 +74,13 @@ def take_over(folder: Path, others: Iterable[Path]) -> None:
 
     Whoever wrote them may still be at it, so their files may go while this looks at them, but never change.
     """
-    for other in sorted(others, key=_epoch, reverse=True):
+    for other in sorted(others, key=_reach, reverse=True):
         for _ in range(_TRIES):
             try:
                 _link(other, folder)
             except FileNotFoundError:
                 continue  # a newer state took the place of the one that was read about
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError):
                 break
             return
 
@@ -79,48 +91,51 @@ def load(folder: Path, *, fingerprint: str) -> Checkpoint | None:
         index = json.loads((folder / _INDEX).read_bytes())
         if index["fingerprint"] != fingerprint:
             return None
-        tensors = safetensors.torch.load_file(folder / _last(index["epoch"]))
-        best = Best(**index["best"])
-        # Of no use now, but without it the training could not be finished.
-        with safetensors.safe_open(folder / _best(best.epoch), framework="pt"):
-            pass
+        position, best = _read(index)
+        last, *others = _names(position, best)
+        tensors = safetensors.torch.load_file(folder / last)
+        for name in others:  # of no use now, but without it the training could not be finished
+            with safetensors.safe_open(folder / name, framework="pt"):
+                pass
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
         return None
-    return Checkpoint(index["epoch"], best, _under("network.", tensors), _under("momentum.", tensors))
+    return Checkpoint(position, best, tensors)
 
 
 def load_best(folder: Path, best: Best) -> dict[str, Tensor]:
     """The network's values after the best epoch."""
-    return safetensors.torch.load_file(folder / _best(best.epoch))
+    return safetensors.torch.load_file(folder / _best(best))
 
 
-def _epoch(folder: Path) -> int:
+def _reach(folder: Path) -> tuple[int, int]:
     try:
-        return int(json.loads((folder / _INDEX).read_bytes())["epoch"])
+        position, _ = _read(json.loads((folder / _INDEX).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return -1, 0
+    return position.epochs, position.steps
 
 
 def _link(source: Path, folder: Path) -> None:
     index = (source / _INDEX).read_bytes()
-    state = json.loads(index)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {_last(state["epoch"]), _best(state["best"]["epoch"])}:
+    for name in _names(*_read(json.loads(index))):
         (folder / name).unlink(missing_ok=True)
         os.link(source / name, folder / name)
     _write(folder / _INDEX, index)
 
 
-def _last(epoch: int) -> str:
-    return f"last-{epoch:04}.safetensors"
+def _read(index: Mapping[str, Any]) -> tuple[Position, Best | None]:
+    return Position(**index["position"]), None if index["best"] is None else Best(**index["best"])
 
 
-def _best(epoch: int) -> str:
-    return f"best-{epoch:04}.safetensors"
+def _names(position: Position, best: Best | None) -> list[str]:
+    """The files that make up a state."""
+    last = f"last-{position.epochs:04}-{position.steps:06}.safetensors"
+    return [last] if best is None else [last, _best(best)]
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _best(best: Best) -> str:
+    return f"best-{best.epoch:04}.safetensors"
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -18,8 +18,15 @@ Source = TypeVar("Source")
 Result = TypeVar("Result")
 
 
-class Images(Protocol):
-    """The images of one split. `read` is called from several threads."""
+class Files(Protocol):
+    """Image files by position. `read` is called from several threads."""
+
+    def read(self, positions: Sequence[int]) -> list[bytes]:
+        """The image files at these positions, in this order."""
+
+
+class Images(Files, Protocol):
+    """The images of one split."""
 
     @property
     def sha256(self) -> tuple[str, ...]:
@@ -30,9 +37,6 @@ class Images(Protocol):
         """Index of each image's label `(N,)`."""
 
     def __len__(self) -> int: ...
-
-    def read(self, positions: Sequence[int]) -> list[bytes]:
-        """The image files at these positions, in this order."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def prefetched(
 
 
 def batches(
-    images: Images, parts: Sequence[Sequence[int]], view: Callable[[int, bytes], Pixels], *, threads: int
+    images: Files, parts: Sequence[Sequence[int]], view: Callable[[int, bytes], Pixels], *, threads: int
 ) -> Iterator[Tensor]:
     """For each part, the images at its positions as one tensor `(N, 3, H, W) uint8` in channels-last order.
 

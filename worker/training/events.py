@@ -72,9 +72,33 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The training goes on after this epoch, which an earlier attempt had finished."""
+    """The training goes on after this epoch and so many steps of the next, which an earlier attempt has done."""
 
     epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """The device's memory was too small for a batch: from now on so many images are computed at once, for the same
+    steps."""
+
+    images: int
+
+
+@dataclass(frozen=True)
+class NotKept:
+    """The frozen layers are computed anew in every epoch, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class StoppedEarly:
+    """No epoch since `best_epoch` was better, for as many as the recipe has patience."""
+
+    epoch: int
+    best_epoch: int
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""Features of all images from one pass of a frozen network, kept on disk for the next training on the same images."""
+"""Features of all images at every depth of a frozen network, from one pass, kept on disk for later trainings."""
 
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,23 @@ from numpy.typing import NDArray
 from app.backbones import preprocess
 from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
+from app.backbones.walk import Survey
 from worker.training import data
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, FeaturesReady, Progress
 
-FORMAT = 1
+FORMAT = 2
 """Part of the key: features of another format are computed anew."""
 
 BATCH = 8
 """Measured on CPUs: the activations of so few images stay in the cache. See `CUDA_BATCH` for GPUs."""
 CUDA_BATCH = 128
 
+HEAD = "head"
+"""The depth in front of the network's own classifier."""
+
 _TENSOR = "features"
+_WIDTHS = "widths"
 _DIGEST = "sha256"
 
 
@@ -44,10 +50,25 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Features:
-    """Pooled features of the images of each split, `(N, feature_dim) float32`."""
+    """Pooled features of the images of each split, `(N, D) float32`: those of all depths side by side."""
 
     train: NDArray[np.float32]
     validation: NDArray[np.float32]
+    columns: Mapping[str, slice]
+    """Where the features of each stage lie, in order, and last those that the network's own classifier gets."""
+
+    def at(self, depth: str) -> "Features":
+        """The features of one depth, a stage or `HEAD`."""
+        columns = self.columns[depth]
+        width = columns.stop - columns.start
+        return Features(self.train[:, columns], self.validation[:, columns], {depth: slice(0, width)})
+
+
+@dataclass(frozen=True)
+class _Table:
+    values: NDArray[np.float32]
+    widths: dict[str, int]
+    """How many columns each depth has, in order."""
 
 
 def extract(
@@ -65,8 +86,9 @@ def extract(
     emit(FeaturesReady(images=len(hashes), seconds=time.perf_counter() - started, cached=cached))
     row = {digest: place for place, digest in enumerate(hashes)}
     return Features(
-        train=table[[row[digest] for digest in splits.train.sha256]],
-        validation=table[[row[digest] for digest in splits.validation.sha256]],
+        train=table.values[[row[digest] for digest in splits.train.sha256]],
+        validation=table.values[[row[digest] for digest in splits.validation.sha256]],
+        columns=_columns(table.widths),
     )
 
 
@@ -82,19 +104,21 @@ def _key(hashes: list[str], extractor: Extractor) -> str:
 
 def _compute(
     splits: Splits, hashes: list[str], extractor: Extractor, *, max_pixels: int, emit: Emit, device: torch.device
-) -> NDArray[np.float32]:
+) -> _Table:
     """One row for each of `hashes`, in their order."""
     row = {digest: place for place, digest in enumerate(hashes)}
     network = extractor.network.to(device)
-    table: NDArray[np.float32] | None = None
+    table: _Table | None = None
     done = 0
     for images, positions in _unique(splits):
         rows = [row[images.sha256[position]] for position in positions]
         start = 0
-        for features in _forward(images, positions, network, extractor.preprocessing, max_pixels, device):
+        for found in _forward(images, positions, network, extractor.preprocessing, max_pixels, device):
             if table is None:
-                table = np.empty((len(hashes), features.shape[1]), np.float32)
-            table[rows[start : start + len(features)]] = features
+                widths = {depth: values.shape[1] for depth, values in found.items()}
+                table = _Table(np.empty((len(hashes), sum(widths.values())), np.float32), widths)
+            features = np.concatenate([*found.values()], axis=1)
+            table.values[rows[start : start + len(features)]] = features
             start += len(features)
             done += len(features)
             emit(Progress("features", done, len(hashes)))
@@ -121,36 +145,51 @@ def _forward(
     preprocessing: Preprocessing,
     max_pixels: int,
     device: torch.device,
-) -> Iterator[NDArray[np.float32]]:
+) -> Iterator[dict[str, NDArray[np.float32]]]:
     def view(_position: int, file: bytes) -> preprocess.Pixels:
         return preprocess.load(file, preprocessing, max_pixels=max_pixels)
 
     parts = [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
     for batch in data.batches(images, parts, view, threads=torch.get_num_threads()):
         with torch.inference_mode():
-            yield network.features(batch.to(device)).float().cpu().numpy()
+            yield _named(network, network.survey(batch.to(device)))
 
 
-def _read(path: Path, *, rows: int) -> NDArray[np.float32] | None:
+def _named(network: InferenceForm, survey: Survey) -> dict[str, NDArray[np.float32]]:
+    found = dict(zip(network.walk.stages, survey.stages, strict=True))
+    if survey.stages[-1].shape == survey.features.shape:
+        # The mean over the last stage is what most classifiers get.
+        found.popitem()
+    return {depth: values.float().cpu().numpy() for depth, values in {**found, HEAD: survey.features}.items()}
+
+
+def _columns(widths: Mapping[str, int]) -> dict[str, slice]:
+    ends = accumulate(widths.values())
+    return {depth: slice(end - width, end) for (depth, width), end in zip(widths.items(), ends, strict=True)}
+
+
+def _read(path: Path, *, rows: int) -> _Table | None:
     """The table in `path`; None where there is none, or it is damaged."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            table: NDArray[np.float32] = file.get_tensor(_TENSOR)
-            digest = (file.metadata() or {}).get(_DIGEST)
+            facts = file.metadata() or {}
+            table = _Table(file.get_tensor(_TENSOR), json.loads(facts[_WIDTHS]))
         os.utime(path)  # whoever bounds the cache removes what was used longest ago
-    except (OSError, safetensors.SafetensorError):
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
         return None
-    sound = table.dtype == np.float32 and table.ndim == 2 and len(table) == rows and digest == _digest(table)
-    return table if sound else None
+    values = table.values
+    fits = values.dtype == np.float32 and values.shape == (rows, sum(table.widths.values()))
+    return table if fits and facts.get(_DIGEST) == _digest(values) else None
 
 
-def _write(path: Path, table: NDArray[np.float32]) -> None:
+def _write(path: Path, table: _Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix="features.", suffix=".part")
     os.close(descriptor)
     part = Path(name)
+    facts = {_DIGEST: _digest(table.values), _WIDTHS: json.dumps(table.widths)}
     try:
-        safetensors.numpy.save_file({_TENSOR: table}, part, metadata={_DIGEST: _digest(table)})
+        safetensors.numpy.save_file({_TENSOR: table.values}, part, metadata=facts)
         # Two trainings may compute the same table at once; either of them is right.
         os.replace(part, path)
     finally:

@@ -1,7 +1,7 @@
-"""The training loop for whole networks: SGD with momentum, a checkpoint after every epoch, the best epoch wins.
+"""The training loop for whole networks: step by step, validated after every epoch, the best epoch wins.
 
 The same seed gives the same network, whatever the timing of threads and however often the training was interrupted:
-every random number follows from the seed, the number of the epoch and the image.
+every random number follows from the seed, the epoch and the place in it.
 """
 
 import math
@@ -9,39 +9,44 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import Parameter, functional
 
 from app import errors
-from app.backbones import classifier as classifiers
-from app.backbones import preprocess
-from app.backbones.classifier import Classifier, Outputs
-from app.backbones.preprocess import Preprocessing
-from app.recipe import Plan
-from worker.training import checkpoint, data, evaluate, schedule
-from worker.training.checkpoint import Best, Checkpoint
+from app.backbones.classifier import Classifier
+from app.recipe import Descent
+from worker.training import checkpoint, evaluate, schedule
+from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
-from worker.training.events import CheckpointSaved, Emit, EpochFinished, Progress, Resumed
+from worker.training.events import (
+    BatchSplit,
+    CheckpointSaved,
+    Emit,
+    EpochFinished,
+    Event,
+    Progress,
+    Resumed,
+    StoppedEarly,
+)
+from worker.training.feed import Batch, Feed
+from worker.training.learner import Criterion, Learner
 
-AUXILIARY_WEIGHT = 0.3
-"""Of each auxiliary head's loss ("Going Deeper with Convolutions", section 5)."""
-
-_MOMENTUM = 0.9
+_CHECKPOINT_SECONDS = 60.0
+"""How much of an epoch may be lost to a crash."""
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """What stays the same from the first epoch to the last."""
+    """What stays the same from the first step to the last."""
 
     splits: Splits
-    plan: Plan
-    preprocessing: Preprocessing
-    max_pixels: int
+    feed: Feed
+    descent: Descent
+    seed: int
     workdir: Path
     fingerprint: str
     """Of all that the result depends on; checkpoints of another training are not gone on with."""
@@ -49,39 +54,18 @@ class Fitting:
     emit: Emit
 
 
-@dataclass(frozen=True)
-class _Learner:
-    network: Classifier
-    optimizer: torch.optim.SGD
-
-
-@dataclass(frozen=True)
-class _Passed:
-    """One pass over the training images."""
-
-    loss: float
-    learning_rate: float
-    seconds: float
-
-
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
-    """Train all of `network` as planned; it comes back with the values of the best epoch, in evaluation mode.
+    """Train what is not frozen of `network` as planned; it comes back with the values of the best epoch, in evaluation
+    mode.
 
-    Goes on after the last epoch that an earlier call with the same `workdir` has finished. Raises `Invalid` where
-    there are too few images or the loss grows beyond all bounds, and `BadImage`.
+    Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
+    an exception out of `emit`. Raises `Invalid` where there are too few images or the loss grows beyond all bounds, and
+    `BadImage`.
     """
     if len(fitting.splits.train) < 2:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")
     network.to(fitting.device).to(memory_format=torch.channels_last)
-    learner = _Learner(network, _optimizer(network, fitting.plan))
-    epoch, best = _resume(learner, fitting)
-    while epoch < fitting.plan.epochs:
-        epoch += 1
-        passed = _train_epoch(learner, fitting, epoch)
-        best = _finish_epoch(learner, fitting, epoch, passed, best)
-    if best is not None:
-        network.load_state_dict(checkpoint.load_best(fitting.workdir, best))
-    return network.eval()
+    return _Training(network, fitting).run().eval()
 
 
 def batches_of(order: NDArray[np.int64], size: int) -> list[list[int]]:
@@ -92,145 +76,200 @@ def batches_of(order: NDArray[np.int64], size: int) -> list[list[int]]:
     return batches
 
 
-def _optimizer(network: Classifier, plan: Plan) -> torch.optim.SGD:
-    # Biases and the scales of BatchNorm have one dimension; to shrink them helps nothing (Goyal et al. 2017).
-    trained = [parameter for _, parameter in _trained(network)]
-    matrices = [parameter for parameter in trained if parameter.ndim > 1]
-    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=_MOMENTUM, nesterov=True)
+@dataclass(frozen=True)
+class _Passed:
+    """What was done of an epoch since it was begun or gone on with."""
+
+    rate: float
+    """The last learning rate."""
+    images: int
+    seconds: float
 
 
-def _trained(network: Classifier) -> list[tuple[str, Parameter]]:
-    """The parameters that are not frozen."""
-    return [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+@dataclass(frozen=True)
+class _Pace:
+    descent: Descent
+    per_epoch: int
+    """Steps."""
+
+    def rate(self, number: int) -> float:
+        """The learning rate of this step of all, counted from 0."""
+        steps = self.descent.epochs * self.per_epoch
+        warm_up = schedule.warm_up_steps(steps, steps_per_epoch=self.per_epoch)
+        return schedule.learning_rate(number, steps=steps, warm_up=warm_up, peak=self.descent.learning_rate)
 
 
-def _resume(learner: _Learner, fitting: Fitting) -> tuple[int, Best | None]:
-    """The number of epochs that are finished, and the best of them."""
-    found = checkpoint.load(fitting.workdir, fingerprint=fitting.fingerprint)
-    if found is None:
-        return 0, None
-    learner.network.load_state_dict(found.network)
-    for name, parameter in _trained(learner.network):
-        learner.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, requires_grad=False).copy_(
-            found.momentum[name]
+class _Training:
+    def __init__(self, network: Classifier, fitting: Fitting) -> None:
+        self._fitting = fitting
+        self._descent = fitting.descent
+        self._learner = Learner(network, fitting.descent, _criterion(fitting), fitting.feed.forward)
+        self._position = Position(epochs=0, steps=0, loss=0.0)
+        self._best: Best | None = None
+        self._saved_at = time.monotonic()
+        self._pieces = 1
+        """In how many each batch is cut, where it does not fit the device's memory as a whole."""
+
+    def run(self) -> Classifier:
+        self._resume()
+        while self._position.epochs < self._descent.epochs and not self._is_out_of_patience():
+            self._finish_epoch(self._train_epoch())
+        if self._best is not None:
+            self._learner.network.load_state_dict(checkpoint.load_best(self._fitting.workdir, self._best))
+        return self._learner.network
+
+    def _resume(self) -> None:
+        found = checkpoint.load(self._fitting.workdir, fingerprint=self._fitting.fingerprint)
+        if found is None:
+            return
+        self._learner.restore(found.tensors)
+        self._position, self._best = found.position, found.best
+        self._fitting.emit(Resumed(epoch=found.position.epochs, step=found.position.steps))
+
+    def _is_out_of_patience(self) -> bool:
+        if self._descent.patience is None or self._best is None:
+            return False
+        if self._position.epochs - self._best.epoch < self._descent.patience or self._position.steps:
+            return False
+        self._fitting.emit(StoppedEarly(epoch=self._position.epochs, best_epoch=self._best.epoch))
+        return True
+
+    def _train_epoch(self) -> "_Passed":
+        """Do the steps of this epoch that are left."""
+        started = time.perf_counter()
+        epoch, begun = self._position.epochs + 1, self._position.steps
+        order = _order(self._fitting, epoch)
+        parts = batches_of(np.arange(len(order)), self._descent.batch_size)
+        pace = _Pace(self._descent, math.ceil(len(parts) / self._descent.accumulate))
+        left = parts[begun * self._descent.accumulate :]
+        batches = self._fitting.feed.batches(epoch, order, left)
+        done = len(order) - sum(map(len, left))
+        self._learner.network.train()
+        for step in range(begun, pace.per_epoch):
+            number = self._position.epochs * pace.per_epoch + step
+            group = list(islice(batches, self._descent.accumulate))
+            loss = self._step(group, pace.rate(number), epoch, number)
+            self._position = Position(epoch - 1, step + 1, self._position.loss + loss)
+            done += sum(len(images) for images, _ in group)
+            self._emit(Progress("train", (epoch - 1) * len(order) + done, self._descent.epochs * len(order)))
+            if time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
+                self._save()
+        return _Passed(pace.rate(epoch * pace.per_epoch - 1), sum(map(len, left)), time.perf_counter() - started)
+
+    def _step(self, batches: list[Batch], rate: float, epoch: int, number: int) -> float:
+        while True:
+            try:
+                with _seeded([self._fitting.seed, epoch, number], self._fitting.device):
+                    return self._learner.step(_cut(batches, self._pieces), rate=rate, number=number)
+            except torch.OutOfMemoryError as error:
+                largest = max(len(images) for images, _ in batches)
+                if largest < 4 * self._pieces:
+                    raise errors.Unavailable(
+                        "two images at a time are too many for the device's memory; take a smaller backbone",
+                        code="out_of_memory",
+                    ) from error
+            self._pieces *= 2
+            torch.cuda.empty_cache()
+            self._fitting.emit(BatchSplit(images=math.ceil(largest / self._pieces)))
+
+    def _emit(self, event: Event) -> None:
+        try:
+            self._fitting.emit(event)
+        except Exception:
+            # Cancelled or paused: whoever goes on later loses nothing.
+            self._save()
+            raise
+
+    def _finish_epoch(self, passed: "_Passed") -> None:
+        """Validate, tell, save."""
+        epoch = self._position.epochs + 1
+        loss = self._position.loss / len(self._fitting.splits.train)
+        _check_finite(loss, self._descent, epoch)
+        current = self._validate(epoch)
+        self._emit(
+            EpochFinished(
+                epoch=epoch,
+                epochs=self._descent.epochs,
+                train_loss=loss,
+                validation_loss=current.loss,
+                validation_accuracy=current.accuracy,
+                learning_rate=passed.rate,
+                seconds=passed.seconds,
+                images_per_second=passed.images / passed.seconds,
+            )
         )
-    fitting.emit(Resumed(found.epoch))
-    return found.epoch, found.best
+        is_best = self._best is None or (current.accuracy, -current.loss) > (self._best.accuracy, -self._best.loss)
+        self._best = current if is_best else self._best
+        self._position = Position(epochs=epoch, steps=0, loss=0.0)
+        self._save(is_best=is_best)
+        self._fitting.emit(CheckpointSaved(epoch))
+
+    def _validate(self, epoch: int) -> Best:
+        fitting = self._fitting
+        probabilities = fitting.feed.probabilities(self._learner.kept, self._emit)
+        figures = evaluate.evaluate(probabilities, fitting.splits.validation.targets, fitting.splits.labels)
+        # What the last step of the epoch did, the losses in training do not tell.
+        _check_finite(figures.log_loss, self._descent, epoch)
+        return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss)
+
+    def _save(self, *, is_best: bool = False) -> None:
+        checkpoint.save(
+            self._fitting.workdir,
+            Checkpoint(self._position, self._best, self._learner.state()),
+            fingerprint=self._fitting.fingerprint,
+            best=self._learner.kept.state_dict() if is_best else None,
+        )
+        self._saved_at = time.monotonic()
 
 
-def _train_epoch(learner: _Learner, fitting: Fitting, epoch: int) -> _Passed:
-    started = time.perf_counter()
-    plan, images = fitting.plan, fitting.splits.train
-    order = np.random.default_rng([plan.seed, epoch]).permutation(len(images))
-    parts = batches_of(order, plan.batch_size)
-    steps = plan.epochs * len(parts)
-    warm_up = schedule.warm_up_steps(steps, steps_per_epoch=len(parts))
-    total, seen, rate = torch.zeros((), device=fitting.device), 0, 0.0
-    learner.network.train()
-    with _seeded(plan.seed, epoch, fitting.device):
-        for number, (batch, targets) in enumerate(_training_batches(fitting, epoch, parts)):
-            step = (epoch - 1) * len(parts) + number
-            rate = schedule.learning_rate(step, steps=steps, warm_up=warm_up, peak=plan.learning_rate)
-            total += _step(learner, batch, targets, rate) * len(targets)
-            seen += len(targets)
-            fitting.emit(Progress("train", (epoch - 1) * len(images) + seen, plan.epochs * len(images)))
-    loss = float(total) / len(images)
-    _check_finite(loss, fitting.plan, epoch)
-    return _Passed(loss, rate, time.perf_counter() - started)
+def _criterion(fitting: Fitting) -> Criterion:
+    weights = None
+    if fitting.descent.balance == "weights":
+        rarity = torch.from_numpy(_rarity(fitting.splits)).float()
+        weights = rarity.to(fitting.device)
+    return Criterion(fitting.descent.label_smoothing, weights)
 
 
-def _training_batches(fitting: Fitting, epoch: int, parts: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented images `(N, 3, H, W) uint8` with their targets `(N,) int64`."""
-    images = fitting.splits.train
-    hashes, targets = images.sha256, torch.from_numpy(images.targets)
-
-    def view(position: int, file: bytes) -> preprocess.Pixels:
-        image = preprocess.decode(file, max_pixels=fitting.max_pixels, target=fitting.preprocessing.resize)
-        rng = np.random.default_rng([fitting.plan.seed, epoch, int(hashes[position][:16], 16)])
-        return preprocess.random_crop(image, fitting.preprocessing, rng)
-
-    batches = data.batches(images, parts, view, threads=torch.get_num_threads())
-    for batch, part in zip(batches, parts, strict=True):
-        yield batch.to(fitting.device), targets[part].to(fitting.device)
+def _rarity(splits: Splits) -> NDArray[np.float64]:
+    """For each class, how much rarer its training images are than on average `(K,)`."""
+    counts = np.bincount(splits.train.targets, minlength=len(splits.labels))
+    present = np.count_nonzero(counts)
+    rarity: NDArray[np.float64] = len(splits.train) / (present * np.maximum(counts, 1))
+    return rarity
 
 
-def _step(learner: _Learner, images: Tensor, targets: Tensor, rate: float) -> Tensor:
-    """One step of the optimizer; the mean loss before it."""
-    for group in learner.optimizer.param_groups:
-        group["lr"] = rate
-    with torch.autocast("cuda", torch.bfloat16, enabled=images.device.type == "cuda"):
-        loss = _loss(learner.network(images), targets)
-    learner.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    learner.optimizer.step()
-    return loss.detach()
+def _order(fitting: Fitting, epoch: int) -> NDArray[np.int64]:
+    """Positions of the training images in the order of this epoch: each one once, or drawn so that labels are even."""
+    rng = np.random.default_rng([fitting.seed, epoch])
+    count = len(fitting.splits.train)
+    if fitting.descent.balance != "sampler":
+        return rng.permutation(count)
+    chances = _rarity(fitting.splits)[fitting.splits.train.targets]
+    return rng.choice(count, size=count, p=chances / chances.sum())
 
 
-def _loss(outputs: Outputs, targets: Tensor) -> Tensor:
-    loss = functional.cross_entropy(outputs.logits.float(), targets)
-    for logits in outputs.auxiliary:
-        loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(logits.float(), targets)
-    return loss
+def _cut(batches: list[Batch], pieces: int) -> list[Batch]:
+    if pieces == 1:
+        return batches
+    return [
+        piece
+        for images, targets in batches
+        for piece in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
+    ]
 
 
-def _finish_epoch(learner: _Learner, fitting: Fitting, epoch: int, passed: _Passed, best: Best | None) -> Best:
-    """Validate, save, tell; the best epoch so far."""
-    current = _validate(learner.network, fitting, epoch)
-    if best is None or (current.accuracy, -current.loss) > (best.accuracy, -best.loss):
-        best = current
-    state = Checkpoint(epoch, best, learner.network.state_dict(), _momentum(learner))
-    checkpoint.save(fitting.workdir, state, fingerprint=fitting.fingerprint)
-    finished = EpochFinished(
-        epoch=epoch,
-        epochs=fitting.plan.epochs,
-        train_loss=passed.loss,
-        validation_loss=current.loss,
-        validation_accuracy=current.accuracy,
-        learning_rate=passed.learning_rate,
-        seconds=passed.seconds,
-        images_per_second=len(fitting.splits.train) / passed.seconds,
-    )
-    fitting.emit(finished)
-    fitting.emit(CheckpointSaved(epoch))
-    return best
-
-
-def _validate(network: Classifier, fitting: Fitting, epoch: int) -> Best:
-    validation = fitting.splits.validation
-    probabilities = evaluate.predict(
-        classifiers.inference_form(network),
-        validation,
-        fitting.preprocessing,
-        max_pixels=fitting.max_pixels,
-        phase="validate",
-        emit=fitting.emit,
-        device=fitting.device,
-    )
-    figures = evaluate.evaluate(probabilities, validation.targets, fitting.splits.labels)
-    # What the last step of the epoch did, the losses in training do not tell.
-    _check_finite(figures.log_loss, fitting.plan, epoch)
-    return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss)
-
-
-def _check_finite(loss: float, plan: Plan, epoch: int) -> None:
+def _check_finite(loss: float, descent: Descent, epoch: int) -> None:
     if not math.isfinite(loss):
         raise errors.Invalid(
-            f"the training diverged in epoch {epoch}; a learning rate below {plan.learning_rate:g} may help",
+            f"the training diverged in epoch {epoch}; a learning rate below {descent.learning_rate:g} may help",
             code="training_diverged",
-            detail={"epoch": epoch, "learning_rate": plan.learning_rate},
+            detail={"epoch": epoch, "learning_rate": descent.learning_rate},
         )
-
-
-def _momentum(learner: _Learner) -> dict[str, Tensor]:
-    state = learner.optimizer.state
-    return {name: state[parameter]["momentum_buffer"] for name, parameter in _trained(learner.network)}
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Inside, the random numbers of torch (dropout) are those of this epoch; outside, they are as before."""
+def _seeded(seed: list[int], device: torch.device) -> Iterator[None]:
+    """Inside, the random numbers of torch (dropout) are those of this step; outside, they are as before."""
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         yield

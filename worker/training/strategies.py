@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
 from app.recipe import Plan
 from worker.training import evaluate, features, fit, probe
+from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Evaluation
-from worker.training.events import Emit, Evaluated
+from worker.training.events import Emit, Evaluated, NotKept
 from worker.training.features import Extractor
+from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
 
 
@@ -50,6 +53,7 @@ class _Training:
     feature_cache: Path
     workdir: Path
     max_pixels: int
+    max_activation_bytes: int
     emit: Emit
     device: torch.device
 
@@ -63,17 +67,32 @@ def train(
     feature_cache: Path,
     workdir: Path,
     max_pixels: int,
+    max_activation_bytes: int,
     emit: Emit,
     device: torch.device,
 ) -> Trained:
     """Carry out `plan` on `splits`, from the values in `weights`, or from random ones where that is None.
 
     `feature_cache` may be shared by all trainings; `workdir` is this one's own, and a later call with the same one
-    goes on where an interrupted call stopped. Raises `Invalid`, `Unavailable` and `BadImage`.
+    goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. Raises `Invalid`,
+    `Unavailable` and `BadImage`.
     """
     _check(splits)
     carry_out = STRATEGIES[plan.strategy]
-    trained = carry_out(_Training(splits, plan, backbone, weights, feature_cache, workdir, max_pixels, emit, device))
+    trained = carry_out(
+        _Training(
+            splits=splits,
+            plan=plan,
+            backbone=backbone,
+            weights=weights,
+            feature_cache=feature_cache,
+            workdir=workdir,
+            max_pixels=max_pixels,
+            max_activation_bytes=max_activation_bytes,
+            emit=emit,
+            device=device,
+        )
+    )
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained
@@ -98,9 +117,17 @@ def _train_head(training: _Training) -> Trained:
         max_pixels=training.max_pixels,
         emit=training.emit,
         device=training.device,
-    )
+    ).at(features.HEAD)
+    _fit_head(training, classifier, found.train)
+    with torch.no_grad():
+        logits: Tensor = classifier.head(torch.from_numpy(found.validation))
+    return _trained(training, classifier.eval(), logits.double().softmax(dim=1).numpy())
+
+
+def _fit_head(training: _Training, classifier: Classifier, values: NDArray[np.float32]) -> None:
+    """Make the head the best linear classifier on the features `values (N, D)` of the training images."""
     linear = probe.fit(
-        found.train,
+        values,
         training.splits.train.targets,
         classes=len(training.splits.labels),
         l2_grid=training.plan.l2_grid,
@@ -111,18 +138,77 @@ def _train_head(training: _Training) -> Trained:
     with torch.no_grad():
         classifier.head.weight.copy_(torch.from_numpy(linear.weight))
         classifier.head.bias.copy_(torch.from_numpy(linear.bias))
-        logits: Tensor = classifier.head(torch.from_numpy(found.validation))
-    return _trained(training, classifier.eval(), logits.double().softmax(dim=1).numpy())
+
+
+def _train_top(training: _Training) -> Trained:
+    """The last stages, the others as they are, their activations computed once."""
+    plan = training.plan
+    assert plan.freeze is not None
+    classifier = _build(training)
+    if plan.reinit == "retrained":
+        others = classifiers.build(training.backbone, len(training.splits.labels), state=None, seed=plan.seed)
+        classifiers.renew(classifier, others, behind=plan.freeze)
+    classifier.freeze(plan.freeze)
+    images = _images(training, classifier)
+    feed = _kept(training, images, classifier)
+    if plan.reinit == "none":
+        _fit_head(training, classifier, feed.features(classifier))
+    return _fitted(training, classifier, feed)
+
+
+def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Feed:
+    """The activations behind the frozen stages, if there is room for them, else the images themselves."""
+    plan, splits = training.plan, training.splits
+    assert plan.freeze is not None
+    values = _values_behind(classifier, plan.freeze)
+    count = len(splits.train) + len(splits.validation)
+    views = feeds.views_that_fit(plan.views, values=values, images=count, max_bytes=training.max_activation_bytes)
+    if views == 0 or not classifier.walk.can_enter:
+        training.emit(NotKept(reason="no room" if views == 0 else "the network cannot be entered between stages"))
+        return images
+    folder = training.workdir / "activations"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return feeds.activations(images, classifier, plan.freeze, views=views, folder=folder, emit=training.emit)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        training.emit(NotKept(reason=str(error)))
+        return images
+
+
+def _values_behind(classifier: Classifier, stage: str) -> int:
+    """How many activations one image has behind `stage`."""
+    crop = classifier.preprocessing.crop
+    with torch.inference_mode():
+        image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
+        return classifier.eval().activations(image, stage).numel()
 
 
 def _train_full(training: _Training) -> Trained:
     """Every layer, from the first to the last."""
     classifier = _build(training)
+    return _fitted(training, classifier, _images(training, classifier))
+
+
+def _images(training: _Training, classifier: Classifier) -> ImageFeed:
+    assert training.plan.descent is not None
+    return ImageFeed(
+        splits=training.splits,
+        preprocessing=classifier.preprocessing,
+        augmentation=training.plan.descent.augmentation,
+        seed=training.plan.seed,
+        max_pixels=training.max_pixels,
+        device=training.device,
+    )
+
+
+def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
+    assert training.plan.descent is not None
     fitting = Fitting(
         splits=training.splits,
-        plan=training.plan,
-        preprocessing=classifier.preprocessing,
-        max_pixels=training.max_pixels,
+        feed=feed,
+        descent=training.plan.descent,
+        seed=training.plan.seed,
         workdir=training.workdir,
         fingerprint=_fingerprint(training),
         device=training.device,
@@ -141,7 +227,11 @@ def _train_full(training: _Training) -> Trained:
     return _trained(training, classifier.cpu(), probabilities)
 
 
-STRATEGIES: dict[str, Callable[[_Training], Trained]] = {"head": _train_head, "full": _train_full}
+STRATEGIES: dict[str, Callable[[_Training], Trained]] = {
+    "head": _train_head,
+    "top": _train_top,
+    "full": _train_full,
+}
 
 
 def _build(training: _Training) -> Classifier:

@@ -1,0 +1,183 @@
+"""Training the last stages: the others stay as they are to the bit, and what they give is computed once."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from app import errors
+from app.backbones import catalogue
+from app.backbones import classifier as classifiers
+from app.backbones.catalogue import Backbone
+from app.backbones.weights import WeightsFile
+from app.recipe import Recipe
+from tests.training import samples
+from tests.training.samples import Recorder, Stopped
+from tests.training.test_strategies import AT_32, AT_64, plan_for, small, train, weights_of
+from worker.training import feed as feeds
+from worker.training.data import Splits
+from worker.training.events import CheckpointSaved, EpochFinished, NotKept, ProbeFitted, Progress, Resumed
+from worker.training.feed import ImageFeed
+from worker.training.strategies import Trained
+
+LABELS = ("red", "blue")
+FAMILIES = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet"]
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return samples.split(samples.colours(8), LABELS, train=0.75, seed=0)
+
+
+@pytest.fixture
+def resnet(tmp_path: Path) -> tuple[Backbone, WeightsFile]:
+    backbone = small("resnet18", AT_32)
+    return backbone, weights_of(backbone, tmp_path)
+
+
+def recipe(backbone: str = "resnet18", **fields: Any) -> Recipe:
+    return Recipe(
+        **{"backbone": backbone, "strategy": "top", "epochs": 2, "batch_size": 6, "learning_rate": 0.01, **fields}
+    )
+
+
+def frozen_names(trained: Trained, backbone: Backbone, stage: str) -> list[str]:
+    part = trained.classifier.walk.part(trained.classifier.body, stage)
+    inside = tuple(f"body.{name}." for name in part.modules)
+    return [name for name in trained.classifier.state() if name.startswith(inside)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_frozen_stages_stay_as_they_are_to_the_bit_and_the_others_learn(
+    splits: Splits, name: str, tmp_path: Path
+) -> None:
+    backbone = small(name, AT_64 if name == "googlenet" else AT_32)
+    file = weights_of(backbone, tmp_path)
+    plan = plan_for(splits, recipe(name))
+    assert plan.freeze == [stage.name for stage in backbone.stages][-2]
+    trained = train(splits, plan, backbone, file, tmp_path)
+
+    before = {f"body.{key}": value for key, value in classifiers.read_state(file.path).items()}
+    after = trained.classifier.state()
+    frozen = frozen_names(trained, backbone, str(plan.freeze))
+    assert frozen
+    assert all(torch.equal(before[key], after[key]) for key in frozen)
+    learnt = [key for key in after if key in before and key not in frozen and key.endswith("weight")]
+    # A few layers see nothing but zeros in images this small.
+    changed = [key for key in learnt if not torch.equal(before[key], after[key])]
+    assert len(changed) > len(learnt) / 2
+
+
+def test_frozen_stages_are_passed_once_for_each_view(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+) -> None:
+    told = Recorder()
+    train(splits, plan_for(splits, recipe(epochs=6, views=3)), *resnet, tmp_path, told)
+    passed = [event for event in told.of(Progress) if event.phase == "activations"]
+
+    assert passed[-1] == Progress("activations", 3 * len(splits.train) + len(splits.validation), passed[-1].total)
+    assert passed[-1].done == passed[-1].total
+    assert len(told.of(EpochFinished)) == 6
+
+
+def test_what_is_kept_gives_nearly_the_network_that_images_themselves_would(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+) -> None:
+    # One view that is what serving sees: then only half precision is between the two.
+    plan = plan_for(splits, recipe(views=1, augmentation={"policy": "none"}))
+    told = Recorder()
+    kept = train(splits, plan, *resnet, tmp_path / "kept")
+    anew = train(splits, plan, *resnet, tmp_path / "anew", told, room=0)
+
+    assert told.of(NotKept) == [NotKept("no room")]
+    assert np.abs(kept.probabilities - anew.probabilities).max() < 0.02
+
+
+def test_the_head_starts_as_a_fitted_classifier_unless_told_otherwise(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+) -> None:
+    probed, random = Recorder(), Recorder()
+    slow: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-6}
+    fitted = train(splits, plan_for(splits, recipe(**slow)), *resnet, tmp_path / "fitted", probed)
+    train(splits, plan_for(splits, recipe(**slow, reinit="head")), *resnet, tmp_path / "random", random)
+
+    assert len(probed.of(ProbeFitted)) == 1
+    assert random.of(ProbeFitted) == []
+    assert fitted.evaluation.accuracy == 1.0
+
+
+def test_layers_that_are_drawn_anew_differ_from_the_file_and_from_seed_to_seed(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+) -> None:
+    states: list[dict[str, Tensor]] = []
+    for seed in (0, 1, 0):
+        plan = plan_for(splits, recipe(epochs=1, learning_rate=1e-6, reinit="retrained", seed=seed))
+        states.append(train(splits, plan, *resnet, tmp_path / f"{len(states)}").classifier.state())
+    published = classifiers.read_state(resnet[1].path)
+    name = "layer4.0.conv1.weight"
+
+    assert not torch.allclose(states[0][f"body.{name}"], published[name], atol=1e-3)
+    assert not torch.allclose(states[0][f"body.{name}"], states[1][f"body.{name}"], atol=1e-3)
+    assert all(torch.equal(value, states[2][key]) for key, value in states[0].items())
+    assert torch.equal(states[0]["body.layer3.0.conv1.weight"], published["layer3.0.conv1.weight"])
+
+
+def test_an_interrupted_training_of_the_top_ends_as_if_nothing_had_happened(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+) -> None:
+    plan = plan_for(splits, recipe(epochs=3))
+    whole = train(splits, plan, *resnet, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(splits, plan, *resnet, tmp_path / "parts", Recorder(CheckpointSaved(1)))
+    told = Recorder()
+    rest = train(splits, plan, *resnet, tmp_path / "parts", told)
+
+    assert told.of(Resumed) == [Resumed(1, 0)]
+    assert all(torch.equal(value, rest.classifier.state()[name]) for name, value in whole.classifier.state().items())
+
+
+def test_a_disk_without_room_costs_time_and_not_the_training(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    told = Recorder()
+    train(splits, plan_for(splits, recipe()), *resnet, tmp_path, told)
+
+    assert [event.reason for event in told.of(NotKept)] == ["[Errno 28] No space left on device"]
+    assert len(told.of(EpochFinished)) == 2
+
+
+def test_a_stage_that_is_not_there_is_answered_with_those_that_are(splits: Splits) -> None:
+    with pytest.raises(errors.UnknownName, match="layer3"):
+        plan_for(splits, recipe(freeze="layer33"))
+
+
+@pytest.mark.parametrize(
+    ("views", "room", "expected"), [(4, 10**9, 4), (4, 2 * 100 * 10 * 3, 3), (4, 100, 0), (1, 10**9, 1)]
+)
+def test_as_many_views_are_kept_as_there_is_room_for(views: int, room: int, expected: int) -> None:
+    assert feeds.views_that_fit(views, values=100, images=10, max_bytes=room) == expected
+
+
+def test_the_first_view_is_what_serving_sees_and_the_others_are_not(splits: Splits, tmp_path: Path) -> None:
+    network = classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0).eval()
+    network.freeze("stem")
+    plan = plan_for(splits, Recipe(backbone="tinynet", strategy="full", weights="none"))
+    assert plan.descent is not None
+    images = ImageFeed(splits, AT_32, plan.descent.augmentation, 0, samples.MAX_PIXELS, samples.CPU)
+    feed = feeds.activations(images, network, "stem", views=2, folder=tmp_path / "kept", emit=Recorder())
+    (file,) = splits.train.read([0])
+    with torch.inference_mode():
+        expected = network.activations(samples.seen(file, AT_32), "stem")[0].numpy()
+
+    assert feed.train.shape[:2] == (2, len(splits.train))
+    assert np.abs(feed.train[0, 0] - expected).max() < 1e-2
+    assert np.abs(feed.train[1, 0] - expected).max() > 1e-2
+    assert replace(feed, stage="stem").forward(network, torch.from_numpy(expected)[None]).logits.shape == (1, 2)

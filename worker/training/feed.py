@@ -1,0 +1,241 @@
+"""Where the batches of a training come from: image files, or activations that a frozen part of the network has given.
+
+With a frozen part an epoch costs only the layers that train: what comes out of the frozen ones is computed once for
+each view of an image, and kept in half precision in files that are mapped into memory.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.backbones import classifier as classifiers
+from app.backbones import preprocess
+from app.backbones.classifier import Classifier, InferenceForm, Outputs
+from app.backbones.preprocess import Pixels, Preprocessing
+from app.recipe import Augmentation
+from worker.training import augment, data, evaluate, features
+from worker.training.data import Images, Splits
+from worker.training.events import Emit, Progress
+
+Batch = tuple[Tensor, Tensor]
+"""What a network takes, and targets as the loss takes them."""
+
+_LARGEST_HALF = 65504
+_MIXING = 1
+"""Sets the random numbers for a batch apart from those for its first image."""
+
+
+class Feed(Protocol):
+    """The training and validation images of a training, as its network takes them."""
+
+    def batches(self, epoch: int, order: NDArray[np.int64], parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """A batch for each of `parts`, which are places in `order`, the training images' positions in this epoch."""
+
+    def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
+        """What `network` gives for the inputs of a batch."""
+
+    def features(self, network: Classifier) -> NDArray[np.float32]:
+        """What the head of `network` gets for each training image, seen as in serving, `(N, D)`."""
+
+    def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
+        """What `network` gives for each validation image `(N, K)`."""
+
+
+@dataclass(frozen=True)
+class ImageFeed:
+    """Image files, decoded and changed anew in every epoch."""
+
+    splits: Splits
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    seed: int
+    max_pixels: int
+    device: torch.device
+
+    def batches(self, epoch: int, order: NDArray[np.int64], parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """Raises `BadImage`."""
+        targets = torch.from_numpy(self.splits.train.targets)
+        ordered = _Ordered(self.splits.train, order)
+        pixels = data.batches(ordered, parts, self.view(epoch), threads=torch.get_num_threads())
+        for batch, part in zip(pixels, parts, strict=True):
+            labels = targets[order[list(part)]].to(self.device)
+            rng = np.random.default_rng([self.seed, epoch, part[0], _MIXING])
+            classes = len(self.splits.labels)
+            yield augment.mix(batch.to(self.device), labels, self.augmentation, classes=classes, rng=rng)
+
+    def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
+        outputs: Outputs = network(inputs)
+        return outputs
+
+    def features(self, network: Classifier) -> NDArray[np.float32]:
+        """Raises `BadImage`."""
+        form, found = classifiers.inference_form(network).to(self.device), []
+        parts = data.parts_of(len(self.splits.train), features.batch_size(self.device))
+        for batch in data.batches(self.splits.train, parts, self.plain(), threads=torch.get_num_threads()):
+            with torch.inference_mode():
+                found.append(form.features(batch.to(self.device)).float().cpu().numpy())
+        return np.concatenate(found)
+
+    def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
+        """Raises `BadImage`."""
+        return evaluate.predict(
+            classifiers.inference_form(network),
+            self.splits.validation,
+            self.preprocessing,
+            max_pixels=self.max_pixels,
+            phase="validate",
+            emit=emit,
+            device=self.device,
+        )
+
+    def plain(self) -> Callable[[int, bytes], Pixels]:
+        """How an image file becomes the pixels that serving makes of it."""
+
+        def unchanged(_place: int, file: bytes) -> Pixels:
+            return preprocess.load(file, self.preprocessing, max_pixels=self.max_pixels)
+
+        return unchanged
+
+    def view(self, epoch: int) -> Callable[[int, bytes], Pixels]:
+        """How the image file at a place of this epoch becomes pixels."""
+
+        def changed(place: int, file: bytes) -> Pixels:
+            image = preprocess.decode(file, max_pixels=self.max_pixels, target=self.preprocessing.resize)
+            rng = np.random.default_rng([self.seed, epoch, place])
+            if self.augmentation.policy == "none":
+                pixels = preprocess.centre_crop(image, self.preprocessing)
+            else:
+                pixels = preprocess.random_crop(image, self.preprocessing, rng)
+            return augment.view(pixels, self.augmentation, rng)
+
+        return changed
+
+
+@dataclass(frozen=True)
+class ActivationFeed:
+    """Activations behind a stage: `train (V, N, …) float16` for V views of each image, `validation (N, …) float16`."""
+
+    splits: Splits
+    stage: str
+    train: NDArray[np.float16]
+    validation: NDArray[np.float16]
+    device: torch.device
+
+    def batches(self, epoch: int, order: NDArray[np.int64], parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """Each epoch has the next view of every image."""
+        views = self.train[(epoch - 1) % len(self.train)]
+        targets = self.splits.train.targets
+        for part in parts:
+            positions = order[list(part)]
+            yield self._input(views[positions]), torch.from_numpy(targets[positions]).to(self.device)
+
+    def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
+        return network.onward(inputs, self.stage)
+
+    def features(self, network: Classifier) -> NDArray[np.float32]:
+        network.eval()
+        found = []
+        with torch.inference_mode():
+            for part in data.parts_of(len(self.splits.train), features.batch_size(self.device)):
+                inputs = self._input(self.train[0, part.start : part.stop])
+                passed = network.walk.onward(network.body, inputs, self.stage, auxiliary=False)
+                found.append(passed.features.float().cpu().numpy())
+        return np.concatenate(found)
+
+    def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
+        was_training = network.training
+        network.eval()
+        found, count = [], len(self.validation)
+        with torch.inference_mode():
+            for part in data.parts_of(count, features.batch_size(self.device)):
+                logits = network.onward(self._input(self.validation[part.start : part.stop]), self.stage).logits
+                found.append(logits.double().softmax(dim=1).cpu().numpy())
+                emit(Progress("validate", part.stop, count))
+        network.train(was_training)
+        return np.concatenate(found)
+
+    def _input(self, values: NDArray[np.float16]) -> Tensor:
+        tensor = torch.from_numpy(values.astype(np.float32)).to(self.device)
+        return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def activations(
+    images: ImageFeed, network: Classifier, stage: str, *, views: int, folder: Path, emit: Emit
+) -> ActivationFeed:
+    """The feed of what `network` makes of `images` up to `stage`, in files of the new folder `folder`.
+
+    The first view of an image is what serving sees; the others are changed as the training images are to be. Raises
+    `OSError` where the disk has no room, and `BadImage`.
+    """
+    folder.mkdir(parents=True)
+    splits, plain = images.splits, images.plain()
+    form = classifiers.inference_form(network).to(images.device)
+    store = _Store(form, stage, images.device, emit, total=views * len(splits.train) + len(splits.validation))
+    changed = [plain, *(images.view(number) for number in range(1, views))]
+    return ActivationFeed(
+        splits=splits,
+        stage=stage,
+        train=store.write(folder / "train.npy", splits.train, changed),
+        validation=store.write(folder / "validation.npy", splits.validation, [plain])[0],
+        device=images.device,
+    )
+
+
+class _Store:
+    """Passes images through the frozen part of a network and keeps what comes out."""
+
+    def __init__(self, form: InferenceForm, stage: str, device: torch.device, emit: Emit, *, total: int) -> None:
+        self._form = form
+        self._stage = stage
+        self._device = device
+        self._emit = emit
+        self._done = 0
+        self._total = total
+
+    def write(self, path: Path, images: Images, views: Sequence[Callable[[int, bytes], Pixels]]) -> NDArray[np.float16]:
+        """What comes out for each view of each image `(V, N, …)`, in a file that is mapped into memory."""
+        table: NDArray[np.float16] | None = None
+        for number, view in enumerate(views):
+            start = 0
+            for values in self._passed(images, view):
+                if table is None:
+                    shape = (len(views), len(images), *values.shape[1:])
+                    table = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+                table[number, start : start + len(values)] = values
+                start += len(values)
+                self._done += len(values)
+                self._emit(Progress("activations", self._done, self._total))
+        del table  # written out
+        kept: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        return kept
+
+    def _passed(self, images: Images, view: Callable[[int, bytes], Pixels]) -> Iterator[NDArray[np.float16]]:
+        parts = data.parts_of(len(images), features.batch_size(self._device))
+        for batch in data.batches(images, parts, view, threads=torch.get_num_threads()):
+            with torch.inference_mode():
+                values = self._form.activations(batch.to(self._device), self._stage)
+                # Beyond the range of half precision a value would be infinite.
+                yield values.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+
+
+def views_that_fit(wanted: int, *, values: int, images: int, max_bytes: int) -> int:
+    """How many views of `images` images with so many activation `values` each fit into `max_bytes`; 0 for none."""
+    return min(wanted, math.floor(max_bytes / max(1, 2 * values * images)))
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """The training images in the order of an epoch."""
+
+    images: Images
+    order: NDArray[np.int64]
+
+    def read(self, places: Sequence[int]) -> list[bytes]:
+        return self.images.read(self.order[list(places)].tolist())

@@ -1,0 +1,150 @@
+"""What learns: a network, its optimizer, and the moving average of its weights; as one state that can be saved."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from app.backbones.classifier import Classifier, Outputs
+from app.recipe import Descent
+
+AUXILIARY_WEIGHT = 0.3
+"""Of each auxiliary head's loss ("Going Deeper with Convolutions", section 5)."""
+
+_MOMENTUM = 0.9
+_BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The loss: cross-entropy with smoothed labels, each class counted with its weight."""
+
+    smoothing: float
+    weights: Tensor | None
+    """For each class `(K,) float32`, one on average over the images; None where all count the same."""
+
+    def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """The mean loss in nats for `targets`, either indices `(N,) int64` or shares of each class `(N, K) float32`."""
+        loss = self._of(outputs.logits, targets)
+        for logits in outputs.auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * self._of(logits, targets)
+        return loss
+
+    def _of(self, logits: Tensor, targets: Tensor) -> Tensor:
+        losses = functional.cross_entropy(
+            logits.float(), targets, weight=self.weights, label_smoothing=self.smoothing, reduction="none"
+        )
+        return losses.mean()
+
+
+class Learner:
+    """A network on its way. `state` and `restore` carry everything that its next step depends on."""
+
+    def __init__(
+        self,
+        network: Classifier,
+        descent: Descent,
+        criterion: Criterion,
+        forward: Callable[[Classifier, Tensor], Outputs],
+    ) -> None:
+        self.network = network
+        self._forward = forward
+        self._descent = descent
+        self._criterion = criterion
+        self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
+        self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
+
+    def step(self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int) -> float:
+        """One step of the optimizer over `batches` of inputs and targets at this learning rate; `number` counts the
+        steps from 0. Gives the loss before it, summed over the images."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        total = torch.zeros((), device=batches[0][0].device)
+        count = sum(len(inputs) for inputs, _ in batches)
+        for inputs, targets in batches:
+            with torch.autocast("cuda", torch.bfloat16, enabled=inputs.device.type == "cuda"):
+                loss = self._criterion(self._forward(self.network, inputs), targets)
+            (loss * (len(inputs) / count)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() * len(inputs)
+        self._optimizer.step()
+        self._follow(number)
+        return float(total)
+
+    @property
+    def kept(self) -> Classifier:
+        """The network whose values are kept: the moving average where there is one."""
+        return self.network if self._average is None else self._average
+
+    def state(self) -> dict[str, Tensor]:
+        """All values by name, not copied."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        if self._average is not None:
+            tensors |= {f"average.{name}": value for name, value in self._average.state_dict().items()}
+        for name, key, value in self._memory():
+            tensors[f"{key}.{name}"] = value
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self.network.load_state_dict(_under("network.", tensors))
+        if self._average is not None:
+            self._average.load_state_dict(_under("average.", tensors))
+        for key in _KEYS[self._descent.optimizer]:
+            saved = _under(f"{key}.", tensors)
+            for name, parameter in self.network.named_parameters():
+                if name in saved:
+                    self._optimizer.state[parameter][key] = _placed(saved[name], parameter)
+
+    def _memory(self) -> Iterator[tuple[str, str, Tensor]]:
+        for name, parameter in self.network.named_parameters():
+            for key in _KEYS[self._descent.optimizer]:
+                if key in self._optimizer.state[parameter]:
+                    yield name, key, self._optimizer.state[parameter][key]
+
+    @torch.no_grad()
+    def _follow(self, number: int) -> None:
+        if self._average is None:
+            return
+        # At first the average is short, or it would be that of the random values for hundreds of steps.
+        decay = min(self._descent.ema, (1 + number) / (10 + number))
+        values = self.network.state_dict()
+        for name, average in self._average.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(values[name], 1 - decay)
+            else:
+                average.copy_(values[name])
+
+
+def _sgd(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
+    return torch.optim.SGD(_groups(network, descent), lr=descent.learning_rate, momentum=_MOMENTUM, nesterov=True)
+
+
+def _adamw(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(_groups(network, descent), lr=descent.learning_rate, betas=_BETAS)
+
+
+def _groups(network: Classifier, descent: Descent) -> list[dict[str, object]]:
+    # Biases and the scales of BatchNorm have one dimension; to shrink them helps nothing (Goyal et al. 2017).
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": descent.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _placed(value: Tensor, parameter: Tensor) -> Tensor:
+    """A saved value with the memory order of its parameter, which the optimizer's own would have."""
+    if value.shape != parameter.shape:
+        return value  # AdamW's count of steps
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+_OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+_KEYS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
