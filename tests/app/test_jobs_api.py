@@ -44,8 +44,8 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_names(http: TestClient
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "epochs: only for strategy 'full'"),
-        ({"strategy": "full", "l2": 1.0}, "l2: only for strategy 'head'"),
+        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "epochs: not for strategy 'head'"),
+        ({"strategy": "full", "l2": 1.0}, "l2: not for strategy 'full'"),
         ({"strategy": "head"}, "needs weights 'pretrained'"),
         ({"learning_rat": 0.1}, "learning_rat: no such field"),
         ({"epochs": 0}, "epochs"),
