@@ -20,8 +20,8 @@ Likeness = Literal["similar", "dissimilar"]
 Chosen = Literal["head", "stage_probe", "top", "full"]
 
 MUCH_IMAGES = 1000
-"""With this many training images, or more, there is much data. Of the nine sets in table B.5 of Chen et al. (2020), which
-have 2,000 images and more, fine-tuning gained on seven; on sets of a few hundred it mostly gains nothing."""
+"""With this many training images, or more, there is much data. Of the nine sets in table B.5 of Chen et al. (2020),
+with 2,000 images and more, fine-tuning gained on seven; on sets of a few hundred it mostly gains nothing."""
 
 MUCH_EACH = 20
 """... if there are so many of each label as well, on average."""
