@@ -52,6 +52,8 @@ class Costs:
     """From the file to pixels at the network's input size, on all threads together."""
     forward: float
     """Through the whole network without gradients."""
+    step: float
+    """In a step that trains every layer, forward and backward."""
     device: str
     """`cpu` or `cuda`."""
     threads: int

@@ -16,7 +16,7 @@ MODEL = "patterns"
 _EACH = 60
 _SEED = 7
 _NEW_PHOTOS_SEED = 8
-_SCRATCH = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=24, batch_size=16, learning_rate=0.1)
+_PACKAGE = "package"
 
 
 def run(client: Client, console: Console, *, folder: Path) -> None:
@@ -30,16 +30,20 @@ def run(client: Client, console: Console, *, folder: Path) -> None:
 
 
 def _recipe(catalogue: list[Backbone], console: Console) -> Recipe:
-    """The cheapest pre-trained backbone at hand, or a small network from scratch."""
-    at_hand = [entry for entry in catalogue if entry.weights and entry.weights[0].at_hand is not None]
-    if at_hand:
-        return Recipe(backbone=min(at_hand, key=lambda entry: entry.gmac).name)
-    console.print(
-        "No pre-trained weights are at hand, so a small network is trained from scratch.\n"
-        "(GRAFT_WEIGHTS_DIR may name a folder with weights; `graft train` downloads what it needs.)",
-        highlight=False,
-    )
-    return _SCRATCH
+    """The cheapest pre-trained backbone at hand; the one that comes with the package where there is no other."""
+    at_hand = [entry for entry in catalogue if entry.weights and entry.weights[0].at_hand]
+    chosen = min(at_hand, key=lambda entry: (_comes_with_graft(entry), entry.gmac))
+    if _comes_with_graft(chosen):
+        console.print(
+            "No other pre-trained weights are at hand, so the small network is used that comes with Graft.\n"
+            "(GRAFT_WEIGHTS_DIR may name a folder with weights; `graft train` downloads what it needs.)",
+            highlight=False,
+        )
+    return Recipe(backbone=chosen.name)
+
+
+def _comes_with_graft(entry: Backbone) -> bool:
+    return entry.weights[0].at_hand == _PACKAGE
 
 
 def _upload(client: Client, console: Console) -> str:

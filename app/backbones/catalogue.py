@@ -31,8 +31,8 @@ class Weights:
 
     name: str
     file_name: str
-    url: str
-    """Where the publisher offers the file."""
+    url: str | None
+    """Where the publisher offers the file; None where it comes with this package."""
     hub: str | None
     """Repository on the Hugging Face hub, for weights that are offered there."""
     preprocessing: Preprocessing
@@ -261,7 +261,7 @@ def _weights(entry: Entry, facts: Mapping[str, Any]) -> Weights:
     return Weights(
         name=facts["name"],
         file_name=facts["file_name"],
-        url=facts["url"],
+        url=facts.get("url"),
         hub=facts.get("hub"),
         preprocessing=Preprocessing.from_json(facts["preprocessing"]),
         classes=facts["classes"],

@@ -251,7 +251,10 @@ def restore(
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The values in a weights file of the publisher's, by name. Raises `Unavailable`; runs no code of the file's."""
+    """The values in a published weights file, by name; those in half precision as float32.
+
+    Raises `Unavailable`; runs no code of the file's.
+    """
     try:
         state = _READERS.get(path.suffix, _read_pickled)(path)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
@@ -277,7 +280,12 @@ def _read_pickled(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-_READERS: dict[str, Callable[[Path], object]] = {".safetensors": safetensors.torch.load_file}
+def _read_safetensors(path: Path) -> object:
+    values = safetensors.torch.load_file(path)
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in values.items()}
+
+
+_READERS: dict[str, Callable[[Path], object]] = {".safetensors": _read_safetensors}
 
 
 def _pretrained(backbone: Backbone, weights: Weights, state: Mapping[str, Tensor]) -> nn.Module:

@@ -6,7 +6,7 @@ change of a network's description or of a library's version; a test recomputes w
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ from app.backbones.intermediates import WHOLE, IntermediatesWalk
 
 Facts = dict[str, Any]
 
+PACKAGED_WEIGHTS = "FORMULAS_V1"
+"""Name of the weights in this package, after what they were trained on."""
+
 _HUB = "https://huggingface.co"
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
 
 def of(entry: Entry) -> Facts:
     """The computed facts of a network that is described by hand."""
-    weights = _WEIGHTS[entry.source](entry.name)
+    weights = _WEIGHTS[entry.source](entry)
     scratch = weights[0]["preprocessing"] if entry.preprocessing is None else entry.preprocessing.to_json()
     known: Facts = {"parameters": 0, "feature_dim": 0, "min_size": 0, "stages": []}
     backbone = catalogue.assemble(entry, {**known, "weights": weights, "preprocessing": scratch})
@@ -197,11 +200,26 @@ def _timm_walk(network: Any, images: Tensor) -> tuple[IntermediatesWalk, int, li
     return whole, feature_dim, [features.shape[1]]
 
 
-def _no_weights(_name: str) -> list[Facts]:
-    return []
+def _packaged_weights(entry: Entry) -> list[Facts]:
+    """Of a network of our own, what lies in this package: at most one file."""
+    assert entry.preprocessing is not None
+    return [
+        {
+            "name": PACKAGED_WEIGHTS,
+            "file_name": path.name,
+            "preprocessing": entry.preprocessing.to_json(),
+            "classes": 0,
+            "licence": "Apache-2.0 (Graft)",
+        }
+        for path in sorted(Path(__file__).with_name("data").glob(f"{entry.name}-*.safetensors"))
+    ]
 
 
-_WEIGHTS = {"torchvision": _torchvision_weights, "timm": timm_weights, "graft": _no_weights}
+_WEIGHTS: Mapping[str, Callable[[Entry], list[Facts]]] = {
+    "torchvision": lambda entry: _torchvision_weights(entry.name),
+    "timm": lambda entry: timm_weights(entry.name),
+    "graft": _packaged_weights,
+}
 
 
 def _write(file_name: str, facts: Mapping[str, Facts]) -> None:

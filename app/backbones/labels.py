@@ -48,6 +48,8 @@ def labels(weights: Weights) -> tuple[str, ...]:
 
     Synonyms of one label are separated by commas. Raises `NotFound` where nobody says it.
     """
+    if not weights.classes:
+        raise errors.NotFound(f"{weights.name} come without a classifier, so without labels", code="no_labels")
     if weights.hub is None:
         return _of_torchvision()
     subset = infer_imagenet_subset({"num_classes": weights.classes})

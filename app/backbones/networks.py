@@ -10,6 +10,7 @@ import torchvision.models
 from torch import Tensor, nn
 
 from app.backbones.catalogue import Backbone, Weights
+from app.backbones.formnet import FormNet
 from app.backbones.intermediates import IntermediatesWalk
 from app.backbones.tinynet import TinyNet
 from app.backbones.walk import ChainWalk, Walk
@@ -20,6 +21,7 @@ from app.backbones.written.inception_v2 import InceptionV2
 PUBLISHED_CLASSES = 1000
 
 _WRITTEN: dict[str, Callable[[bool], nn.Module]] = {
+    "formnet": lambda _auxiliary: FormNet(PUBLISHED_CLASSES),
     "tinynet": lambda _auxiliary: TinyNet(PUBLISHED_CLASSES),
     "alexnet_2012": lambda _auxiliary: AlexNet2012(PUBLISHED_CLASSES),
     "alexnet_2012_ungrouped": lambda _auxiliary: AlexNet2012(PUBLISHED_CLASSES, groups=1),
@@ -54,7 +56,11 @@ def pretrained(backbone: Backbone, weights: Weights, state: Mapping[str, Tensor]
     if backbone.source == "timm":
         return _timm_pretrained(backbone, weights, state)
     network = hollow(backbone, auxiliary=True, size=weights.preprocessing.crop)
-    copies = {_present_name(name): value.clone() for name, value in state.items()}
+    head = None
+    if not weights.classes:
+        head = backbone.head
+        remove_head(backbone, network)
+    copies = {_present_name(name): value.clone() for name, value in state.items() if not _is_of(head, name)}
     return load(network, copies, versions=getattr(state, "_metadata", None))
 
 
@@ -131,6 +137,11 @@ def _timm_pretrained(backbone: Backbone, weights: Weights, state: Mapping[str, T
     )
     network.pretrained_cfg.pop("state_dict", None)
     return cast("nn.Module", network)
+
+
+def _is_of(module: str | None, name: str) -> bool:
+    """Whether a value belongs to the module."""
+    return module is not None and name.startswith(f"{module}.")
 
 
 def _present_name(name: str) -> str:

@@ -28,7 +28,7 @@ class WeightsRead(BaseModel):
 
     name: str = Field(description="What a recipe's `weights` may say.")
     file_name: str
-    url: str
+    url: str | None = Field(description="Where its publisher offers the file; null where it comes with Graft.")
     hub: str | None = Field(description="Repository on the Hugging Face hub, for weights that are offered there.")
     classes: int = Field(description="0 for weights that come without a classifier.")
     top1: float | None = Field(
@@ -37,7 +37,7 @@ class WeightsRead(BaseModel):
     top5: float | None
     licence: str
     preprocessing: PreprocessingRead
-    at_hand: Literal["weights_dir", "cache"] | None = Field(
+    at_hand: Literal["weights_dir", "package", "cache"] | None = Field(
         description="Where a copy lies on this machine; null where it would have to be downloaded."
     )
 

@@ -1,4 +1,6 @@
-"""Where pre-trained weights come from: a folder of the operator, a local cache, or their publisher. Knows no torch.
+"""Where pre-trained weights come from: a folder of the operator, this package, a local cache, or their publisher.
+
+Knows no torch.
 
 A file is used only where its sha256 is the one that is known of it: from its name, or from the Hugging Face hub, whose
 cache names files by it.
@@ -23,7 +25,9 @@ from app.backbones import catalogue
 from app.backbones.catalogue import Backbone, Weights
 from app.backbones.preprocess import Preprocessing
 
-Source = Literal["weights_dir", "cache", "download"]
+Source = Literal["weights_dir", "package", "cache", "download"]
+
+_PACKAGED = Path(__file__).with_name("data")
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -63,13 +67,16 @@ def obtain(
     published = backbone.find_weights(choice)
     tried: list[str] = []
     places: list[Callable[[], WeightsFile | None]] = [lambda: _from_folder(backbone, choice, weights_dir, tried)]
-    if published.hub is None:
-        places.append(lambda: _from_cache(published, cache_dir, tried))
-        places.append(lambda: _from_publisher(published, cache_dir, tried, download=download))
-    else:
+    if published.hub is not None:
         repository, hub_cache = published.hub, hub_cache_dir or default_hub_cache_dir()
         places.append(lambda: _from_hub_cache(published, repository, hub_cache, tried))
         places.append(lambda: _from_hub(published, repository, hub_cache, tried, download=download))
+    elif published.url is not None:
+        url = published.url
+        places.append(lambda: _from_cache(published, cache_dir, tried))
+        places.append(lambda: _from_publisher(published, url, cache_dir, tried, download=download))
+    else:
+        places.append(lambda: _from_package(published, tried))
     for look in places:
         found = look()
         if found is not None:
@@ -79,13 +86,15 @@ def obtain(
 
 def at_hand(
     backbone: Backbone, published: Weights, *, weights_dir: Path | None, cache_dir: Path, hub_cache_dir: Path
-) -> Literal["weights_dir", "cache"] | None:
+) -> Literal["weights_dir", "package", "cache"] | None:
     """Where a file with these weights of `backbone` lies on this machine; its content is not looked at."""
     choice = catalogue.PRETRAINED if published == backbone.weights[0] else published.name
     if weights_dir is not None and any(_candidates(backbone, choice, weights_dir)):
         return "weights_dir"
     if published.hub is not None:
         return None if _in_hub_cache(published, published.hub, hub_cache_dir) is None else "cache"
+    if published.url is None:
+        return "package" if (_PACKAGED / published.file_name).is_file() else None
     return "cache" if (cache_dir / published.file_name).is_file() else None
 
 
@@ -114,6 +123,14 @@ def _from_folder(backbone: Backbone, choice: str, weights_dir: Path | None, trie
         if found is not None:
             return found
     return None
+
+
+def _from_package(published: Weights, tried: list[str]) -> WeightsFile | None:
+    path = _PACKAGED / published.file_name
+    if not path.is_file():
+        tried.append(f"this installation lacks its own file {published.file_name}")
+        return None
+    return _verified(path, _known_digits(published), "package", published, tried)
 
 
 def _from_cache(published: Weights, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
@@ -161,31 +178,33 @@ def _verified_blob(path: Path, source: Source, published: Weights, tried: list[s
     return None if found is None else replace(found, path=path)
 
 
-def _from_publisher(published: Weights, cache_dir: Path, tried: list[str], *, download: bool) -> WeightsFile | None:
+def _from_publisher(
+    published: Weights, url: str, cache_dir: Path, tried: list[str], *, download: bool
+) -> WeightsFile | None:
     if not download:
         tried.append("downloading is switched off")
         return None
     try:
-        return _download(published, cache_dir, tried)
+        return _download(published, url, cache_dir, tried)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        tried.append(f"{published.url} could not be downloaded: {error or type(error).__name__}")
+        tried.append(f"{url} could not be downloaded: {error or type(error).__name__}")
     except OSError as error:
-        tried.append(f"{published.url} could not be kept in {cache_dir}: {error}")
+        tried.append(f"{url} could not be kept in {cache_dir}: {error}")
     return None
 
 
-def _download(published: Weights, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
+def _download(published: Weights, url: str, cache_dir: Path, tried: list[str]) -> WeightsFile | None:
     cache_dir.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=cache_dir, prefix=f"{published.file_name}.", suffix=".part")
     part = Path(name)
     try:
         digest = hashlib.sha256()
         with os.fdopen(descriptor, "wb") as file:
-            for chunk in _chunks(published.url):
+            for chunk in _chunks(url):
                 file.write(chunk)
                 digest.update(chunk)
         if not digest.hexdigest().startswith(_known_digits(published)):
-            tried.append(f"{published.url} gave a file with sha256 {digest.hexdigest()[:16]}…, not the published one")
+            tried.append(f"{url} gave a file with sha256 {digest.hexdigest()[:16]}…, not the published one")
             return None
         path = cache_dir / published.file_name
         # A job that stops half-way leaves no file under the final name.

@@ -103,6 +103,7 @@ def test_the_labels_of_a_data_set_are_matched(http: TestClient, versioned: str) 
         ("resnet18/weights/IMAGENET1K_V2", "unknown_weights"),
         ("zfnet/weights/pretrained", "backbone_has_no_weights"),
         ("resnet/weights/IMAGENET1K_V1", "unknown_backbone"),
+        ("formnet/weights/pretrained", "no_labels"),
     ],
 )
 def test_labels_of_what_is_not_there_are_not_found(http: TestClient, path: str, code: str) -> None:

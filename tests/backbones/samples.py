@@ -12,6 +12,7 @@ from app.backbones.catalogue import Backbone
 REPRESENTATIVES = (
     "tinynet",
     "alexnet",
+    "formnet",
     "alexnet_2012",
     "zfnet",
     "vgg11_bn",

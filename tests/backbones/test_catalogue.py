@@ -53,7 +53,7 @@ def test_an_entry_says_what_one_must_know_of_it(backbone: Backbone) -> None:
     assert [stage.name for stage in backbone.stages] == list(backbone.chain.names)
     assert all(stage.channels > 0 for stage in backbone.stages)
     for weights in backbone.weights:
-        assert weights.classes in (1000, 11821)
+        assert weights.classes in (1000, 11821) or (backbone.source, weights.classes) == ("graft", 0)
         assert weights.hub is not None or len(weights.sha256_prefix or "") in (8, 10)
 
 
@@ -128,6 +128,13 @@ def test_the_figures_are_those_of_the_case_studies(name: str, parameters: int, g
 )
 def test_the_accuracies_are_those_that_are_published(name: str, top1: float) -> None:
     assert catalogue.find(name).find_weights("pretrained").top1 == pytest.approx(top1, abs=0.06)
+
+
+@pytest.mark.parametrize(("name", "top1"), [("mobilenet_v2", 72.15), ("mobilenet_v3_large", 75.27)])
+def test_the_second_weights_of_mobilenets_are_the_better_ones(name: str, top1: float) -> None:
+    first, second = catalogue.find(name).weights
+    assert (first.name, second.name) == ("IMAGENET1K_V1", "IMAGENET1K_V2")
+    assert second.top1 == pytest.approx(top1, abs=0.01)
 
 
 def test_resnet_50_has_better_weights_under_their_own_name() -> None:
@@ -211,7 +218,7 @@ def test_the_weights_are_those_that_torchvision_publishes(backbone: Backbone) ->
     for ours, theirs in zip(backbone.weights, named, strict=True):
         preset, metrics = theirs.transforms(), theirs.meta["_metrics"]["ImageNet-1K"]
         assert ours.url == theirs.url
-        assert ours.url.endswith(f"/{ours.file_name}")
+        assert theirs.url.endswith(f"/{ours.file_name}")
         assert ours.classes == len(theirs.meta["categories"])
         assert (ours.top1, ours.top5) == (metrics["acc@1"], metrics["acc@5"])
         assert [ours.preprocessing.resize] == preset.resize_size
@@ -278,6 +285,7 @@ def test_every_classifier_of_timm_is_known_with_its_weights() -> None:
 def test_networks_are_chosen_by_what_they_cost() -> None:
     small = catalogue.select(max_params=3_000_000, max_gmac=0.2, has_weights=True)
     assert {entry.name for entry in small} == {
+        "formnet",
         "mobilenet_v3_small",
         "shufflenet_v2_x0_5",
         "shufflenet_v2_x1_0",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app import errors
-from app.backbones import catalogue, classifier
+from app.backbones import catalogue, classifier, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
@@ -279,6 +279,39 @@ def test_a_weights_file_is_read_without_running_code_in_it(tmp_path: Path) -> No
     for path in (bad, other, cut, half, tmp_path / "missing.pth", tmp_path / "missing.safetensors"):
         with pytest.raises(errors.Unavailable):
             classifier.read_state(path)
+
+
+def test_safetensors_in_half_precision_are_read_as_float32(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    safetensors.torch.save_file({"one": torch.tensor([0.5, 2.0]).half(), "count": torch.tensor(7)}, path)
+    state = classifier.read_state(path)
+    assert state["one"].dtype == torch.float32
+    assert state["one"].tolist() == [0.5, 2.0]
+    assert (state["count"].dtype, int(state["count"])) == (torch.int64, 7)
+    path.write_bytes(b"no weights")
+    for unreadable in (path, tmp_path / "missing.safetensors"):
+        with pytest.raises(errors.Unavailable):
+            classifier.read_state(unreadable)
+
+
+def test_weights_need_no_layer_for_the_classes_that_they_were_trained_on() -> None:
+    backbone = catalogue.find("formnet")
+    state = published_state(backbone)
+    with_head = classifier.build(backbone, 3, state=state, seed=1)
+    without = {name: value for name, value in state.items() if not name.startswith("head.")}
+    assert equal(classifier.build(backbone, 3, state=without, seed=1).state(), with_head.state())
+
+
+def test_the_weights_of_the_package_fit_their_network(tmp_path: Path) -> None:
+    backbone = catalogue.find("formnet")
+    file = weights.obtain(backbone, weights_dir=None, cache_dir=tmp_path, download=False)
+    state = classifier.read_state(file.path)
+    built = classifier.build(backbone, 4, state=state, seed=0).eval()
+    assert {name for name in built.state() if not name.startswith("head.")} == {f"body.{name}" for name in state}
+    with torch.inference_mode():
+        features = built.features(images(backbone))
+    assert features.isfinite().all()
+    assert features.std() > 0
 
 
 def test_pretrained_weights_bring_their_own_preprocessing() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from app.backbones import catalogue, classifier
-from tests.backbones.samples import REPRESENTATIVES, images, live_in
+from tests.backbones.samples import images, live_in
 
 FAST = ("tinynet", "resnet18", "mobilenet_v3_small", "squeezenet1_1")
-NAMES = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in REPRESENTATIVES]
+NAMES = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in catalogue.backbones()]
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def test_an_exported_network_gives_the_same_logits(name: str, tmp_path: Path) ->
     network = classifier.build(backbone, 3, state=None, seed=0)
     live_in(network)
     # Pools to a fixed size are exported where they divide the map that comes in, as at the network's own input size.
-    form, batch = classifier.inference_form(network), images(backbone, size=backbone.input_size)
+    form, batch = classifier.inference_form(network), images(backbone, count=1, size=backbone.input_size)
     path = tmp_path / "network.onnx"
     with warnings.catch_warnings(), slow_attention():
         # The exporter by tracing is out of favour with torch, but a hundred times as fast as its successor.

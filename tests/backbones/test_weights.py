@@ -165,6 +165,33 @@ def test_a_cache_that_cannot_be_written_is_named(publisher: Publisher, tmp_path:
     assert "could not be kept" in refusal(entry, None, tmp_path / "file" / "cache", download=True)[-1]
 
 
+def test_weights_of_the_package_are_at_hand_without_a_folder_a_cache_or_a_publisher(tmp_path: Path) -> None:
+    formnet = catalogue.find("formnet")
+    found = weights.obtain(formnet, weights_dir=None, cache_dir=tmp_path, download=False)
+    assert found.source == "package"
+    assert (found.weights.name, found.path.name) == ("FORMULAS_V1", formnet.weights[0].file_name)
+    assert found.sha256.startswith(formnet.weights[0].sha256_prefix or "unknown")
+    assert found.path.stat().st_size < 4_000_000
+    assert at_hand(formnet, None, tmp_path) == "package"
+
+
+def test_the_weights_folder_comes_before_the_package(tmp_path: Path) -> None:
+    own = b"values of our own"
+    (tmp_path / f"formnet-{hashlib.sha256(own).hexdigest()[:8]}.pth").write_bytes(own)
+    formnet = catalogue.find("formnet")
+    assert weights.obtain(formnet, weights_dir=tmp_path, cache_dir=tmp_path, download=False).source == "weights_dir"
+    assert at_hand(formnet, tmp_path, tmp_path) == "weights_dir"
+
+
+def test_a_package_without_its_weights_file_says_so_and_asks_no_publisher(tmp_path: Path) -> None:
+    real = catalogue.find("formnet")
+    lost = dataclasses.replace(real.weights[0], file_name="formnet-00000000.safetensors")
+    lacking = dataclasses.replace(real, weights=(lost,))
+    assert at_hand(lacking, None, tmp_path) is None
+    tried = refusal(lacking, None, tmp_path, download=True)
+    assert "this installation lacks its own file formnet-00000000.safetensors" in tried
+
+
 def test_a_network_without_published_weights_has_none(tmp_path: Path) -> None:
     tinynet = catalogue.find("tinynet")
     assert "from scratch" in refusal(tinynet, tmp_path, tmp_path)[0]

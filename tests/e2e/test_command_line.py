@@ -122,7 +122,8 @@ def test_the_demo_goes_from_nothing_to_predictions(tmp_path: Path) -> None:
     shown = graft("demo", "--exit", "--data-dir", str(data), "--port", str(port), GRAFT_THREADS="1")
 
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "No pre-trained weights are at hand" in shown.stdout
+    assert "No other pre-trained weights are at hand" in shown.stdout
+    assert "formnet: train its head" in shown.stdout
     accuracy = re.search(r"(\d+\.\d) % of 60 held-out photos are right, patterns@1", shown.stdout)
     assert accuracy is not None, shown.stdout
     assert float(accuracy[1]) > 75

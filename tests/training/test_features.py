@@ -84,7 +84,9 @@ def alone(file: bytes, extractor: Extractor) -> NDArray[np.float32]:
 def test_features_are_those_of_each_image_in_the_order_of_the_splits(
     splits: Splits, extractor: Extractor, tmp_path: Path
 ) -> None:
-    found = extract(splits, extractor, tmp_path)
+    every = extract(splits, extractor, tmp_path)
+    assert list(every.columns) == ["stem", "stage1", "stage2", features.HEAD]
+    found = every.at(features.HEAD)
     assert (found.train.shape, found.validation.shape) == ((14, 128), (6, 128))
     assert found.train.dtype == found.validation.dtype == np.float32
     for images, rows in ((splits.train, found.train), (splits.validation, found.validation)):

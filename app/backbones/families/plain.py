@@ -1,4 +1,4 @@
-"""Plain stacks of convolutions: TinyNet's stages, AlexNet, ZFNet, VGG, SqueezeNet."""
+"""Networks of our own, and plain stacks of convolutions: AlexNet, ZFNet, VGG, SqueezeNet."""
 
 from itertools import accumulate
 
@@ -22,6 +22,23 @@ TINYNET = Entry(
     ),
     source="graft",
     preprocessing=scratch(64, 72),
+)
+
+FORMNET = Entry(
+    name="formnet",
+    family="FormNet",
+    year=2026,
+    paper="https://arxiv.org/abs/2101.08515",
+    summary="A small residual network for images of 128 x 128 pixels whose weights come with Graft. They were trained "
+    "on images that formulas draw (textures, contours, fractals; Kataoka et al. 2020) and on no photo at all: for "
+    "machines that reach no host of weights, and for a quick first classifier. Networks trained on photos know more.",
+    chain=Chain(
+        stages=tuple(Stage(name, (name,)) for name in ("stem", "stage1", "stage2", "stage3", "stage4")),
+        pool=("pool",),
+        head="head",
+    ),
+    source="graft",
+    preprocessing=scratch(128, 144),
 )
 
 ALEXNET = Entry(
@@ -145,4 +162,4 @@ def _squeezenet(version: str, ends: tuple[int, ...]) -> Entry:
 
 SQUEEZENET = (_squeezenet("1_0", (2, 6, 11, 12)), _squeezenet("1_1", (2, 5, 8, 12)))
 
-ENTRIES = (TINYNET, ALEXNET, ALEXNET_2012, ALEXNET_2012_UNGROUPED, ZFNET, ZFNET_WIDE, *VGG, *SQUEEZENET)
+ENTRIES = (TINYNET, FORMNET, ALEXNET, ALEXNET_2012, ALEXNET_2012_UNGROUPED, ZFNET, ZFNET_WIDE, *VGG, *SQUEEZENET)

@@ -1,0 +1,160 @@
+"""Whether `auto` decides well: every strategy run on every photo set with every backbone, beside what `auto` chose.
+
+`python -m bench.quality FOLDER` prints the accuracy on a test part that no training has seen, and the time of each. A
+run that was stopped goes on where it was: what is done stands in `--results`, a line of JSON each.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.backbones import catalogue, classifier, weights
+from app.plan import VersionFacts, resolve
+from app.recipe import Recipe
+from bench import photos
+from bench.photos import PhotoSet
+from worker.training import evaluate, strategies
+from worker.training.data import Splits
+
+BACKBONES = ("formnet", "squeezenet1_1", "mobilenet_v2")
+SETS = ("hymenoptera", "textures10", "sign_digits", "flowers5")
+STRATEGIES: dict[str, dict[str, str]] = {
+    "head": {"strategy": "head"},
+    "stage_probe best": {"strategy": "stage_probe", "stage": "best"},
+    "stage_probe all": {"strategy": "stage_probe", "stage": "all"},
+    "top": {"strategy": "top"},
+    "full": {"strategy": "full"},
+    "scratch": {"strategy": "scratch", "weights": "none"},
+}
+"""What `auto` is to be compared with."""
+
+_MAX_PIXELS = 100_000_000
+_MAX_ACTIVATION_BYTES = 20 * 2**30
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    dataset: str
+    backbone: str
+    strategy: str
+    seed: int
+
+
+def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path, folder: Path) -> dict[str, float]:
+    """Accuracy on the test part, on the validation part, and seconds."""
+    backbone = catalogue.find(run.backbone)
+    seen, test = photos.splits(chosen, seed=run.seed)
+    recipe = Recipe(backbone=run.backbone, seed=run.seed, **fields)  # type: ignore[arg-type]
+    plan = resolve(recipe, facts(seen), stages=[stage.name for stage in backbone.stages])
+    file = None
+    if recipe.weights != "none":
+        file = weights.obtain(backbone, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
+        trained = strategies.train(
+            seen,
+            plan,
+            backbone=backbone,
+            weights=file,
+            feature_cache=cache,
+            workdir=Path(workdir),
+            max_pixels=_MAX_PIXELS,
+            max_activation_bytes=_MAX_ACTIVATION_BYTES,
+            emit=lambda _event: None,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+    seconds = time.perf_counter() - started
+    probabilities = evaluate.predict(
+        classifier.inference_form(trained.classifier),
+        test,
+        trained.preprocessing,
+        max_pixels=_MAX_PIXELS,
+        phase="test",
+        emit=lambda _event: None,
+        device=torch.device("cpu"),
+    )
+    right = float((probabilities.argmax(axis=1) == test.targets).mean())
+    return {"test": right, "validation": trained.evaluation.accuracy, "seconds": round(seconds, 1)}
+
+
+def facts(splits: Splits) -> VersionFacts:
+    """What a plan is told of them."""
+    counts = np.bincount(splits.train.targets, minlength=len(splits.labels))
+    return VersionFacts(
+        classes=len(splits.labels),
+        train_images=len(splits.train),
+        validation_images=len(splits.validation),
+        smallest_class=int(counts.min()),
+    )
+
+
+def table(results: list[tuple[Run, dict[str, float]]]) -> Iterator[str]:
+    """Markdown: the mean accuracy in % over the seeds, and the mean seconds."""
+    cells: dict[tuple[str, str], dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for run, found in results:
+        cells[run.dataset, run.backbone][run.strategy].append(found)
+    columns = list(dict.fromkeys(run.strategy for run, _ in results))
+    yield "| images | backbone | " + " | ".join(columns) + " |"
+    yield "|---|---|" + "--:|" * len(columns)
+    for (dataset, backbone), row in cells.items():
+        told = [_cell(row[column]) if column in row else "" for column in columns]
+        yield f"| {dataset} | {backbone} | " + " | ".join(told) + " |"
+
+
+def _cell(found: list[dict[str, float]]) -> str:
+    accuracy = 100 * np.mean([one["test"] for one in found])
+    return f"{accuracy:.1f} ({np.mean([one['seconds'] for one in found]):.0f} s)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.add_argument("folder", type=Path, help="with weights/ and datasets/*.zip")
+    parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES)
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    results = list(_done(arguments.results))
+    known = {run for run, _ in results}
+    for backbone in arguments.backbones:
+        for name in arguments.sets:
+            chosen = photos.read(arguments.folder / "datasets" / f"{name}.zip")
+            for seed in arguments.seeds:
+                for strategy in arguments.strategies:
+                    run = Run(name, backbone, strategy, seed)
+                    if run in known:
+                        continue
+                    found = carry_out(
+                        run,
+                        chosen,
+                        fields=STRATEGIES[strategy],
+                        cache=arguments.results.with_suffix(".features"),
+                        folder=arguments.folder / "weights",
+                    )
+                    results.append((run, found))
+                    with arguments.results.open("a") as file:
+                        file.write(json.dumps([vars(run), found]) + "\n")
+                    print(run, found, flush=True)
+    print("\n".join(table(results)))
+
+
+def _done(path: Path) -> Iterator[tuple[Run, dict[str, float]]]:
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            run, found = json.loads(line)
+            yield Run(**run), found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the weights of the package are for: they tell photos apart better than random values do."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from app.backbones import catalogue, classifier, weights
+from app.backbones.preprocess import Preprocessing
+from pretraining import evaluate
+
+pytestmark = pytest.mark.slow
+
+BACKBONE = catalogue.find("formnet")
+SEEDS = (0,)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    file = weights.obtain(BACKBONE, weights_dir=None, cache_dir=tmp_path_factory.mktemp("cache"), download=False)
+    return classifier.read_state(file.path)
+
+
+@pytest.fixture(scope="module")
+def preprocessing() -> Preprocessing:
+    return BACKBONE.find_weights(catalogue.PRETRAINED).preprocessing
+
+
+def test_digits_are_read_better_than_with_random_values(state: dict[str, Tensor], preprocessing: Preprocessing) -> None:
+    digits = evaluate.digits(preprocessing)
+    row = evaluate.compare(BACKBONE, state, digits, seeds=SEEDS)
+    assert row.pretrained.mean > 97
+    assert row.gain > 0
+    assert row.pretrained.mean > row.random_adapted.mean + 3
+    few = evaluate.compare(BACKBONE, state, replace(digits, train_each=10), seeds=SEEDS)
+    assert few.gain > 5
+
+
+@pytest.mark.parametrize(("name", "least"), [("textures10", 20), ("sign_digits", 15)])
+def test_photos_are_told_apart_much_better_than_with_random_values(
+    name: str, least: float, state: dict[str, Tensor], preprocessing: Preprocessing, test_data: Path
+) -> None:
+    photos = evaluate.photos(test_data / "datasets" / f"{name}.zip", preprocessing, most=60)
+    row = evaluate.compare(BACKBONE, state, photos, seeds=SEEDS)
+    assert row.gain > least
