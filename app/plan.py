@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from app.recipe import (
     Strategy,
     Unfreeze,
 )
+
+Amount = Literal["little", "much"]
+Likeness = Literal["similar", "dissimilar"]
 
 L2_GRID = tuple(10.0**exponent for exponent in range(-4, 3))
 """Penalties tried for the head, per training image, on standardised features."""
@@ -41,6 +45,32 @@ class VersionFacts:
     validation_images: int
     smallest_class: int
     """Training images of the class that has fewest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadrant:
+    """Where a version lies, seen from a backbone, and the measurements that put it there."""
+
+    amount: Amount
+    likeness: Likeness
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Where the accuracy on unseen images will probably lie, 0-1."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What the training will probably take on the machine that measured the profile."""
+
+    seconds: float
+    memory_bytes: int | None
+    """None where the backbone's activations are not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +125,13 @@ class Plan:
     views: int = 1
     """For how many views of an image the frozen stages are computed."""
     deterministic: bool = False
+    rival: "Plan | None" = None
+    """What is carried out besides, because it costs next to nothing, and kept where it does better on the validation
+    images."""
+    quadrant: Quadrant | None = None
+    """None where nothing was measured."""
+    expected: Expected | None = None
+    estimate: Estimate | None = None
     reasons: tuple[str, ...] = field(default=())
 
 
@@ -102,6 +139,8 @@ def resolve(recipe: Recipe, version: VersionFacts, *, stages: Sequence[str]) -> 
     """The plan for `recipe` on a version with these facts, for a backbone with these stages. Raises `UnknownName` and
     `Invalid`."""
     strategy = "scratch" if recipe.from_random else recipe.strategy
+    if strategy == "auto":
+        raise ValueError("what to do with strategy 'auto' is decided by app.policy, from a profile")
     return _PLANNERS[strategy](recipe, version, stages)
 
 

@@ -9,14 +9,14 @@ Each side is measured, not asked for. Nothing here knows a dataset by name, and 
 are round figures, with their reasons beside them.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from app.plan import Amount, Expected, Likeness, Plan, Quadrant, VersionFacts, resolve
 from app.profile import HEAD, Depth, Probe, Profile
+from app.recipe import ALL_STAGES, Recipe, narrowed
 
-Amount = Literal["little", "much"]
-Likeness = Literal["similar", "dissimilar"]
 Chosen = Literal["head", "stage_probe", "top", "full"]
 
 MUCH_IMAGES = 1000
@@ -46,23 +46,6 @@ _ERRORS_LEFT = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expected:
-    """Where the accuracy on unseen images will probably lie, 0-1."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quadrant:
-    """Where a version lies, seen from a backbone, and the measurements that put it there."""
-
-    amount: Amount
-    likeness: Likeness
-    evidence: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Decision:
     """What to train, and why."""
 
@@ -78,13 +61,38 @@ class Decision:
     reasons: tuple[str, ...]
 
 
+def plan(recipe: Recipe, profile: Profile, version: VersionFacts, *, stages: Sequence[str]) -> Plan:
+    """The plan for a `recipe` that leaves the strategy open; what it sets by hand stays as it is. Raises `UnknownName`
+    and `Invalid`."""
+    decision = decide(profile)
+    fields = {"stage": decision.rival_stage} if decision.strategy == "stage_probe" else {"freeze": decision.freeze}
+    settled, lost = narrowed(recipe, decision.strategy, **{name: value for name, value in fields.items() if value})
+    resolved = resolve(settled, version, stages=stages)
+    # A head that is fitted first competes anyway, as the network before its first step.
+    competes = decision.rival != "head" or resolved.reinit != "none"
+    trains = decision.strategy in ("top", "full")
+    ignored = f"Not for strategy {decision.strategy!r}, and so left out: {', '.join(lost)}."
+    return replace(
+        resolved,
+        rival=_rival(recipe, decision, version, stages) if trains and competes else None,
+        quadrant=decision.quadrant,
+        expected=decision.expected,
+        reasons=(*decision.reasons, *resolved.reasons, *([ignored] if lost else [])),
+    )
+
+
+def _rival(recipe: Recipe, decision: Decision, version: VersionFacts, stages: Sequence[str]) -> Plan:
+    settled, _ = narrowed(recipe, decision.rival, **({"stage": decision.rival_stage} if decision.rival_stage else {}))
+    return resolve(settled, version, stages=stages)
+
+
 def decide(profile: Profile) -> Decision:
     """What to train on the version that `profile` tells of."""
     quadrant = locate(profile)
     rival, stage = _best_fixed(profile)
     choose = _RULES[quadrant.amount, quadrant.likeness]
     strategy, freeze, reason = choose(profile)
-    if strategy in ("head", "stage_probe"):
+    if strategy not in ("top", "full"):
         strategy = rival
     return Decision(
         quadrant=quadrant,
@@ -161,7 +169,7 @@ def _best_fixed(profile: Profile) -> tuple[Chosen, str | None]:
     best = min(profile.depths, key=lambda depth: depth.probe.log_loss)
     choices: list[tuple[Chosen, str | None, Probe]] = [
         ("stage_probe", best.name, best.probe),
-        ("stage_probe", "all", profile.together),
+        ("stage_probe", ALL_STAGES, profile.together),
     ]
     winner = max(choices, key=lambda choice: choice[2].accuracy)
     if winner[1] != HEAD and winner[2].accuracy - top.accuracy > max(winner[2].error, top.error):
@@ -172,8 +180,8 @@ def _best_fixed(profile: Profile) -> tuple[Chosen, str | None]:
 def _about_fixed(profile: Profile, strategy: Chosen, stage: str | None) -> str:
     if strategy == "head":
         return "No other stage's features, nor those of all stages, are better than the top's by more than chance."
-    where = "all stages together" if stage == "all" else f"stage {stage}"
-    probe = profile.together if stage == "all" else profile.depth(str(stage)).probe
+    where = "all stages together" if stage == ALL_STAGES else f"stage {stage}"
+    probe = profile.together if stage == ALL_STAGES else profile.depth(str(stage)).probe
     return (
         f"Of the classifiers on fixed features the one on {where} is the best: {_percent(probe.accuracy)} against "
         f"{_percent(profile.depth(HEAD).probe.accuracy)} at the top."

@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Strategy = Literal["head", "stage_probe", "top", "full", "scratch"]
+Wish = Literal["auto", "head", "stage_probe", "top", "full", "scratch"]
 Reinit = Literal["none", "head", "retrained"]
 Unfreeze = Literal["at_once", "gradual"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -33,14 +34,14 @@ _DESCENT = (
     "patience",
     "precision",
 )
-_FIELDS: dict[Strategy, tuple[str, ...]] = {
+FIELDS: dict[Strategy, tuple[str, ...]] = {
     "head": ("l2",),
     "stage_probe": ("l2", "stage"),
     "top": (*_DESCENT, "l2", "freeze", "reinit", "views"),
     "full": (*_DESCENT, "l2", "reinit", "layer_decay", "unfreeze"),
     "scratch": _DESCENT,
 }
-"""The fields that only some strategies know."""
+"""The fields that only some strategies know, by strategy; `auto` takes them all, for whichever it decides on."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -66,13 +67,14 @@ class Recipe:
 
     backbone: Annotated[str, Field(description="Name of a backbone of the catalogue.", examples=["mobilenet_v2"])]
     strategy: Annotated[
-        Strategy,
+        Wish,
         Field(
-            description="`head` trains a linear classifier on the frozen backbone; `stage_probe` the same on the stage "
-            "where it does best; `top` then trains the last stages, too; `full` trains every layer from pre-trained "
-            "values, `scratch` from random ones."
+            description="`auto` measures how much data there is and how close it is to what the backbone knows, and "
+            "decides for one of the others; `head` trains a linear classifier on the frozen backbone; `stage_probe` the "
+            "same on the stage where it does best; `top` then trains the last stages, too; `full` trains every layer "
+            "from pre-trained values, `scratch` from random ones."
         ),
-    ] = "head"
+    ] = "auto"
     weights: Annotated[
         str | None,
         Field(
@@ -212,8 +214,7 @@ class Recipe:
 
     @model_validator(mode="after")
     def _fields_fit_strategy(self) -> Self:
-        known = {name for fields in _FIELDS.values() for name in fields}
-        foreign = sorted(known.difference(_FIELDS[self.strategy]))
+        foreign = sorted(_known().difference(_known() if self.strategy == "auto" else FIELDS[self.strategy]))
         given = {name: getattr(self, name) for name in foreign if getattr(self, name) is not None}
         if given:
             _refuse({name: (value, f"not for strategy '{self.strategy}'") for name, value in given.items()})
@@ -223,7 +224,7 @@ class Recipe:
     def _weights_fit_strategy(self) -> Self:
         if self.strategy == "scratch" and not self.from_random:
             _refuse({"weights": (self.weights, "strategy 'scratch' starts from random values and so takes none")})
-        if self.from_random and self.strategy not in ("full", "scratch"):
+        if self.from_random and self.strategy not in ("auto", "full", "scratch"):
             said = f"strategy '{self.strategy}' keeps layers as they are and so needs weights 'pretrained'"
             _refuse({"weights": (self.weights, said)})
         if self.from_random:
@@ -246,6 +247,24 @@ class Recipe:
 
 
 _FOR_PRETRAINED = ("l2", "reinit", "layer_decay", "unfreeze")
+
+
+def narrowed(recipe: Recipe, strategy: Strategy, **fields: Any) -> tuple[Recipe, tuple[str, ...]]:
+    """`recipe` with this strategy and these fields where it leaves them open, without those that the strategy does not
+    know; and the names of the ones left out."""
+    known = (*FIELDS[strategy], *_COMMON)
+    given = {name: value for name, value in vars(recipe).items() if name in _known() and value is not None}
+    lost = tuple(sorted(set(given).difference(known)))
+    settled = {**fields, **{name: value for name, value in given.items() if name in known}}
+    common = {name: getattr(recipe, name) for name in _COMMON}
+    return Recipe(**common, strategy=strategy, **settled), lost
+
+
+_COMMON = ("backbone", "weights", "seed", "deterministic")
+
+
+def _known() -> set[str]:
+    return {name for fields in FIELDS.values() for name in fields}
 
 
 def _refuse(fields: dict[str, tuple[Any, str]]) -> None:
