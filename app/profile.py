@@ -16,7 +16,7 @@ class Probe:
     log_loss: float
     """In nats an image."""
     error: float
-    """Standard error of the accuracy."""
+    """Standard error of the accuracy, for as many images as there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +31,17 @@ class Depth:
     log_me: float
     """Mean log evidence in nats an image (LogME)."""
     h_score: float
+    """How much of the features' spread lies between the labels: from 0 to the number of labels less one."""
     neighbours: float
     """Share of images, 0-1, that have the label of most of their nearest ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """The probe at the head with fewer images."""
+    """The probe at the head with so many images."""
 
     images: int
-    """Training images it was given, of which each fold holds some out."""
+    """How many it was given, of which each fold holds some out."""
     probe: Probe
 
 
@@ -53,7 +54,7 @@ class Costs:
     forward: float
     """Through the whole network without gradients."""
     step: float
-    """In a step that trains every layer, forward and backward."""
+    """Through the whole network and back, as in a training of all layers; measured on a small batch."""
     device: str
     """`cpu` or `cuda`."""
     threads: int
@@ -68,21 +69,26 @@ class Profile:
     """Name of the weights."""
     weights_sha256: str
     classes: int
+    """Labels of the version."""
     images: int
     """Training images; nothing here has seen the validation images."""
     smallest_class: int
+    """Training images of the label that has fewest."""
     largest_class: int
+    measured: int
+    """Training images that the figures come from: without those of labels that have a single one, and of very many
+    only a stratified sample."""
     depths: tuple[Depth, ...]
-    """Every stage in order, `HEAD` last."""
+    """Every stage in order, `HEAD` last; a last stage whose pooled features are those at the head is not there."""
     together: Probe
     """On the features of all depths side by side."""
     curve: tuple[CurvePoint, ...]
-    """With a quarter, a half, and all of the images, as far as every class keeps two."""
+    """With a quarter, a half, and all of the `measured` images, as far as every label keeps two."""
     random: tuple[Depth, ...]
-    """As `depths`, for the network with random values, on `random_images` of the images."""
+    """As `depths`, for the network with random values, on `random_images` of the `measured` images."""
     random_images: int
     reference: tuple[Depth, ...]
-    """As `depths`, on those same images: what `random` is to be compared with. Empty where they are all images."""
+    """As `depths`, on those same images: what `random` is to be compared with. Empty where they are all of them."""
     costs: Costs
 
     def depth(self, name: str) -> Depth:

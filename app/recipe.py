@@ -70,8 +70,8 @@ class Recipe:
         Wish,
         Field(
             description="`auto` measures how much data there is and how close it is to what the backbone knows, and "
-            "decides for one of the others; `head` trains a linear classifier on the frozen backbone; `stage_probe` the "
-            "same on the stage where it does best; `top` then trains the last stages, too; `full` trains every layer "
+            "decides for one of the others; `head` trains a linear classifier on the frozen backbone; `stage_probe` "
+            "the same on the stage where it does best; `top` then trains the last stages, too; `full` every layer "
             "from pre-trained values, `scratch` from random ones."
         ),
     ] = "auto"

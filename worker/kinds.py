@@ -11,10 +11,12 @@ from sqlalchemy.orm import Session
 from app import errors
 from app.datasets import service as datasets
 from app.jobs import leases
+from app.jobs import service as jobs
 from app.jobs.leases import Claim, Failure
 from app.models import service as models
 from app.models.service import NewModelVersion
 from app.plan import Plan
+from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage, move
 from worker.ingest import IngestOutcome, IngestWork, ingest
@@ -22,6 +24,7 @@ from worker.train import TrainOutcome, TrainWork, train
 from worker.training.events import Emit
 
 _PLAN = TypeAdapter(Plan)
+_RECIPE = TypeAdapter(Recipe)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ def _publish_ingest(session: Session, claim: Claim, outcome: IngestOutcome, _sto
 def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: Storage) -> TrainWork:
     version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
     return TrainWork(
-        plan=_PLAN.validate_python(claim.plan),
+        plan=None if claim.plan is None else _PLAN.validate_python(claim.plan),
+        recipe=_RECIPE.validate_python(claim.spec),
+        facts=jobs.version_facts(version),
         table=storage.dataset(claim.dataset_id),
         dataset_id=claim.dataset_id,
         version=version.number,

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app import errors, estimates, policy
 from app.backbones import catalogue, weights
+from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.datasets import store
 from app.datasets.store import Item, Snapshot
 from app.models import artifact
 from app.models.artifact import Artifact
-from app.plan import Plan
-from app.recipe import NO_WEIGHTS
-from worker.training import checkpoint, strategies
+from app.plan import Plan, VersionFacts, resolve
+from app.recipe import NO_WEIGHTS, Recipe, narrowed
+from worker.training import checkpoint, profile, strategies
 from worker.training.data import Splits
-from worker.training.events import Emit
+from worker.training.events import Emit, Planned
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
@@ -30,7 +32,10 @@ _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", 
 class TrainWork:
     """A plan, the version it is for, and the folders to work in."""
 
-    plan: Plan
+    plan: Plan | None
+    """None where it is decided by what is measured first."""
+    recipe: Recipe
+    facts: VersionFacts
     table: Path
     dataset_id: str
     version: int
@@ -77,25 +82,16 @@ class _SplitImages:
 
 
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
-    """Carry out `work`. Raises `WeightsUnavailable`."""
-    plan = work.plan
-    backbone = catalogue.find(plan.backbone)
-    file = (
-        None
-        if plan.weights == NO_WEIGHTS
-        else weights.obtain(
-            backbone,
-            choice=plan.weights,
-            weights_dir=work.weights_dir,
-            cache_dir=weights.default_cache_dir(),
-            download=work.download_weights,
-        )
-    )
+    """Carry out `work`, after deciding how, where that is left open. Raises `WeightsUnavailable`."""
+    backbone = catalogue.find(work.recipe.backbone)
+    file = _weights(work, backbone)
+    splits = _splits(store.read(work.table, work.tag))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = work.plan or _decide(work, splits, backbone, file, emit, device)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
     folder = work.folder / work.version_id
     checkpoints = folder / "checkpoints"
     checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
-    splits = _splits(store.read(work.table, work.tag))
     trained = strategies.train(
         splits,
         plan,
@@ -106,13 +102,13 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         max_pixels=work.max_image_pixels,
         max_activation_bytes=work.max_activation_bytes,
         emit=emit,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device,
     )
     result = Artifact(
-        backbone=plan.backbone,
+        backbone=backbone.name,
         labels=splits.labels,
         preprocessing=trained.preprocessing,
-        plan=asdict(plan),
+        plan=asdict(trained.plan),
         evaluation=asdict(trained.evaluation),
         provenance=_provenance(work, file),
         state=trained.classifier.state(),
@@ -122,11 +118,57 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     return TrainOutcome(
         artifact=folder / "artifact",
         version_id=work.version_id,
-        plan=plan,
+        plan=trained.plan,
         labels=splits.labels,
         evaluation=dict(result.evaluation),
         provenance=dict(result.provenance),
     )
+
+
+def _weights(work: TrainWork, backbone: Backbone) -> WeightsFile | None:
+    choice = work.recipe.start if work.plan is None else work.plan.weights
+    if choice == NO_WEIGHTS:
+        return None
+    return weights.obtain(
+        backbone,
+        choice=choice,
+        weights_dir=work.weights_dir,
+        cache_dir=weights.default_cache_dir(),
+        download=work.download_weights,
+    )
+
+
+def _decide(
+    work: TrainWork,
+    splits: Splits,
+    backbone: Backbone,
+    file: WeightsFile | None,
+    emit: Emit,
+    device: torch.device,
+) -> Plan:
+    """Measure, and plan by it; the job has the plan from then on."""
+    assert file is not None
+    stages = [stage.name for stage in backbone.stages]
+    try:
+        measured = profile.measure(
+            splits,
+            backbone=backbone,
+            weights=file,
+            feature_cache=work.feature_cache,
+            max_pixels=work.max_image_pixels,
+            seed=work.recipe.seed,
+            emit=emit,
+            device=device,
+        )
+    except errors.Invalid as error:
+        head, _ = narrowed(work.recipe, "head")
+        plan = resolve(head, work.facts, stages=stages)
+        plan = replace(plan, reasons=(f"Nothing can be measured ({error.message}).", *plan.reasons))
+    else:
+        plan = policy.plan(work.recipe, measured, work.facts, stages=stages)
+        plan = replace(plan, estimate=estimates.of(plan, work.facts, backbone, measured.costs))
+    emit(Planned(asdict(plan)))
+    return plan
 
 
 def _splits(snapshot: Snapshot) -> Splits:
@@ -153,10 +195,10 @@ def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:
     return {
         "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
         "backbone": {
-            "name": work.plan.backbone,
+            "name": work.recipe.backbone,
             "weights": None if file is None else _weights_provenance(file),
         },
-        "seed": work.plan.seed,
+        "seed": work.recipe.seed,
         "libraries": {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}},
     }
 

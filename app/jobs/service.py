@@ -1,7 +1,7 @@
 """What a client may do with jobs: submit, look, pause, resume, cancel."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,8 +19,8 @@ from app.jobs import events
 from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate
 from app.jobs.tables import Job, Worker
-from app.plan import VersionFacts, resolve
-from app.recipe import Recipe
+from app.plan import Plan, VersionFacts, resolve
+from app.recipe import NO_WEIGHTS, Recipe, narrowed
 
 CPU_QUEUE = "cpu"
 GPU_QUEUE = "gpu"
@@ -40,14 +40,13 @@ def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, n
     """Queue a fine-tune. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
     version = datasets.find_version(session, wanted.dataset, wanted.version)
     backbone = check_backbone(wanted.recipe)
-    stages = [stage.name for stage in backbone.stages]
-    plan = resolve(wanted.recipe, version_facts(version), stages=stages)
+    plan = plan_at_once(wanted.recipe, backbone, version_facts(version))
     job = _queued(
         "train", GPU_QUEUE, version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
     )
     job.dataset_version = version.number
     job.model_name = wanted.model
-    job.plan = asdict(plan)
+    job.plan = None if plan is None else asdict(plan)
     _insert(session, job)
     return job
 
@@ -141,9 +140,23 @@ def workers(session: Session) -> Sequence[Worker]:
 def check_backbone(recipe: Recipe) -> Backbone:
     """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
     backbone = catalogue.find(recipe.backbone)
-    if not recipe.from_random:
+    if not _starts_from_random(recipe, backbone):
         backbone.find_weights(recipe.start)
     return backbone
+
+
+def plan_at_once(recipe: Recipe, backbone: Backbone, version: VersionFacts) -> Plan | None:
+    """The plan for `recipe`, None where it is decided by measurements. Raises `UnknownName` and `Invalid`."""
+    if recipe.strategy == "auto":
+        if not _starts_from_random(recipe, backbone):
+            return None
+        recipe, _ = narrowed(replace(recipe, weights=NO_WEIGHTS), "scratch")
+    return resolve(recipe, version, stages=[stage.name for stage in backbone.stages])
+
+
+def _starts_from_random(recipe: Recipe, backbone: Backbone) -> bool:
+    """Whether there is nothing pre-trained to begin with: none is wanted, or what decides itself finds none."""
+    return recipe.from_random or (recipe.strategy == "auto" and recipe.weights is None and not backbone.weights)
 
 
 def version_facts(version: DatasetVersion) -> VersionFacts:

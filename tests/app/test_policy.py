@@ -50,6 +50,7 @@ def profile(
         images=images,
         smallest_class=images // classes,
         largest_class=images // classes,
+        measured=images,
         depths=depths(stages, error=error),
         together=probe(top if together is None else together, error=error),
         curve=(

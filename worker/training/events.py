@@ -157,9 +157,39 @@ class StoppedEarly:
 
 
 @dataclass(frozen=True)
+class RivalJudged:
+    """Two classifiers were made, and the one that does better on the validation images is kept; accuracies 0-1."""
+
+    strategy: str
+    accuracy: float
+    rival: str
+    rival_accuracy: float
+    kept: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What strategy `auto` has decided on; `plan` as the job has it from now on."""
+
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The finished classifier on the validation images; log-loss in nats, accuracy 0-1."""
 
     images: int
     accuracy: float
     log_loss: float
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The version is measured: the cross-validated accuracy 0-1 of a linear classifier at the network's head and at its
+    best depth, and the best of those of the same network with random values."""
+
+    images: int
+    accuracy: float
+    best_depth: str
+    best_accuracy: float
+    random_accuracy: float

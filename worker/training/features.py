@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -15,7 +15,9 @@ import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from app import profile
 from app.backbones import preprocess
 from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
@@ -31,7 +33,7 @@ BATCH = 8
 """Measured on CPUs: the activations of so few images stay in the cache. See `CUDA_BATCH` for GPUs."""
 CUDA_BATCH = 128
 
-HEAD = "head"
+HEAD = profile.HEAD
 """The depth in front of the network's own classifier."""
 
 _TENSOR = "features"
@@ -41,7 +43,8 @@ _DIGEST = "sha256"
 
 @dataclass(frozen=True)
 class Extractor:
-    """A frozen network with what identifies its features; `weights_sha256` is that of the file of its values."""
+    """A frozen network with what identifies its features; `weights_sha256` is that of the file of its values, or of the
+    values themselves where they are of no file."""
 
     network: InferenceForm
     preprocessing: Preprocessing
@@ -97,6 +100,17 @@ def batch_size(device: torch.device) -> int:
     return CUDA_BATCH if device.type == "cuda" else BATCH
 
 
+def views(
+    images: Images, parts: Sequence[Sequence[int]], preprocessing: Preprocessing, *, max_pixels: int
+) -> Iterator[Tensor]:
+    """For each part, the images at its positions as serving sees them `(N, 3, H, W) uint8`. Raises `BadImage`."""
+
+    def view(_position: int, file: bytes) -> preprocess.Pixels:
+        return preprocess.load(file, preprocessing, max_pixels=max_pixels)
+
+    return data.batches(images, parts, view, threads=torch.get_num_threads())
+
+
 def _key(hashes: list[str], extractor: Extractor) -> str:
     facts = [FORMAT, extractor.weights_sha256, extractor.preprocessing.to_json(), hashes]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -146,11 +160,8 @@ def _forward(
     max_pixels: int,
     device: torch.device,
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    def view(_position: int, file: bytes) -> preprocess.Pixels:
-        return preprocess.load(file, preprocessing, max_pixels=max_pixels)
-
     parts = [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
-    for batch in data.batches(images, parts, view, threads=torch.get_num_threads()):
+    for batch in views(images, parts, preprocessing, max_pixels=max_pixels):
         with torch.inference_mode():
             yield _named(network, network.survey(batch.to(device)))
 

@@ -38,6 +38,33 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What classifiers that have not seen an image say of it, with the penalty that does best."""
+
+    l2: float
+    predicted: NDArray[np.int64]
+    """For each image `(N,)`."""
+    log_losses: NDArray[np.float64]
+    """Of each image `(N,)`, in nats."""
+    targets: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images, 0-1."""
+        return float((self.predicted == self.targets).mean())
+
+    @property
+    def log_loss(self) -> float:
+        """Mean, in nats."""
+        return float(self.log_losses.mean())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the accuracy, as if every image were judged by the same classifier."""
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.targets)))
+
+
+@dataclass(frozen=True)
 class _Axes:
     """Standardised features in their principal axes."""
 
@@ -55,6 +82,17 @@ class _Axes:
 class _Solution:
     weight: Tensor
     bias: Tensor
+
+
+@dataclass(frozen=True)
+class _Crossed:
+    """Cross-validation of several penalties, the strongest first."""
+
+    penalties: list[float]
+    predicted: Tensor
+    """For each penalty and image `(P, N) int64`."""
+    log_losses: Tensor
+    """For each penalty and image `(P, N) float64`."""
 
 
 def fit(
@@ -97,7 +135,9 @@ def search(
     if folds:
         sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
-        tried = _cross_validate(axes, labels, sample, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
+        values, held = axes.values[sample], labels[sample]
+        crossed = _cross(values, held, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
+        tried = _tried(crossed, held)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
     solution = _solve(axes.values, labels, axes.variances, l2=l2, start=_zeros(axes.values, classes))
     return _for_raw_features(axes, solution, l2, tried)
@@ -122,6 +162,34 @@ def typical_spread(features: NDArray[np.float32]) -> float:
     spread = _spread(values, mean)
     varying = spread[~_is_constant(spread, mean)]
     return float(varying.mean()) if len(varying) else 1.0
+
+
+def cross_validate(
+    features: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    *,
+    classes: int,
+    l2_grid: Sequence[float],
+    folds: int,
+    seed: int,
+    emit: Emit,
+) -> Held:
+    """How well linear classifiers of `features (N, D)` do on images that they have not seen, in stratified `folds`-fold
+    cross-validation with the penalty of the grid that has the least mean log-loss in it.
+
+    A label that has a single image is never known to the classifier that meets it.
+    """
+    axes = _principal_axes(torch.from_numpy(features))
+    fold_of = assign_folds(targets, folds=folds, seed=seed)
+    labels = torch.from_numpy(targets)
+    crossed = _cross(axes.values, labels, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
+    best = int(crossed.log_losses.mean(dim=1).argmin())
+    return Held(
+        l2=crossed.penalties[best],
+        predicted=crossed.predicted[best].numpy(),
+        log_losses=crossed.log_losses[best].numpy(),
+        targets=targets,
+    )
 
 
 def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -202,21 +270,20 @@ def _chunks(features: Tensor) -> Iterator[Tensor]:
         yield features[start : start + _CHUNK_ROWS]
 
 
-def _cross_validate(
-    axes: _Axes,
-    labels: Tensor,
-    sample: NDArray[np.int64],
+def _cross(
+    values: Tensor,
+    targets: Tensor,
+    variances: Tensor,
     fold_of: NDArray[np.int64],
     *,
     classes: int,
     l2_grid: Sequence[float],
     emit: Emit,
-) -> tuple[PenaltyTried, ...]:
-    """What each penalty of the grid gives, the strongest first."""
-    values, targets = axes.values[sample], labels[sample]
+) -> _Crossed:
+    """What each penalty of the grid gives for images in principal axes `(N, R)`."""
     penalties = sorted(l2_grid, reverse=True)
-    losses = dict.fromkeys(penalties, 0.0)
-    hits = dict.fromkeys(penalties, 0)
+    predicted = torch.empty(len(penalties), len(targets), dtype=torch.int64)
+    log_losses = torch.empty(len(penalties), len(targets), dtype=torch.float64)
     folds = np.unique(fold_of)
     for place, fold in enumerate(folds):
         held_out = torch.from_numpy(fold_of == fold)
@@ -224,11 +291,18 @@ def _cross_validate(
         # From strong to weak, each solution is close to the next.
         for step, l2 in enumerate(penalties):
             emit(Progress("probe", place * len(penalties) + step, len(folds) * len(penalties)))
-            solution = _solve(values[~held_out], targets[~held_out], axes.variances, l2=l2, start=solution)
+            solution = _solve(values[~held_out], targets[~held_out], variances, l2=l2, start=solution)
             logits = values[held_out] @ solution.weight.T + solution.bias
-            losses[l2] += float(functional.cross_entropy(logits, targets[held_out], reduction="sum"))
-            hits[l2] += int((logits.argmax(dim=1) == targets[held_out]).sum())
-    return tuple(PenaltyTried(l2, losses[l2] / len(sample), hits[l2] / len(sample)) for l2 in penalties)
+            log_losses[step, held_out] = functional.cross_entropy(logits, targets[held_out], reduction="none")
+            predicted[step, held_out] = logits.argmax(dim=1)
+    return _Crossed(penalties, predicted, log_losses)
+
+
+def _tried(crossed: _Crossed, targets: Tensor) -> tuple[PenaltyTried, ...]:
+    losses, hits = crossed.log_losses.mean(dim=1), (crossed.predicted == targets).double().mean(dim=1)
+    return tuple(
+        PenaltyTried(l2, float(loss), float(hit)) for l2, loss, hit in zip(crossed.penalties, losses, hits, strict=True)
+    )
 
 
 def _solve(values: Tensor, targets: Tensor, variances: Tensor, *, l2: float, start: _Solution) -> _Solution:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from worker.training import evaluate, features, fit, probe, stage_probe
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Evaluation
-from worker.training.events import Emit, Evaluated, NotKept
+from worker.training.events import Emit, Evaluated, NotKept, RivalJudged
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
@@ -41,6 +41,8 @@ class Trained:
     evaluation: Evaluation
     probabilities: NDArray[np.float64]
     """For each validation image `(N, K)`."""
+    plan: Plan
+    """What was carried out for it."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -82,24 +84,59 @@ def train(
     `Unavailable` and `BadImage`.
     """
     _check(splits)
-    carry_out = STRATEGIES[plan.strategy]
-    trained = carry_out(
-        _Training(
-            splits=splits,
-            plan=plan,
-            backbone=backbone,
-            weights=weights,
-            feature_cache=feature_cache,
-            workdir=workdir,
-            max_pixels=max_pixels,
-            max_activation_bytes=max_activation_bytes,
-            emit=emit,
-            device=device,
-        )
+    training = _Training(
+        splits=splits,
+        plan=plan,
+        backbone=backbone,
+        weights=weights,
+        feature_cache=feature_cache,
+        workdir=workdir,
+        max_pixels=max_pixels,
+        max_activation_bytes=max_activation_bytes,
+        emit=emit,
+        device=device,
     )
+    trained = STRATEGIES[plan.strategy](training)
+    if plan.rival is not None:
+        trained = _better(trained, _rival(training, plan.rival), emit)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained
+
+
+def _rival(training: _Training, plan: Plan) -> Trained:
+    return STRATEGIES[plan.strategy](replace(training, plan=plan, workdir=training.workdir / "rival"))
+
+
+def _better(trained: Trained, rival: Trained, emit: Emit) -> Trained:
+    """The one that does better on the validation images; the rival, which is simpler, where they do as well."""
+    ours, theirs = trained.evaluation, rival.evaluation
+    wins = (theirs.accuracy, -theirs.log_loss) >= (ours.accuracy, -ours.log_loss)
+    kept = rival if wins else trained
+    emit(
+        RivalJudged(
+            strategy=trained.plan.strategy,
+            accuracy=ours.accuracy,
+            rival=rival.plan.strategy,
+            rival_accuracy=theirs.accuracy,
+            kept=kept.plan.strategy,
+        )
+    )
+    if not wins:
+        return trained
+    said = (
+        f"The rival is kept: it is right for {theirs.accuracy:.1%} of the validation images, "
+        f"strategy '{trained.plan.strategy}' for {ours.accuracy:.1%}."
+    )
+    overall = trained.plan
+    plan = replace(
+        rival.plan,
+        quadrant=overall.quadrant,
+        expected=overall.expected,
+        estimate=overall.estimate,
+        reasons=(*overall.reasons, said, *rival.plan.reasons),
+    )
+    return replace(rival, plan=plan)
 
 
 def _check(splits: Splits) -> None:
@@ -295,14 +332,16 @@ def _trained(training: _Training, classifier: Classifier, probabilities: NDArray
         classifier=classifier,
         evaluation=evaluate.evaluate(probabilities, splits.validation.targets, splits.labels),
         probabilities=probabilities,
+        plan=training.plan,
     )
 
 
 def _fingerprint(training: _Training) -> str:
     """sha256 over all that the trained network depends on."""
     splits = training.splits
+    plan = replace(training.plan, reasons=(), rival=None, quadrant=None, expected=None, estimate=None)
     facts = [
-        {**asdict(training.plan), "reasons": None},
+        asdict(plan),
         None if training.weights is None else training.weights.sha256,
         splits.labels,
         [[images.sha256, images.targets.tolist()] for images in (splits.train, splits.validation)],
