@@ -6,7 +6,7 @@ every random number follows from the seed, the epoch and the place in it.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app import errors
 from app.backbones.classifier import Classifier
 from app.plan import Descent
-from worker.training import checkpoint, evaluate, schedule
+from worker.training import checkpoint, evaluate, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -30,6 +30,7 @@ from worker.training.events import (
     Event,
     Progress,
     Resumed,
+    StartEvaluated,
     StoppedEarly,
 )
 from worker.training.feed import Batch, Feed
@@ -52,6 +53,8 @@ class Fitting:
     """Of all that the result depends on; checkpoints of another training are not gone on with."""
     device: torch.device
     emit: Emit
+    start_counts: bool = False
+    """Whether the network before the first step may be what is kept, as it has been fitted already."""
 
 
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
@@ -76,6 +79,9 @@ def batches_of(order: NDArray[np.int64], size: int) -> list[list[int]]:
     return batches
 
 
+_START = Position(epochs=0, steps=0, loss=0.0)
+
+
 @dataclass(frozen=True)
 class _Passed:
     """What was done of an epoch since it was begun or gone on with."""
@@ -95,16 +101,28 @@ class _Pace:
     def rate(self, number: int) -> float:
         """The learning rate of this step of all, counted from 0."""
         steps = self.descent.epochs * self.per_epoch
-        warm_up = schedule.warm_up_steps(steps, steps_per_epoch=self.per_epoch)
+        warm_up = schedule.warm_up_steps(
+            steps, steps_per_epoch=self.per_epoch, share=self.descent.warm_up, epochs=self.descent.warm_up_epochs
+        )
         return schedule.learning_rate(number, steps=steps, warm_up=warm_up, peak=self.descent.learning_rate)
+
+    def held(self, number: int, stages: Sequence[str]) -> str | None:
+        """The last of `stages` that stays as it is in this step; None where none does."""
+        if self.descent.unfreeze == "at_once":
+            return None
+        steps = self.descent.epochs * self.per_epoch
+        count = schedule.held_stages(number, steps=steps, stages=len(stages))
+        return stages[count - 1] if count else None
 
 
 class _Training:
     def __init__(self, network: Classifier, fitting: Fitting) -> None:
         self._fitting = fitting
         self._descent = fitting.descent
-        self._learner = Learner(network, fitting.descent, _criterion(fitting), fitting.feed.forward)
-        self._position = Position(epochs=0, steps=0, loss=0.0)
+        half = precision.is_half(fitting.descent.precision, fitting.device, fitting.emit)
+        self._learner = Learner(network, fitting.descent, _criterion(fitting), fitting.feed.forward, half=half)
+        self._held: str | None = None
+        self._position = _START
         self._best: Best | None = None
         self._saved_at = time.monotonic()
         self._pieces = 1
@@ -112,10 +130,13 @@ class _Training:
 
     def run(self) -> Classifier:
         self._resume()
+        if self._fitting.start_counts and self._position == _START and self._best is None:
+            self._judge_start()
         while self._position.epochs < self._descent.epochs and not self._is_out_of_patience():
             self._finish_epoch(self._train_epoch())
+        self._hold(None)
         if self._best is not None:
-            self._learner.network.load_state_dict(checkpoint.load_best(self._fitting.workdir, self._best))
+            self._learner.take(checkpoint.load_best(self._fitting.workdir, self._best))
         return self._learner.network
 
     def _resume(self) -> None:
@@ -125,6 +146,17 @@ class _Training:
         self._learner.restore(found.tensors)
         self._position, self._best = found.position, found.best
         self._fitting.emit(Resumed(epoch=found.position.epochs, step=found.position.steps))
+
+    def _judge_start(self) -> None:
+        """Let the network before the first step compete as epoch 0."""
+        self._best = self._validate(0)
+        self._emit(StartEvaluated(validation_loss=self._best.loss, validation_accuracy=self._best.accuracy))
+        self._save(is_best=True)
+
+    def _hold(self, stage: str | None) -> None:
+        if stage != self._held:
+            self._learner.network.hold(stage)
+            self._held = stage
 
     def _is_out_of_patience(self) -> bool:
         if self._descent.patience is None or self._best is None:
@@ -148,6 +180,7 @@ class _Training:
         for step in range(begun, pace.per_epoch):
             number = self._position.epochs * pace.per_epoch + step
             group = list(islice(batches, self._descent.accumulate))
+            self._hold(pace.held(number, self._learner.network.stages))
             loss = self._step(group, pace.rate(number), epoch, number)
             self._position = Position(epoch - 1, step + 1, self._position.loss + loss)
             done += sum(len(images) for images, _ in group)

@@ -21,7 +21,7 @@ from app.backbones.taps import WHOLE, Outlet
 from app.backbones.weights import WeightsFile
 from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
-from worker.training import evaluate, features, fit, probe, stage_probe
+from worker.training import evaluate, features, fit, precision, probe, stage_probe
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Evaluation
@@ -96,9 +96,10 @@ def train(
         emit=emit,
         device=device,
     )
-    trained = STRATEGIES[plan.strategy](training)
-    if plan.rival is not None:
-        trained = _better(trained, _rival(training, plan.rival), emit)
+    with precision.deterministic(wanted=plan.deterministic):
+        trained = STRATEGIES[plan.strategy](training)
+        if plan.rival is not None:
+            trained = _better(trained, _rival(training, plan.rival), emit)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained
@@ -263,6 +264,9 @@ def _values_behind(classifier: Classifier, stage: str) -> int:
 def _train_full(training: _Training) -> Trained:
     """Every layer, from the first to the last."""
     classifier = _build(training)
+    if training.weights is not None and training.plan.reinit == "none":
+        # Kept on disk, they are there already where the plan has come from a comparison of backbones.
+        _fit_head(training, classifier, _features(training, classifier, training.weights).at(features.HEAD).train)
     return _fitted(training, classifier, _images(training, classifier))
 
 
@@ -289,6 +293,7 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
         fingerprint=_fingerprint(training),
         device=training.device,
         emit=training.emit,
+        start_counts=training.plan.reinit == "none",
     )
     return _judged(training, fit.fit(classifier, fitting))
 
