@@ -47,7 +47,7 @@ class Recipe:
     """How to train; what is None is decided by the service, which gives its reasons."""
 
     backbone: str
-    strategy: str = "head"
+    strategy: str = "auto"
     weights: str | None = None
     seed: int = 0
     epochs: int | None = None

@@ -106,10 +106,10 @@ def train(
     strategy: Annotated[
         str,
         typer.Option(
-            help="head: a new classifier only; stage_probe: the same on the stage that suits best; top: the last "
-            "stages, too; full: every layer; scratch: every layer from random values."
+            help="auto: measures and decides; head: a new classifier only; stage_probe: the same on the stage that "
+            "suits best; top: the last stages, too; full: every layer; scratch: every layer from random values."
         ),
-    ] = "head",
+    ] = "auto",
     weights: Annotated[
         str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
     ] = None,
@@ -145,8 +145,9 @@ def train(
         dataset_id = _import(client, photos, dataset or model)
         with show.step(console, f"train {model}") as step:
             job = client.train(dataset_id, model, recipe)
-            step.notes = list(job.plan.reasons) if job.plan else []
-            result = show.succeeded(client.wait(job.id, step.tell)).result or {}
+            done = show.succeeded(client.wait(job.id, step.tell))
+            step.notes = list(done.plan.reasons) if done.plan else []
+            result = done.result or {}
             step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
 
 

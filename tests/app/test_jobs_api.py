@@ -96,6 +96,21 @@ def test_full_without_weights_is_another_way_to_say_scratch(http: TestClient, ve
     assert (plans[0]["strategy"], plans[0]["weights"]) == ("scratch", "none")
 
 
+def test_what_decides_itself_has_no_plan_until_it_has_measured(http: TestClient, versioned: str) -> None:
+    asked = wanted(versioned, backbone="formnet", strategy="auto", weights=None, epochs=3, views=2)
+    job = http.post("/v1/jobs", json=asked).json()
+    assert (job["plan"], job["spec"]["strategy"]) == (None, "auto")
+
+
+def test_what_decides_itself_trains_from_random_values_where_there_are_no_others(
+    http: TestClient, versioned: str
+) -> None:
+    without = wanted(versioned, backbone="tinynet", strategy="auto", weights=None)
+    not_wanted = wanted(versioned, backbone="formnet", strategy="auto", weights="none")
+    for asked in (without, not_wanted):
+        assert http.post("/v1/jobs", json=asked).json()["plan"]["strategy"] == "scratch"
+
+
 def test_weights_are_asked_for_by_name(http: TestClient, versioned: str) -> None:
     named = wanted(versioned, backbone="resnet50", weights="IMAGENET1K_V2")
     answer = http.post("/v1/jobs", json=named)

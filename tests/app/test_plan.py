@@ -15,7 +15,7 @@ FACTS = VersionFacts(classes=3, train_images=240, validation_images=60, smallest
 
 
 def plan(version: VersionFacts = FACTS, **fields: Any) -> Plan:
-    return resolve(Recipe(**{"backbone": "resnet18", **fields}), version, stages=STAGES)
+    return resolve(Recipe(**{"backbone": "resnet18", "strategy": "head", **fields}), version, stages=STAGES)
 
 
 def scratch(version: VersionFacts = FACTS, **fields: Any) -> Plan:
@@ -117,7 +117,7 @@ def test_a_recipe_that_contradicts_itself_is_refused_with_the_field(
     fields: dict[str, Any], places: list[tuple[str, ...]]
 ) -> None:
     with pytest.raises(ValidationError) as raised:
-        Recipe(**{"backbone": "resnet18", **fields})
+        Recipe(**{"backbone": "resnet18", "strategy": "head", **fields})
     assert [error["loc"] for error in raised.value.errors()] == places
 
 

@@ -206,7 +206,7 @@ def test_a_stage_that_is_not_there_is_answered_with_those_that_are(splits: Split
 def test_an_artifact_of_old_has_the_whole_network(
     splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
 ) -> None:
-    trained = train(splits, plan_for(splits, Recipe(backbone="resnet18")), *resnet, tmp_path)
+    trained = train(splits, plan_for(splits, Recipe(backbone="resnet18", strategy="head")), *resnet, tmp_path)
     served(trained, resnet[0], splits, tmp_path / "served")
     manifest = Storage(tmp_path / "served").model_version("mv_1") / "artifact.json"
     text = manifest.read_text()

@@ -1,0 +1,66 @@
+"""Time and memory of a plan from what one image costs: made-up costs in, sums out."""
+
+import pytest
+
+from app import estimates
+from app.backbones import catalogue
+from app.plan import VersionFacts, resolve
+from app.profile import Costs
+from app.recipe import Recipe
+
+COSTS = Costs(decode=0.01, forward=0.02, step=0.06, device="cpu", threads=2)
+FACTS = VersionFacts(classes=2, train_images=80, validation_images=20, smallest_class=40)
+RESNET = catalogue.find("resnet18")
+STAGES = [stage.name for stage in RESNET.stages]
+
+
+def seconds(recipe: Recipe) -> float:
+    return estimates.of(resolve(recipe, FACTS, stages=STAGES), FACTS, RESNET, COSTS).seconds
+
+
+def memory(recipe: Recipe) -> int:
+    found = estimates.of(resolve(recipe, FACTS, stages=STAGES), FACTS, RESNET, COSTS).memory_bytes
+    assert found is not None
+    return found
+
+
+def test_a_head_takes_one_look_at_each_image() -> None:
+    assert seconds(Recipe(backbone="resnet18", strategy="head")) == pytest.approx(100 * 0.03)
+
+
+def test_scratch_takes_a_step_for_each_image_and_epoch_and_looks_at_the_validation_images() -> None:
+    found = seconds(Recipe(backbone="resnet18", strategy="scratch", epochs=5))
+    assert found == pytest.approx(5 * (80 * 0.07 + 20 * 0.03) + 20 * 0.03)
+
+
+def test_full_looks_at_each_image_first_for_the_head_that_it_begins_with() -> None:
+    begun_well = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5))
+    from_random_head = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5, reinit="head"))
+    assert begun_well - from_random_head == pytest.approx(100 * 0.03)
+
+
+def test_epochs_of_the_top_cost_what_lies_behind_the_frozen_stages() -> None:
+    short, long = (Recipe(backbone="resnet18", strategy="top", epochs=epochs, views=1) for epochs in (1, 11))
+    behind = 1 - estimates.share_up_to(RESNET, "layer3")
+    assert 0.1 < behind < 0.4
+    assert seconds(long) - seconds(short) == pytest.approx(10 * behind * (80 * 0.06 + 20 * 0.02))
+
+
+def test_memory_grows_with_the_batch_and_with_what_is_trained() -> None:
+    small, large = (Recipe(backbone="resnet18", strategy="full", batch_size=size) for size in (8, 32))
+    assert memory(large) > 2 * memory(small)
+    assert memory(Recipe(backbone="resnet18", strategy="head")) < memory(Recipe(backbone="resnet18", strategy="top"))
+    assert memory(Recipe(backbone="resnet18", strategy="top", batch_size=8)) < memory(small)
+
+
+def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
+    network = catalogue.find("timm:resnet26")
+    names = [stage.name for stage in network.stages]
+    assert estimates.share_up_to(network, names[0]) == pytest.approx(1 / len(names))
+    assert estimates.share_up_to(network, None) == 0
+    assert (
+        estimates.of(
+            resolve(Recipe(backbone="timm:resnet26", strategy="head"), FACTS, stages=names), FACTS, network, COSTS
+        ).memory_bytes
+        is None
+    )
