@@ -14,9 +14,12 @@ from app.jobs import leases
 from app.jobs.leases import Claim, Failure
 from app.models import service as models
 from app.models.service import NewModelVersion
+from app.profile import Profile
+from app.profiles import service as profiles
 from app.recipe import Plan
 from app.settings import Settings
 from app.storage import Storage, move
+from worker.analyse import AnalyseWork, analyse
 from worker.ingest import IngestOutcome, IngestWork, ingest
 from worker.train import TrainOutcome, TrainWork, train
 from worker.training.events import Emit
@@ -127,7 +130,28 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
         move(outcome.artifact, place)
 
 
+def _prepare_analyse(session: Session, claim: Claim, settings: Settings, storage: Storage) -> AnalyseWork:
+    version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    return AnalyseWork(
+        backbone=claim.spec["backbone"],
+        weights=claim.spec["weights"],
+        table=storage.dataset(claim.dataset_id),
+        tag=version.table_tag,
+        feature_cache=storage.features(),
+        weights_dir=settings.weights_dir,
+        download_weights=settings.download_weights,
+        max_image_pixels=settings.max_image_pixels,
+    )
+
+
+def _publish_analyse(session: Session, claim: Claim, outcome: Profile, _storage: Storage, now: datetime) -> None:
+    version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    profile_id = profiles.record(session, version, outcome, job_id=claim.job_id, now=now)
+    leases.succeed(session, claim, {"profile": profile_id}, now=now)
+
+
 KINDS: dict[str, Kind] = {
     "ingest": Kind(_prepare_ingest, ingest, _publish_ingest),
+    "analyse": Kind(_prepare_analyse, analyse, _publish_analyse),
     "train": Kind(_prepare_train, train, _publish_train),
 }

@@ -1,25 +1,20 @@
 """The work of a training: a plan carried out on a version, ending in an artifact."""
 
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from app.backbones import catalogue, weights
 from app.backbones.weights import WeightsFile
-from app.datasets import store
-from app.datasets.store import Item, Snapshot
 from app.models import artifact
 from app.models.artifact import Artifact
 from app.recipe import NO_WEIGHTS, Plan
+from worker.splits import splits_of
 from worker.training import checkpoint, strategies
-from worker.training.data import Splits
 from worker.training.events import Emit
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
@@ -59,22 +54,6 @@ class TrainOutcome:
     provenance: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _SplitImages:
-    """The images of one split, read from the table as they are needed."""
-
-    snapshot: Snapshot
-    rows: tuple[int, ...]
-    sha256: tuple[str, ...]
-    targets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, positions: Sequence[int]) -> list[bytes]:
-        return self.snapshot.read([self.rows[position] for position in positions])
-
-
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     """Carry out `work`. Raises `WeightsUnavailable`."""
     plan = work.plan
@@ -94,7 +73,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     folder = work.folder / work.version_id
     checkpoints = folder / "checkpoints"
     checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
-    splits = _splits(store.read(work.table, work.tag))
+    splits = splits_of(work.table, work.tag)
     trained = strategies.train(
         splits,
         plan,
@@ -124,26 +103,6 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         labels=splits.labels,
         evaluation=dict(result.evaluation),
         provenance=dict(result.provenance),
-    )
-
-
-def _splits(snapshot: Snapshot) -> Splits:
-    labels = tuple(sorted({item.label for item in snapshot.items}))
-    index = {label: place for place, label in enumerate(labels)}
-    return Splits(
-        labels=labels,
-        train=_images(snapshot, "train", index),
-        validation=_images(snapshot, "validation", index),
-    )
-
-
-def _images(snapshot: Snapshot, split: str, index: dict[str, int]) -> _SplitImages:
-    rows: list[tuple[int, Item]] = [(row, item) for row, item in enumerate(snapshot.items) if item.split == split]
-    return _SplitImages(
-        snapshot=snapshot,
-        rows=tuple(row for row, _ in rows),
-        sha256=tuple(item.sha256 for _, item in rows),
-        targets=np.array([index[item.label] for _, item in rows], dtype=np.int64),
     )
 
 
