@@ -18,6 +18,7 @@ from rich.console import Console
 from client import archives, demo, local, show
 from client.api import DEFAULT_URL, Client, Recipe
 from client.errors import GraftError
+from client.values import Job, Planned
 
 app = typer.Typer(
     help="Labelled photos in, a served image classifier out.",
@@ -139,6 +140,40 @@ def _import(client: Client, photos: Path, name: str) -> str:
         if result["refused"] > len(step.notes):
             step.notes.append(f"and {result['refused'] - len(step.notes)} more refused")
     return dataset.id
+
+
+@app.command()
+def plan(
+    dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
+    backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
+    strategy: Annotated[str, typer.Option(help="head, top or full.")] = "head",
+    weights: Annotated[
+        str, typer.Option(help="pretrained, the name of weights, or none for random values.")
+    ] = "pretrained",
+    version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure how well the network suits the data, and wait for that.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Say what a training would do and why, without training."""
+    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights)
+    with _told_plainly(), Client(url) as client:
+        if measure:
+            planned = _measured(client, dataset, recipe, version)
+        else:
+            planned = client.plan(dataset, recipe, version=version)
+        for part in show.planned(planned):
+            console.print(part)
+
+
+def _measured(client: Client, dataset: str, recipe: Recipe, version: int | None) -> Planned:
+    found = client.measure(dataset, recipe, version=version)
+    while isinstance(found, Job):
+        with show.step(console, f"measure {dataset} with {recipe.backbone}") as step:
+            show.succeeded(client.wait(found.id, step.tell))
+        found = client.measure(dataset, recipe, version=version)
+    return found
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Plans over HTTP: a dry run at once, or the job that measures first."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.db import Database
 from app.jobs import leases
+from app.jobs import service as jobs
 from app.jobs.leases import Failure
 from app.profile import Costs, CurvePoint, Depth, Probe, Profile
 from app.profiles import service as profiles
@@ -109,6 +112,17 @@ def test_a_version_that_was_not_measured_is_measured_once_for_all_who_ask(
     assert http.get(f"/v1/profiles/{profile_id}").json() == found
     assert found["figures"]["depths"][0]["probe"] == asdict(PROBE)
     assert found["figures"]["costs"]["step"] == 0.04
+
+
+def test_of_many_who_ask_at_the_same_moment_one_makes_the_job(versioned: str, database: Database) -> None:
+    def ask(_number: int) -> str:
+        with database.write() as session:
+            version, backbone = datasets.find_version(session, versioned, 1), catalogue.find("mobilenet_v2")
+            job = jobs.submit_analysis(session, version, backbone, choice="pretrained", max_attempts=1, now=NOW)
+            return job.id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(16)))) == 1
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled"])
