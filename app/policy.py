@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.plan import Amount, Expected, Likeness, Plan, Quadrant, VersionFacts, resolve
+from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, VersionFacts, resolve
 from app.profile import HEAD, Depth, Probe, Profile
-from app.recipe import ALL_STAGES, Recipe, narrowed
+from app.recipe import ALL_STAGES, Recipe, Strategy, narrowed
 
 Chosen = Literal["head", "stage_probe", "top", "full"]
 
@@ -57,7 +57,6 @@ class Decision:
     """Where the rival is a `stage_probe`, the stage, or `all`."""
     freeze: str | None
     """Where the strategy is `top`, the last stage that stays as it is."""
-    expected: Expected
     reasons: tuple[str, ...]
 
 
@@ -76,8 +75,15 @@ def plan(recipe: Recipe, profile: Profile, version: VersionFacts, *, stages: Seq
         resolved,
         rival=_rival(recipe, decision, version, stages) if trains and competes else None,
         quadrant=decision.quadrant,
-        expected=decision.expected,
+        expected=expected(profile, strategy=decision.strategy),
         reasons=(*decision.reasons, *resolved.reasons, *([ignored] if lost else [])),
+    )
+
+
+def informed(plan: Plan, profile: Profile, estimate: Estimate) -> Plan:
+    """`plan` with what is known of it besides: where the version lies, what to expect, what it will take."""
+    return replace(
+        plan, quadrant=locate(profile), expected=expected(profile, strategy=plan.strategy), estimate=estimate
     )
 
 
@@ -100,7 +106,6 @@ def decide(profile: Profile) -> Decision:
         rival=rival,
         rival_stage=stage,
         freeze=freeze,
-        expected=_expected(profile, strategy),
         reasons=(*quadrant.evidence, reason, _about_fixed(profile, rival, stage)),
     )
 
@@ -228,8 +233,9 @@ _RULES: dict[tuple[Amount, Likeness], Callable[[Profile], tuple[Chosen, str | No
 }
 
 
-def _expected(profile: Profile, strategy: Chosen) -> Expected:
-    """Two standard errors around the best probe; where layers are trained, the errors may fall."""
+def expected(profile: Profile, *, strategy: Strategy) -> Expected:
+    """Where the accuracy will probably lie: two standard errors around the best probe, and further up where layers are
+    trained."""
     probes: Iterator[Probe] = iter([profile.together, *(depth.probe for depth in profile.depths)])
     best = max(probes, key=lambda probe: probe.accuracy)
     low = max(0.0, best.accuracy - STANDARD_ERRORS * best.error)

@@ -18,6 +18,7 @@ from rich.console import Console
 from client import archives, demo, local, show
 from client.api import DEFAULT_URL, Client, Recipe
 from client.errors import GraftError
+from client.values import Job, Planned
 
 app = typer.Typer(
     help="Labelled photos in, a served image classifier out.",
@@ -168,6 +169,36 @@ def _import(client: Client, photos: Path, name: str) -> str:
         if result["refused"] > len(step.notes):
             step.notes.append(f"and {result['refused'] - len(step.notes)} more refused")
     return dataset.id
+
+
+@app.command()
+def plan(
+    dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
+    backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
+    strategy: Annotated[str, typer.Option(help="auto, head, stage_probe, top, full or scratch.")] = "auto",
+    weights: Annotated[
+        str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure how well the network suits the data, and wait for that.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Say what a training would do and why, without training."""
+    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights)
+    with _told_plainly(), Client(url) as client:
+        for part in show.planned(_planned(client, dataset, recipe, version, measure=measure)):
+            console.print(part)
+
+
+def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, *, measure: bool) -> Planned:
+    found = client.plan(dataset, recipe, version=version, measure=measure)
+    while isinstance(found, Job):
+        with show.step(console, f"measure {dataset} with {recipe.backbone}") as step:
+            show.succeeded(client.wait(found.id, step.tell))
+        found = client.plan(dataset, recipe, version=version, measure=measure)
+    return found
 
 
 @app.command()

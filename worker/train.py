@@ -1,27 +1,25 @@
 """The work of a training: a plan carried out on a version, ending in an artifact."""
 
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from app import errors, estimates, policy
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
-from app.datasets import store
-from app.datasets.store import Item, Snapshot
 from app.models import artifact
 from app.models.artifact import Artifact
 from app.plan import Plan, VersionFacts, resolve
+from app.profile import Profile
 from app.recipe import NO_WEIGHTS, Recipe, narrowed
-from worker.training import checkpoint, profile, strategies
+from worker import analyse
+from worker.splits import splits_of
+from worker.training import checkpoint, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit, Planned
 
@@ -36,6 +34,8 @@ class TrainWork:
     """None where it is decided by what is measured first."""
     recipe: Recipe
     facts: VersionFacts
+    profile: Profile | None
+    """What was measured of the version with the recipe's backbone and weights before."""
     table: Path
     dataset_id: str
     version: int
@@ -63,31 +63,17 @@ class TrainOutcome:
     labels: tuple[str, ...]
     evaluation: dict[str, Any]
     provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _SplitImages:
-    """The images of one split, read from the table as they are needed."""
-
-    snapshot: Snapshot
-    rows: tuple[int, ...]
-    sha256: tuple[str, ...]
-    targets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, positions: Sequence[int]) -> list[bytes]:
-        return self.snapshot.read([self.rows[position] for position in positions])
+    measured: Profile | None
+    """What it was decided by, where it was decided here."""
 
 
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     """Carry out `work`, after deciding how, where that is left open. Raises `WeightsUnavailable`."""
     backbone = catalogue.find(work.recipe.backbone)
     file = _weights(work, backbone)
-    splits = _splits(store.read(work.table, work.tag))
+    splits = splits_of(work.table, work.tag)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = work.plan or _decide(work, splits, backbone, file, emit, device)
+    plan, measured = (work.plan, None) if work.plan else _decide(work, splits, backbone, file, emit)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
     folder = work.folder / work.version_id
     checkpoints = folder / "checkpoints"
@@ -122,6 +108,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         labels=splits.labels,
         evaluation=dict(result.evaluation),
         provenance=dict(result.provenance),
+        measured=measured,
     )
 
 
@@ -139,56 +126,25 @@ def _weights(work: TrainWork, backbone: Backbone) -> WeightsFile | None:
 
 
 def _decide(
-    work: TrainWork,
-    splits: Splits,
-    backbone: Backbone,
-    file: WeightsFile | None,
-    emit: Emit,
-    device: torch.device,
-) -> Plan:
-    """Measure, and plan by it; the job has the plan from then on."""
+    work: TrainWork, splits: Splits, backbone: Backbone, file: WeightsFile | None, emit: Emit
+) -> tuple[Plan, Profile | None]:
+    """Measure, if that has not been done, and plan by it; the job has the plan from then on."""
     assert file is not None
     stages = [stage.name for stage in backbone.stages]
+    measured = work.profile if work.profile and work.profile.weights_sha256 == file.sha256 else None
     try:
-        measured = profile.measure(
-            splits,
-            backbone=backbone,
-            weights=file,
-            feature_cache=work.feature_cache,
-            max_pixels=work.max_image_pixels,
-            seed=work.recipe.seed,
-            emit=emit,
-            device=device,
+        measured = measured or analyse.measure(
+            splits, backbone, file, feature_cache=work.feature_cache, max_pixels=work.max_image_pixels, emit=emit
         )
     except errors.Invalid as error:
         head, _ = narrowed(work.recipe, "head")
         plan = resolve(head, work.facts, stages=stages)
-        plan = replace(plan, reasons=(f"Nothing can be measured ({error.message}).", *plan.reasons))
+        plan = replace(plan, reasons=(f"Nothing can be measured: {error.message}.", *plan.reasons))
     else:
         plan = policy.plan(work.recipe, measured, work.facts, stages=stages)
         plan = replace(plan, estimate=estimates.of(plan, work.facts, backbone, measured.costs))
     emit(Planned(asdict(plan)))
-    return plan
-
-
-def _splits(snapshot: Snapshot) -> Splits:
-    labels = tuple(sorted({item.label for item in snapshot.items}))
-    index = {label: place for place, label in enumerate(labels)}
-    return Splits(
-        labels=labels,
-        train=_images(snapshot, "train", index),
-        validation=_images(snapshot, "validation", index),
-    )
-
-
-def _images(snapshot: Snapshot, split: str, index: dict[str, int]) -> _SplitImages:
-    rows: list[tuple[int, Item]] = [(row, item) for row, item in enumerate(snapshot.items) if item.split == split]
-    return _SplitImages(
-        snapshot=snapshot,
-        rows=tuple(row for row, _ in rows),
-        sha256=tuple(item.sha256 for _, item in rows),
-        targets=np.array([index[item.label] for _, item in rows], dtype=np.int64),
-    )
+    return plan, measured
 
 
 def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:

@@ -36,18 +36,55 @@ class Archive:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with all that it names."""
+
+    version: DatasetVersion
+    backbone: Backbone
+    plan: Plan | None
+    """None where it is decided by measurements."""
+
+
 def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
     """Queue a fine-tune. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
-    version = datasets.find_version(session, wanted.dataset, wanted.version)
-    backbone = check_backbone(wanted.recipe)
-    plan = plan_at_once(wanted.recipe, backbone, version_facts(version))
+    resolved = resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
     job = _queued(
-        "train", GPU_QUEUE, version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
+        "train", GPU_QUEUE, resolved.version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
     )
-    job.dataset_version = version.number
+    job.dataset_version = resolved.version.number
     job.model_name = wanted.model
-    job.plan = None if plan is None else asdict(plan)
+    job.plan = None if resolved.plan is None else asdict(resolved.plan)
     _insert(session, job)
+    return job
+
+
+def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: Recipe) -> Resolved:
+    """What a training with `recipe` on version `number` would do. Raises as `submit_training`."""
+    version = datasets.find_version(session, dataset, number)
+    backbone = check_backbone(recipe)
+    return Resolved(version, backbone, plan_at_once(recipe, backbone, version_facts(version)))
+
+
+def submit_analysis(
+    session: Session, version: DatasetVersion, backbone: Backbone, *, choice: str, max_attempts: int, now: datetime
+) -> Job:
+    """Queue the measuring of `version` with the weights `choice` of `backbone`; or the job that is at it already, maybe
+    for another version with the same content. Raises `Invalid` or `UnknownName` for the weights."""
+    subject = f"profile {version.content_hash} {backbone.name} {backbone.find_weights(choice).name}"
+    spec = {"backbone": backbone.name, "weights": choice}
+    job = _queued("analyse", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
+    job.dataset_version = version.number
+    job.subject = subject
+    going_on = select(Job).where(Job.subject == subject, Job.state.not_in(ENDED))
+    found = session.scalar(going_on)
+    if found is not None:
+        return found
+    try:
+        with session.begin_nested():
+            _insert(session, job)
+    except IntegrityError:
+        return session.scalars(going_on).one()  # another request asked for it at the same moment
     return job
 
 

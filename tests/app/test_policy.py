@@ -125,10 +125,10 @@ def test_the_reasons_give_the_figures_that_decided() -> None:
 
 
 def test_what_is_expected_reaches_further_up_where_layers_are_trained() -> None:
-    little, much = policy.decide(profile(images=300)), policy.decide(profile(images=3000))
-    assert (little.expected.low, little.expected.high) == pytest.approx((0.88, 0.92))
-    assert much.expected.low == pytest.approx(0.88)
-    assert much.expected.high == pytest.approx(0.96)
+    measured = profile(images=3000)
+    head, top = policy.expected(measured, strategy="head"), policy.expected(measured, strategy="top")
+    assert (head.low, head.high) == pytest.approx((0.88, 0.92))
+    assert (top.low, top.high) == pytest.approx((0.88, 0.96))
 
 
 def test_a_network_with_a_single_stage_has_no_top() -> None:

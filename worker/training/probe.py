@@ -25,6 +25,8 @@ _CHUNK_ROWS = 8192
 _NEGLIGIBLE_VARIANCE = 1e-10
 _MAX_STEPS = 300
 _GRADIENT_TOLERANCE = 1e-7
+_PATIENCE = 2
+"""Penalties in a row that are worse than one before, after which weaker ones are not tried."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class _Crossed:
     predicted: Tensor
     """For each penalty and image `(P, N) int64`."""
     log_losses: Tensor
-    """For each penalty and image `(P, N) float64`."""
+    """For each penalty and image `(P, N) float64`; infinite where a penalty was not tried."""
 
 
 def fit(
@@ -136,7 +138,9 @@ def search(
         sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
         values, held = axes.values[sample], labels[sample]
-        crossed = _cross(values, held, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
+        crossed = _cross(
+            values, held, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, patience=None, emit=emit
+        )
         tried = _tried(crossed, held)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
     solution = _solve(axes.values, labels, axes.variances, l2=l2, start=_zeros(axes.values, classes))
@@ -182,7 +186,10 @@ def cross_validate(
     axes = _principal_axes(torch.from_numpy(features))
     fold_of = assign_folds(targets, folds=folds, seed=seed)
     labels = torch.from_numpy(targets)
-    crossed = _cross(axes.values, labels, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
+    # The loss falls and rises once along the grid, and the weak penalties are the ones that take long to solve.
+    crossed = _cross(
+        axes.values, labels, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, patience=_PATIENCE, emit=emit
+    )
     best = int(crossed.log_losses.mean(dim=1).argmin())
     return Held(
         l2=crossed.penalties[best],
@@ -278,23 +285,27 @@ def _cross(
     *,
     classes: int,
     l2_grid: Sequence[float],
+    patience: int | None,
     emit: Emit,
 ) -> _Crossed:
-    """What each penalty of the grid gives for images in principal axes `(N, R)`."""
+    """What each penalty of the grid gives for images in principal axes `(N, R)`; with `patience`, only until so many in
+    a row were worse than one before."""
     penalties = sorted(l2_grid, reverse=True)
     predicted = torch.empty(len(penalties), len(targets), dtype=torch.int64)
-    log_losses = torch.empty(len(penalties), len(targets), dtype=torch.float64)
-    folds = np.unique(fold_of)
-    for place, fold in enumerate(folds):
-        held_out = torch.from_numpy(fold_of == fold)
-        solution = _zeros(values, classes)
-        # From strong to weak, each solution is close to the next.
-        for step, l2 in enumerate(penalties):
-            emit(Progress("probe", place * len(penalties) + step, len(folds) * len(penalties)))
-            solution = _solve(values[~held_out], targets[~held_out], variances, l2=l2, start=solution)
+    log_losses = torch.full((len(penalties), len(targets)), torch.inf, dtype=torch.float64)
+    folds = [torch.from_numpy(fold_of == fold) for fold in np.unique(fold_of)]
+    solutions = [_zeros(values, classes)] * len(folds)
+    for step, l2 in enumerate(penalties):
+        for place, held_out in enumerate(folds):
+            emit(Progress("probe", step * len(folds) + place, len(folds) * len(penalties)))
+            # From strong to weak, each solution is close to the next.
+            solution = _solve(values[~held_out], targets[~held_out], variances, l2=l2, start=solutions[place])
             logits = values[held_out] @ solution.weight.T + solution.bias
             log_losses[step, held_out] = functional.cross_entropy(logits, targets[held_out], reduction="none")
             predicted[step, held_out] = logits.argmax(dim=1)
+            solutions[place] = solution
+        if patience is not None and step - int(log_losses.mean(dim=1).argmin()) >= patience:
+            break
     return _Crossed(penalties, predicted, log_losses)
 
 
