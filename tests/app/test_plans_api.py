@@ -45,7 +45,7 @@ def profile(sha256: str = SHA256, *, images: int = 21) -> Profile:
 
 
 def wanted(dataset_id: str, *, measure: bool = False, **recipe: object) -> dict[str, object]:
-    return {"dataset": dataset_id, "recipe": {"backbone": "mobilenet_v2", **recipe}, "measure": measure}
+    return {"dataset": dataset_id, "recipe": {"backbone": "mobilenet_v2", "strategy": "head", **recipe}, "measure": measure}
 
 
 def measure(database: Database, job_id: str, found: Profile | None = None, *, days: int = 0) -> str:
@@ -112,6 +112,23 @@ def test_a_version_that_was_not_measured_is_measured_once_for_all_who_ask(
     assert http.get(f"/v1/profiles/{profile_id}").json() == found
     assert found["figures"]["depths"][0]["probe"] == asdict(PROBE)
     assert found["figures"]["costs"]["step"] == 0.04
+
+
+def test_what_decides_itself_is_measured_first_and_then_has_a_plan_with_its_evidence(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    job = asked(http, wanted(versioned, strategy="auto", epochs=3))
+    measure(database, job["id"])
+    plan = http.post("/v1/plans", json=wanted(versioned, strategy="auto", epochs=3)).json()["plan"]
+    assert (plan["strategy"], plan["quadrant"]["amount"]) in {("head", "little"), ("stage_probe", "little")}
+    assert plan["quadrant"]["evidence"][0] in plan["reasons"]
+    assert 0 <= plan["expected"]["low"] <= plan["expected"]["high"] <= 1
+    assert plan["estimate"]["seconds"] > 0
+    assert "left out: epochs" in " ".join(plan["reasons"])
+    by_hand = http.post("/v1/plans", json=wanted(versioned, strategy="full", epochs=3)).json()["plan"]
+    assert (by_hand["strategy"], by_hand["descent"]["epochs"]) == ("full", 3)
+    assert by_hand["quadrant"] == plan["quadrant"]
+    assert by_hand["estimate"]["seconds"] > plan["estimate"]["seconds"]
 
 
 def test_of_many_who_ask_at_the_same_moment_one_makes_the_job(versioned: str, database: Database) -> None:
