@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from app import errors
-from app.profile import HEAD, Profile
+from app.backbones import classifier as classifiers
+from app.profile import HEAD, Costs, Profile
 from app.recipe import L2_GRID
 from tests.training import samples
 from tests.training.samples import MemoryImages, Recorder, Stopped
@@ -69,7 +70,7 @@ def without_costs(found: Profile) -> Profile:
     return replace(found, costs=COSTS)
 
 
-COSTS = profile.Costs(decode=0, forward=0, step=0, device="cpu", threads=1)
+COSTS = Costs(decode=0, forward=0, step=0, device="cpu", threads=1)
 
 
 def noise(count: int, size: int, *, seed: int = 1) -> NDArray[np.float32]:
@@ -241,7 +242,7 @@ def test_the_untrained_networks_norms_get_the_statistics_of_the_images(splits: S
     asked = profile._Measuring(
         splits, BACKBONE, weights_of(BACKBONE, folder), folder, samples.MAX_PIXELS, 0, Recorder(), samples.CPU
     )
-    network = profile.classifiers.build(BACKBONE, 2, state=None, seed=0)
+    network = classifiers.build(BACKBONE, 2, state=None, seed=0)
     profile._measure_statistics(asked, network, splits.train)
     seen: list[torch.Tensor] = []
     norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
