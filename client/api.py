@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -217,10 +217,10 @@ class Client:
     def _get(self, path: str, kind: type[T]) -> T:
         return _read(self._again(lambda: self._http.get(path)), kind)
 
-    def _create(self, path: str, wanted: dict[str, object], kind: type[T]) -> T:
+    def _create(self, path: str, wanted: Mapping[str, object], kind: type[T]) -> T:
         return _read(self._send(path, wanted), kind)
 
-    def _send(self, path: str, wanted: dict[str, object]) -> httpx.Response:
+    def _send(self, path: str, wanted: Mapping[str, object]) -> httpx.Response:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return self._again(lambda: self._http.post(path, json=wanted, headers=headers))
 

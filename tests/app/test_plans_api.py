@@ -45,7 +45,11 @@ def profile(sha256: str = SHA256, *, images: int = 21) -> Profile:
 
 
 def wanted(dataset_id: str, *, measure: bool = False, **recipe: object) -> dict[str, object]:
-    return {"dataset": dataset_id, "recipe": {"backbone": "mobilenet_v2", "strategy": "head", **recipe}, "measure": measure}
+    return {
+        "dataset": dataset_id,
+        "recipe": {"backbone": "mobilenet_v2", "strategy": "head", **recipe},
+        "measure": measure,
+    }
 
 
 def measure(database: Database, job_id: str, found: Profile | None = None, *, days: int = 0) -> str:

@@ -53,7 +53,7 @@ def test_without_weights_it_fails_with_every_place_that_was_tried(desk: Desk, ru
 def test_a_version_with_hardly_any_images_cannot_be_measured(desk: Desk, runner: Runner, settings: Settings) -> None:
     assert settings.weights_dir is not None
     factories.write_weights(settings.weights_dir)
-    imported = desk.submit_import(factories.photos(each=1))
+    imported = desk.submit_import(factories.photos(each=2))
     runner.run(imported.id)
     job = desk.submit_analysis(imported.dataset_id)
     runner.run(job.id)
