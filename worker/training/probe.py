@@ -24,9 +24,6 @@ MAX_CROSS_VALIDATED = 10_000
 _CHUNK_ROWS = 8192
 _NEGLIGIBLE_VARIANCE = 1e-10
 _MAX_STEPS = 300
-_GRADIENT_TOLERANCE = 1e-7
-_PATIENCE = 2
-"""Penalties in a row that are worse than one before, after which weaker ones are not tried."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,21 @@ class _Solution:
 
 
 @dataclass(frozen=True)
+class _Effort:
+    """How far solutions are taken."""
+
+    tolerance: float
+    """The gradient at which one is good enough."""
+    patience: int | None
+    """Penalties in a row that are worse than one before, after which weaker ones are not tried."""
+
+
+_THOROUGH = _Effort(tolerance=1e-7, patience=None)
+# For figures to look at. The loss falls and rises once along the grid, and the weak penalties take long to solve.
+_QUICK = _Effort(tolerance=1e-6, patience=2)
+
+
+@dataclass(frozen=True)
 class _Crossed:
     """Cross-validation of several penalties, the strongest first."""
 
@@ -139,11 +151,12 @@ def search(
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
         values, held = axes.values[sample], labels[sample]
         crossed = _cross(
-            values, held, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, patience=None, emit=emit
+            values, held, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, effort=_THOROUGH, emit=emit
         )
         tried = _tried(crossed, held)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
-    solution = _solve(axes.values, labels, axes.variances, l2=l2, start=_zeros(axes.values, classes))
+    start = _zeros(axes.values, classes)
+    solution = _solve(axes.values, labels, axes.variances, l2=l2, start=start, tolerance=_THOROUGH.tolerance)
     return _for_raw_features(axes, solution, l2, tried)
 
 
@@ -154,7 +167,9 @@ def path(
     axes = _principal_axes(torch.from_numpy(features))
     solution, found = _zeros(axes.values, classes), []
     for l2 in sorted(l2_grid, reverse=True):
-        solution = _solve(axes.values, torch.from_numpy(targets), axes.variances, l2=l2, start=solution)
+        solution = _solve(
+            axes.values, torch.from_numpy(targets), axes.variances, l2=l2, start=solution, tolerance=_THOROUGH.tolerance
+        )
         found.append(_for_raw_features(axes, solution, l2, ()))
     return tuple(found)
 
@@ -186,9 +201,8 @@ def cross_validate(
     axes = _principal_axes(torch.from_numpy(features))
     fold_of = assign_folds(targets, folds=folds, seed=seed)
     labels = torch.from_numpy(targets)
-    # The loss falls and rises once along the grid, and the weak penalties are the ones that take long to solve.
     crossed = _cross(
-        axes.values, labels, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, patience=_PATIENCE, emit=emit
+        axes.values, labels, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, effort=_QUICK, emit=emit
     )
     best = int(crossed.log_losses.mean(dim=1).argmin())
     return Held(
@@ -285,11 +299,10 @@ def _cross(
     *,
     classes: int,
     l2_grid: Sequence[float],
-    patience: int | None,
+    effort: _Effort,
     emit: Emit,
 ) -> _Crossed:
-    """What each penalty of the grid gives for images in principal axes `(N, R)`; with `patience`, only until so many in
-    a row were worse than one before."""
+    """What each penalty of the grid gives for images in principal axes `(N, R)`."""
     penalties = sorted(l2_grid, reverse=True)
     predicted = torch.empty(len(penalties), len(targets), dtype=torch.int64)
     log_losses = torch.full((len(penalties), len(targets)), torch.inf, dtype=torch.float64)
@@ -299,12 +312,13 @@ def _cross(
         for place, held_out in enumerate(folds):
             emit(Progress("probe", step * len(folds) + place, len(folds) * len(penalties)))
             # From strong to weak, each solution is close to the next.
-            solution = _solve(values[~held_out], targets[~held_out], variances, l2=l2, start=solutions[place])
+            seen, start = ~held_out, solutions[place]
+            solution = _solve(values[seen], targets[seen], variances, l2=l2, start=start, tolerance=effort.tolerance)
             logits = values[held_out] @ solution.weight.T + solution.bias
             log_losses[step, held_out] = functional.cross_entropy(logits, targets[held_out], reduction="none")
             predicted[step, held_out] = logits.argmax(dim=1)
             solutions[place] = solution
-        if patience is not None and step - int(log_losses.mean(dim=1).argmin()) >= patience:
+        if effort.patience is not None and step - int(log_losses.mean(dim=1).argmin()) >= effort.patience:
             break
     return _Crossed(penalties, predicted, log_losses)
 
@@ -316,7 +330,9 @@ def _tried(crossed: _Crossed, targets: Tensor) -> tuple[PenaltyTried, ...]:
     )
 
 
-def _solve(values: Tensor, targets: Tensor, variances: Tensor, *, l2: float, start: _Solution) -> _Solution:
+def _solve(
+    values: Tensor, targets: Tensor, variances: Tensor, *, l2: float, start: _Solution, tolerance: float
+) -> _Solution:
     """The minimum for images in principal axes `(N, R)`."""
     classes = len(start.bias)
     # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
@@ -327,7 +343,7 @@ def _solve(values: Tensor, targets: Tensor, variances: Tensor, *, l2: float, sta
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=_MAX_STEPS,
-        tolerance_grad=_GRADIENT_TOLERANCE,
+        tolerance_grad=tolerance,
         tolerance_change=1e-12,
         history_size=20,
         line_search_fn="strong_wolfe",
