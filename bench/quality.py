@@ -10,31 +10,36 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from app import estimates, policy
 from app.backbones import catalogue, classifier, weights
-from app.plan import VersionFacts, resolve
+from app.backbones.catalogue import Backbone
+from app.backbones.weights import WeightsFile
+from app.plan import Plan, VersionFacts, resolve
 from app.recipe import Recipe
 from bench import photos
 from bench.photos import PhotoSet
+from worker import analyse
 from worker.training import evaluate, strategies
 from worker.training.data import Splits
 
 BACKBONES = ("formnet", "squeezenet1_1", "mobilenet_v2")
 SETS = ("hymenoptera", "textures10", "sign_digits", "flowers5")
 STRATEGIES: dict[str, dict[str, str]] = {
+    "auto": {"strategy": "auto"},
     "head": {"strategy": "head"},
     "stage_probe best": {"strategy": "stage_probe", "stage": "best"},
     "stage_probe all": {"strategy": "stage_probe", "stage": "all"},
     "top": {"strategy": "top"},
     "full": {"strategy": "full"},
-    "scratch": {"strategy": "scratch", "weights": "none"},
+    "scratch": {"strategy": "scratch"},
 }
-"""What `auto` is to be compared with."""
+"""What `auto` decides on by itself, and what it is to be compared with."""
 
 _MAX_PIXELS = 100_000_000
 _MAX_ACTIVATION_BYTES = 20 * 2**30
@@ -50,16 +55,30 @@ class Run:
     seed: int
 
 
-def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path, folder: Path) -> dict[str, float]:
-    """Accuracy on the test part, on the validation part, and seconds."""
+@dataclass(frozen=True)
+class Found:
+    """What came of it."""
+
+    test: float
+    """Accuracy on the test part, 0-1."""
+    validation: float
+    seconds: float
+    kept: str
+    """The strategy of the classifier that was kept."""
+    estimate: float | None
+    """Seconds that the plan was to take, where it says that."""
+
+
+def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path, folder: Path) -> Found:
+    """Train, and judge by the test part."""
     backbone = catalogue.find(run.backbone)
     seen, test = photos.splits(chosen, seed=run.seed)
     recipe = Recipe(backbone=run.backbone, seed=run.seed, **fields)  # type: ignore[arg-type]
-    plan = resolve(recipe, facts(seen), stages=[stage.name for stage in backbone.stages])
     file = None
-    if recipe.weights != "none":
+    if not recipe.from_random:
         file = weights.obtain(backbone, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
     started = time.perf_counter()
+    plan = _plan(recipe, seen, backbone, file, cache)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
         trained = strategies.train(
             seen,
@@ -84,7 +103,20 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
         device=torch.device("cpu"),
     )
     right = float((probabilities.argmax(axis=1) == test.targets).mean())
-    return {"test": right, "validation": trained.evaluation.accuracy, "seconds": round(seconds, 1)}
+    estimate = None if plan.estimate is None else round(plan.estimate.seconds, 1)
+    return Found(right, trained.evaluation.accuracy, round(seconds, 1), trained.plan.strategy, estimate)
+
+
+def _plan(recipe: Recipe, seen: Splits, backbone: Backbone, file: WeightsFile | None, cache: Path) -> Plan:
+    stages = [stage.name for stage in backbone.stages]
+    if recipe.strategy != "auto":
+        return resolve(recipe, facts(seen), stages=stages)
+    assert file is not None
+    measured = analyse.measure(
+        seen, backbone, file, feature_cache=cache, max_pixels=_MAX_PIXELS, emit=lambda _event: None
+    )
+    plan = policy.plan(recipe, measured, facts(seen), stages=stages)
+    return replace(plan, estimate=estimates.of(plan, facts(seen), backbone, measured.costs))
 
 
 def facts(splits: Splits) -> VersionFacts:
@@ -98,9 +130,9 @@ def facts(splits: Splits) -> VersionFacts:
     )
 
 
-def table(results: list[tuple[Run, dict[str, float]]]) -> Iterator[str]:
+def table(results: list[tuple[Run, Found]]) -> Iterator[str]:
     """Markdown: the mean accuracy in % over the seeds, and the mean seconds."""
-    cells: dict[tuple[str, str], dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for run, found in results:
         cells[run.dataset, run.backbone][run.strategy].append(found)
     columns = list(dict.fromkeys(run.strategy for run, _ in results))
@@ -111,9 +143,9 @@ def table(results: list[tuple[Run, dict[str, float]]]) -> Iterator[str]:
         yield f"| {dataset} | {backbone} | " + " | ".join(told) + " |"
 
 
-def _cell(found: list[dict[str, float]]) -> str:
-    accuracy = 100 * np.mean([one["test"] for one in found])
-    return f"{accuracy:.1f} ({np.mean([one['seconds'] for one in found]):.0f} s)"
+def _cell(found: list[Found]) -> str:
+    accuracy = 100 * np.mean([one.test for one in found])
+    return f"{accuracy:.1f} ({np.mean([one.seconds for one in found]):.0f} s)"
 
 
 def main() -> None:
@@ -144,16 +176,16 @@ def main() -> None:
                     )
                     results.append((run, found))
                     with arguments.results.open("a") as file:
-                        file.write(json.dumps([vars(run), found]) + "\n")
+                        file.write(json.dumps([vars(run), vars(found)]) + "\n")
                     print(run, found, flush=True)
     print("\n".join(table(results)))
 
 
-def _done(path: Path) -> Iterator[tuple[Run, dict[str, float]]]:
+def _done(path: Path) -> Iterator[tuple[Run, Found]]:
     if path.is_file():
         for line in path.read_text().splitlines():
             run, found = json.loads(line)
-            yield Run(**run), found
+            yield Run(**run), Found(**found)
 
 
 if __name__ == "__main__":
