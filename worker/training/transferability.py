@@ -109,7 +109,7 @@ def _evidence(curvature: Tensor, along: Tensor, beyond: Tensor, count: int, size
         effective = float((curvature / (curvature + ratio)).sum())
         weights = float((curvature * along / (curvature + ratio).square()).sum())
         residual = float((along / (1 + curvature / ratio).square()).sum() + beyond)
-        prior, noise = effective / (weights + 1e-12), max(count - effective, 1e-12) / (residual + 1e-12)
+        prior, noise = max(effective, 1e-12) / (weights + 1e-12), max(count - effective, 1e-12) / (residual + 1e-12)
         if abs(prior / noise - ratio) <= _CONVERGED * ratio:
             break
     ratio = prior / noise
