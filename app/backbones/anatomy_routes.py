@@ -24,9 +24,10 @@ from app.backbones.anatomy_schemas import (
     StacksCreate,
     StacksRead,
 )
+from app.bodies import JsonRoute
 from app.problems import responses
 
-router = APIRouter(tags=["backbones"])
+router = APIRouter(tags=["backbones"], route_class=JsonRoute)
 
 _SVG = "image/svg+xml"
 _SVG_ANSWER: dict[int | str, dict[str, Any]] = {

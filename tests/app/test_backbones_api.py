@@ -111,6 +111,7 @@ def test_labels_of_what_is_not_there_are_not_found(http: TestClient, path: str, 
     assert (answer.status_code, answer.json()["code"]) == (404, code)
 
 
+@pytest.mark.timed
 def test_the_catalogue_is_answered_quickly(http: TestClient) -> None:
     http.get("/v1/backbones")
     taken = []

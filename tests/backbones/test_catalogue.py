@@ -306,6 +306,7 @@ def test_networks_are_sorted_by_any_figure_and_those_without_it_come_last() -> N
     assert next(iter(catalogue.sort(ALL, by="gmac"))).name == "tinynet"
 
 
+@pytest.mark.timed
 def test_the_catalogue_is_listed_without_torch_and_at_once() -> None:
     script = """
 import sys
@@ -321,6 +322,7 @@ print(time.perf_counter() - start, len(listed), "torch" in sys.modules)
     assert (int(answer[1]) > 70, answer[2]) == (True, "False")
 
 
+@pytest.mark.timed
 def test_the_catalogue_is_read_within_a_blink() -> None:
     taken = []
     for _ in range(5):
