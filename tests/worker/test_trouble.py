@@ -66,7 +66,7 @@ def test_a_job_cancelled_in_the_moment_it_is_given_back_is_cancelled(
 def test_a_process_without_a_sign_of_life_is_ended_and_the_job_says_so(
     desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
 ) -> None:
-    watchful = Runner(database, files, settings.model_copy(update={"silence_seconds": 1.5}), context)
+    watchful = Runner(database, files, settings.model_copy(update={"silence_seconds": 4.0}), context)
     job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS, max_attempts=1)
     with running(watchful, job.id):
         until(lambda: "epoch_finished" in desk.history(job.id))
