@@ -87,14 +87,16 @@ class _Hollow(TorchFunctionMode):
 
 def _network(backbone: Backbone) -> nn.Module:
     """The network as it answers requests, without values and auxiliary heads. Raises `Invalid` if it needs values."""
+    reason = ""
     mode: AbstractContextManager[Any]
     for mode in (torch.device("meta"), _Hollow()):
         try:
             with mode:
                 return networks.make(backbone, auxiliary=False)
-        except (RuntimeError, NotImplementedError):
-            continue
-    raise errors.Invalid(f"{backbone.name} cannot be made without values", code="no_anatomy")
+        except (RuntimeError, NotImplementedError) as error:
+            # How torch says that a value is needed. The second way goes further, so its reason is the one that counts.
+            reason = str(error)
+    raise errors.Invalid(f"{backbone.name} cannot be made without values", code="no_anatomy", detail={"reason": reason})
 
 
 def _stages(backbone: Backbone) -> Stages:

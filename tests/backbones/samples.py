@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from app.backbones import catalogue, networks
+from app.backbones.anatomy import Anatomy
 from app.backbones.catalogue import Backbone
 
 REPRESENTATIVES = (
@@ -103,3 +104,22 @@ def close(one: Tensor, other: Tensor) -> bool:
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """The same names with the same values, to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+ALEXNET_LAYERS = [
+    ((96, 55, 55), 34_944),
+    ((256, 27, 27), 614_656),
+    ((384, 13, 13), 885_120),
+    ((384, 13, 13), 1_327_488),
+    ((256, 13, 13), 884_992),
+    ((4096,), 37_752_832),
+    ((4096,), 16_781_312),
+    ((1000,), 4_097_000),
+]
+"""Output and parameters of each layer of AlexNet 2012 without groups, for 227 pixels; what `weighted` should give."""
+ALEXNET_POOLS = [(96, 27, 27), (256, 13, 13), (256, 6, 6)]
+
+
+def weighted(found: Anatomy) -> list[tuple[tuple[int, ...], int]]:
+    """Output and parameters of each layer that has any."""
+    return [(row.output, row.parameters) for row in found.rows if row.parameters]

@@ -7,7 +7,8 @@ import pytest
 from app import errors
 from app.backbones import anatomy
 from app.backbones.anatomies import Anatomies, Question
-from app.backbones.anatomy import Anatomy, Row
+from app.backbones.anatomy import Anatomy
+from tests.backbones.samples import ALEXNET_LAYERS, ALEXNET_POOLS, weighted
 
 
 @pytest.fixture
@@ -28,23 +29,10 @@ def question(name: str, size: int = 224, batch: int = 1) -> Question:
     return Question(name, size, batch, "float32")
 
 
-def weighted(rows: tuple[Row, ...]) -> list[tuple[tuple[int, ...], int]]:
-    return [(row.output, row.parameters) for row in rows if row.parameters]
-
-
 def test_alexnet_of_2012_has_the_layers_of_its_paper() -> None:
     found = Anatomies(capacity=1).get(question("alexnet_2012_ungrouped", 227))
-    assert weighted(found.rows) == [
-        ((96, 55, 55), 34_944),
-        ((256, 27, 27), 614_656),
-        ((384, 13, 13), 885_120),
-        ((384, 13, 13), 1_327_488),
-        ((256, 13, 13), 884_992),
-        ((4096,), 37_752_832),
-        ((4096,), 16_781_312),
-        ((1000,), 4_097_000),
-    ]
-    assert [row.output for row in found.rows if row.type == "max_pool"] == [(96, 27, 27), (256, 13, 13), (256, 6, 6)]
+    assert weighted(found) == ALEXNET_LAYERS
+    assert [row.output for row in found.rows if row.type == "max_pool"] == ALEXNET_POOLS
     assert found.layers == 8
     assert Anatomies(capacity=1).get(question("alexnet_2012", 227)).totals.parameters == 60_965_224
 

@@ -6,8 +6,8 @@ import pytest
 
 from app import errors
 from app.backbones import anatomy, stacks
-from app.backbones.anatomy import Anatomy
 from app.backbones.stacks import Layer
+from tests.backbones.samples import ALEXNET_LAYERS, ALEXNET_POOLS, weighted
 
 
 def conv(channels: int, kernel: int, **options: Any) -> Layer:
@@ -29,23 +29,10 @@ def alexnet(groups: int) -> list[Layer]:
     ]
 
 
-def weighted(found: Anatomy) -> list[tuple[tuple[int, ...], int]]:
-    return [(row.output, row.parameters) for row in found.rows if row.parameters]
-
-
 def test_alexnet_has_the_layers_of_its_case_study() -> None:
     found = anatomy.of_stack(alexnet(groups=1), size=227)
-    assert weighted(found) == [
-        ((96, 55, 55), 34_944),
-        ((256, 27, 27), 614_656),
-        ((384, 13, 13), 885_120),
-        ((384, 13, 13), 1_327_488),
-        ((256, 13, 13), 884_992),
-        ((4096,), 37_752_832),
-        ((4096,), 16_781_312),
-        ((1000,), 4_097_000),
-    ]
-    assert [row.output for row in found.rows if row.type == "max_pool"] == [(96, 27, 27), (256, 13, 13), (256, 6, 6)]
+    assert weighted(found) == ALEXNET_LAYERS
+    assert [row.output for row in found.rows if row.type == "max_pool"] == ALEXNET_POOLS
     assert found.totals.parameters == 62_378_344
     assert found.layers == 8
 

@@ -10,10 +10,16 @@ import pytest
 import torch
 
 from app.backbones import catalogue, classifier
-from tests.backbones.samples import images, live_in
+from tests.backbones.samples import REPRESENTATIVES, images, live_in
 
 FAST = ("tinynet", "resnet18", "mobilenet_v3_small", "squeezenet1_1")
-NAMES = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in catalogue.backbones()]
+MOST_PARAMETERS = 60_000_000
+NAMES = [
+    pytest.param(backbone.name, marks=[] if backbone.name in FAST else [pytest.mark.slow])
+    for backbone in catalogue.backbones().values()
+    if backbone.parameters <= MOST_PARAMETERS or backbone.name in REPRESENTATIVES
+]
+"""The largest are left out: they take gigabytes, and have the layers of their smaller siblings."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Changes to training images that leave their label as it is, and mixtures of images that mix their labels.
 
 Every random choice comes from the generator that is passed in, so that an image is changed in the same way whichever
-thread does it.
+thread does it. (torchvision's transforms draw from one generator that all threads share, so they cannot be used here.)
 """
 
 from collections.abc import Callable
