@@ -218,7 +218,7 @@ def renew(classifier: Classifier, other: Classifier, *, behind: str) -> None:
         for name, value in other.body.state_dict().items()
         if not name.startswith(inside) and name not in kept.parameters
     }
-    classifier.body.load_state_dict(values, strict=False)
+    classifier.body.load_state_dict(networks.versioned(classifier.body, values), strict=False)
 
 
 def restore(

@@ -7,7 +7,7 @@ every random number follows from the seed, the epoch and the place in it.
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from timm.layers import convert_sync_batchnorm
 from app import errors
 from app.backbones.classifier import Classifier
 from app.plan import Descent
-from worker.training import checkpoint, evaluate, peers, schedule
+from worker.training import checkpoint, evaluate, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -33,6 +33,7 @@ from worker.training.events import (
     Event,
     Progress,
     Resumed,
+    StartEvaluated,
     StoppedEarly,
 )
 from worker.training.feed import Batch, Feed
@@ -56,6 +57,8 @@ class Fitting:
     """Of all that the result depends on; checkpoints of another training are not gone on with."""
     device: torch.device
     emit: Emit
+    start_counts: bool = False
+    """Whether the network before the first step may be what is kept, as it has been fitted already."""
     others: tuple[torch.device, ...] = ()
     """Devices besides `device`, of its type, that are to share the work."""
 
@@ -90,6 +93,9 @@ def batches_of(order: NDArray[np.int64], size: int, *, least: int = 2) -> list[l
     return batches
 
 
+_START = Position(epochs=0, steps=0, loss=0.0)
+
+
 @dataclass(frozen=True)
 class _Passed:
     """What was done of an epoch since it was begun or gone on with."""
@@ -119,8 +125,18 @@ class _Pace:
     def rate(self, number: int) -> float:
         """The learning rate of this step of all, counted from 0."""
         steps = self.descent.epochs * self.per_epoch
-        warm_up = schedule.warm_up_steps(steps, steps_per_epoch=self.per_epoch)
+        warm_up = schedule.warm_up_steps(
+            steps, steps_per_epoch=self.per_epoch, share=self.descent.warm_up, epochs=self.descent.warm_up_epochs
+        )
         return schedule.learning_rate(number, steps=steps, warm_up=warm_up, peak=self.descent.learning_rate)
+
+    def held(self, number: int, stages: Sequence[str]) -> str | None:
+        """The last of `stages` that stays as it is in this step; None where none does."""
+        if self.descent.unfreeze == "at_once":
+            return None
+        steps = self.descent.epochs * self.per_epoch
+        count = schedule.held_stages(number, steps=steps, stages=len(stages))
+        return stages[count - 1] if count else None
 
 
 class _Training:
@@ -129,8 +145,12 @@ class _Training:
         self._group = group
         self._peers = group.peers
         self._descent = fitting.descent
-        self._learner = Learner(network, fitting.descent, _criterion(fitting), fitting.feed.forward, self._peers)
-        self._position = Position(epochs=0, steps=0, loss=0.0)
+        half = precision.is_half(fitting.descent.precision, fitting.device, fitting.emit)
+        self._learner = Learner(
+            network, fitting.descent, _criterion(fitting), fitting.feed.forward, half=half, peers=self._peers
+        )
+        self._held: str | None = None
+        self._position = _START
         self._best: Best | None = None
         self._saved_at = time.monotonic()
         self._pieces = 1
@@ -138,11 +158,14 @@ class _Training:
 
     def run(self) -> Classifier:
         self._resume()
+        if self._fitting.start_counts and self._position == _START and self._best is None:
+            self._judge_start()
         while self._position.epochs < self._descent.epochs and not self._is_out_of_patience():
             self._group.tell(self._position)
             self._finish_epoch(self._train_epoch())
+        self._hold(None)
         if self._best is not None:
-            self._learner.network.load_state_dict(checkpoint.load_best(self._fitting.workdir, self._best))
+            self._learner.take(checkpoint.load_best(self._fitting.workdir, self._best))
         return self._learner.network
 
     def follow(self, positions: Iterable[Position]) -> None:
@@ -159,6 +182,17 @@ class _Training:
         self._learner.restore(found.tensors)
         self._position, self._best = found.position, found.best
         self._fitting.emit(Resumed(epoch=found.position.epochs, step=found.position.steps))
+
+    def _judge_start(self) -> None:
+        """Let the network before the first step compete as epoch 0."""
+        self._best = self._validate(0)
+        self._emit(StartEvaluated(validation_loss=self._best.loss, validation_accuracy=self._best.accuracy))
+        self._save(is_best=True)
+
+    def _hold(self, stage: str | None) -> None:
+        if stage != self._held:
+            self._learner.network.hold(stage)
+            self._held = stage
 
     def _is_out_of_patience(self) -> bool:
         if self._descent.patience is None or self._best is None:
@@ -183,6 +217,7 @@ class _Training:
             number = self._position.epochs * pace.per_epoch + step
             group = list(islice(batches, self._descent.accumulate))
             images = sum(map(len, parts[step * self._descent.accumulate :][: self._descent.accumulate]))
+            self._hold(pace.held(number, self._learner.network.stages))
             loss = self._step(group, _Step(epoch, number, pace.rate(number), images))
             self._position = Position(epoch - 1, step + 1, self._position.loss + loss)
             done += images

@@ -21,7 +21,7 @@ from app.backbones.taps import WHOLE, Outlet
 from app.backbones.weights import WeightsFile
 from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
-from worker.training import evaluate, features, fit, probe, stage_probe
+from worker.training import evaluate, features, fit, precision, probe, stage_probe
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Evaluation
@@ -82,21 +82,20 @@ def train(
     `Unavailable` and `BadImage`.
     """
     _check(splits)
-    carry_out = STRATEGIES[plan.strategy]
-    trained = carry_out(
-        _Training(
-            splits=splits,
-            plan=plan,
-            backbone=backbone,
-            weights=weights,
-            feature_cache=feature_cache,
-            workdir=workdir,
-            max_pixels=max_pixels,
-            max_activation_bytes=max_activation_bytes,
-            emit=emit,
-            device=device,
-        )
+    training = _Training(
+        splits=splits,
+        plan=plan,
+        backbone=backbone,
+        weights=weights,
+        feature_cache=feature_cache,
+        workdir=workdir,
+        max_pixels=max_pixels,
+        max_activation_bytes=max_activation_bytes,
+        emit=emit,
+        device=device,
     )
+    with precision.deterministic(wanted=plan.deterministic):
+        trained = STRATEGIES[plan.strategy](training)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained
@@ -226,6 +225,9 @@ def _values_behind(classifier: Classifier, stage: str) -> int:
 def _train_full(training: _Training) -> Trained:
     """Every layer, from the first to the last."""
     classifier = _build(training)
+    if training.weights is not None and training.plan.reinit == "none":
+        # Kept on disk, they are there already where the plan has come from a comparison of backbones.
+        _fit_head(training, classifier, _features(training, classifier, training.weights).at(features.HEAD).train)
     return _fitted(training, classifier, _images(training, classifier))
 
 
@@ -252,6 +254,7 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
         fingerprint=_fingerprint(training),
         device=training.device,
         emit=training.emit,
+        start_counts=training.plan.reinit == "none",
     )
     return _judged(training, fit.fit(classifier, fitting))
 
