@@ -69,6 +69,8 @@ class Descent:
     """Decay of the moving average of the weights; 0 for none."""
     patience: int | None = None
     precision: Precision = "auto"
+    devices: int | None = None
+    """How many GPUs may share each batch; None for all that the worker has. On CPUs it is always one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +292,7 @@ def _descent(recipe: Recipe, version: VersionFacts) -> Descent:
         ema=recipe.ema or 0.0,
         patience=recipe.patience,
         precision=recipe.precision or "auto",
+        devices=recipe.devices,
     )
 
 

@@ -96,6 +96,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     checkpoints = folder / "checkpoints"
     checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
     splits = _splits(store.read(work.table, work.tag))
+    device, *others = _devices(plan)
     trained = strategies.train(
         splits,
         plan,
@@ -106,7 +107,8 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         max_pixels=work.max_image_pixels,
         max_activation_bytes=work.max_activation_bytes,
         emit=emit,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device,
+        others=tuple(others),
     )
     result = Artifact(
         backbone=plan.backbone,
@@ -127,6 +129,14 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         evaluation=dict(result.evaluation),
         provenance=dict(result.provenance),
     )
+
+
+def _devices(plan: Plan) -> list[torch.device]:
+    """What this machine has for the training, the leading one first."""
+    if not torch.cuda.is_available():
+        return [torch.device("cpu")]
+    most = None if plan.descent is None else plan.descent.devices
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:most]
 
 
 def _splits(snapshot: Snapshot) -> Splits:

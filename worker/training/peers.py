@@ -25,6 +25,7 @@ import torch.distributed
 from torch import Tensor
 
 from app import errors
+from worker.training import precision
 
 Follow = Callable[["Peers", Any, Iterator[Any]], None]
 """What a process does that does not lead: with its place, its work, and the messages of the leading one, until they
@@ -215,16 +216,14 @@ class _Settings:
 
 def _main(connection: Connection, peers: Peers, payload: bytes, settings: _Settings) -> None:
     torch.set_num_threads(settings.threads)
-    if settings.deterministic:
-        torch.use_deterministic_algorithms(mode=True)
-        torch.backends.cudnn.benchmark = False
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=[connection, messages], name="listen", daemon=True).start()
     try:
         follow, work = pickle.loads(payload)  # noqa: S301 - the leading process made it a moment ago
         connection.send(_READY)
         _join(peers, settings.store, settings.device)
-        follow(peers, work, iter(messages.get, _END))
+        with precision.deterministic(wanted=settings.deterministic):
+            follow(peers, work, iter(messages.get, _END))
         torch.distributed.destroy_process_group()
     except Exception as error:
         connection.send(_Lost(_plain(error)))
