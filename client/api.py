@@ -48,13 +48,20 @@ class Recipe:
 
     backbone: str
     strategy: str = "head"
-    weights: str = "pretrained"
+    weights: str | None = None
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
     l2: float | None = None
+    stage: str | None = None
+    freeze: str | None = None
+    reinit: str | None = None
+    layer_decay: float | None = None
+    unfreeze: str | None = None
+    precision: str | None = None
+    deterministic: bool | None = None
 
 
 class Client:

@@ -103,16 +103,44 @@ def train(
     model: Annotated[str, typer.Option(help="Name of the model; one that exists gets a new version.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the data set; the model's if left out.")] = None,
     backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
-    strategy: Annotated[str, typer.Option(help="head: a new classifier only; full: every layer.")] = "head",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="head: a new classifier only; stage_probe: the same on the stage that suits best; top: the last "
+            "stages, too; full: every layer; scratch: every layer from random values."
+        ),
+    ] = "head",
     weights: Annotated[
-        str, typer.Option(help="pretrained, the name of weights, or none for random values.")
-    ] = "pretrained",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (full).")] = None,
+        str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Name of a stage, best, or all (stage_probe).")] = None,
+    freeze: Annotated[str | None, typer.Option(help="Last stage that stays as it is (top).")] = None,
+    reinit: Annotated[str | None, typer.Option(help="What starts anew: none, head, or retrained (top, full).")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="Learning rate of a stage by that of the next one (full).")
+    ] = None,
+    unfreeze: Annotated[str | None, typer.Option(help="at_once or gradual (full).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (top, full, scratch).")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16 (top, full, scratch).")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same model each time on GPUs.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
-    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights, epochs=epochs, seed=seed)
+    recipe = Recipe(
+        backbone=backbone,
+        strategy=strategy,
+        weights=weights,
+        seed=seed,
+        epochs=epochs,
+        stage=stage,
+        freeze=freeze,
+        reinit=reinit,
+        layer_decay=layer_decay,
+        unfreeze=unfreeze,
+        precision=precision,
+        deterministic=deterministic or None,
+    )
     with _told_plainly(), Client(url) as client:
         dataset_id = _import(client, photos, dataset or model)
         with show.step(console, f"train {model}") as step:

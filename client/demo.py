@@ -16,7 +16,7 @@ MODEL = "patterns"
 _EACH = 60
 _SEED = 7
 _NEW_PHOTOS_SEED = 8
-_SCRATCH = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=24, batch_size=16, learning_rate=0.1)
+_SCRATCH = Recipe(backbone="tinynet", strategy="scratch", epochs=24, batch_size=16, learning_rate=0.1)
 
 
 def run(client: Client, console: Console, *, folder: Path) -> None:

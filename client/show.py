@@ -18,6 +18,7 @@ _PHASES = {
     "check": "checking images",
     "write": "writing images",
     "features": "computing features",
+    "activations": "computing the frozen stages",
     "probe": "choosing the penalty",
     "train": "training",
     "validate": "validating",

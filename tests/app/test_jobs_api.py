@@ -86,7 +86,11 @@ def test_a_stage_that_does_not_exist_is_answered_with_the_nearest_ones(http: Tes
 
 
 def test_full_without_weights_is_another_way_to_say_scratch(http: TestClient, versioned: str) -> None:
-    said = [{"strategy": "scratch", "weights": None}, {"strategy": "scratch"}, {"strategy": "full", "weights": "none"}]
+    said: tuple[dict[str, object], ...] = (
+        {"strategy": "scratch", "weights": None},
+        {"strategy": "scratch"},
+        {"strategy": "full", "weights": "none"},
+    )
     plans = [http.post("/v1/jobs", json=wanted(versioned, **recipe)).json()["plan"] for recipe in said]
     assert plans[0] == plans[1] == plans[2]
     assert (plans[0]["strategy"], plans[0]["weights"]) == ("scratch", "none")

@@ -103,8 +103,8 @@ def test_each_stage_learns_at_the_rate_that_the_plan_gives_it(backbone: Backbone
         whole, part = one[name] - before[name], other[name] - before[name]
         rounding = 1e-6 * float(before[name].abs().max().clamp(min=1))
         assert torch.allclose(part, 0.5**below * whole, rtol=1e-3, atol=rounding), name
-    for name in plain.walk.auxiliary:
-        assert {below for key, below in depth.items() if key.startswith(f"body.{name.module}.")} == {0}
+    for head in plain.walk.auxiliary:
+        assert {below for name, below in depth.items() if name.startswith(f"body.{head.module}.")} == {0}
 
 
 def test_the_stages_of_a_residual_network_have_the_rates_that_one_would_write_down() -> None:
@@ -181,7 +181,7 @@ def test_the_same_recipe_gives_the_same_weights_twice(backbone: Backbone, tmp_pa
     files = samples.colours(2)
     two = Splits(LABELS, samples.images(files[:1] + files[2:3]), samples.images(files[1:2]))
     asked = Recipe(backbone=backbone.name, strategy="scratch", epochs=1, batch_size=2, learning_rate=1e-4, seed=3)
-    states = []
+    states: list[dict[str, Tensor]] = []
     for place in ("one", "again"):
         torch.manual_seed(len(states))
         states.append(train(two, plan_for(two, asked), entry, None, tmp_path / place).classifier.state())

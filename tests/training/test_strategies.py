@@ -176,8 +176,7 @@ def test_head_without_weights_is_refused(splits: Splits, tmp_path: Path) -> None
 def test_full_trains_every_layer_from_the_published_values(splits: Splits, tmp_path: Path) -> None:
     backbone = small("mobilenet_v3_small", AT_32)
     file = weights_of(backbone, tmp_path)
-    fields = {"epochs": 1, "batch_size": 6, "learning_rate": 1e-3}
-    recipe = Recipe(backbone=backbone.name, strategy="full", reinit="head", **fields)
+    recipe = Recipe(backbone=backbone.name, strategy="full", reinit="head", epochs=1, batch_size=6, learning_rate=1e-3)
     trained = train(splits, plan_for(splits, recipe), backbone, file, tmp_path)
     published, found = classifiers.read_state(file.path), trained.classifier.state()
     for name, parameter in trained.classifier.body.named_parameters():
