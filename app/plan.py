@@ -322,6 +322,8 @@ def _told(descent: Descent, version: VersionFacts) -> Iterator[str]:
         f"{descent.epochs} epochs of {version.train_images} images in batches of {descent.batch_size}{several}, "
         f"{name}, cosine learning rate with a peak of {descent.learning_rate:g}."
     )
+    if descent.devices is not None:
+        yield f"Each batch is shared by {descent.devices} GPUs at most."
     if descent.balance != "none":
         how = {"weights": "count more", "sampler": "are shown more often"}[descent.balance]
         yield f"Images of labels that have few {how}, so that each label counts the same."
