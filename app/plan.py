@@ -99,6 +99,8 @@ class Descent:
     """Decay of the moving average of the weights; 0 for none."""
     patience: int | None = None
     precision: Precision = "auto"
+    devices: int | None = None
+    """How many GPUs may share each batch; None for all that the worker has. On CPUs it is always one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +331,7 @@ def _descent(recipe: Recipe, version: VersionFacts) -> Descent:
         ema=recipe.ema or 0.0,
         patience=recipe.patience,
         precision=recipe.precision or "auto",
+        devices=recipe.devices,
     )
 
 
@@ -358,6 +361,8 @@ def _told(descent: Descent, version: VersionFacts) -> Iterator[str]:
         f"{descent.epochs} epochs of {version.train_images} images in batches of {descent.batch_size}{several}, "
         f"{name}, cosine learning rate with a peak of {descent.learning_rate:g}."
     )
+    if descent.devices is not None:
+        yield f"Each batch is shared by {descent.devices} GPUs at most."
     if descent.balance != "none":
         how = {"weights": "count more", "sampler": "are shown more often"}[descent.balance]
         yield f"Images of labels that have few {how}, so that each label counts the same."

@@ -33,6 +33,7 @@ _DESCENT = (
     "ema",
     "patience",
     "precision",
+    "devices",
 )
 FIELDS: dict[Strategy, tuple[str, ...]] = {
     "head": ("l2",),
@@ -143,6 +144,15 @@ class Recipe:
         Field(
             description="Of the computation: `fp32`, `bf16` (mixed precision), or `auto`, which is bf16 on GPUs and "
             "fp32 elsewhere (`top`, `full`, `scratch`)."
+        ),
+    ] = None
+    devices: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=64,
+            description="How many of the worker's GPUs may share each batch; all of them if left out (`top`, `full`, "
+            "`scratch`).",
         ),
     ] = None
     stage: Annotated[

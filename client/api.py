@@ -62,6 +62,7 @@ class Recipe:
     layer_decay: float | None = None
     unfreeze: str | None = None
     precision: str | None = None
+    devices: int | None = None
     deterministic: bool | None = None
 
 

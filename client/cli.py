@@ -123,6 +123,7 @@ def train(
     unfreeze: Annotated[str | None, typer.Option(help="at_once or gradual (full).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (top, full, scratch).")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16 (top, full, scratch).")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="GPUs at most (top, full, scratch).")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same model each time on GPUs.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     url: Url = DEFAULT_URL,
@@ -140,6 +141,7 @@ def train(
         layer_decay=layer_decay,
         unfreeze=unfreeze,
         precision=precision,
+        devices=devices,
         deterministic=deterministic or None,
     )
     with _told_plainly(), Client(url) as client:

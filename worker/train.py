@@ -72,12 +72,12 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     backbone = catalogue.find(work.recipe.backbone)
     file = _weights(work, backbone)
     splits = splits_of(work.table, work.tag)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan, measured = (work.plan, None) if work.plan else _decide(work, splits, backbone, file, emit)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
     folder = work.folder / work.version_id
     checkpoints = folder / "checkpoints"
     checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
+    device, *others = _devices(plan)
     trained = strategies.train(
         splits,
         plan,
@@ -89,6 +89,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         max_activation_bytes=work.max_activation_bytes,
         emit=emit,
         device=device,
+        others=tuple(others),
     )
     result = Artifact(
         backbone=backbone.name,
@@ -123,6 +124,14 @@ def _weights(work: TrainWork, backbone: Backbone) -> WeightsFile | None:
         cache_dir=weights.default_cache_dir(),
         download=work.download_weights,
     )
+
+
+def _devices(plan: Plan) -> list[torch.device]:
+    """What this machine has for the training, the leading one first."""
+    if not torch.cuda.is_available():
+        return [torch.device("cpu")]
+    most = None if plan.descent is None else plan.descent.devices
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:most]
 
 
 def _decide(

@@ -125,3 +125,14 @@ def test_full_without_weights_and_scratch_are_the_same_plan() -> None:
     assert plan(strategy="full", weights="none") == scratch() == scratch(weights="none")
     assert scratch().weights == "none"
     assert plan().weights == "pretrained"
+
+
+def test_how_many_gpus_share_a_batch_is_the_workers_to_decide_unless_asked_for() -> None:
+    free, asked = scratch(), scratch(devices=2)
+    assert free.descent is not None
+    assert asked.descent is not None
+    assert (free.descent.devices, asked.descent.devices) == (None, 2)
+    assert not any("GPUs" in reason for reason in free.reasons)
+    assert "Each batch is shared by 2 GPUs at most." in asked.reasons
+    with pytest.raises(ValidationError, match="not for strategy 'head'"):
+        plan(strategy="head", devices=2)

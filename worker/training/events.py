@@ -142,6 +142,13 @@ class BatchSplit:
 
 
 @dataclass(frozen=True)
+class BatchShared:
+    """So many devices share the images of each batch."""
+
+    devices: int
+
+
+@dataclass(frozen=True)
 class NotKept:
     """The frozen layers are computed anew in every epoch, for this reason."""
 

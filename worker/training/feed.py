@@ -6,7 +6,7 @@ each view of an image, and kept in half precision in files that are mapped into 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class Feed(Protocol):
 
     def batches(self, epoch: int, order: NDArray[np.int64], parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """A batch for each of `parts`, which are places in `order`, the training images' positions in this epoch."""
+
+    def elsewhere(self, device: torch.device) -> "Feed | None":
+        """The same for another process and its device; None where it stays with this one."""
 
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         """What `network` gives for the inputs of a batch."""
@@ -69,6 +72,9 @@ class ImageFeed:
             rng = np.random.default_rng([self.seed, epoch, part[0], _MIXING])
             classes = len(self.splits.labels)
             yield augment.mix(batch.to(self.device), labels, self.augmentation, classes=classes, rng=rng)
+
+    def elsewhere(self, device: torch.device) -> "ImageFeed":
+        return replace(self, device=device)
 
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         outputs: Outputs = network(inputs)
@@ -135,6 +141,10 @@ class ActivationFeed:
         for part in parts:
             positions = order[list(part)]
             yield self._input(views[positions]), torch.from_numpy(targets[positions]).to(self.device)
+
+    def elsewhere(self, device: torch.device) -> None:
+        # What is left to compute is little, and sending the activations around would take longer.
+        return None
 
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         return network.onward(inputs, self.stage)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
 from app.plan import Descent
+from worker.training.peers import ALONE, Peers
 
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss ("Going Deeper with Convolutions", section 5)."""
@@ -55,28 +56,36 @@ class Learner:
         forward: Callable[[Classifier, Tensor], Outputs],
         *,
         half: bool = False,
+        peers: Peers = ALONE,
     ) -> None:
         self.network = network
         self._half = half
         self._forward = forward
+        self._peers = peers
         self._descent = descent
         self._criterion = criterion
         self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
         self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
 
-    def step(self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int) -> float:
+    def step(
+        self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int, images: int | None = None
+    ) -> float:
         """One step of the optimizer over `batches` of inputs and targets at this learning rate; `number` counts the
-        steps from 0. Gives the loss before it, summed over the images."""
+        steps from 0. All peers together have so many `images`, those of `batches` if it is not given. Gives the loss
+        before the step, summed over the images."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group[_FACTOR]
         self._optimizer.zero_grad()
         total = torch.zeros((), device=batches[0][0].device)
-        count = sum(len(inputs) for inputs, _ in batches)
+        count = images or sum(len(inputs) for inputs, _ in batches)
         for inputs, targets in batches:
             with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._half):
                 loss = self._criterion(self._forward(self.network, inputs), targets)
             (loss * (len(inputs) / count)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() * len(inputs)
+        # What has no part in the loss has no gradient, with none of the peers.
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        self._peers.add_up([*gradients, total])
         self._optimizer.step()
         self._follow(number)
         return float(total)

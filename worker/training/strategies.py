@@ -62,6 +62,7 @@ class _Training:
     max_activation_bytes: int
     emit: Emit
     device: torch.device
+    others: tuple[torch.device, ...]
 
 
 def train(
@@ -76,11 +77,13 @@ def train(
     max_activation_bytes: int,
     emit: Emit,
     device: torch.device,
+    others: tuple[torch.device, ...] = (),
 ) -> Trained:
     """Carry out `plan` on `splits`, from the values in `weights`, or from random ones where that is None.
 
     `feature_cache` may be shared by all trainings; `workdir` is this one's own, and a later call with the same one
-    goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. Raises `Invalid`,
+    goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. `others` are devices
+    besides `device` that share the steps of the training, as far as the plan has any. Raises `Invalid`,
     `Unavailable` and `BadImage`.
     """
     _check(splits)
@@ -95,6 +98,7 @@ def train(
         max_activation_bytes=max_activation_bytes,
         emit=emit,
         device=device,
+        others=others,
     )
     with precision.deterministic(wanted=plan.deterministic):
         trained = STRATEGIES[plan.strategy](training)
@@ -291,6 +295,7 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
         seed=training.plan.seed,
         workdir=training.workdir,
         fingerprint=_fingerprint(training),
+        others=training.others,
         device=training.device,
         emit=training.emit,
         start_counts=training.plan.reinit == "none",
