@@ -142,8 +142,8 @@ class Recipe:
     precision: Annotated[
         Precision | None,
         Field(
-            description="Of the computation: `fp32`, `bf16` (mixed precision), or `auto`, which is bf16 on GPUs and "
-            "fp32 elsewhere (`top`, `full`, `scratch`)."
+            description="Of the computation: `fp32`, `bf16` (mixed precision), or `auto`, which is bf16 on devices "
+            "with instructions for it and fp32 elsewhere (`top`, `full`, `scratch`)."
         ),
     ] = None
     devices: Annotated[

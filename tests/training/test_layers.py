@@ -334,7 +334,8 @@ def test_a_loss_that_is_no_number_stops_the_training_and_leaves_the_last_good_ch
 def test_a_training_in_bf16_learns_and_differs_from_fp32(splits: Splits, tmp_path: Path) -> None:
     descent = replace(DESCENT, epochs=6, learning_rate=0.05, weight_decay=0.0)
     exact, auto = (run(splits, tmp_path / p, descent=replace(descent, precision=p)) for p in ("fp32", "auto"))
-    assert equal(exact.network.state_dict(), auto.network.state_dict())
+    quicker = precision.is_half_quicker(samples.CPU)
+    assert equal(exact.network.state_dict(), auto.network.state_dict()) is not quicker
     told = run(splits, tmp_path / "bf16", descent=replace(descent, precision="bf16"))
     if told.told.of(FullPrecision):
         assert equal(told.network.state_dict(), exact.network.state_dict())

@@ -12,7 +12,7 @@ from torch import Tensor
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import Costs
-from worker.training import features
+from worker.training import features, precision
 from worker.training.data import Images
 from worker.training.learner import Criterion
 
@@ -41,7 +41,12 @@ def measure(
     return Costs(
         decode=seconds / len(files),
         forward=_forward(network.to(device), views, device),
-        step=_step(classifier.to(device), views[: _STEP_IMAGES[device.type]], images.targets[places], device),
+        step=_step(
+            classifier.to(device).to(memory_format=torch.channels_last),
+            views[: _STEP_IMAGES[device.type]],
+            images.targets[places],
+            device,
+        ),
         device=device.type,
         threads=threads,
     )
@@ -61,11 +66,12 @@ def _forward(network: InferenceForm, views: Tensor, device: torch.device) -> flo
 
 def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], device: torch.device) -> float:
     inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
+    half = precision.is_half_quicker(device)
     classifier.train()
 
     def run() -> None:
         classifier.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss = _CRITERION(classifier(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]
 

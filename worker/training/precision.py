@@ -15,12 +15,20 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 def is_half(precision: Precision, device: torch.device, emit: Emit) -> bool:
     """Whether to compute in bf16 on `device` where that does no harm; that it cannot is told."""
-    if precision == "fp32" or (precision == "auto" and device.type != "cuda"):
+    if precision == "fp32" or (precision == "auto" and not is_half_quicker(device)):
         return False
     has_it = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if not has_it:
         emit(FullPrecision(f"this {device.type} does not compute in bf16"))
     return bool(has_it)
+
+
+def is_half_quicker(device: torch.device) -> bool:
+    """Whether `device` has instructions for bf16: others only act as if, which takes longer than full precision."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @contextmanager
