@@ -140,7 +140,7 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
         provenance=outcome.provenance,
     )
     if outcome.measured is not None:
-        version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+        version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
         profiles.record(session, version, outcome.measured, job_id=claim.job_id, now=now)
     number = models.register(session, wanted, now=now)
     result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
@@ -166,7 +166,7 @@ def _prepare_analyse(session: Session, claim: Claim, settings: Settings, storage
 
 
 def _publish_analyse(session: Session, claim: Claim, outcome: Profile, _storage: Storage, now: datetime) -> None:
-    version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
     profile_id = profiles.record(session, version, outcome, job_id=claim.job_id, now=now)
     leases.succeed(session, claim, {"profile": profile_id}, now=now)
 

@@ -25,6 +25,9 @@ from app.recipe import NO_WEIGHTS, Recipe, narrowed
 CPU_QUEUE = "cpu"
 GPU_QUEUE = "gpu"
 
+_TRIES = 3
+"""To join a job that others may submit, or that may end, at the same moment."""
+
 
 @dataclass(frozen=True)
 class Archive:
@@ -77,15 +80,18 @@ def submit_analysis(
     job.dataset_version = version.number
     job.subject = subject
     going_on = select(Job).where(Job.subject == subject, Job.state.not_in(ENDED))
-    found = session.scalar(going_on)
-    if found is not None:
-        return found
-    try:
-        with session.begin_nested():
-            _insert(session, job)
-    except IntegrityError:
-        return session.scalars(going_on).one()  # another request asked for it at the same moment
-    return job
+    for _ in range(_TRIES):
+        found = session.scalar(going_on)
+        if found is not None:
+            # Whoever asks wants to have it, also where somebody else has stopped it.
+            return resume(session, found.id, now=now) if found.state == "paused" else found
+        try:
+            with session.begin_nested():
+                _insert(session, job)
+        except IntegrityError:
+            continue  # another request asked for it at the same moment
+        return job
+    raise errors.Conflict("others ask for the same measurement at this moment; try again", code="asked_at_once")
 
 
 def submit_import(

@@ -162,6 +162,14 @@ def test_a_measuring_that_came_to_nothing_is_done_anew(
     assert asked(http, wanted(versioned, measure=True))["id"] == second
 
 
+def test_who_asks_for_what_is_paused_sets_it_going_again(http: TestClient, versioned: str, bell: Bell) -> None:
+    job_id = asked(http, wanted(versioned, measure=True))["id"]
+    assert http.post(f"/v1/jobs/{job_id}/pause").json()["state"] == "paused"
+    again = asked(http, wanted(versioned, measure=True))
+    assert (again["id"], again["state"]) == (job_id, "queued")
+    assert bell.rung[-1] == ("gpu", job_id)
+
+
 def test_a_request_to_measure_repeated_with_its_key_is_answered_with_its_job(
     http: TestClient, versioned: str, database: Database
 ) -> None:

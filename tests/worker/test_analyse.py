@@ -4,13 +4,16 @@ from pydantic import TypeAdapter
 
 from app.datasets import service as datasets
 from app.db import Database, utc_now
+from app.jobs import leases
 from app.profile import HEAD, Profile
 from app.profiles import service as profiles
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
+from tests.app import test_plans_api
 from tests.worker.conftest import Desk
 from tests.worker.test_runner import files_left
+from worker import kinds
 from worker.runner import Runner
 
 PROFILE = TypeAdapter(Profile)
@@ -74,3 +77,19 @@ def test_an_analysis_of_a_deleted_dataset_fails_with_the_reason(
     error = desk.job(job.id).error
     assert error is not None
     assert error["code"] == "dataset_not_found"
+
+
+def test_what_was_measured_is_kept_where_the_dataset_was_deleted_meanwhile(
+    desk: Desk, dataset_id: str, database: Database, files: Storage
+) -> None:
+    job = desk.submit_analysis(dataset_id)
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=30)
+        assert claim is not None
+        datasets.delete(session, dataset_id, revision=None, now=utc_now())
+    with database.write() as session:
+        kinds.KINDS["analyse"].publish(session, claim, test_plans_api.profile(), files, utc_now())
+    ended = desk.job(job.id)
+    assert ended.state == "succeeded"
+    assert ended.result is not None
+    assert ended.result["profile"].startswith("prf")

@@ -67,7 +67,7 @@ def _forward(network: InferenceForm, views: Tensor, device: torch.device) -> flo
 def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], device: torch.device) -> float:
     inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
     half = precision.is_half_quicker(device)
-    classifier.train()
+    classifier.to(device).to(memory_format=torch.channels_last).train()
 
     def run() -> None:
         classifier.zero_grad()

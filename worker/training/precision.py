@@ -26,7 +26,7 @@ def is_half(precision: Precision, device: torch.device, emit: Emit) -> bool:
 def is_half_quicker(device: torch.device) -> bool:
     """Whether `device` has instructions for bf16: others only act as if, which takes longer than full precision."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
