@@ -174,18 +174,22 @@ def test_the_losses_of_the_penalties_are_those_of_scikit_learn(count: int, size:
             out = fold_of == fold
             model = regression(scaled[~out], targets[~out], classes=classes, l2=tried.l2)
             expected[out] = model.predict_proba(scaled[out])
-        assert tried.log_loss == pytest.approx(log_loss(targets, expected), rel=1e-4)
-        assert tried.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1e-12)
+        # To choose among penalties they need not be solved to the last digit.
+        assert tried.log_loss == pytest.approx(log_loss(targets, expected), rel=2e-3, abs=2e-2)
+        assert tried.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1.5 / count)
 
 
 def test_the_penalty_with_the_least_loss_is_taken() -> None:
     features, targets = blobs(100, 10, 3)
     told = Recorder()
     found = fit(features, targets, classes=3, emit=told)
-    assert sorted(tried.l2 for tried in found.tried) == sorted(GRID)
+    strongest = sorted(GRID, reverse=True)
+    assert [tried.l2 for tried in found.tried] == strongest[: len(found.tried)]
     best = min(found.tried, key=lambda tried: tried.log_loss)
     assert found.l2 == best.l2
     assert min(GRID) < best.l2 < max(GRID)
+    # Weaker ones than two that did worse are not tried.
+    assert len(found.tried) == strongest.index(best.l2) + 3 < len(GRID) + 1
     again = fit(features, targets, classes=3, l2_grid=[best.l2])
     assert np.array_equal(found.weight, again.weight)
     assert told.of(ProbeFitted) == [ProbeFitted(l2=best.l2, tried=found.tried)]
@@ -209,8 +213,8 @@ def test_a_single_penalty_is_not_cross_validated() -> None:
 def test_progress_counts_every_fold_and_penalty_once() -> None:
     features, targets = blobs(30, 4, 2)
     told = Recorder()
-    fit(features, targets, classes=2, folds=3, emit=told)
-    assert told.of(Progress) == [Progress("probe", step, 15) for step in range(15)]
+    found = fit(features, targets, classes=2, folds=3, emit=told)
+    assert told.of(Progress) == [Progress("probe", step, 15) for step in range(3 * len(found.tried))]
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])

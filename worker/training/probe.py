@@ -94,8 +94,10 @@ class _Effort:
 
 
 _THOROUGH = _Effort(tolerance=1e-7, patience=None)
-# For figures to look at. The loss falls and rises once along the grid, and the weak penalties take long to solve.
-_QUICK = _Effort(tolerance=1e-6, patience=2)
+# To choose a penalty. The loss falls and rises once along the grid, and the weak penalties take long to solve.
+_CHOOSING = _Effort(tolerance=1e-4, patience=2)
+# For figures to look at: what is left of the gradient moves the accuracy far less than another choice of images would.
+_QUICK = _Effort(tolerance=1e-4, patience=1)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def search(
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
         values, held = axes.values[sample], labels[sample]
         crossed = _cross(
-            values, held, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, effort=_THOROUGH, emit=emit
+            values, held, axes.variances, fold_of, classes=classes, l2_grid=l2_grid, effort=_CHOOSING, emit=emit
         )
         tried = _tried(crossed, held)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
@@ -168,7 +170,7 @@ def path(
     solution, found = _zeros(axes.values, classes), []
     for l2 in sorted(l2_grid, reverse=True):
         solution = _solve(
-            axes.values, torch.from_numpy(targets), axes.variances, l2=l2, start=solution, tolerance=_THOROUGH.tolerance
+            axes.values, torch.from_numpy(targets), axes.variances, l2=l2, start=solution, tolerance=_CHOOSING.tolerance
         )
         found.append(_for_raw_features(axes, solution, l2, ()))
     return tuple(found)
@@ -326,7 +328,9 @@ def _cross(
 def _tried(crossed: _Crossed, targets: Tensor) -> tuple[PenaltyTried, ...]:
     losses, hits = crossed.log_losses.mean(dim=1), (crossed.predicted == targets).double().mean(dim=1)
     return tuple(
-        PenaltyTried(l2, float(loss), float(hit)) for l2, loss, hit in zip(crossed.penalties, losses, hits, strict=True)
+        PenaltyTried(l2, float(loss), float(hit))
+        for l2, loss, hit in zip(crossed.penalties, losses, hits, strict=True)
+        if loss.isfinite()
     )
 
 

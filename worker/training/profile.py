@@ -21,7 +21,7 @@ from worker.training.depths import AT_LEAST, Values
 from worker.training.events import Emit, Event, Profiled, Progress
 from worker.training.features import Extractor
 
-MAX_MEASURED = 5_000
+MAX_MEASURED = 2_000
 """Of more images, a stratified sample of about so many is measured."""
 RANDOM_IMAGES = 512
 """About so many images go through the network with random values."""
