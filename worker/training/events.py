@@ -164,13 +164,25 @@ class StoppedEarly:
 
 
 @dataclass(frozen=True)
+class StartKept:
+    """The network before the first step explains the labels of the validation images better than after the last one,
+    and is what is kept; log-losses in nats, each at its best temperature."""
+
+    start_loss: float
+    end_loss: float
+
+
+@dataclass(frozen=True)
 class RivalJudged:
-    """Two classifiers were made, and the one that does better on the validation images is kept; accuracies 0-1."""
+    """Two classifiers were made, and the one that explains the labels of the validation images better is kept;
+    log-losses in nats, each at its best temperature, accuracies 0-1."""
 
     strategy: str
     accuracy: float
+    loss: float
     rival: str
     rival_accuracy: float
+    rival_loss: float
     kept: str
 
 

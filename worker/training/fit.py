@@ -1,4 +1,4 @@
-"""The training loop for whole networks: step by step, validated after every epoch, the best epoch wins.
+"""The training loop for whole networks: step by step, validated after every epoch.
 
 The same seed gives the same network, whatever the timing of threads and however often the training was interrupted:
 every random number follows from the seed, the epoch and the place in it.
@@ -34,6 +34,7 @@ from worker.training.events import (
     Progress,
     Resumed,
     StartEvaluated,
+    StartKept,
     StoppedEarly,
 )
 from worker.training.feed import Batch, Feed
@@ -64,8 +65,9 @@ class Fitting:
 
 
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
-    """Train what is not frozen of `network` as planned; it comes back with the values of the best epoch, in evaluation
-    mode.
+    """Train what is not frozen of `network` as planned; it comes back in evaluation mode, with the values after the
+    last step; with those before the first one where they may count and do better; where there is patience, with those
+    after the best epoch.
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
     an exception out of `emit`. Raises `Invalid` where there are too few images or the loss grows beyond all bounds, and
@@ -152,6 +154,8 @@ class _Training:
         self._held: str | None = None
         self._position = _START
         self._best: Best | None = None
+        """What is kept besides the last values: the start where it competes, the best epoch where there is patience."""
+        self._last: Best | None = None
         self._saved_at = time.monotonic()
         self._pieces = 1
         """In how many each batch is cut, where it does not fit the device's memory as a whole."""
@@ -164,7 +168,9 @@ class _Training:
             self._group.tell(self._position)
             self._finish_epoch(self._train_epoch())
         self._hold(None)
-        if self._best is not None:
+        if self._best is None or self._is_end_better(self._best):
+            self._learner.take(self._learner.kept.state_dict())
+        else:
             self._learner.take(checkpoint.load_best(self._fitting.workdir, self._best))
         return self._learner.network
 
@@ -188,6 +194,17 @@ class _Training:
         self._best = self._validate(0)
         self._emit(StartEvaluated(validation_loss=self._best.loss, validation_accuracy=self._best.accuracy))
         self._save(is_best=True)
+
+    def _is_end_better(self, best: Best) -> bool:
+        if self._descent.patience is not None:
+            return False  # the end was among those that were compared
+        # The best of all epochs would be chosen by chance, on few images: it does worse on others than the last one,
+        # for which the learning rate has fallen to nothing.
+        end = self._last or self._validate(self._position.epochs)
+        if end.tempered_loss < best.tempered_loss:
+            return True
+        self._fitting.emit(StartKept(start_loss=best.tempered_loss, end_loss=end.tempered_loss))
+        return False
 
     def _hold(self, stage: str | None) -> None:
         if stage != self._held:
@@ -277,8 +294,8 @@ class _Training:
                 images_per_second=passed.images / passed.seconds,
             )
         )
-        is_best = self._best is None or (current.accuracy, -current.loss) > (self._best.accuracy, -self._best.loss)
-        self._best = current if is_best else self._best
+        is_best = self._descent.patience is not None and _is_better(current, self._best)
+        self._best, self._last = current if is_best else self._best, current
         self._position = Position(epochs=epoch, steps=0, loss=0.0)
         self._save(is_best=is_best)
         self._fitting.emit(CheckpointSaved(epoch))
@@ -289,7 +306,8 @@ class _Training:
         figures = evaluate.evaluate(probabilities, fitting.splits.validation.targets, fitting.splits.labels)
         # What the last step of the epoch did, the losses in training do not tell.
         _check_finite(figures.log_loss, self._descent, epoch)
-        return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss)
+        tempered = evaluate.tempered_log_loss(probabilities, fitting.splits.validation.targets)
+        return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss, tempered_loss=tempered)
 
     def _save(self, *, is_best: bool = False) -> None:
         checkpoint.save(
@@ -299,6 +317,10 @@ class _Training:
             best=self._learner.kept.state_dict() if is_best else None,
         )
         self._saved_at = time.monotonic()
+
+
+def _is_better(current: Best, best: Best | None) -> bool:
+    return best is None or (current.accuracy, -current.loss) > (best.accuracy, -best.loss)
 
 
 def _shared(network: Classifier, fitting: Fitting) -> list[tuple[torch.device, tuple[Classifier, Fitting]]]:

@@ -103,7 +103,7 @@ def train(
     with precision.deterministic(wanted=plan.deterministic):
         trained = STRATEGIES[plan.strategy](training)
         if plan.rival is not None:
-            trained = _better(trained, _rival(training, plan.rival), emit)
+            trained = _better(trained, _rival(training, plan.rival), splits.validation.targets, emit)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained
@@ -113,25 +113,29 @@ def _rival(training: _Training, plan: Plan) -> Trained:
     return STRATEGIES[plan.strategy](replace(training, plan=plan, workdir=training.workdir / "rival"))
 
 
-def _better(trained: Trained, rival: Trained, emit: Emit) -> Trained:
-    """The one that does better on the validation images; the rival, which is simpler, where they do as well."""
-    ours, theirs = trained.evaluation, rival.evaluation
-    wins = (theirs.accuracy, -theirs.log_loss) >= (ours.accuracy, -ours.log_loss)
+def _better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: Emit) -> Trained:
+    """The one that explains the labels of the validation images better; the rival, which is simpler, where they do as
+    well."""
+    ours, theirs = (evaluate.tempered_log_loss(one.probabilities, targets) for one in (trained, rival))
+    wins = theirs <= ours
     kept = rival if wins else trained
     emit(
         RivalJudged(
             strategy=trained.plan.strategy,
-            accuracy=ours.accuracy,
+            accuracy=trained.evaluation.accuracy,
+            loss=ours,
             rival=rival.plan.strategy,
-            rival_accuracy=theirs.accuracy,
+            rival_accuracy=rival.evaluation.accuracy,
+            rival_loss=theirs,
             kept=kept.plan.strategy,
         )
     )
     if not wins:
         return trained
     said = (
-        f"The rival is kept: it is right for {theirs.accuracy:.1%} of the validation images, "
-        f"strategy '{trained.plan.strategy}' for {ours.accuracy:.1%}."
+        f"The rival is kept: its log-loss on the validation images is {theirs:.3f} nats, that of strategy "
+        f"'{trained.plan.strategy}' {ours:.3f}, each at its best temperature; they are right for "
+        f"{rival.evaluation.accuracy:.1%} and {trained.evaluation.accuracy:.1%}."
     )
     overall = trained.plan
     plan = replace(
