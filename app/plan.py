@@ -258,7 +258,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> P
 
 _STARTS: dict[Reinit, str] = {
     "none": "The head starts as the best linear classifier on the features as they are, so that training does not "
-    "begin by spoiling them (LP-FT, Kumar et al. 2022); if no epoch does better, that is what is kept.",
+    "begin by spoiling them (LP-FT, Kumar et al. 2022); if it explains the validation images no worse, it is kept.",
     "head": "The head starts from random values.",
     "retrained": "All that is trained starts from random values.",
 }
@@ -369,7 +369,7 @@ def _told(descent: Descent, version: VersionFacts) -> Iterator[str]:
     if descent.ema:
         yield f"The network that is kept is the moving average of its weights, with a decay of {descent.ema:g} a step."
     if descent.patience is not None:
-        yield f"Training ends early after {descent.patience} epochs without a better one."
+        yield f"Training ends early after {descent.patience} epochs without a better one, and the best is kept."
 
 
 def _told_of_stages(descent: Descent, stages: Sequence[str]) -> Iterator[str]:

@@ -37,6 +37,7 @@ from worker.training.events import (
     Progress,
     Resumed,
     StartEvaluated,
+    StartKept,
 )
 from worker.training.learner import Criterion, Learner
 
@@ -280,6 +281,8 @@ def test_a_training_that_helps_nothing_gives_back_what_it_started_from(splits: S
     (begun,) = told.of(StartEvaluated)
     assert begun.validation_accuracy == 1.0
     assert len(told.of(EpochFinished)) == 4
+    (kept,) = told.of(StartKept)
+    assert kept.start_loss < kept.end_loss
     assert equal(found.state_dict(), start)
 
     for stop_at in (begun, CheckpointSaved(2)):
