@@ -3,7 +3,12 @@
 from app.backbones.catalogue import Backbone
 from app.plan import Estimate, Plan, VersionFacts
 from app.profile import Costs
+from app.recipe import ALL_STAGES, BEST_STAGE
 
+_FIT = 2.0
+"""A classifier that is kept takes so many times what it takes to measure how good it would be."""
+_SELECT = 5.0
+"""... and a choice of features of all stages, made anew in each fold for several counts of them."""
 _KEPT_PER_ACTIVATION = 3
 """Values that a training keeps for each one out of a convolution: that, BatchNorm's, the activation function's."""
 _BYTES = 4
@@ -12,25 +17,34 @@ _PER_PARAMETER = 3
 
 
 def of(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> Estimate:
-    """The time of `plan` on the machine whose `costs` were measured, where features are not in the cache yet, and the
-    memory that network and batches take."""
-    return Estimate(seconds=_seconds(plan, version, backbone, costs), memory_bytes=_memory(plan, backbone))
+    """The time of `plan` on the machine whose `costs` were measured, which has the features of all images from then,
+    and the memory that network and batches take."""
+    rival = 0.0 if plan.rival is None else _seconds(plan.rival, version, backbone, costs)
+    return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=_memory(plan, backbone))
 
 
 def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
     train, validation = version.train_images, version.validation_images
     look = costs.decode + costs.forward
-    features = (train + validation) * look
+    if plan.strategy == "head":
+        return _FIT * costs.probe
     if plan.descent is None:
-        return features
-    frozen = share_up_to(backbone, plan.freeze)
-    begin = 0.0 if plan.strategy == "scratch" or plan.reinit != "none" else features
+        return _classifiers(plan, costs) + validation * look
+    begin = _FIT * costs.probe if plan.reinit == "none" else 0.0
     if plan.freeze is None:
         epoch = train * (costs.decode + costs.step) + validation * look
     else:
-        begin = plan.views * train * look + validation * look
-        epoch = (1 - frozen) * (train * costs.step + validation * costs.forward)
-    return begin + plan.descent.epochs * epoch + validation * look
+        begin += (plan.views * train + validation) * look
+        epoch = (1 - share_up_to(backbone, plan.freeze)) * (train * costs.step + validation * costs.forward)
+    # The network before the first step is judged as well, and the one that is kept once more.
+    return begin + plan.descent.epochs * epoch + 2 * validation * look
+
+
+def _classifiers(plan: Plan, costs: Costs) -> float:
+    """The time to fit the classifiers that a `stage_probe` compares."""
+    if plan.stage == ALL_STAGES:
+        return _SELECT * costs.probes
+    return _FIT * (costs.probes if plan.stage == BEST_STAGE else costs.probe)
 
 
 def _memory(plan: Plan, backbone: Backbone) -> int | None:

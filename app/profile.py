@@ -58,6 +58,10 @@ class Costs:
     device: str
     """`cpu` or `cuda`."""
     threads: int
+    probe: float = 0.0
+    """For all that were measured together: to cross-validate the linear classifier at the head."""
+    probes: float = 0.0
+    """... and those at every depth."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from app import estimates, policy
 from app.backbones import catalogue, classifier, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.plan import Plan, VersionFacts, resolve
+from app.profile import Profile
 from app.recipe import Recipe
 from bench import photos
 from bench.photos import PhotoSet
@@ -41,6 +43,7 @@ STRATEGIES: dict[str, dict[str, str]] = {
 }
 """What `auto` decides on by itself, and what it is to be compared with."""
 
+_PROFILE = TypeAdapter(Profile)
 _MAX_PIXELS = 100_000_000
 _MAX_ACTIVATION_BYTES = 20 * 2**30
 
@@ -62,23 +65,29 @@ class Found:
     test: float
     """Accuracy on the test part, 0-1."""
     validation: float
+    measuring: float
+    """Seconds until it was decided how to train."""
     seconds: float
+    """Of the training itself."""
     kept: str
     """The strategy of the classifier that was kept."""
     estimate: float | None
-    """Seconds that the plan was to take, where it says that."""
+    """Seconds that the plan was to take, where there was something to go by."""
 
 
 def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path, folder: Path) -> Found:
-    """Train, and judge by the test part."""
+    """Train, and judge by the test part. What is measured first counts for the time of `auto` alone, and for the
+    estimates not at all."""
     backbone = catalogue.find(run.backbone)
     seen, test = photos.splits(chosen, seed=run.seed)
     recipe = Recipe(backbone=run.backbone, seed=run.seed, **fields)  # type: ignore[arg-type]
     file = None
     if not recipe.from_random:
         file = weights.obtain(backbone, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
+    began = time.perf_counter()
+    measured = _profile(run, seen, backbone, file, cache)
     started = time.perf_counter()
-    plan = _plan(recipe, seen, backbone, file, cache)
+    plan = _plan(recipe, seen, backbone, measured)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
         trained = strategies.train(
             seen,
@@ -104,18 +113,40 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
     )
     right = float((probabilities.argmax(axis=1) == test.targets).mean())
     estimate = None if plan.estimate is None else round(plan.estimate.seconds, 1)
-    return Found(right, trained.evaluation.accuracy, round(seconds, 1), trained.plan.strategy, estimate)
+    measuring = started - began if recipe.strategy == "auto" else 0.0
+    return Found(
+        test=right,
+        validation=trained.evaluation.accuracy,
+        measuring=round(measuring, 1),
+        seconds=round(seconds, 1),
+        kept=trained.plan.strategy,
+        estimate=estimate,
+    )
 
 
-def _plan(recipe: Recipe, seen: Splits, backbone: Backbone, file: WeightsFile | None, cache: Path) -> Plan:
-    stages = [stage.name for stage in backbone.stages]
-    if recipe.strategy != "auto":
-        return resolve(recipe, facts(seen), stages=stages)
-    assert file is not None
+def _profile(run: Run, seen: Splits, backbone: Backbone, file: WeightsFile | None, cache: Path) -> Profile | None:
+    """What was measured of this set with this backbone, measured now if `auto` comes first."""
+    if file is None:
+        return None
+    kept = cache / f"{run.dataset}-{run.backbone}-{run.seed}.json"
+    if kept.is_file():
+        return _PROFILE.validate_json(kept.read_bytes())
     measured = analyse.measure(
         seen, backbone, file, feature_cache=cache, max_pixels=_MAX_PIXELS, emit=lambda _event: None
     )
-    plan = policy.plan(recipe, measured, facts(seen), stages=stages)
+    kept.write_bytes(_PROFILE.dump_json(measured))
+    return measured
+
+
+def _plan(recipe: Recipe, seen: Splits, backbone: Backbone, measured: Profile | None) -> Plan:
+    stages = [stage.name for stage in backbone.stages]
+    if recipe.strategy != "auto":
+        plan = resolve(recipe, facts(seen), stages=stages)
+    else:
+        assert measured is not None
+        plan = policy.plan(recipe, measured, facts(seen), stages=stages)
+    if measured is None:
+        return plan
     return replace(plan, estimate=estimates.of(plan, facts(seen), backbone, measured.costs))
 
 
@@ -145,7 +176,14 @@ def table(results: list[tuple[Run, Found]]) -> Iterator[str]:
 
 def _cell(found: list[Found]) -> str:
     accuracy = 100 * np.mean([one.test for one in found])
-    return f"{accuracy:.1f} ({np.mean([one.seconds for one in found]):.0f} s)"
+    return f"{accuracy:.1f} ({np.mean([one.measuring + one.seconds for one in found]):.0f} s)"
+
+
+def true_estimates(results: list[tuple[Run, Found]]) -> str:
+    """How many of the plans took what they were to take, within a factor of 1.5 and two seconds."""
+    told = [(found.estimate, found.seconds) for _, found in results if found.estimate is not None]
+    near = [max(took, 2) / 1.5 <= max(said, 2) <= 1.5 * max(took, 2) for said, took in told]
+    return f"{sum(near)} of {len(near)} estimates of the time were right within a factor of 1.5."
 
 
 def main() -> None:
@@ -179,6 +217,7 @@ def main() -> None:
                         file.write(json.dumps([vars(run), vars(found)]) + "\n")
                     print(run, found, flush=True)
     print("\n".join(table(results)))
+    print(true_estimates(results))
 
 
 def _done(path: Path) -> Iterator[tuple[Run, Found]]:

@@ -1,5 +1,7 @@
 """Time and memory of a plan from what one image costs: made-up costs in, sums out."""
 
+from dataclasses import replace
+
 import pytest
 
 from app import estimates
@@ -8,7 +10,9 @@ from app.plan import VersionFacts, resolve
 from app.profile import Costs
 from app.recipe import Recipe
 
-COSTS = Costs(decode=0.01, forward=0.02, step=0.06, device="cpu", threads=2)
+COSTS = Costs(decode=0.01, forward=0.02, step=0.06, device="cpu", threads=2, probe=0.4, probes=1.5)
+LOOK = 20 * 0.03
+"""At all validation images."""
 FACTS = VersionFacts(classes=2, train_images=80, validation_images=20, smallest_class=40)
 RESNET = catalogue.find("resnet18")
 STAGES = [stage.name for stage in RESNET.stages]
@@ -24,19 +28,28 @@ def memory(recipe: Recipe) -> int:
     return found
 
 
-def test_a_head_takes_one_look_at_each_image() -> None:
-    assert seconds(Recipe(backbone="resnet18", strategy="head")) == pytest.approx(100 * 0.03)
+def test_a_head_takes_its_fit_alone_as_the_features_are_there() -> None:
+    assert seconds(Recipe(backbone="resnet18", strategy="head")) == pytest.approx(2 * 0.4)
+
+
+def test_classifiers_on_stages_take_longer_the_more_are_compared() -> None:
+    one, best, every = (
+        seconds(Recipe(backbone="resnet18", strategy="stage_probe", stage=stage)) for stage in ("layer2", "best", "all")
+    )
+    assert one == pytest.approx(2 * 0.4 + LOOK)
+    assert best == pytest.approx(2 * 1.5 + LOOK)
+    assert every > best
 
 
 def test_scratch_takes_a_step_for_each_image_and_epoch_and_looks_at_the_validation_images() -> None:
     found = seconds(Recipe(backbone="resnet18", strategy="scratch", epochs=5))
-    assert found == pytest.approx(5 * (80 * 0.07 + 20 * 0.03) + 20 * 0.03)
+    assert found == pytest.approx(5 * (80 * 0.07 + LOOK) + 2 * LOOK)
 
 
-def test_full_looks_at_each_image_first_for_the_head_that_it_begins_with() -> None:
+def test_full_fits_the_head_first_that_it_begins_with() -> None:
     begun_well = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5))
     from_random_head = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5, reinit="head"))
-    assert begun_well - from_random_head == pytest.approx(100 * 0.03)
+    assert begun_well - from_random_head == pytest.approx(2 * 0.4)
 
 
 def test_epochs_of_the_top_cost_what_lies_behind_the_frozen_stages() -> None:
@@ -44,6 +57,13 @@ def test_epochs_of_the_top_cost_what_lies_behind_the_frozen_stages() -> None:
     behind = 1 - estimates.share_up_to(RESNET, "layer3")
     assert 0.1 < behind < 0.4
     assert seconds(long) - seconds(short) == pytest.approx(10 * behind * (80 * 0.06 + 20 * 0.02))
+
+
+def test_a_rival_takes_its_time_besides() -> None:
+    alone = resolve(Recipe(backbone="resnet18", strategy="full"), FACTS, stages=STAGES)
+    rival = resolve(Recipe(backbone="resnet18", strategy="stage_probe"), FACTS, stages=STAGES)
+    both = estimates.of(replace(alone, rival=rival), FACTS, RESNET, COSTS).seconds
+    assert both == pytest.approx(sum(estimates.of(plan, FACTS, RESNET, COSTS).seconds for plan in (alone, rival)))
 
 
 def test_memory_grows_with_the_batch_and_with_what_is_trained() -> None:

@@ -1,7 +1,8 @@
 """The profile of a version with a backbone: how much data there is, and how close it is to what the backbone knows."""
 
 import hashlib
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,11 @@ def _judge(
     is_sample = len(few) < len(targets)
     probes = len(known) + 1 + len(depths.shares(targets)) + len(random) + is_sample * len(known)
     tally = _Tally(asked.emit, probes=probes)
-    found = depths.measure(known, targets, seed=asked.seed, emit=tally)
+    began = time.perf_counter()
+    stages = depths.measure({d: v for d, v in known.items() if d != HEAD}, targets, seed=asked.seed, emit=tally)
+    half_way = time.perf_counter()
+    found = (*stages, *depths.measure({HEAD: known[HEAD]}, targets, seed=asked.seed, emit=tally))
+    ended = time.perf_counter()
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
     counts = np.bincount(asked.splits.train.targets, minlength=len(asked.splits.labels))
     return Profile(
@@ -171,7 +176,7 @@ def _judge(
         random=depths.measure(random, targets[few], seed=asked.seed, emit=tally),
         random_images=len(few),
         reference=depths.measure(same_images, targets[few], seed=asked.seed, emit=tally),
-        costs=spent,
+        costs=replace(spent, probe=ended - half_way, probes=ended - began),
     )
 
 
