@@ -1,14 +1,20 @@
 """What a plan will take in time and memory, from what one image costs."""
 
+from dataclasses import replace
+
 from app.backbones.catalogue import Backbone
 from app.plan import Estimate, Plan, VersionFacts
 from app.profile import Costs
-from app.recipe import ALL_STAGES, BEST_STAGE
+from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
 
 _FIT = 2.0
 """A classifier that is kept takes so many times what it takes to measure how good it would be."""
 _SELECT = 5.0
 """... and a choice of features of all stages, made anew in each fold for several counts of them."""
+_ROOM = 0.8
+"""Share of the memory that network and batches may take."""
+_FEWEST = 4
+"""Batches of fewer images are not cut any more."""
 _KEPT_PER_ACTIVATION = 3
 """Values that a training keeps for each one out of a convolution: that, BatchNorm's, the activation function's."""
 _BYTES = 4
@@ -21,6 +27,31 @@ def of(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> E
     and the memory that network and batches take."""
     rival = 0.0 if plan.rival is None else _seconds(plan.rival, version, backbone, costs)
     return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=_memory(plan, backbone))
+
+
+def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:
+    """`plan`, where `recipe` does not say how many images make a batch, with batches that the memory of the device has
+    room for; more of them make a step, so that it stays the same."""
+    descent, memory = plan.descent, costs.memory_bytes
+    if descent is None or memory is None or recipe.batch_size is not None:
+        return plan
+    smaller = plan
+    while _takes_too_much(smaller, backbone, memory) and smaller.descent and smaller.descent.batch_size >= _FEWEST:
+        half = smaller.descent
+        smaller = replace(
+            smaller, descent=replace(half, batch_size=half.batch_size // 2, accumulate=2 * half.accumulate)
+        )
+    if smaller is plan or smaller.descent is None:
+        return plan
+    said = (
+        f"Batches of {descent.batch_size} would not fit the {memory / 1e9:.1f} GB of the {costs.device} that was "
+        f"measured: {smaller.descent.batch_size} images at a time, {smaller.descent.accumulate} times for a step."
+    )
+    return replace(smaller, reasons=(*smaller.reasons, said))
+
+
+def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:
+    return (_memory(plan, backbone) or 0) > _ROOM * memory
 
 
 def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:

@@ -1,8 +1,8 @@
-"""How a recipe is carried out on a version (`Plan`), and how that is decided where the recipe leaves it open."""
+"""How a recipe is carried out on a version, and how that is decided where the recipe leaves it open."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,7 @@ from app.recipe import (
     Strategy,
     Unfreeze,
 )
+from app.treatment import Treatment, treatments
 
 Amount = Literal["little", "much"]
 Likeness = Literal["similar", "dissimilar"]
@@ -127,9 +128,10 @@ class Plan:
     views: int = 1
     """For how many views of an image the frozen stages are computed."""
     deterministic: bool = False
+    treatments: tuple[Treatment, ...] = ()
+    """Of each stage in order, and of the head."""
     rival: "Plan | None" = None
-    """What is carried out besides, because it costs next to nothing, and kept where it does better on the validation
-    images."""
+    """Carried out besides, because it costs next to nothing, and kept where it does better on the validation images."""
     quadrant: Quadrant | None = None
     """None where nothing was measured."""
     expected: Expected | None = None
@@ -143,7 +145,10 @@ def resolve(recipe: Recipe, version: VersionFacts, *, stages: Sequence[str]) -> 
     strategy = "scratch" if recipe.from_random else recipe.strategy
     if strategy == "auto":
         raise ValueError("what to do with strategy 'auto' is decided by app.policy, from a profile")
-    return _PLANNERS[strategy](recipe, version, stages)
+    plan = _PLANNERS[strategy](recipe, version, stages)
+    peak, decay = (plan.descent.learning_rate, plan.descent.layer_decay) if plan.descent else (None, 1.0)
+    each = treatments(stages, cut=plan.stage, freeze=plan.freeze, reinit=plan.reinit, peak=peak, decay=decay)
+    return replace(plan, treatments=each)
 
 
 def _plan_head(recipe: Recipe, version: VersionFacts, _stages: Sequence[str]) -> Plan:

@@ -62,6 +62,8 @@ class Costs:
     """For all that were measured together: to cross-validate the linear classifier at the head."""
     probes: float = 0.0
     """... and those at every depth."""
+    memory_bytes: int | None = None
+    """That the device has, or the machine where it is a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

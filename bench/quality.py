@@ -145,6 +145,7 @@ def _plan(recipe: Recipe, seen: Splits, backbone: Backbone, measured: Profile | 
     else:
         assert measured is not None
         plan = policy.plan(recipe, measured, facts(seen), stages=stages)
+        plan = estimates.fitted(plan, recipe, backbone, measured.costs)
     if measured is None:
         return plan
     return replace(plan, estimate=estimates.of(plan, facts(seen), backbone, measured.costs))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.errors import Refused
-from client.values import Backbone, Costs, Event, Figures, Job, Model, Planned, Prediction, Probe, Progress
+from client.values import Backbone, Costs, Event, Figures, Job, Model, Plan, Planned, Prediction, Probe, Progress
 
 _PHASES = {
     "check": "checking images",
@@ -116,6 +116,28 @@ def planned(found: Planned) -> Iterator[RenderableType]:
         yield from (_depths(figures), Text(), _curve(figures), Text(), Text(_costs(figures.costs), style="dim"), Text())
     yield Text(f"{found.plan.strategy} on {found.plan.backbone}", style="bold")
     yield from (Text(reason) for reason in found.plan.reasons)
+    yield Text()
+    yield _treatments(found.plan)
+    yield Text(_forecast(found.plan))
+
+
+def _treatments(plan: Plan) -> Table:
+    table = _table("Stage", "Starts as", "Learning rate")
+    for each in plan.treatments:
+        rate = "stays as it is" if each.learning_rate is None else f"{each.learning_rate:.2g}"
+        table.add_row(each.stage, each.values, "" if each.values == "fitted" and each.learning_rate is None else rate)
+    return table
+
+
+def _forecast(plan: Plan) -> str:
+    said = []
+    if plan.expected is not None:
+        said.append(f"Expected accuracy: {100 * plan.expected.low:.0f} to {100 * plan.expected.high:.0f} %.")
+    if plan.estimate is not None:
+        seconds, memory = plan.estimate.seconds, plan.estimate.memory_bytes
+        room = "" if memory is None else f", {memory / 1e9:.1f} GB of memory"
+        said.append(f"Estimated: {f'{seconds:.0f} s' if seconds < 180 else f'{seconds / 60:.0f} min'}{room}.")
+    return " ".join(said)
 
 
 def _depths(figures: Figures) -> Table:

@@ -47,11 +47,36 @@ class JobError(msgspec.Struct, frozen=True):
     detail: dict[str, Any]
 
 
+class Treatment(msgspec.Struct, frozen=True):
+    """What happens to a stage; without a learning rate it stays as it is."""
+
+    stage: str
+    values: str
+    learning_rate: float | None
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Where the accuracy will probably lie, 0-1."""
+
+    low: float
+    high: float
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What a training will probably take."""
+
+    seconds: float
+    memory_bytes: int | None
+
+
 class Plan(msgspec.Struct, frozen=True):
     """The part of a training's plan that a person reads."""
 
     backbone: str
     strategy: str
+    treatments: list[Treatment]
+    expected: Expected | None
+    estimate: Estimate | None
     reasons: list[str]
 
 

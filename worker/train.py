@@ -151,6 +151,7 @@ def _decide(
         plan = replace(plan, reasons=(f"Nothing can be measured: {error.message}.", *plan.reasons))
     else:
         plan = policy.plan(work.recipe, measured, work.facts, stages=stages)
+        plan = estimates.fitted(plan, work.recipe, backbone, measured.costs)
         plan = replace(plan, estimate=estimates.of(plan, work.facts, backbone, measured.costs))
     emit(Planned(asdict(plan)))
     return plan, measured

@@ -84,3 +84,25 @@ def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
         ).memory_bytes
         is None
     )
+
+
+def test_batches_are_cut_to_the_memory_of_the_device_and_make_the_same_steps() -> None:
+    recipe = Recipe(backbone="resnet18", strategy="full", batch_size=None)
+    plan = resolve(recipe, replace(FACTS, train_images=800), stages=STAGES)
+    assert plan.descent is not None
+    assert estimates.fitted(plan, recipe, RESNET, COSTS) == plan
+    assert estimates.fitted(plan, recipe, RESNET, replace(COSTS, memory_bytes=10**11)) == plan
+
+    small = replace(COSTS, memory_bytes=memory(Recipe(backbone="resnet18", strategy="full", batch_size=8)) * 2)
+    cut = estimates.fitted(plan, recipe, RESNET, small)
+    assert cut.descent is not None
+    assert 2 <= cut.descent.batch_size < plan.descent.batch_size
+    assert cut.descent.batch_size * cut.descent.accumulate == plan.descent.batch_size
+    assert cut.descent.learning_rate == plan.descent.learning_rate
+    assert "would not fit" in cut.reasons[-1]
+    by_hand = replace(recipe, batch_size=32)
+    assert estimates.fitted(plan, by_hand, RESNET, small) == plan
+    nothing = replace(COSTS, memory_bytes=1)
+    least = estimates.fitted(plan, recipe, RESNET, nothing).descent
+    assert least is not None
+    assert least.batch_size == 2

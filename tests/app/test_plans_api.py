@@ -40,7 +40,7 @@ def profile(sha256: str = SHA256, *, images: int = 21) -> Profile:
         random=(DEPTH,),
         random_images=images,
         reference=(),
-        costs=Costs(decode=0.001, forward=0.01, step=0.04, device="cpu", threads=1),
+        costs=Costs(decode=0.001, forward=0.01, step=0.04, device="cpu", threads=1, probe=0.2, probes=0.9),
     )
 
 

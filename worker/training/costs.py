@@ -1,8 +1,10 @@
 """What one image costs on this machine: decoding, a pass through a network, and a training step."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from worker.training.learner import Criterion
 _IMAGES = 32
 _STEP_IMAGES = {"cpu": 16, "cuda": 32}
 _MOST_RUNS, _LONG_ENOUGH = 5, 0.5
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CRITERION = Criterion(smoothing=0.0, weights=None)
 
 
@@ -50,6 +53,7 @@ def measure(
         ),
         device=device.type,
         threads=threads,
+        memory_bytes=_memory(device),
     )
 
 
@@ -90,6 +94,16 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
         done += 1
         seconds = time.perf_counter() - started
     return seconds / done
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):
+        return machine
 
 
 def _finish(device: torch.device) -> None:
