@@ -33,6 +33,13 @@ class FeaturesReady:
 
 
 @dataclass(frozen=True)
+class FeaturesNotKept:
+    """The features of all images are held in memory and not kept for later trainings, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class PenaltyTried:
     """A penalty and what cross-validation gave for it: mean log-loss in nats and accuracy 0-1."""
 

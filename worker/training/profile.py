@@ -68,7 +68,7 @@ def measure(
     chosen = Selection(splits.train, rows[few])
     classifier = _pretrained(asked)
     extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, weights.sha256)
-    known = {depth: values[rows] for depth, values in _values(asked, splits, extractor).items()}
+    known = _values(asked, splits, extractor, rows)
     random = _random_values(asked, chosen)
     spent = costs.measure(classifier, extractor.network, chosen, max_pixels=max_pixels, device=device)
     profile = _judge(asked, known, targets, random, few, spent)
@@ -92,8 +92,8 @@ def _pretrained(asked: _Measuring) -> Classifier:
     return classifiers.build(asked.backbone, classes, state=state, seed=asked.seed, weights=asked.weights.weights)
 
 
-def _values(asked: _Measuring, splits: Splits, extractor: Extractor) -> Values:
-    """The features of the training images of `splits`."""
+def _values(asked: _Measuring, splits: Splits, extractor: Extractor, rows: NDArray[np.int64]) -> Values:
+    """The features of the training images of `splits` at positions `rows`."""
     found = features.extract(
         splits,
         extractor,
@@ -102,7 +102,7 @@ def _values(asked: _Measuring, splits: Splits, extractor: Extractor) -> Values:
         emit=asked.emit,
         device=asked.device,
     )
-    return {depth: found.at(depth).train for depth in found.columns}
+    return {depth: found.at(depth).train[rows] for depth in found.columns}
 
 
 def _random_values(asked: _Measuring, chosen: Images) -> Values:
@@ -111,7 +111,7 @@ def _random_values(asked: _Measuring, chosen: Images) -> Values:
     _measure_statistics(asked, classifier, chosen)
     extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, _digest(classifier))
     nothing = Selection(asked.splits.validation, np.arange(0))
-    return _values(asked, Splits(asked.splits.labels, chosen, nothing), extractor)
+    return _values(asked, Splits(asked.splits.labels, chosen, nothing), extractor, np.arange(len(chosen)))
 
 
 def _measure_statistics(asked: _Measuring, classifier: Classifier, images: Images) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from app.backbones.taps import Outlet
 from app.profile import HEAD
-from worker.training import probe
+from worker.training import probe, regression
 from worker.training.events import (
     Emit,
     Event,
@@ -22,6 +23,7 @@ from worker.training.events import (
 )
 from worker.training.features import Features
 from worker.training.probe import Linear
+from worker.training.table import Columns, Rows
 
 MAX_COMPARED = 2_000
 """How many features are taken is chosen on a stratified sample of so many images."""
@@ -85,18 +87,38 @@ def fit_selected(
     # Each depth in its own unit, or those with small numbers would not count.
     unit = np.ones(found.train.shape[1], np.float32)
     for columns in found.columns.values():
-        unit[columns] = probe.typical_spread(found.train[:, columns])
-    values = found.train / unit
+        unit[columns] = regression.typical_spread(Columns(found.train, columns))
+    values = _InUnits(found.train, unit, np.arange(len(unit)))
     selection = _Selection(values, targets, classes, grid, seed, emit)
     taken = selection.compared() if len(grid.shares) > 1 else _Taken(values.shape[1], grid.l2[0], ())
     ranked = _ranking(values, probe.path(values, targets, classes=classes, l2_grid=[taken.l2])[0])
     chosen = np.sort(ranked[: taken.features])
-    (linear,) = probe.path(values[:, chosen], targets, classes=classes, l2_grid=[taken.l2])
+    (linear,) = probe.path(_InUnits(found.train, unit, chosen), targets, classes=classes, l2_grid=[taken.l2])
     linear = Linear(linear.weight / unit[chosen], linear.bias, taken.l2, ())
     counts = {depth: int(((chosen >= c.start) & (chosen < c.stop)).sum()) for depth, c in found.columns.items()}
     taps = {depth: count for depth, count in counts.items() if count}
     emit(FeaturesSelected(len(chosen), taps, taken.tried))
     return Fitted(linear, Outlet(taps=tuple(taps)), _within(found, taps, chosen))
+
+
+@dataclass(frozen=True)
+class _InUnits:
+    """Some columns of a table, each in its unit; `unit (D,)` is that of all columns."""
+
+    rows: Rows
+    unit: NDArray[np.float32]
+    columns: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), len(self.unit[self.columns])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self.rows[key][:, self.columns] / self.unit[self.columns]
+        return found
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,7 @@ class _Taken:
 
 @dataclass(frozen=True)
 class _Selection:
-    values: NDArray[np.float32]
+    values: Rows
     targets: NDArray[np.int64]
     classes: int
     grid: Grid
@@ -168,10 +190,10 @@ class _Selection:
         return _Taken(chosen.features, chosen.l2, tuple(tried))
 
 
-def _ranking(values: NDArray[np.float32], linear: Linear) -> NDArray[np.int64]:
+def _ranking(values: Rows, linear: Linear) -> NDArray[np.int64]:
     """The features of `values (N, D)`, first those that move the logits most: by the norm of their weights over the
     classes, for features of the same spread."""
-    relevance = np.linalg.norm(linear.weight, axis=0) * values.std(axis=0)
+    relevance = np.linalg.norm(linear.weight, axis=0) * regression.spread(values)
     return np.argsort(-relevance, kind="stable")
 
 

@@ -21,7 +21,7 @@ from app.backbones.taps import WHOLE, Outlet
 from app.backbones.weights import WeightsFile
 from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
-from worker.training import evaluate, features, fit, precision, probe, stage_probe
+from worker.training import data, evaluate, features, fit, precision, probe, stage_probe
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Evaluation
@@ -31,6 +31,9 @@ from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
 from worker.training.probe import Linear
 from worker.training.stage_probe import Fitted, Grid
+from worker.training.table import Rows
+
+_VALIDATED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,9 @@ def _train_head(training: _Training) -> Trained:
     classifier = _build(training)
     found = _features(training, classifier, training.weights).at(features.HEAD)
     _fit_head(training, classifier, found.train)
+    parts = data.parts_of(len(found.validation), _VALIDATED_AT_ONCE)
     with torch.no_grad():
-        logits: Tensor = classifier.head(torch.from_numpy(found.validation))
+        logits = torch.cat([classifier.head(torch.from_numpy(found.validation[list(part)])) for part in parts])
     return _trained(training, classifier.eval(), logits.double().softmax(dim=1).numpy())
 
 
@@ -178,12 +182,12 @@ def _features(training: _Training, classifier: Classifier, file: WeightsFile) ->
     )
 
 
-def _fit_head(training: _Training, classifier: Classifier, values: NDArray[np.float32]) -> None:
+def _fit_head(training: _Training, classifier: Classifier, values: Rows) -> None:
     """Make the head the best linear classifier on the features `values (N, D)` of the training images."""
     _set_head(classifier, _linear(training, values))
 
 
-def _linear(training: _Training, values: NDArray[np.float32]) -> Linear:
+def _linear(training: _Training, values: Rows) -> Linear:
     return probe.fit(
         values,
         training.splits.train.targets,
@@ -237,7 +241,7 @@ def _train_top(training: _Training) -> Trained:
     images = _images(training, classifier)
     feed = _kept(training, images, classifier)
     if plan.reinit == "none":
-        _fit_head(training, classifier, feed.features(classifier))
+        _fit_head(training, classifier, feed.features(classifier, folder=training.workdir))
     return _fitted(training, classifier, feed)
 
 
