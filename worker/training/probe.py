@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from worker.training import threads
 from worker.training.events import Emit, PenaltyTried, ProbeFitted, Progress
 
 MAX_CROSS_VALIDATED = 10_000
@@ -131,6 +132,7 @@ def fit(
     return linear
 
 
+@threads.few
 def search(
     features: NDArray[np.float32],
     targets: NDArray[np.int64],
@@ -160,6 +162,7 @@ def search(
     return _for_raw_features(axes, solution, l2, tried)
 
 
+@threads.few
 def path(
     features: NDArray[np.float32], targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float]
 ) -> tuple[Linear, ...]:
@@ -183,6 +186,7 @@ def typical_spread(features: NDArray[np.float32]) -> float:
     return float(varying.mean()) if len(varying) else 1.0
 
 
+@threads.few
 def cross_validate(
     features: NDArray[np.float32],
     targets: NDArray[np.int64],
