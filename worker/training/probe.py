@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from worker.training import regression
+from worker.training import regression, threads
 from worker.training.events import Emit, PenaltyTried, ProbeFitted, Progress
 from worker.training.regression import Axes, Projected, Solution
 from worker.training.table import Rows
@@ -109,6 +109,7 @@ def fit(
     return linear
 
 
+@threads.few
 def search(
     features: Rows,
     targets: NDArray[np.int64],
@@ -137,6 +138,7 @@ def search(
     return _for_raw_features(axes, solution, l2, tried)
 
 
+@threads.few
 def path(features: Rows, targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float]) -> tuple[Linear, ...]:
     """The linear classifier of `features (N, D)` for each penalty, the strongest first."""
     axes, images = regression.labelled(features, torch.from_numpy(targets))
@@ -147,6 +149,7 @@ def path(features: Rows, targets: NDArray[np.int64], *, classes: int, l2_grid: S
     return tuple(found)
 
 
+@threads.few
 def cross_validate(
     features: Rows,
     targets: NDArray[np.int64],
