@@ -17,7 +17,7 @@ from tests.training import samples
 from tests.training.samples import MemoryImages, Recorder, Stopped
 from worker.training import features
 from worker.training.data import Splits
-from worker.training.events import FeaturesReady, Progress
+from worker.training.events import FeaturesNotKept, FeaturesReady, Progress
 from worker.training.features import Extractor, Features
 
 LABELS = ("red", "blue")
@@ -251,6 +251,27 @@ def test_a_file_that_is_no_image_leaves_nothing(extractor: Extractor, tmp_path: 
     with pytest.raises(errors.BadImage):
         extract(Splits(LABELS, images, samples.images(samples.colours(1))), extractor, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_kept_the_features_are_there_and_that_is_told(
+    splits: Splits, extractor: Extractor, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    told = Recorder()
+    found = extract(splits, extractor, tmp_path / "cache", told)
+    assert len(told.of(FeaturesNotKept)) == 1
+    assert [ready.cached for ready in told.of(FeaturesReady)] == [False]
+    assert equal(found, extract(splits, extractor, tmp_path / "elsewhere"))
+
+
+def test_a_depth_is_read_from_a_part_of_the_file_alone(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:
+    every = extract(splits, extractor, tmp_path)
+    whole = every.train[:]
+    for depth, columns in every.columns.items():
+        found = every.at(depth)
+        assert found.train.shape == (14, columns.stop - columns.start)
+        assert np.array_equal(found.train[:], whole[:, columns])
+        assert np.array_equal(found.at(depth).train[[3, 1]], whole[[3, 1], columns])
 
 
 def test_gpus_get_larger_batches() -> None:

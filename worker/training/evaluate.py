@@ -17,6 +17,7 @@ from worker.training.events import Emit, Progress
 _TOP = 5
 _SHARPNESSES = tuple(2.0 ** (exponent / 4) for exponent in range(-12, 9))
 """Inverse temperatures."""
+_RANKED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,11 @@ def predict(
 
 
 def _top_accuracy(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    best = np.argpartition(-probabilities, _TOP, axis=1)[:, :_TOP]
-    return float((best == targets[:, None]).any(axis=1).mean())
+    hits = 0
+    for part in data.parts_of(len(targets), _RANKED_AT_ONCE):
+        best = np.argpartition(-probabilities[part.start : part.stop], _TOP, axis=1)[:, :_TOP]
+        hits += int((best == targets[part.start : part.stop, None]).any(axis=1).sum())
+    return hits / len(targets)
 
 
 def _figures(confusion: NDArray[np.int64], place: int, label: str) -> ClassFigures:

@@ -88,7 +88,7 @@ def fit_selected(
     unit = np.ones(found.train.shape[1], np.float32)
     for columns in found.columns.values():
         unit[columns] = regression.typical_spread(Columns(found.train, columns))
-    values = _InUnits(found.train, unit, np.arange(len(unit)))
+    values = _InUnits(found.train, unit, slice(None))
     selection = _Selection(values, targets, classes, grid, seed, emit)
     taken = selection.compared() if len(grid.shares) > 1 else _Taken(values.shape[1], grid.l2[0], ())
     ranked = _ranking(values, probe.path(values, targets, classes=classes, l2_grid=[taken.l2])[0])
@@ -107,7 +107,7 @@ class _InUnits:
 
     rows: Rows
     unit: NDArray[np.float32]
-    columns: NDArray[np.int64]
+    columns: NDArray[np.int64] | slice
 
     @property
     def shape(self) -> tuple[int, ...]:

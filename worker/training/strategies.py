@@ -164,10 +164,18 @@ def _train_head(training: _Training) -> Trained:
     classifier = _build(training)
     found = _features(training, classifier, training.weights).at(features.HEAD)
     _fit_head(training, classifier, found.train)
-    parts = data.parts_of(len(found.validation), _VALIDATED_AT_ONCE)
+    return _trained(training, classifier.eval(), _probabilities(classifier, found.validation))
+
+
+def _probabilities(classifier: Classifier, values: Rows) -> NDArray[np.float64]:
+    """For each image `(N, K)`, from what its head gets `(N, D)`."""
     with torch.no_grad():
-        logits = torch.cat([classifier.head(torch.from_numpy(found.validation[list(part)])) for part in parts])
-    return _trained(training, classifier.eval(), logits.double().softmax(dim=1).numpy())
+        logits = [
+            classifier.head(torch.from_numpy(values[part.start : part.stop]))
+            for part in data.parts_of(len(values), _VALIDATED_AT_ONCE)
+        ]
+        found: Tensor = torch.cat(logits).double().softmax(dim=1)
+    return found.numpy()
 
 
 def _features(training: _Training, classifier: Classifier, file: WeightsFile) -> Features:
