@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from app.backbones.classifier import InferenceForm
 from app.backbones.walk import Survey
-from worker.training import data, precision
+from worker.training import data, precision, threads
 
 try:
     import openvino
@@ -74,15 +74,14 @@ class Surveyor:
         if first is None:
             return
         compiled = self.prepare(exact=exact)
-        sample = first[:1]
-        if compiled is not None and not _agree(compiled.survey(sample), self._in_torch(sample), exact=exact):
+        if compiled is not None and not self._is_right(compiled, first[:1], exact=exact):
             compiled = None
         batches = itertools.chain([first], batches)
         if compiled is None:
             yield from map(self._in_torch, batches)
         else:
-            threads = torch.get_num_threads()
-            yield from data.prefetched(batches, compiled.survey, threads=threads, window=threads + 1)
+            count = torch.get_num_threads()
+            yield from data.prefetched(batches, compiled.survey, threads=count, window=count + 1)
 
     def prepare(self, *, exact: bool) -> Compiled | None:
         """The network compiled; None where that would not pay off or cannot be done."""
@@ -94,21 +93,26 @@ class Surveyor:
         except RuntimeError:  # what torch cannot write down, or OpenVINO cannot read
             return None
 
+    def _is_right(self, compiled: Compiled, images: Tensor, *, exact: bool) -> bool:
+        with threads.one(wanted=True):
+            expected = self._in_torch(images)
+        return _agree(compiled.survey(images), expected, exact=exact)
+
     def _in_torch(self, images: Tensor) -> Survey:
         with torch.inference_mode():
             return self._network.survey(images.to(self._device))
 
     def _compile(self, *, half: bool) -> "openvino.CompiledModel":
         self._exported = self._exported or _exported(self._network, self._size)
-        core, threads = openvino.Core(), torch.get_num_threads()
+        core, count = openvino.Core(), torch.get_num_threads()
         # By way of ONNX: what OpenVINO has for networks of torch takes longer, and tells its maker of each use.
         steps = openvino.preprocess.PrePostProcessor(core.read_model(self._exported, b""))
         steps.input().tensor().set_layout(openvino.Layout("NHWC"))
         steps.input().model().set_layout(openvino.Layout("NCHW"))
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": threads,
+            "INFERENCE_NUM_THREADS": count,
+            "NUM_STREAMS": count,
             # Pinned to cores, they would wait for whoever else is at work there.
             "ENABLE_CPU_PINNING": False,
         }
@@ -139,7 +143,12 @@ class _Surveyed(nn.Module):
 def _exported(network: InferenceForm, size: int) -> bytes:
     """As ONNX."""
     images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    with tempfile.TemporaryDirectory(prefix="graft-") as folder, warnings.catch_warnings(), _slow_attention():
+    with (
+        tempfile.TemporaryDirectory(prefix="graft-") as folder,
+        warnings.catch_warnings(),
+        _slow_attention(),
+        threads.one(wanted=True),
+    ):
         path = Path(folder) / "network.onnx"
         # The exporter by tracing is out of favour with torch, but a hundred times as fast as its successor.
         warnings.simplefilter("ignore")
