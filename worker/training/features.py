@@ -18,9 +18,10 @@ from app.backbones import preprocess
 from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
 from app.backbones.walk import Survey
-from worker.training import data, tablefile
+from worker.training import data, runtime, tablefile
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, FeaturesNotKept, FeaturesReady, Progress
+from worker.training.runtime import Surveyor
 from worker.training.table import Columns, Rows, Taken
 from worker.training.tablefile import Draft, Tables
 
@@ -68,7 +69,7 @@ def extract(
     """The features of `splits`, from `cache_dir` where an earlier training has left them. Raises `BadImage`."""
     started = time.perf_counter()
     hashes = sorted({*splits.train.sha256, *splits.validation.sha256})
-    path = cache_dir / f"{_key(hashes, extractor)}.safetensors"
+    path = cache_dir / f"{_key(hashes, extractor, _exact(splits, hashes, extractor, device))}.safetensors"
     tables = tablefile.read(path, rows=len(hashes))
     cached = tables is not None
     if tables is None:
@@ -100,13 +101,21 @@ def views(
     return data.batches(images, parts, view, threads=torch.get_num_threads())
 
 
-def _key(hashes: list[str], extractor: Extractor) -> str:
+def _key(hashes: list[str], extractor: Extractor, exact: list[str]) -> str:
     facts = [FORMAT, extractor.weights_sha256, extractor.preprocessing.to_json(), hashes]
+    if exact != hashes:
+        facts.append(exact)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(tables: Tables, row: Mapping[str, int], images: Images) -> Taken:
     return Taken(tuple(tables.values()), np.array([row[digest] for digest in images.sha256], np.int64))
+
+
+def _exact(splits: Splits, hashes: list[str], extractor: Extractor, device: torch.device) -> list[str]:
+    """The images whose features are those that serving would compute; the others' may be rounded."""
+    rounded = runtime.is_rounded(extractor.network, len(hashes), device)
+    return sorted({*splits.validation.sha256}) if rounded else hashes
 
 
 def _compute(
@@ -122,12 +131,16 @@ def _compute(
     """One row for each of `hashes`, in their order."""
     row = {digest: place for place, digest in enumerate(hashes)}
     network = extractor.network.to(device)
+    surveyor = Surveyor(network, extractor.preprocessing.crop, images=len(hashes), device=device)
     tables: Tables | None = None
     done = 0
     for images, positions in _unique(splits):
         rows = [row[images.sha256[position]] for position in positions]
         start = 0
-        for found in _forward(images, positions, network, extractor.preprocessing, max_pixels, device):
+        parts = [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
+        batches = views(images, parts, extractor.preprocessing, max_pixels=max_pixels)
+        for survey in surveyor.surveys(batches, exact=images is splits.validation):
+            found = _named(network, survey)
             if tables is None:
                 tables = draft.create(len(hashes), {depth: values.shape[1] for depth, values in found.items()})
             count = len(found[HEAD])
@@ -139,29 +152,16 @@ def _compute(
 
 
 def _unique(splits: Splits) -> Iterator[tuple[Images, list[int]]]:
-    """The positions in each split of images that have not come before."""
+    """The positions in each split of images that have not come before; those of the validation images come first, as
+    their features are to be exact."""
     seen: set[str] = set()
-    for images in (splits.train, splits.validation):
+    for images in (splits.validation, splits.train):
         positions = []
         for position, digest in enumerate(images.sha256):
             if digest not in seen:
                 seen.add(digest)
                 positions.append(position)
         yield images, positions
-
-
-def _forward(
-    images: Images,
-    positions: list[int],
-    network: InferenceForm,
-    preprocessing: Preprocessing,
-    max_pixels: int,
-    device: torch.device,
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    parts = [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
-    for batch in views(images, parts, preprocessing, max_pixels=max_pixels):
-        with torch.inference_mode():
-            yield _named(network, network.survey(batch.to(device)))
 
 
 def _named(network: InferenceForm, survey: Survey) -> dict[str, NDArray[np.float32]]:
