@@ -10,7 +10,7 @@ import hashlib
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -156,26 +156,31 @@ def head(subject: Subject, rounds: int) -> Iterator[Ratio]:
     runtime, tried = passes.fastest(passes.runtimes(form, preprocessing.crop), everything, preprocessing)
     ours, loads, theirs = [], [], []
     for _ in range(rounds):
-        theirs.append(passes.seconds(runtime, everything, preprocessing))
-        loads.append(_load(subject, preprocessing.crop, len(everything)))
-        started = time.perf_counter()
-        _trained(subject, plan)
-        ours.append(time.perf_counter() - started)
-    whole, load, bare = map(statistics.median, (ours, loads, theirs))
-    ratio = statistics.median((one - made) / other for one, made, other in zip(ours, loads, theirs, strict=True))
-    told = f"{whole - load:.2f} s and {load:.2f} s to make the network; {runtime.name} {bare:.2f} s; ms an image: "
+        theirs.append(_took(lambda: passes.seconds(runtime, everything, preprocessing)))
+        loads.append(_took(lambda: _load(subject, preprocessing.crop, len(everything))))
+        ours.append(_took(lambda: _trained(subject, plan)))
+    whole, load, bare = (np.median(one, axis=0) for one in (ours, loads, theirs))
+    # Round by round, since what else goes on changes meanwhile.
+    ratio, of_cpu = np.median((np.array(ours) - np.array(loads)) / np.array(theirs), axis=0)
+    told = f"of CPU time {of_cpu:.2f}; {whole[0] - load[0]:.2f} s and {load[0]:.2f} s to make the network; "
+    told += f"{runtime.name} {bare[0]:.2f} s; ms an image: "
     told += ", ".join(f"{name} {milliseconds:.1f}" for name, milliseconds in tried.items())
-    yield Ratio(f"head {subject.backbone.name}, {len(everything)} images", ratio, HEAD_LIMIT, details=told)
+    yield Ratio(f"head {subject.backbone.name}, {len(everything)} images", float(ratio), HEAD_LIMIT, details=told)
 
 
-def _load(subject: Subject, size: int, images: int) -> float:
-    """What it takes to read the network and compile it, for as many precisions as a training of so many images does."""
-    started = time.perf_counter()
+def _took(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and seconds of CPU time, which other work on the machine changes less."""
+    started = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def _load(subject: Subject, size: int, images: int) -> None:
+    """Read the network and compile it, for as many precisions as a training of so many images does."""
     form = classifiers.inference_form(_classifier(subject))
     surveyor = Surveyor(form, size, images=images, device=_CPU)
     for exact in (True, False):
         surveyor.prepare(exact=exact)
-    return time.perf_counter() - started
 
 
 def _classifier(subject: Subject) -> Classifier:
