@@ -1,5 +1,6 @@
 """Tables of numbers that are read row by row when they are asked for, so that they may be larger than the memory."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Sequence
@@ -81,11 +82,12 @@ def nameless(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def reserve(descriptor: int, size_bytes: int) -> None:
-    """Give a file this size, and room for it on the disk. Raises `OSError` where there is none: a process that writes
-    into a map of a file would be killed instead."""
+    """Give a file this size at least, and room for it on the disk; what it holds stays. Raises `OSError` where there is
+    no room: a process that writes into a map of a file would be killed instead."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size_bytes)
         return
-    zeros = bytes(_PORTION_BYTES)
     for start in range(0, size_bytes, _PORTION_BYTES):
-        os.pwrite(descriptor, zeros[: size_bytes - start], start)
+        size = min(_PORTION_BYTES, size_bytes - start)
+        if os.pwrite(descriptor, os.pread(descriptor, size, start).ljust(size, b"\0"), start) < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
