@@ -32,8 +32,8 @@ the same images are to have the same features whatever else the machine is doing
 
 _MOST_BYTES = 2**29
 """Of values in a network; while it is compiled, they are in memory three times."""
-# How far rounding may take the features, by their root mean square. Wrong networks are much further off, and bf16 has
-# cost a network whose values were quantised seven hundredths, without making classifiers of it any worse.
+# How far rounding may take the features, by their root mean square. A network that was compiled wrongly is much further
+# off. bf16 took those of MobileNetV2 seven hundredths away, and classifiers of ants and bees were as good with them.
 _CLOSE = {True: 1e-4, False: 0.15}
 
 

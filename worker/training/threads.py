@@ -30,7 +30,7 @@ def few(
     """Let `work` on features `(N, D)` and targets `(N,)` compute in one thread unless there is much of both.
 
     Threads that meet after each of thousands of short operations take up to fifty times as long as one alone, where
-    something else wants their cores, too; where nothing does, they gain next to nothing.
+    something else wants their cores, too.
     """
 
     @functools.wraps(work)
