@@ -23,7 +23,7 @@ from app.recipe import Recipe
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import check_probabilities_are_those_of_the_restored, plan_for, small
-from worker.training import checkpoint, fit, peers, strategies
+from worker.training import checkpoint, fit, peers, precision, strategies
 from worker.training.data import Splits
 from worker.training.events import BatchShared, EpochFinished, Event, Progress, Resumed
 from worker.training.feed import ImageFeed
@@ -61,7 +61,7 @@ def fitting(splits: Splits, folder: Path, emit: Recorder, *, others: int, descen
 
 def tolerance(descent: Descent) -> float:
     """Of sums that are rounded in another order."""
-    return 1e-2 if descent.precision == "bf16" else 1e-4
+    return 1e-2 if precision.is_half(descent.precision, samples.CPU, Recorder()) else 1e-4
 
 
 def losses(told: Recorder) -> list[tuple[float, float]]:
