@@ -21,6 +21,7 @@ from app.doorbell import Doorbell
 from app.jobs import imports
 from app.jobs import routes as jobs
 from app.models import routes as models
+from app.plans import routes as plans
 from app.predictions import routes as predictions
 from app.predictions.engine import Engine
 from app.predictions.schemas import PredictBody
@@ -63,6 +64,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         operations.router,
         datasets.router,
         imports.router,
+        plans.router,
         jobs.router,
         anatomy_routes.router,  # first, or its pictures would be taken for names of backbones
         backbones.router,

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from client.values import (
     Job,
     Model,
     ModelVersion,
+    Planned,
     Prediction,
     Predictions,
     Progress,
@@ -47,14 +48,22 @@ class Recipe:
     """How to train; what is None is decided by the service, which gives its reasons."""
 
     backbone: str
-    strategy: str = "head"
-    weights: str = "pretrained"
+    strategy: str = "auto"
+    weights: str | None = None
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
     l2: float | None = None
+    stage: str | None = None
+    freeze: str | None = None
+    reinit: str | None = None
+    layer_decay: float | None = None
+    unfreeze: str | None = None
+    precision: str | None = None
+    devices: int | None = None
+    deterministic: bool | None = None
 
 
 class Client:
@@ -117,10 +126,27 @@ class Client:
 
     def train(self, dataset_id: str, model: str, recipe: Recipe, *, version: int | None = None) -> Job:
         """Start a training of `model`, on the newest version of the data set if none is given."""
-        asked = {name: value for name, value in asdict(recipe).items() if value is not None}
-        return self._create(
-            "/v1/jobs", {"dataset": dataset_id, "version": version, "model": model, "recipe": asked}, Job
-        )
+        wanted: dict[str, object] = {
+            "dataset": dataset_id,
+            "version": version,
+            "model": model,
+            "recipe": _asked(recipe),
+        }
+        return self._create("/v1/jobs", wanted, Job)
+
+    def plan(
+        self, dataset_id: str, recipe: Recipe, *, version: int | None = None, measure: bool = False
+    ) -> Planned | Job:
+        """What a training would do, without training; or, where the version has to be measured first, the job that does
+        it: ask again after its end. Strategy `auto` needs that, for the others `measure` asks for it."""
+        wanted: dict[str, object] = {
+            "dataset": dataset_id,
+            "version": version,
+            "recipe": _asked(recipe),
+            "measure": measure,
+        }
+        response = self._send("/v1/plans", wanted)
+        return _read(response, Job) if response.status_code == httpx.codes.ACCEPTED else _read(response, Planned)
 
     def jobs(self) -> Iterator[Job]:
         """All jobs, newest first."""
@@ -192,9 +218,12 @@ class Client:
     def _get(self, path: str, kind: type[T]) -> T:
         return _read(self._again(lambda: self._http.get(path)), kind)
 
-    def _create(self, path: str, wanted: dict[str, object], kind: type[T]) -> T:
+    def _create(self, path: str, wanted: Mapping[str, object], kind: type[T]) -> T:
+        return _read(self._send(path, wanted), kind)
+
+    def _send(self, path: str, wanted: Mapping[str, object]) -> httpx.Response:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
-        return _read(self._again(lambda: self._http.post(path, json=wanted, headers=headers)), kind)
+        return self._again(lambda: self._http.post(path, json=wanted, headers=headers))
 
     def _upload_request(self, path: str, file: BinaryIO, headers: dict[str, str]) -> Callable[[], httpx.Request]:
         def build() -> httpx.Request:
@@ -247,6 +276,10 @@ class Client:
 class _Page(msgspec.Struct, frozen=True):
     data: list[object]
     has_more: bool
+
+
+def _asked(recipe: Recipe) -> dict[str, object]:
+    return {name: value for name, value in asdict(recipe).items() if value is not None}
 
 
 def _read(response: httpx.Response, kind: type[T]) -> T:

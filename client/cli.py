@@ -18,6 +18,7 @@ from rich.console import Console
 from client import archives, demo, local, show
 from client.api import DEFAULT_URL, Client, Recipe
 from client.errors import GraftError
+from client.values import Job, Planned
 
 app = typer.Typer(
     help="Labelled photos in, a served image classifier out.",
@@ -103,22 +104,53 @@ def train(
     model: Annotated[str, typer.Option(help="Name of the model; one that exists gets a new version.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the data set; the model's if left out.")] = None,
     backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
-    strategy: Annotated[str, typer.Option(help="head: a new classifier only; full: every layer.")] = "head",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="auto: measures and decides; head: a new classifier only; stage_probe: the same on the stage that "
+            "suits best; top: the last stages, too; full: every layer; scratch: every layer from random values."
+        ),
+    ] = "auto",
     weights: Annotated[
-        str, typer.Option(help="pretrained, the name of weights, or none for random values.")
-    ] = "pretrained",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (full).")] = None,
+        str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Name of a stage, best, or all (stage_probe).")] = None,
+    freeze: Annotated[str | None, typer.Option(help="Last stage that stays as it is (top).")] = None,
+    reinit: Annotated[str | None, typer.Option(help="What starts anew: none, head, or retrained (top, full).")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="Learning rate of a stage by that of the next one (full).")
+    ] = None,
+    unfreeze: Annotated[str | None, typer.Option(help="at_once or gradual (full).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (top, full, scratch).")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16 (top, full, scratch).")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="GPUs at most (top, full, scratch).")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same model each time on GPUs.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
-    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights, epochs=epochs, seed=seed)
+    recipe = Recipe(
+        backbone=backbone,
+        strategy=strategy,
+        weights=weights,
+        seed=seed,
+        epochs=epochs,
+        stage=stage,
+        freeze=freeze,
+        reinit=reinit,
+        layer_decay=layer_decay,
+        unfreeze=unfreeze,
+        precision=precision,
+        devices=devices,
+        deterministic=deterministic or None,
+    )
     with _told_plainly(), Client(url) as client:
         dataset_id = _import(client, photos, dataset or model)
         with show.step(console, f"train {model}") as step:
             job = client.train(dataset_id, model, recipe)
-            step.notes = list(job.plan.reasons) if job.plan else []
-            result = show.succeeded(client.wait(job.id, step.tell)).result or {}
+            done = show.succeeded(client.wait(job.id, step.tell))
+            step.notes = list(done.plan.reasons) if done.plan else []
+            result = done.result or {}
             step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
 
 
@@ -139,6 +171,36 @@ def _import(client: Client, photos: Path, name: str) -> str:
         if result["refused"] > len(step.notes):
             step.notes.append(f"and {result['refused'] - len(step.notes)} more refused")
     return dataset.id
+
+
+@app.command()
+def plan(
+    dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
+    backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
+    strategy: Annotated[str, typer.Option(help="auto, head, stage_probe, top, full or scratch.")] = "auto",
+    weights: Annotated[
+        str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure how well the network suits the data, and wait for that.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Say what a training would do and why, without training."""
+    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights)
+    with _told_plainly(), Client(url) as client:
+        for part in show.planned(_planned(client, dataset, recipe, version, measure=measure)):
+            console.print(part)
+
+
+def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, *, measure: bool) -> Planned:
+    found = client.plan(dataset, recipe, version=version, measure=measure)
+    while isinstance(found, Job):
+        with show.step(console, f"measure {dataset} with {recipe.backbone}") as step:
+            show.succeeded(client.wait(found.id, step.tell))
+        found = client.plan(dataset, recipe, version=version, measure=measure)
+    return found
 
 
 @app.command()

@@ -39,7 +39,7 @@ def _recipe(catalogue: list[Backbone], console: Console) -> Recipe:
             "(GRAFT_WEIGHTS_DIR may name a folder with weights; `graft train` downloads what it needs.)",
             highlight=False,
         )
-    return Recipe(backbone=chosen.name)
+    return Recipe(backbone=chosen.name, strategy="head")
 
 
 def _comes_with_graft(entry: Backbone) -> bool:

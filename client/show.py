@@ -5,20 +5,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from client.errors import Refused
-from client.values import Backbone, Event, Job, Model, Prediction, Progress
+from client.values import Backbone, Costs, Event, Figures, Job, Model, Plan, Planned, Prediction, Probe, Progress
 
 _PHASES = {
     "check": "checking images",
     "write": "writing images",
     "features": "computing features",
+    "activations": "computing the frozen stages",
     "probe": "choosing the penalty",
+    "measure": "measuring the features",
     "train": "training",
     "validate": "validating",
     "evaluate": "evaluating",
@@ -105,6 +107,77 @@ def backbones(rows: Iterable[Backbone]) -> Table:
     return table
 
 
+def planned(found: Planned) -> Iterator[RenderableType]:
+    """What a training would do: what was measured, and then the plan with its reasons."""
+    if found.profile is None:
+        yield Text("Not measured with this backbone yet; --measure does that.\n", style="dim")
+    else:
+        figures = found.profile.figures
+        yield from (_depths(figures), Text(), _curve(figures), Text(), Text(_costs(figures.costs), style="dim"), Text())
+    yield Text(f"{found.plan.strategy} on {found.plan.backbone}", style="bold")
+    yield from (Text(reason) for reason in found.plan.reasons)
+    yield Text()
+    yield _treatments(found.plan)
+    yield Text(_forecast(found.plan))
+
+
+def _treatments(plan: Plan) -> Table:
+    table = _table("Stage", "Starts as", "Learning rate")
+    for each in plan.treatments:
+        rate = "stays as it is" if each.learning_rate is None else f"{each.learning_rate:.2g}"
+        table.add_row(each.stage, each.values, "" if each.values == "fitted" and each.learning_rate is None else rate)
+    return table
+
+
+def _forecast(plan: Plan) -> str:
+    said = []
+    if plan.expected is not None:
+        said.append(f"Expected accuracy: {100 * plan.expected.low:.0f} to {100 * plan.expected.high:.0f} %.")
+    if plan.estimate is not None:
+        seconds, memory = plan.estimate.seconds, plan.estimate.memory_bytes
+        room = "" if memory is None else f", {memory / 1e9:.1f} GB of memory"
+        said.append(f"Estimated: {f'{seconds:.0f} s' if seconds < 180 else f'{seconds / 60:.0f} min'}{room}.")
+    return " ".join(said)
+
+
+def _depths(figures: Figures) -> Table:
+    table = _table("Depth", "Features", "Accuracy", "Log-loss", "LogME", "H-score", "Neighbours", "Untrained")
+    table.title = f"{figures.backbone}, {figures.weights}: {figures.measured} of {figures.images} training images"
+    untrained = {depth.name: _accuracy(depth.probe) for depth in figures.random}
+    for depth in figures.depths:
+        table.add_row(
+            depth.name,
+            str(depth.features),
+            _accuracy(depth.probe),
+            f"{depth.probe.log_loss:.3f}",
+            f"{depth.log_me:.3f}",
+            f"{depth.h_score:.3f}",
+            f"{100 * depth.neighbours:.1f} %",
+            untrained.get(depth.name, ""),
+        )
+    every, log_loss = str(sum(depth.features for depth in figures.depths)), f"{figures.together.log_loss:.3f}"
+    table.add_row("all together", every, _accuracy(figures.together), log_loss)
+    return table
+
+
+def _curve(figures: Figures) -> Table:
+    table = _table("Images", "Accuracy", "Log-loss")
+    table.title = "With fewer images, at the head"
+    for point in figures.curve:
+        table.add_row(str(point.images), _accuracy(point.probe), f"{point.probe.log_loss:.3f}")
+    return table
+
+
+def _accuracy(probe: Probe) -> str:
+    return f"{100 * probe.accuracy:.1f} ± {100 * probe.error:.1f} %"
+
+
+def _costs(costs: Costs) -> str:
+    decode, forward, step = (f"{1000 * seconds:.1f} ms" for seconds in (costs.decode, costs.forward, costs.step))
+    where = f"{costs.device}, {costs.threads} threads"
+    return f"An image takes {decode} to decode, {forward} through the network, {step} in a full training ({where})."
+
+
 def _state(job: Job) -> str:
     if job.progress is None or job.has_ended:
         return job.state
@@ -118,7 +191,7 @@ def _weights(entry: Backbone) -> str:
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table

@@ -47,16 +47,41 @@ class JobError(msgspec.Struct, frozen=True):
     detail: dict[str, Any]
 
 
+class Treatment(msgspec.Struct, frozen=True):
+    """What happens to a stage; without a learning rate it stays as it is."""
+
+    stage: str
+    values: str
+    learning_rate: float | None
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Where the accuracy will probably lie, 0-1."""
+
+    low: float
+    high: float
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What a training will probably take."""
+
+    seconds: float
+    memory_bytes: int | None
+
+
 class Plan(msgspec.Struct, frozen=True):
     """The part of a training's plan that a person reads."""
 
     backbone: str
     strategy: str
+    treatments: list[Treatment]
+    expected: Expected | None
+    estimate: Estimate | None
     reasons: list[str]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One run: an import or a training."""
+    """One run: an import, an analysis or a training."""
 
     id: str
     kind: str
@@ -122,6 +147,74 @@ class Backbone(msgspec.Struct, frozen=True):
     input_size: int
     weights: list[Weights]
     """Those that a training takes unless told otherwise come first; empty for a network trained from scratch."""
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """A linear classifier in cross-validation: accuracy 0-1 and its standard error, log-loss in nats."""
+
+    accuracy: float
+    log_loss: float
+    error: float
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """The features at one depth of a network; `neighbours` is a share of images, 0-1."""
+
+    name: str
+    features: int
+    probe: Probe
+    log_me: float
+    h_score: float
+    neighbours: float
+
+
+class CurvePoint(msgspec.Struct, frozen=True):
+    """The probe at the head with so many images."""
+
+    images: int
+    probe: Probe
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """Of one image, in seconds."""
+
+    decode: float
+    forward: float
+    step: float
+    device: str
+    threads: int
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What was measured of a version with a backbone; `random` is the same network untrained."""
+
+    backbone: str
+    weights: str
+    classes: int
+    images: int
+    measured: int
+    depths: list[Depth]
+    together: Probe
+    curve: list[CurvePoint]
+    random: list[Depth]
+    random_images: int
+    costs: Costs
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """Figures that are kept."""
+
+    id: str
+    figures: Figures
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """What a training would do; `profile` is null where the version was not measured yet."""
+
+    dataset_id: str
+    dataset_version: int
+    plan: Plan
+    profile: Profile | None
 
 
 class Model(msgspec.Struct, frozen=True):

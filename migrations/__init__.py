@@ -10,9 +10,11 @@ from app.datasets import tables as datasets
 from app.db import Database
 from app.jobs import tables as jobs
 from app.models import tables as models
+from app.profiles import tables as profiles
 
 METADATA = idempotency.IdempotencyKey.metadata
-assert {table.__tablename__ for table in (datasets.Dataset, jobs.Job, models.Model)} <= METADATA.tables.keys()
+_TABLES = (datasets.Dataset, jobs.Job, models.Model, profiles.StoredProfile)
+assert {table.__tablename__ for table in _TABLES} <= METADATA.tables.keys()
 
 
 def upgrade(database: Database) -> None:

@@ -1,5 +1,6 @@
 """Small true things for tests: images that can be told apart, archives of them, and rows of the database."""
 
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -7,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from app.backbones import catalogue, classifier
+from app.backbones import catalogue, classifier, networks
 from app.models import artifact
 from app.models.artifact import Artifact
 
@@ -60,3 +62,20 @@ def write_artifact(folder: Path) -> None:
     """An untrained classifier of ants and bees."""
     built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0)
     artifact.write(folder, Artifact("tinynet", ("ants", "bees"), built.preprocessing, {}, {}, {}, built.state()))
+
+
+SMALL = "timm:test_resnet"
+"""A network of timm with five stages and half a million values, for which weights are published."""
+
+
+def write_weights(folder: Path, backbone: str = SMALL) -> str:
+    """A weights file of drawn values in `folder`, named as an operator would; its sha256."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = networks.make(catalogue.find(backbone), auxiliary=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "drawn.pth"
+    torch.save(network.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.rename(folder / f"{backbone.replace(':', '-')}-{digest[:8]}.pth")
+    return digest

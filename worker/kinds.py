@@ -9,19 +9,27 @@ from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from app import errors
+from app.backbones import catalogue
 from app.datasets import service as datasets
+from app.datasets.tables import DatasetVersion
 from app.jobs import leases
+from app.jobs import service as jobs
 from app.jobs.leases import Claim, Failure
 from app.models import service as models
 from app.models.service import NewModelVersion
-from app.recipe import Plan
+from app.plan import Plan
+from app.profile import Profile
+from app.profiles import service as profiles
+from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage, move
+from worker.analyse import AnalyseWork, analyse
 from worker.ingest import IngestOutcome, IngestWork, ingest
 from worker.train import TrainOutcome, TrainWork, train
 from worker.training.events import Emit
 
 _PLAN = TypeAdapter(Plan)
+_RECIPE = TypeAdapter(Recipe)
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,12 @@ def _publish_ingest(session: Session, claim: Claim, outcome: IngestOutcome, _sto
 
 def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: Storage) -> TrainWork:
     version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    recipe = _RECIPE.validate_python(claim.spec)
     return TrainWork(
-        plan=_PLAN.validate_python(claim.plan),
+        plan=None if claim.plan is None else _PLAN.validate_python(claim.plan),
+        recipe=recipe,
+        facts=jobs.version_facts(version),
+        profile=_known_profile(session, version, recipe),
         table=storage.dataset(claim.dataset_id),
         dataset_id=claim.dataset_id,
         version=version.number,
@@ -102,6 +114,15 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         max_image_pixels=settings.max_image_pixels,
         max_activation_bytes=settings.max_activation_bytes,
     )
+
+
+def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe) -> Profile | None:
+    if recipe.from_random:
+        return None
+    weights = catalogue.find(recipe.backbone).weights
+    named = weights[0].name if weights and recipe.start == catalogue.PRETRAINED else recipe.start
+    found = profiles.newest(session, version, backbone=recipe.backbone, weights=named)
+    return None if found is None else profiles.figures(found)
 
 
 def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storage: Storage, now: datetime) -> None:
@@ -118,6 +139,9 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
         evaluation=outcome.evaluation,
         provenance=outcome.provenance,
     )
+    if outcome.measured is not None:
+        version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
+        profiles.record(session, version, outcome.measured, job_id=claim.job_id, now=now)
     number = models.register(session, wanted, now=now)
     result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
     leases.succeed(session, claim, result, now=now)
@@ -127,7 +151,28 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
         move(outcome.artifact, place)
 
 
+def _prepare_analyse(session: Session, claim: Claim, settings: Settings, storage: Storage) -> AnalyseWork:
+    version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    return AnalyseWork(
+        backbone=claim.spec["backbone"],
+        weights=claim.spec["weights"],
+        table=storage.dataset(claim.dataset_id),
+        tag=version.table_tag,
+        feature_cache=storage.features(),
+        weights_dir=settings.weights_dir,
+        download_weights=settings.download_weights,
+        max_image_pixels=settings.max_image_pixels,
+    )
+
+
+def _publish_analyse(session: Session, claim: Claim, outcome: Profile, _storage: Storage, now: datetime) -> None:
+    version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
+    profile_id = profiles.record(session, version, outcome, job_id=claim.job_id, now=now)
+    leases.succeed(session, claim, {"profile": profile_id}, now=now)
+
+
 KINDS: dict[str, Kind] = {
     "ingest": Kind(_prepare_ingest, ingest, _publish_ingest),
+    "analyse": Kind(_prepare_analyse, analyse, _publish_analyse),
     "train": Kind(_prepare_train, train, _publish_train),
 }

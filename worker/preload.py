@@ -10,6 +10,6 @@ import sqlalchemy.orm
 import torch
 import torchvision
 
-from worker.training import strategies
+from worker.training import profile, strategies
 
-__all__ = ["PIL", "numpy", "pydantic", "safetensors", "sqlalchemy", "strategies", "torch", "torchvision"]
+__all__ = ["PIL", "numpy", "profile", "pydantic", "safetensors", "sqlalchemy", "strategies", "torch", "torchvision"]

@@ -184,6 +184,7 @@ class _Attempt:
                 self._claim,
                 self._lines,
                 progress=self._progress,
+                plan=next((line.data["plan"] for line in self._lines if line.type == "planned"), None),
                 now=self._database.now(session),
                 lease_seconds=self._settings.lease_seconds,
             )

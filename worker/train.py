@@ -1,26 +1,27 @@
 """The work of a training: a plan carried out on a version, ending in an artifact."""
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from app import errors, estimates, policy
 from app.backbones import catalogue, weights
+from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
-from app.datasets import store
-from app.datasets.store import Item, Snapshot
 from app.models import artifact
 from app.models.artifact import Artifact
-from app.recipe import NO_WEIGHTS, Plan
+from app.plan import Plan, VersionFacts, resolve
+from app.profile import Profile
+from app.recipe import NO_WEIGHTS, Recipe, narrowed
+from worker import analyse
+from worker.splits import splits_of
 from worker.training import checkpoint, strategies
 from worker.training.data import Splits
-from worker.training.events import Emit
+from worker.training.events import Emit, Planned
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
@@ -29,7 +30,12 @@ _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", 
 class TrainWork:
     """A plan, the version it is for, and the folders to work in."""
 
-    plan: Plan
+    plan: Plan | None
+    """None where it is decided by what is measured first."""
+    recipe: Recipe
+    facts: VersionFacts
+    profile: Profile | None
+    """What was measured of the version with the recipe's backbone and weights before."""
     table: Path
     dataset_id: str
     version: int
@@ -57,44 +63,21 @@ class TrainOutcome:
     labels: tuple[str, ...]
     evaluation: dict[str, Any]
     provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _SplitImages:
-    """The images of one split, read from the table as they are needed."""
-
-    snapshot: Snapshot
-    rows: tuple[int, ...]
-    sha256: tuple[str, ...]
-    targets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, positions: Sequence[int]) -> list[bytes]:
-        return self.snapshot.read([self.rows[position] for position in positions])
+    measured: Profile | None
+    """What it was decided by, where it was decided here."""
 
 
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
-    """Carry out `work`. Raises `WeightsUnavailable`."""
-    plan = work.plan
-    backbone = catalogue.find(plan.backbone)
-    file = (
-        None
-        if plan.weights == NO_WEIGHTS
-        else weights.obtain(
-            backbone,
-            choice=plan.weights,
-            weights_dir=work.weights_dir,
-            cache_dir=weights.default_cache_dir(),
-            download=work.download_weights,
-        )
-    )
+    """Carry out `work`, after deciding how, where that is left open. Raises `WeightsUnavailable`."""
+    backbone = catalogue.find(work.recipe.backbone)
+    file = _weights(work, backbone)
+    splits = splits_of(work.table, work.tag)
+    plan, measured = (work.plan, None) if work.plan else _decide(work, splits, backbone, file, emit)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
     folder = work.folder / work.version_id
     checkpoints = folder / "checkpoints"
     checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
-    splits = _splits(store.read(work.table, work.tag))
+    device, *others = _devices(plan)
     trained = strategies.train(
         splits,
         plan,
@@ -105,56 +88,83 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         max_pixels=work.max_image_pixels,
         max_activation_bytes=work.max_activation_bytes,
         emit=emit,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device,
+        others=tuple(others),
     )
     result = Artifact(
-        backbone=plan.backbone,
+        backbone=backbone.name,
         labels=splits.labels,
         preprocessing=trained.preprocessing,
-        plan=asdict(plan),
+        plan=asdict(trained.plan),
         evaluation=asdict(trained.evaluation),
         provenance=_provenance(work, file),
         state=trained.classifier.state(),
+        outlet=trained.classifier.outlet,
     )
     artifact.write(folder / "artifact", result)
     return TrainOutcome(
         artifact=folder / "artifact",
         version_id=work.version_id,
-        plan=plan,
+        plan=trained.plan,
         labels=splits.labels,
         evaluation=dict(result.evaluation),
         provenance=dict(result.provenance),
+        measured=measured,
     )
 
 
-def _splits(snapshot: Snapshot) -> Splits:
-    labels = tuple(sorted({item.label for item in snapshot.items}))
-    index = {label: place for place, label in enumerate(labels)}
-    return Splits(
-        labels=labels,
-        train=_images(snapshot, "train", index),
-        validation=_images(snapshot, "validation", index),
+def _weights(work: TrainWork, backbone: Backbone) -> WeightsFile | None:
+    choice = work.recipe.start if work.plan is None else work.plan.weights
+    if choice == NO_WEIGHTS:
+        return None
+    return weights.obtain(
+        backbone,
+        choice=choice,
+        weights_dir=work.weights_dir,
+        cache_dir=weights.default_cache_dir(),
+        download=work.download_weights,
     )
 
 
-def _images(snapshot: Snapshot, split: str, index: dict[str, int]) -> _SplitImages:
-    rows: list[tuple[int, Item]] = [(row, item) for row, item in enumerate(snapshot.items) if item.split == split]
-    return _SplitImages(
-        snapshot=snapshot,
-        rows=tuple(row for row, _ in rows),
-        sha256=tuple(item.sha256 for _, item in rows),
-        targets=np.array([index[item.label] for _, item in rows], dtype=np.int64),
-    )
+def _devices(plan: Plan) -> list[torch.device]:
+    """What this machine has for the training, the leading one first."""
+    if not torch.cuda.is_available():
+        return [torch.device("cpu")]
+    most = None if plan.descent is None else plan.descent.devices
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:most]
+
+
+def _decide(
+    work: TrainWork, splits: Splits, backbone: Backbone, file: WeightsFile | None, emit: Emit
+) -> tuple[Plan, Profile | None]:
+    """Measure, if that has not been done, and plan by it; the job has the plan from then on."""
+    assert file is not None
+    stages = [stage.name for stage in backbone.stages]
+    measured = work.profile if work.profile and work.profile.weights_sha256 == file.sha256 else None
+    try:
+        measured = measured or analyse.measure(
+            splits, backbone, file, feature_cache=work.feature_cache, max_pixels=work.max_image_pixels, emit=emit
+        )
+    except errors.Invalid as error:
+        head, _ = narrowed(work.recipe, "head")
+        plan = resolve(head, work.facts, stages=stages)
+        plan = replace(plan, reasons=(f"Nothing can be measured: {error.message}.", *plan.reasons))
+    else:
+        plan = policy.plan(work.recipe, measured, work.facts, stages=stages)
+        plan = estimates.fitted(plan, work.recipe, backbone, measured.costs)
+        plan = replace(plan, estimate=estimates.of(plan, work.facts, backbone, measured.costs))
+    emit(Planned(asdict(plan)))
+    return plan, measured
 
 
 def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:
     return {
         "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
         "backbone": {
-            "name": work.plan.backbone,
+            "name": work.recipe.backbone,
             "weights": None if file is None else _weights_provenance(file),
         },
-        "seed": work.plan.seed,
+        "seed": work.recipe.seed,
         "libraries": {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}},
     }
 

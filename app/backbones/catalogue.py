@@ -130,7 +130,7 @@ class Backbone:
         """
         if not self.weights:
             raise errors.Invalid(
-                f"{self.name} has no pre-trained weights; train it with strategy 'full' and weights 'none'",
+                f"{self.name} has no pre-trained weights; train it with strategy 'scratch'",
                 code="backbone_has_no_weights",
             )
         if choice == PRETRAINED:

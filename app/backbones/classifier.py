@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from app import errors
-from app.backbones import catalogue, networks
+from app.backbones import catalogue, networks, taps
 from app.backbones.catalogue import Backbone, Weights
 from app.backbones.chain import AuxiliaryHead
 from app.backbones.preprocess import Preprocessing
-from app.backbones.walk import ChainWalk, Survey, Walk
+from app.backbones.taps import COLUMNS, WHOLE, Outlet, TapsWalk
+from app.backbones.walk import ChainWalk, Part, Survey, Walk
+from app.profile import HEAD
+
+_NOTHING = Part(modules=(), parameters=())
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,19 @@ class Normalisation(nn.Module):
 class Classifier(nn.Module):
     """Images `(N, 3, H, W) uint8` to `Outputs`; `walk` leads through `body` to features, `head` gives logits."""
 
-    def __init__(self, body: nn.Module, walk: Walk, head: nn.Linear, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, body: nn.Module, walk: Walk, head: nn.Linear, preprocessing: Preprocessing, outlet: Outlet = WHOLE
+    ) -> None:
         super().__init__()
         self.preprocessing = preprocessing
+        self.outlet = outlet
         self.walk = walk
         self.normalisation = Normalisation(preprocessing)
         self.body = body
         self.head = head
-        self._frozen: tuple[str, ...] = ()
+        self._frozen = _NOTHING
+        self._held = _NOTHING
+        self._idle: list[nn.Parameter] = []
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -90,21 +99,39 @@ class Classifier(nn.Module):
         Auxiliary heads inside of them go, since they have nothing left to help. Raises `UnknownName`.
         """
         part = self.walk.part(self.body, stage)
-        for name in part.modules:
-            self.body.get_submodule(name).requires_grad_(requires_grad=False)
-        for name in part.parameters:
-            self.body.get_parameter(name).requires_grad = False
+        for parameter in self._parameters_of(part):
+            parameter.requires_grad = False
         idle = tuple(head for head in self.walk.auxiliary if head.after in part.modules)
         self.walk = self.walk.without_auxiliary(self.body, idle)
-        self._frozen = part.modules
+        self._frozen = part
+        self.train(self.training)
+
+    def hold(self, stage: str | None) -> None:
+        """Keep `stage` and all before it as they are until this is called again; None holds nothing.
+
+        Other than with `freeze` nothing goes, and what is frozen stays so. Raises `UnknownName`.
+        """
+        for parameter in self._idle:
+            parameter.requires_grad = True
+        self._held = _NOTHING if stage is None else self.walk.part(self.body, stage)
+        # Some never learn, like positions that are given: they are not to begin with it afterwards.
+        self._idle = [parameter for parameter in self._parameters_of(self._held) if parameter.requires_grad]
+        for parameter in self._idle:
+            parameter.requires_grad = False
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
         # BatchNorm in training mode would change its statistics, frozen or not.
-        for name in self._frozen:
+        for name in (*self._frozen.modules, *self._held.modules):
             self.body.get_submodule(name).eval()
         return self
+
+    def _parameters_of(self, part: Part) -> Iterator[nn.Parameter]:
+        for name in part.modules:
+            yield from self.body.get_submodule(name).parameters()
+        for name in part.parameters:
+            yield self.body.get_parameter(name)
 
     def state(self) -> dict[str, Tensor]:
         """All values that a finished classifier needs, on the CPU; `restore` is the way back.
@@ -154,13 +181,15 @@ def build(
     state: Mapping[str, Tensor] | None,
     seed: int,
     weights: Weights | None = None,
-    stage: str | None = None,
+    outlet: Outlet = WHOLE,
+    columns: Tensor | None = None,
 ) -> Classifier:
     """A classifier for `classes` labels: `backbone` with the published values `state`, or random ones for None.
 
-    `state` are values of `weights`, the backbone's first ones if left out. With a `stage` the network is cut behind it.
-    The last layer and the last layers of the auxiliary heads are new and random; the same `seed` gives the same
-    values. Raises `UnknownName` for a stage, and `WeightsUnavailable` where `state` does not fit the network.
+    `state` are values of `weights`, the backbone's first ones if left out. The features come out at `outlet`; of
+    those of taps, `columns (F,) int64` are taken. The last layer and the last layers of the auxiliary heads are new and
+    random; the same `seed` gives the same values. Raises `UnknownName` for a stage, and `WeightsUnavailable` where
+    `state` does not fit the network.
     """
     preprocessing = backbone.scratch_preprocessing
     with torch.random.fork_rng(devices=[]):
@@ -174,9 +203,9 @@ def build(
         walk = networks.walk(backbone, size=preprocessing.crop)
         for head in walk.auxiliary:
             _renew(body, head, classes, drawn=state is not None and not head.pretrained)
-        walk, features = _without_head(backbone, body, walk, stage)
+        walk, features = _without_head(backbone, body, walk, outlet, columns)
         last_layer = nn.Linear(features, classes)
-    return Classifier(body, walk, last_layer, preprocessing)
+    return Classifier(body, walk, last_layer, preprocessing, outlet)
 
 
 def renew(classifier: Classifier, other: Classifier, *, behind: str) -> None:
@@ -189,7 +218,7 @@ def renew(classifier: Classifier, other: Classifier, *, behind: str) -> None:
         for name, value in other.body.state_dict().items()
         if not name.startswith(inside) and name not in kept.parameters
     }
-    classifier.body.load_state_dict(values, strict=False)
+    classifier.body.load_state_dict(networks.versioned(classifier.body, values), strict=False)
 
 
 def restore(
@@ -198,9 +227,9 @@ def restore(
     preprocessing: Preprocessing,
     state: Mapping[str, Tensor],
     *,
-    stage: str | None = None,
+    outlet: Outlet = WHOLE,
 ) -> Classifier:
-    """The classifier whose `state()` is given, cut behind `stage` as it was built, in evaluation mode and without
+    """The classifier whose `state()` is given, with the `outlet` that it was built with, in evaluation mode and without
     auxiliary heads.
 
     Its values are the tensors given, not copies. Raises `UnknownName`, or `Unavailable` where they do not fit.
@@ -210,10 +239,10 @@ def restore(
         body = networks.hollow(entry, auxiliary=False, size=preprocessing.crop)
         walk = networks.walk(entry, size=preprocessing.crop)
         walk = walk.without_auxiliary(body, walk.auxiliary)
-        walk, features = _without_head(entry, body, walk, stage)
+        walk, features = _without_head(entry, body, walk, outlet, state.get(f"body.{COLUMNS}"))
         with torch.device("meta"):
             head = nn.Linear(features, classes)
-    classifier = Classifier(body, walk, head, preprocessing)
+    classifier = Classifier(body, walk, head, preprocessing, outlet)
     try:
         networks.load(classifier, state, versions=None)
     except RuntimeError as error:
@@ -239,7 +268,7 @@ def inference_form(classifier: Classifier) -> InferenceForm:
     """A frozen copy of `classifier` with BatchNorm folded into the convolutions and channels-last values."""
     body = copy.deepcopy(classifier.body).eval()
     walk = classifier.walk.without_auxiliary(body, classifier.walk.auxiliary)
-    if isinstance(walk, ChainWalk):
+    if isinstance(walk.inner if isinstance(walk, TapsWalk) else walk, ChainWalk):
         for module in list(body.modules()):
             _fold_children(module)
     form = InferenceForm(copy.deepcopy(classifier.normalisation), body, walk, copy.deepcopy(classifier.head))
@@ -266,13 +295,21 @@ def _pretrained(backbone: Backbone, weights: Weights, state: Mapping[str, Tensor
         raise errors.WeightsUnavailable(backbone.name, [f"the values do not fit the network: {error}"]) from error
 
 
-def _without_head(backbone: Backbone, body: nn.Module, walk: Walk, stage: str | None) -> tuple[Walk, int]:
+def _without_head(
+    backbone: Backbone, body: nn.Module, walk: Walk, outlet: Outlet, columns: Tensor | None
+) -> tuple[Walk, int]:
     """The way through `body` to features, and how many there are; what is not needed for them is removed."""
-    if stage is not None:
-        walk = walk.cut(body, stage)
-        return walk, next(facts.channels for facts in backbone.stages if facts.name == stage)
-    networks.remove_head(backbone, body)
-    return walk, backbone.feature_dim
+    if outlet.stage is not None:
+        walk = walk.cut(body, outlet.stage)
+        return walk, next(facts.channels for facts in backbone.stages if facts.name == outlet.stage)
+    if not outlet.taps:
+        networks.remove_head(backbone, body)
+        return walk, backbone.feature_dim
+    if columns is None:
+        raise errors.Unavailable("the values do not say which features are taken", code="no_columns")
+    if outlet.taps[-1] == HEAD:
+        networks.remove_head(backbone, body)
+    return taps.tap(body, walk, outlet.taps, columns), len(columns)
 
 
 def _renew(body: nn.Module, head: AuxiliaryHead, classes: int, *, drawn: bool) -> None:

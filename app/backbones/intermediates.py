@@ -50,9 +50,9 @@ class IntermediatesWalk:
     def survey(self, network: nn.Module, images: Tensor) -> Survey:
         whole: Any = network
         if self.at is not None or self.stages == (WHOLE,):
-            features = self.features(network, images, auxiliary=False).features
             places = [*range(len(self.stages))]
-            return Survey(tuple(_mean(found) for found in self._intermediates(network, images, places)), features)
+            found = tuple(_mean(maps) for maps in self._intermediates(network, images, places))
+            return Survey(found, found[-1] if self.at else self.features(network, images, auxiliary=False).features)
         last, found = whole.forward_intermediates(images, output_fmt="NCHW")
         features = torch.flatten(whole.forward_head(last, pre_logits=True), 1)
         return Survey(tuple(_mean(activations) for activations in found), features)

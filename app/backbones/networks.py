@@ -69,6 +69,14 @@ def load(network: nn.Module, state: Mapping[str, Tensor], *, versions: Mapping[s
 
     `versions` is what torch notes beside a state dict, None where it is lost.
     """
+    network.load_state_dict(versioned(network, state, versions=versions), strict=True, assign=True)
+    return network
+
+
+def versioned(
+    network: nn.Module, state: Mapping[str, Tensor], *, versions: Mapping[str, object] | None = None
+) -> Mapping[str, Tensor]:
+    """`state` as `load_state_dict` of `network` takes it, with what torch notes beside it where that is lost."""
     if versions is None:
         # MNASNet alone refuses values whose version nobody tells.
         versions = {
@@ -76,10 +84,9 @@ def load(network: nn.Module, state: Mapping[str, Tensor], *, versions: Mapping[s
             for name, module in network.named_modules()
             if isinstance(module, torchvision.models.MNASNet)
         }
-    versioned = _Versioned(state)
-    versioned._metadata = versions
-    network.load_state_dict(versioned, strict=True, assign=True)
-    return network
+    noted = _Versioned(state)
+    noted._metadata = versions
+    return noted
 
 
 def walk(backbone: Backbone, *, size: int | None = None) -> Walk:

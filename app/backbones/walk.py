@@ -41,6 +41,10 @@ class Part:
     modules: tuple[str, ...]
     parameters: tuple[str, ...]
 
+    def holds(self, parameter: str) -> bool:
+        """Whether the network's parameter of this name belongs to it."""
+        return parameter in self.parameters or parameter.startswith(tuple(f"{name}." for name in self.modules))
+
 
 class Walk(Protocol):
     """What can be done with a network, stage by stage; images are `(N, 3, H, W) float32`.

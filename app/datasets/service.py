@@ -96,6 +96,14 @@ def find_version(session: Session, reference: str, number: int | None) -> Datase
     return version
 
 
+def version_of(session: Session, dataset_id: str, number: int) -> DatasetVersion:
+    """Version `number`, also of a dataset that was deleted while a job was at it."""
+    version = session.get(DatasetVersion, (dataset_id, number))
+    if version is None:
+        raise errors.NotFound(f"dataset {dataset_id} has no version {number}", code="version_not_found")
+    return version
+
+
 def known_labels(session: Session, reference: str) -> tuple[str, ...]:
     """Labels of the newest version; none before the first import."""
     if find(session, reference).latest_version is None:

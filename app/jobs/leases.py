@@ -95,14 +95,17 @@ def record(
     lines: Sequence[Line],
     *,
     progress: dict[str, Any] | None = None,
+    plan: dict[str, Any] | None = None,
     now: datetime,
     lease_seconds: float,
 ) -> str:
-    """Write `lines` and renew the lease; the job's state tells whether it is to be cancelled or paused. Raises
-    `LeaseLost`."""
+    """Write `lines` and renew the lease; the job's state tells whether it is to be cancelled or paused. Later attempts
+    go by the `plan`. Raises `LeaseLost`."""
     values: dict[str, Any] = {"lease_expires_at": now + timedelta(seconds=lease_seconds)}
     if progress is not None:
         values["progress"] = progress
+    if plan is not None:
+        values["plan"] = plan
     return _write(session, claim, lines, values, _HELD, now=now)
 
 

@@ -35,7 +35,7 @@ _EXAMPLES: dict[str, Example] = {
         "value": {
             "dataset": "patterns",
             "model": "patterns",
-            "recipe": {"backbone": "tinynet", "strategy": "full", "weights": "none"},
+            "recipe": {"backbone": "tinynet", "strategy": "scratch"},
         },
     },
     "head": {

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.recipe import Plan, Recipe
+from app.plan import Plan
+from app.recipe import Recipe
 
 JobState = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
-JobKind = Literal["ingest", "train"]
+JobKind = Literal["ingest", "analyse", "train"]
 ENDED = ("succeeded", "failed", "cancelled")
 
 ModelName = Annotated[
@@ -58,7 +59,9 @@ class JobRead(BaseModel):
     dataset_id: str
     dataset_version: int | None = Field(description="The version that is read; null for an import.")
     model_name: str | None
-    spec: dict[str, Any] = Field(description="What was asked: the recipe of a training, the import of an ingest.")
+    spec: dict[str, Any] = Field(
+        description="What was asked: the recipe of a training, the import of an ingest, the backbone of an analysis."
+    )
     plan: Plan | None = Field(description="The recipe resolved against the version, with reasons.")
     attempt: int
     max_attempts: int

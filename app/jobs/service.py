@@ -1,7 +1,7 @@
 """What a client may do with jobs: submit, look, pause, resume, cancel."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,10 +19,14 @@ from app.jobs import events
 from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate
 from app.jobs.tables import Job, Worker
-from app.recipe import NO_WEIGHTS, Recipe, VersionFacts, resolve
+from app.plan import Plan, VersionFacts, resolve
+from app.recipe import NO_WEIGHTS, Recipe, narrowed
 
 CPU_QUEUE = "cpu"
 GPU_QUEUE = "gpu"
+
+_TRIES = 3
+"""To join a job that others may submit, or that may end, at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,59 @@ class Archive:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with all that it names."""
+
+    version: DatasetVersion
+    backbone: Backbone
+    plan: Plan | None
+    """None where it is decided by measurements."""
+
+
 def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
     """Queue a fine-tune. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
-    version = datasets.find_version(session, wanted.dataset, wanted.version)
-    backbone = check_backbone(wanted.recipe)
-    stages = [stage.name for stage in backbone.stages]
-    plan = resolve(wanted.recipe, version_facts(version), stages=stages)
+    resolved = resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
     job = _queued(
-        "train", GPU_QUEUE, version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
+        "train", GPU_QUEUE, resolved.version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
     )
-    job.dataset_version = version.number
+    job.dataset_version = resolved.version.number
     job.model_name = wanted.model
-    job.plan = asdict(plan)
+    job.plan = None if resolved.plan is None else asdict(resolved.plan)
     _insert(session, job)
     return job
+
+
+def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: Recipe) -> Resolved:
+    """What a training with `recipe` on version `number` would do. Raises as `submit_training`."""
+    version = datasets.find_version(session, dataset, number)
+    backbone = check_backbone(recipe)
+    return Resolved(version, backbone, plan_at_once(recipe, backbone, version_facts(version)))
+
+
+def submit_analysis(
+    session: Session, version: DatasetVersion, backbone: Backbone, *, choice: str, max_attempts: int, now: datetime
+) -> Job:
+    """Queue the measuring of `version` with the weights `choice` of `backbone`; or the job that is at it already, maybe
+    for another version with the same content. Raises `Invalid` or `UnknownName` for the weights."""
+    subject = f"profile {version.content_hash} {backbone.name} {backbone.find_weights(choice).name}"
+    spec = {"backbone": backbone.name, "weights": choice}
+    job = _queued("analyse", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
+    job.dataset_version = version.number
+    job.subject = subject
+    going_on = select(Job).where(Job.subject == subject, Job.state.not_in(ENDED))
+    for _ in range(_TRIES):
+        found = session.scalar(going_on)
+        if found is not None:
+            # Whoever asks wants to have it, also where somebody else has stopped it.
+            return resume(session, found.id, now=now) if found.state == "paused" else found
+        try:
+            with session.begin_nested():
+                _insert(session, job)
+        except IntegrityError:
+            continue  # another request asked for it at the same moment
+        return job
+    raise errors.Conflict("others ask for the same measurement at this moment; try again", code="asked_at_once")
 
 
 def submit_import(
@@ -140,9 +183,23 @@ def workers(session: Session) -> Sequence[Worker]:
 def check_backbone(recipe: Recipe) -> Backbone:
     """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
     backbone = catalogue.find(recipe.backbone)
-    if recipe.weights != NO_WEIGHTS:
-        backbone.find_weights(recipe.weights)
+    if not _starts_from_random(recipe, backbone):
+        backbone.find_weights(recipe.start)
     return backbone
+
+
+def plan_at_once(recipe: Recipe, backbone: Backbone, version: VersionFacts) -> Plan | None:
+    """The plan for `recipe`, None where it is decided by measurements. Raises `UnknownName` and `Invalid`."""
+    if recipe.strategy == "auto":
+        if not _starts_from_random(recipe, backbone):
+            return None
+        recipe, _ = narrowed(replace(recipe, weights=NO_WEIGHTS), "scratch")
+    return resolve(recipe, version, stages=[stage.name for stage in backbone.stages])
+
+
+def _starts_from_random(recipe: Recipe, backbone: Backbone) -> bool:
+    """Whether there is nothing pre-trained to begin with: none is wanted, or what decides itself finds none."""
+    return recipe.from_random or (recipe.strategy == "auto" and recipe.weights is None and not backbone.weights)
 
 
 def version_facts(version: DatasetVersion) -> VersionFacts:

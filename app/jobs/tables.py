@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
 
+_NOT_ENDED = text("state NOT IN ('succeeded', 'failed', 'cancelled')")
 # Imports into one dataset take turns: each makes the version after the last.
 _INGESTING = text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')")
 
@@ -19,6 +20,7 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_state_queue", "state", "queue"),
         Index("uq_jobs_one_ingest", "dataset_id", unique=True, sqlite_where=_INGESTING, postgresql_where=_INGESTING),
+        Index("uq_jobs_subject", "subject", unique=True, sqlite_where=_NOT_ENDED, postgresql_where=_NOT_ENDED),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -28,6 +30,8 @@ class Job(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     dataset_version: Mapped[int | None]
     model_name: Mapped[str | None]
+    subject: Mapped[str | None]
+    """What the job is to find out, where one job at a time is enough for all who ask."""
     spec: Mapped[dict[str, Any]]
     """What was asked, as the job's kind defines it."""
     plan: Mapped[dict[str, Any] | None]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from app import errors
 from app.backbones.preprocess import Preprocessing
+from app.backbones.taps import WHOLE, Outlet
 
 FORMAT = 1
 _MANIFEST = "artifact.json"
@@ -34,6 +35,8 @@ class Artifact:
     evaluation: Mapping[str, Any]
     provenance: Mapping[str, Any]
     state: Mapping[str, Tensor]
+    outlet: Outlet = WHOLE
+    """Where in the backbone the features come from."""
 
 
 def write(folder: Path, artifact: Artifact) -> None:
@@ -50,7 +53,8 @@ def write(folder: Path, artifact: Artifact) -> None:
     for name, document in documents.items():
         _write_json(folder / f"{name}.json", document)
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    _write_json(folder / _MANIFEST, {"format": FORMAT, "backbone": artifact.backbone, "files": files})
+    facts = {"format": FORMAT, "backbone": artifact.backbone, "outlet": asdict(artifact.outlet), "files": files}
+    _write_json(folder / _MANIFEST, facts)
     for path in (*folder.iterdir(), folder):
         _make_durable(path)
 
@@ -74,7 +78,13 @@ def read(folder: Path) -> Artifact:
         evaluation=documents["evaluation"],
         provenance=documents["provenance"],
         state=state,
+        outlet=_outlet(manifest.get("outlet", {})),
     )
+
+
+def _outlet(document: Mapping[str, Any]) -> Outlet:
+    """Artifacts of old have none: they have the whole network."""
+    return Outlet(stage=document.get("stage"), taps=tuple(document.get("taps", ())))
 
 
 def _write_json(path: Path, document: Any) -> None:

@@ -93,7 +93,13 @@ class Engine:
 
     def _load(self, version: Served) -> Loaded:
         artifact = artifacts.read(self._storage.model_version(version.version_id))
-        restored = classifiers.restore(artifact.backbone, len(artifact.labels), artifact.preprocessing, artifact.state)
+        restored = classifiers.restore(
+            artifact.backbone,
+            len(artifact.labels),
+            artifact.preprocessing,
+            artifact.state,
+            outlet=artifact.outlet,
+        )
         return Loaded(classifiers.inference_form(restored), artifact.labels, artifact.preprocessing)
 
     def _decoded(self, image: bytes, place: int, loaded: Loaded) -> torch.Tensor:

@@ -44,9 +44,22 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_names(http: TestClient
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "epochs: not for strategy 'head'"),
-        ({"strategy": "full", "l2": 1.0}, "l2: not for strategy 'full'"),
-        ({"strategy": "head"}, "needs weights 'pretrained'"),
+        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "body.recipe.epochs: not for strategy 'head'"),
+        ({"strategy": "head"}, "body.recipe.weights: strategy 'head' keeps layers as they are"),
+        (
+            {"strategy": "scratch", "weights": "pretrained"},
+            "body.recipe.weights: strategy 'scratch' starts from random",
+        ),
+        ({"l2": 1.0}, "body.recipe.l2: needs pre-trained weights"),
+        ({"layer_decay": 0.5}, "body.recipe.layer_decay: needs pre-trained weights"),
+        ({"layer_decay": 0.0, "weights": None}, "body.recipe.layer_decay"),
+        ({"weights": None, "reinit": "retrained"}, "body.recipe.reinit: with strategy 'full' that is every layer"),
+        ({"weights": None, "reinit": "head", "l2": 1.0}, "body.recipe.l2: with reinit 'head' no linear classifier"),
+        ({"weights": None, "stage": "stage1"}, "body.recipe.stage: not for strategy 'full'"),
+        (
+            {"strategy": "top", "weights": None, "augmentation": {"mixup": 1.0}},
+            "body.recipe.augmentation.mixup: not for strategy 'top'",
+        ),
         ({"learning_rat": 0.1}, "learning_rat: no such field"),
         ({"epochs": 0}, "epochs"),
     ],
@@ -58,6 +71,44 @@ def test_a_recipe_that_makes_no_sense_is_refused_with_the_reason(
 
     assert document["code"] == "invalid_request"
     assert said in document["detail"]
+
+
+def test_a_stage_that_does_not_exist_is_answered_with_the_nearest_ones(http: TestClient, versioned: str) -> None:
+    recipes: tuple[dict[str, object], ...] = (
+        {"strategy": "stage_probe", "stage": "layer33"},
+        {"strategy": "top", "freeze": "layer33"},
+    )
+    for recipe in recipes:
+        asked = wanted(versioned, **{"backbone": "resnet18", "weights": "pretrained", **recipe})
+        document = problem(http.post("/v1/jobs", json=asked), 422)
+        assert document["code"] == "unknown_stage"
+        assert "layer3" in document["nearest"]
+
+
+def test_full_without_weights_is_another_way_to_say_scratch(http: TestClient, versioned: str) -> None:
+    said: tuple[dict[str, object], ...] = (
+        {"strategy": "scratch", "weights": None},
+        {"strategy": "scratch"},
+        {"strategy": "full", "weights": "none"},
+    )
+    plans = [http.post("/v1/jobs", json=wanted(versioned, **recipe)).json()["plan"] for recipe in said]
+    assert plans[0] == plans[1] == plans[2]
+    assert (plans[0]["strategy"], plans[0]["weights"]) == ("scratch", "none")
+
+
+def test_what_decides_itself_has_no_plan_until_it_has_measured(http: TestClient, versioned: str) -> None:
+    asked = wanted(versioned, backbone="formnet", strategy="auto", weights=None, epochs=3, views=2)
+    job = http.post("/v1/jobs", json=asked).json()
+    assert (job["plan"], job["spec"]["strategy"]) == (None, "auto")
+
+
+def test_what_decides_itself_trains_from_random_values_where_there_are_no_others(
+    http: TestClient, versioned: str
+) -> None:
+    without = wanted(versioned, backbone="tinynet", strategy="auto", weights=None)
+    not_wanted = wanted(versioned, backbone="formnet", strategy="auto", weights="none")
+    for asked in (without, not_wanted):
+        assert http.post("/v1/jobs", json=asked).json()["plan"]["strategy"] == "scratch"
 
 
 def test_weights_are_asked_for_by_name(http: TestClient, versioned: str) -> None:

@@ -15,6 +15,7 @@ from app.backbones import catalogue, classifier, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
+from app.backbones.taps import Outlet
 from tests.backbones.samples import close, equal, heavy, images, library_network, published_state
 
 ALL = list(catalogue.backbones().values())
@@ -47,8 +48,8 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 def build(sample: Sample, classes: int, *, stage: str | None = None) -> Classifier:
     """As from published values; the networks that have none are given them all the same."""
     if sample.backbone.weights and sample.backbone.source != "timm":
-        return classifier.build(sample.backbone, classes, state=sample.state, seed=0, stage=stage)
-    built = classifier.build(sample.backbone, classes, state=None, seed=0, stage=stage)
+        return classifier.build(sample.backbone, classes, state=sample.state, seed=0, outlet=Outlet(stage))
+    built = classifier.build(sample.backbone, classes, state=None, seed=0, outlet=Outlet(stage))
     known = sample.state
     own = built.body.state_dict()
     # The last layers of auxiliary heads are new ones for the new classes.
@@ -134,7 +135,7 @@ def test_a_network_cut_in_the_middle_is_stored_without_the_rest(sample: Sample) 
         assert cut.features(batch).shape == (2, facts.channels)
         assert torch.equal(cut.features(batch), pooled)
         state = {name: value.clone() for name, value in cut.state().items()}
-        restored = classifier.restore(backbone.name, 4, cut.preprocessing, state, stage=facts.name)
+        restored = classifier.restore(backbone.name, 4, cut.preprocessing, state, outlet=Outlet(facts.name))
         assert close(restored(batch).logits, cut(batch).logits)
         assert close(classifier.inference_form(cut)(batch), cut(batch).logits)
     assert cut.walk.part(cut.body, facts.name) == whole.walk.part(whole.body, facts.name)
@@ -182,7 +183,7 @@ def test_an_unknown_stage_is_answered_with_the_nearest_ones() -> None:
         built.freeze("stage7")
     assert caught.value.code == "unknown_stage"
     with pytest.raises(errors.UnknownName):
-        classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0, stage="layer1")
+        classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0, outlet=Outlet("layer1"))
 
 
 def test_training_a_classifier_does_not_write_into_the_published_values() -> None:

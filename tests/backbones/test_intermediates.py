@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from app import errors
 from app.backbones import catalogue, classifier
 from app.backbones.intermediates import WHOLE
+from app.backbones.taps import Outlet
 from tests.backbones.samples import close, equal
 from tests.backbones.test_classifier import check_a_frozen_training_step
 
@@ -62,8 +63,8 @@ def test_any_network_of_timm_can_be_cut_and_frozen_at_its_stages(name: str) -> N
     with torch.inference_mode():
         pooled = dict(zip(stages, whole.survey(batch).stages, strict=True))
     middle = stages[len(stages) // 2]
-    cut = classifier.build(backbone, 3, state=None, seed=0, stage=middle).eval()
-    restored = classifier.restore(name, 3, cut.preprocessing, cut.state(), stage=middle)
+    cut = classifier.build(backbone, 3, state=None, seed=0, outlet=Outlet(stage=middle)).eval()
+    restored = classifier.restore(name, 3, cut.preprocessing, cut.state(), outlet=Outlet(stage=middle))
     with torch.inference_mode():
         assert torch.equal(cut.features(batch), pooled[middle])
         assert close(restored(batch).logits, cut(batch).logits)
@@ -91,7 +92,7 @@ def test_a_network_without_intermediates_has_one_stage() -> None:
     with torch.inference_mode():
         (pooled,) = built.survey(batch).stages
         assert close(pooled, built.features(batch))
-        cut = classifier.build(backbone, 3, state=None, seed=0, stage=WHOLE).eval()
+        cut = classifier.build(backbone, 3, state=None, seed=0, outlet=Outlet(stage=WHOLE)).eval()
         assert torch.equal(cut.features(batch), pooled)
     built.freeze(WHOLE)
     check_a_frozen_training_step(built, WHOLE, batch)

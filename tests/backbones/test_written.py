@@ -21,9 +21,7 @@ def coloured(size: int, *, count: int = 64) -> tuple[torch.Tensor, torch.Tensor]
     ("name", "rate"),
     [
         ("alexnet_2012", 1e-4),
-        ("alexnet_2012_ungrouped", 1e-4),
         ("zfnet", 1e-4),
-        ("zfnet_512", 1e-4),
         ("inception_v1", 3e-4),
         ("inception_v2", 1e-3),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
+from tests import factories
 from tests.conftest import postgres_copy
 from tests.e2e import service
 from tests.e2e.service import Service
@@ -29,13 +30,15 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield Service(ELSEWHERE)
         return
     folder: Path = tmp_path_factory.mktemp(request.param)
+    factories.write_weights(folder / "weights")
+    settings = {**FAST, "GRAFT_WEIGHTS_DIR": str(folder / "weights")}
     if request.param == "embedded":
-        with service.embedded(folder, **FAST) as here:
+        with service.embedded(folder, **settings) as here:
             yield here
         return
     database_url = request.getfixturevalue("module_postgres_url")
     redis_url = request.getfixturevalue("module_redis_url")
-    with service.distributed(folder, database_url, redis_url, **FAST) as here:
+    with service.distributed(folder, database_url, redis_url, **settings) as here:
         yield here
 
 

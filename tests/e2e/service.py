@@ -164,6 +164,14 @@ def train(http: httpx.Client, dataset_id: str, model: str, **recipe: Any) -> dic
     return job
 
 
+def measure(http: httpx.Client, dataset_id: str, **recipe: Any) -> dict[str, Any]:
+    """The job that measures the data set, which was not measured before."""
+    answer = http.post("/v1/plans", json={"dataset": dataset_id, "recipe": recipe, "measure": True})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
 def follow(http: httpx.Client, job_id: str) -> Generator[dict[str, Any], None, None]:
     """The job's events as they happen, without the progress between them, until it has ended."""
     with http.stream("GET", f"/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}) as stream:

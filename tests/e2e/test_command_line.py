@@ -10,10 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client import samples
+from client import archives, samples
 from client.api import Client, Recipe
 from client.errors import Problem
 from client.values import Event
+from tests import factories
 from tests.e2e import service
 from tests.e2e.conftest import ELSEWHERE
 from tests.e2e.service import Service
@@ -78,6 +79,31 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     assert re.search(r"(dots|stripes) \d+\.\d %", predicted.stdout)
     for command, expected in (("models", name), ("jobs", "succeeded"), ("backbones", "mobilenet_v2")):
         assert expected in graft(command, GRAFT_URL=running.url).stdout
+
+
+def test_a_plan_is_shown_with_what_was_measured(running: Service, photos: Path, tmp_path: Path) -> None:
+    name = f"measured-{service.free_port()}"
+    with Client(running.url) as client, archives.archive(photos) as archive:
+        assert client.wait(client.upload(client.create_dataset(name).id, archive).job.id).state == "succeeded"
+    asked = ("plan", name, "--backbone", factories.SMALL, "--strategy", "head", "--url", running.url)
+    before = graft(*asked)
+    assert before.returncode == 0, before.stderr
+    assert "Not measured with this backbone yet" in before.stdout
+    assert "Every layer of timm:test_resnet stays as pre-trained" in before.stdout
+
+    measured = graft(*asked, "--measure")
+    assert measured.returncode == 0, measured.stderr
+    assert "measure " in measured.stdout
+    for told in (
+        r"head +\d+ +\d+\.\d ± \d+\.\d %",
+        "all together",
+        "With fewer images",
+        "Every layer of timm:test_resnet",
+    ):
+        assert re.search(told, measured.stdout), (told, measured.stdout)
+    decided = graft("plan", name, "--backbone", factories.SMALL, "--url", running.url)
+    assert re.search(r"head +\d+", decided.stdout), decided.stdout
+    assert "Little data:" in decided.stdout
 
 
 def test_a_problem_is_told_in_its_own_words(running: Service, photos: Path) -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from client import samples
+from tests import factories
 from tests.e2e import service
 from tests.e2e.conftest import ELSEWHERE
 from tests.e2e.service import Service
@@ -112,6 +113,10 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
     jobs = [answer.json()["id"] for answer in call("post", "/v1/jobs")]
     service.succeeded(http, jobs[0])
     ids["job_id"] = jobs[0]
+    plans = call("post", "/v1/plans")
+    assert [plan.status_code for plan in plans] == [200, 202]
+    measured = service.succeeded(http, service.measure(http, "patterns", backbone=factories.SMALL)["id"])
+    ids["profile_id"] = measured["result"]["profile"]
     for method, path in sorted(left):
         if method == "get" or path.endswith("/predict"):
             call(method, path)
@@ -125,5 +130,5 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
     call("patch", "/v1/datasets/{dataset_id}")
     call("delete", "/v1/datasets/{dataset_id}")
     assert not left
-    for job_id in (*jobs, ids["job_id"]):
+    for job_id in (*jobs, plans[-1].json()["id"], ids["job_id"]):
         service.finished(http, job_id)

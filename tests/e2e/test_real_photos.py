@@ -133,3 +133,26 @@ def test_head_reaches_the_reference_within_two_passes_and_serves_what_it_evaluat
     record_property("figures", f"accuracy {accuracies}, mean {mean:.4f}; seconds {seconds}, allowed {allowed:.1f}")
     assert abs(mean - REFERENCE_ACCURACY) <= 0.02 or mean > REFERENCE_ACCURACY
     assert seconds[0] <= allowed
+
+
+def test_the_network_that_is_cut_behind_the_stages_used_serves_what_it_evaluated(
+    running: Service, photos: dict[str, bytes], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    archive = tmp_path / "split.zip"
+    held_out = divided(photos, SEEDS[0], archive)
+    with running.http() as http:
+        dataset_id = service.create_dataset(http, name="insects-stages")
+        service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
+        for stage in ("best", "all", "stage4"):
+            name = f"insects-{stage}"
+            recipe = {"backbone": "mobilenet_v2", "strategy": "stage_probe", "stage": stage}
+            job = service.train(http, dataset_id, name, **recipe)
+            service.succeeded(http, job["id"])
+            evaluation = http.get(f"/v1/models/{name}/versions/1").json()["evaluation"]
+            labels = predicted(http, name, held_out)
+            right = sum(photo.startswith(f"{label}/") for photo, label in labels.items())
+            record_property(stage, evaluation["accuracy"])
+            assert right == round(evaluation["accuracy"] * evaluation["images"])
+            assert evaluation["accuracy"] > 0.6
+            told = {event["type"] for event in service.follow(http, job["id"])}
+            assert {"best": "stage_chosen", "all": "features_selected"}.get(stage, "probe_fitted") in told

@@ -20,7 +20,11 @@ def state(epoch: int, *, best: int) -> Checkpoint:
         "network.conv.weight": torch.full((2, 3, 4, 4), float(epoch)).to(memory_format=torch.channels_last),
     }
     momentum = {name.replace("network", "momentum"): -value for name, value in network.items() if value.ndim > 0}
-    return Checkpoint(Position(epoch, 0, 0.0), Best(best, accuracy=best / 10, loss=1 / best), {**network, **momentum})
+    return Checkpoint(
+        Position(epoch, 0, 0.0),
+        Best(best, accuracy=best / 10, loss=1 / best, tempered_loss=1 / best),
+        {**network, **momentum},
+    )
 
 
 def kept(epoch: int) -> dict[str, Tensor]:

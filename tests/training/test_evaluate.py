@@ -86,6 +86,25 @@ def test_a_likelihood_that_is_rounded_to_zero_gives_a_finite_loss() -> None:
     assert found.log_loss == pytest.approx(-np.log(np.finfo(np.float64).eps) / 2, abs=CLOSE)
 
 
+def test_classifiers_are_compared_at_the_temperature_that_suits_each() -> None:
+    rng = np.random.default_rng(3)
+    targets = rng.integers(4, size=300)
+    logits = rng.normal(size=(300, 4)) + 1.5 * np.eye(4)[targets]
+
+    def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
+        return found
+
+    fair = evaluate.tempered_log_loss(softmax(logits), targets)
+    assert evaluate.tempered_log_loss(softmax(5 * logits), targets) == pytest.approx(fair, rel=1e-2)
+    plain = [metrics.log_loss(targets, softmax(sharpness * logits)) for sharpness in np.linspace(0.1, 4, 200)]
+    assert fair == pytest.approx(min(plain), rel=1e-2)
+    noisier = softmax(logits + rng.normal(size=logits.shape))
+    assert evaluate.tempered_log_loss(noisier, targets) > fair + 0.05
+    certain = np.eye(4)[targets]
+    assert evaluate.tempered_log_loss(certain, targets) == pytest.approx(0, abs=1e-6)
+
+
 def test_figures_are_plain_values() -> None:
     found = evaluate.evaluate(*guesses(30, 7), labels(7))
     numbers = [found.accuracy, found.log_loss, found.top5_accuracy, found.classes[0].precision, found.classes[0].f1]

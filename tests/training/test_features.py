@@ -17,7 +17,7 @@ from tests.training import samples
 from tests.training.samples import MemoryImages, Recorder, Stopped
 from worker.training import features
 from worker.training.data import Splits
-from worker.training.events import FeaturesReady, Progress
+from worker.training.events import FeaturesNotKept, FeaturesReady, Progress
 from worker.training.features import Extractor, Features
 
 LABELS = ("red", "blue")
@@ -66,7 +66,7 @@ def is_cached(splits: Splits, extractor: Extractor, folder: Path) -> bool:
 
 
 def equal(one: Features, other: Features) -> bool:
-    return np.array_equal(one.train, other.train) and np.array_equal(one.validation, other.validation)
+    return np.array_equal(one.train[:], other.train[:]) and np.array_equal(one.validation[:], other.validation[:])
 
 
 def cache_file(folder: Path) -> Path:
@@ -88,8 +88,8 @@ def test_features_are_those_of_each_image_in_the_order_of_the_splits(
     assert list(every.columns) == ["stem", "stage1", "stage2", features.HEAD]
     found = every.at(features.HEAD)
     assert (found.train.shape, found.validation.shape) == ((14, 128), (6, 128))
-    assert found.train.dtype == found.validation.dtype == np.float32
-    for images, rows in ((splits.train, found.train), (splits.validation, found.validation)):
+    assert found.train[:].dtype == found.validation[:].dtype == np.float32
+    for images, rows in ((splits.train, found.train[:]), (splits.validation, found.validation[:])):
         expected = [alone(file, extractor) for file in images.read(range(len(images)))]
         assert rows == pytest.approx(np.stack(expected), rel=1e-4, abs=1e-4)
 
@@ -111,14 +111,14 @@ def test_features_are_computed_once_and_then_read_bit_for_bit(
 def test_progress_is_told_batch_by_batch(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:
     told = Recorder()
     extract(splits, extractor, tmp_path, told)
-    assert told.of(Progress) == [Progress("features", done, 20) for done in (8, 14, 20)]
+    assert told.of(Progress) == [Progress("features", done, 20) for done in (6, 14, 20)]
 
 
 def test_the_same_images_in_another_order_or_split_are_read_from_the_cache(
     splits: Splits, extractor: Extractor, tmp_path: Path
 ) -> None:
     found = extract(splits, extractor, tmp_path)
-    together = np.concatenate([found.train, found.validation])
+    together = np.concatenate([found.train[:], found.validation[:]])
     files = [file for images in (splits.train, splits.validation) for file in images.read(range(len(images)))]
     order = np.random.default_rng(3).permutation(20).tolist()
     moved = Splits(
@@ -128,7 +128,7 @@ def test_the_same_images_in_another_order_or_split_are_read_from_the_cache(
     )
     assert is_cached(moved, extractor, tmp_path)
     again = extract(moved, extractor, tmp_path)
-    assert np.array_equal(np.concatenate([again.train, again.validation]), together[order])
+    assert np.array_equal(np.concatenate([again.train[:], again.validation[:]]), together[order])
 
 
 def test_equal_files_are_read_and_computed_once(extractor: Extractor, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_equal_files_are_read_and_computed_once(extractor: Extractor, tmp_path: 
     validation = CountedImages((two, three, three), np.array([0, 1, 1]))
     told = Recorder()
     found = extract(Splits(LABELS, train, validation), extractor, tmp_path, told)
-    assert (train.reads, validation.reads) == ([0, 1], [1])
+    assert (train.reads, validation.reads) == ([0], [0, 1])
     assert told.of(Progress)[-1] == Progress("features", 3, 3)
     assert np.array_equal(found.train[[0, 0]], found.train[[2, 3]])
     assert np.array_equal(found.validation[0], found.train[1])
@@ -150,7 +150,7 @@ def test_a_validation_split_of_nothing_new_is_taken_from_the_training_images(
 ) -> None:
     images = samples.images(samples.colours(2))
     found = extract(Splits(LABELS, images, images), extractor, tmp_path)
-    assert np.array_equal(found.train, found.validation)
+    assert np.array_equal(found.train[:], found.validation[:])
 
 
 def test_other_weights_have_features_of_their_own(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:
@@ -184,27 +184,27 @@ def test_other_images_have_features_of_their_own(splits: Splits, extractor: Extr
 
 
 def test_a_truncated_cache_is_computed_anew(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:
-    found = extract(splits, extractor, tmp_path)
+    found = extract(splits, extractor, tmp_path).train[:]
     whole = cache_file(tmp_path).read_bytes()
     for size in (0, 5, len(whole) // 2, len(whole) - 1):
         cache_file(tmp_path).write_bytes(whole[:size])
         assert not is_cached(splits, extractor, tmp_path)
         assert is_cached(splits, extractor, tmp_path)
-    assert extract(splits, extractor, tmp_path).train == pytest.approx(found.train, rel=1e-4, abs=1e-4)
+    assert extract(splits, extractor, tmp_path).train[:] == pytest.approx(found, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("place", [0, 20, -1, -5000])
 def test_a_cache_with_a_changed_byte_is_computed_anew(
     splits: Splits, extractor: Extractor, place: int, tmp_path: Path
 ) -> None:
-    found = extract(splits, extractor, tmp_path)
+    found = extract(splits, extractor, tmp_path).train[:]
     content = bytearray(cache_file(tmp_path).read_bytes())
     content[place] ^= 1
     cache_file(tmp_path).write_bytes(content)
     told = Recorder()
     again = extract(splits, extractor, tmp_path, told)
     assert [ready.cached for ready in told.of(FeaturesReady)] == [False]
-    assert again.train == pytest.approx(found.train, rel=1e-4, abs=1e-4)
+    assert again.train[:] == pytest.approx(found, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_a_cache_that_holds_something_else_is_computed_anew(
 
 
 def test_a_cache_without_a_digest_is_computed_anew(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:
-    found = extract(splits, extractor, tmp_path)
+    found = extract(splits, extractor, tmp_path).train[:]
     zeros = np.zeros((20, 128), np.float32)
     safetensors.numpy.save_file({"features": zeros}, cache_file(tmp_path))
-    assert extract(splits, extractor, tmp_path).train == pytest.approx(found.train, rel=1e-4, abs=1e-4)
+    assert extract(splits, extractor, tmp_path).train[:] == pytest.approx(found, rel=1e-4, abs=1e-4)
 
 
 def test_a_cache_under_another_name_is_computed_anew(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:
@@ -251,6 +251,27 @@ def test_a_file_that_is_no_image_leaves_nothing(extractor: Extractor, tmp_path: 
     with pytest.raises(errors.BadImage):
         extract(Splits(LABELS, images, samples.images(samples.colours(1))), extractor, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_kept_the_features_are_there_and_that_is_told(
+    splits: Splits, extractor: Extractor, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    told = Recorder()
+    found = extract(splits, extractor, tmp_path / "cache", told)
+    assert len(told.of(FeaturesNotKept)) == 1
+    assert [ready.cached for ready in told.of(FeaturesReady)] == [False]
+    assert equal(found, extract(splits, extractor, tmp_path / "elsewhere"))
+
+
+def test_a_depth_is_read_from_a_part_of_the_file_alone(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:
+    every = extract(splits, extractor, tmp_path)
+    whole = every.train[:]
+    for depth, columns in every.columns.items():
+        found = every.at(depth)
+        assert found.train.shape == (14, columns.stop - columns.start)
+        assert np.array_equal(found.train[:], whole[:, columns])
+        assert np.array_equal(found.at(depth).train[[3, 1]], whole[[3, 1], columns])
 
 
 def test_gpus_get_larger_batches() -> None:

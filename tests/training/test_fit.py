@@ -16,7 +16,8 @@ from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, Normalisation, Outputs
 from app.backbones.preprocess import Preprocessing
-from app.recipe import Augmentation, Descent
+from app.plan import Descent
+from app.recipe import Augmentation
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from worker.training import checkpoint, evaluate, fit, schedule
@@ -187,11 +188,13 @@ def test_the_checkpoint_of_another_training_is_not_gone_on_with(splits: Splits, 
 
 @pytest.mark.parametrize("damaged", ["last-*.safetensors", "best-*.safetensors", "checkpoint.json"])
 def test_a_training_with_a_damaged_checkpoint_begins_anew(splits: Splits, damaged: str, tmp_path: Path) -> None:
-    whole = run(splits, tmp_path / "whole")
-    interrupt(splits, tmp_path / "parts", CheckpointSaved(2))
+    # With patience, the best epoch is kept besides the last one.
+    descent = replace(DESCENT, patience=9)
+    whole = run(splits, tmp_path / "whole", descent=descent)
+    interrupt(splits, tmp_path / "parts", CheckpointSaved(2), descent=descent)
     (path,) = (tmp_path / "parts").glob(damaged)
     os.truncate(path, path.stat().st_size // 2)
-    again = run(splits, tmp_path / "parts")
+    again = run(splits, tmp_path / "parts", descent=descent)
     assert again.told.of(Resumed) == []
     assert same(again, whole)
 
@@ -247,10 +250,15 @@ def test_a_training_that_diverges_says_so(splits: Splits, batch_size: int, tmp_p
     assert checkpoint.load(tmp_path, fingerprint="one") is None
 
 
-def test_the_best_epoch_is_what_comes_back(splits: Splits, tmp_path: Path) -> None:
+def test_what_comes_back_is_the_last_epoch_and_with_patience_the_best(splits: Splits, tmp_path: Path) -> None:
     # The better the network knows the colours, the worse it does where they are swapped.
     swapped = replace(splits, validation=samples.swapped(splits.validation))
-    ran = run(swapped, tmp_path, descent=replace(DESCENT, epochs=6))
+    ran = run(swapped, tmp_path / "last", descent=replace(DESCENT, epochs=6))
+    last = ran.epochs[-1]
+    assert losses(ran.network, swapped) == pytest.approx((last.validation_accuracy, last.validation_loss), abs=1e-5)
+    assert json.loads((tmp_path / "last" / "checkpoint.json").read_text())["best"] is None
+
+    ran = run(swapped, tmp_path, descent=replace(DESCENT, epochs=6, patience=6))
     best = max(ran.epochs, key=lambda told: (told.validation_accuracy, -told.validation_loss))
     assert best.epoch < 6
     assert best.validation_loss < ran.epochs[-1].validation_loss
@@ -286,7 +294,7 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     plain = [samples.plain(colour, size=size) for colour in ((220, 40, 30), (40, 200, 90), (30, 60, 210))]
     train = samples.images([(file, target) for target, file in enumerate(plain)])
     splits = Splits(("red", "green", "blue"), train, samples.images([(plain[0], 0)]))
-    descent = replace(DESCENT, epochs=1, batch_size=3)
+    descent = replace(DESCENT, epochs=1, batch_size=3, precision="fp32")
     published = networks.make(catalogue.find(backbone), auxiliary=True).state_dict()
     start, network = (classifiers.build(catalogue.find(backbone), 3, state=published, seed=SEED) for _ in range(2))
     seen: list[tuple[Tensor, Outputs]] = []

@@ -58,8 +58,15 @@ def regression(features: Figures, targets: Targets, *, classes: int, l2: float) 
     return LogisticRegression(C=strength, tol=1e-12, max_iter=10_000, solver=solver).fit(features, targets)
 
 
-def reference(features: Features, targets: Targets, *, classes: int, l2: float) -> Reference:
+def standardised(features: Features) -> StandardScaler:
+    """scikit-learn's, with no spread below the typical one over the root of the number of images."""
     scaler = StandardScaler().fit(features.astype(np.float64))
+    scaler.scale_ = np.maximum(scaler.scale_, scaler.scale_.mean() / np.sqrt(len(features)))
+    return scaler
+
+
+def reference(features: Features, targets: Targets, *, classes: int, l2: float) -> Reference:
+    scaler = standardised(features)
     model = regression(scaler.transform(features.astype(np.float64)), targets, classes=classes, l2=l2)
     weight = model.coef_ / scaler.scale_
     bias = model.intercept_ - weight @ scaler.mean_
@@ -85,7 +92,8 @@ def test_the_solution_is_that_of_scikit_learn(count: int, size: int, classes: in
     expected = reference(features, targets, classes=classes, l2=l2)
     largest = np.abs(expected.weight).max()
     assert found.weight / largest == pytest.approx(expected.weight / largest, rel=0, abs=2e-5)
-    assert found.bias == pytest.approx(expected.bias, rel=1e-4, abs=2e-5)
+    # The bias gathers the rounding of all weights times the places of their features.
+    assert found.bias == pytest.approx(expected.bias, rel=1e-4, abs=1e-4)
     assert probabilities(features, found) == pytest.approx(probabilities(features, expected), rel=0, abs=1e-5)
 
 
@@ -119,6 +127,25 @@ def test_constant_features_get_no_weight_and_change_nothing(size: int) -> None:
     assert found.bias == pytest.approx(alone.bias, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("count", [6, 10])
+def test_features_that_hardly_differ_among_a_few_images_do_not_outweigh_the_rest_on_others(count: int) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.arange(count + 200) % 2
+    telling = 1.5 * targets[:, None] + rng.normal(size=(len(targets), 20))
+    # Channels that answer to something rare: hardly at all in the few images, as strongly as others in the rest.
+    rare = np.abs(rng.normal(size=(len(targets), 20)))
+    rare[:count] *= 1e-4
+    features = np.concatenate([telling, rare], axis=1).astype(np.float32)
+    found = fit(features[:count], targets[:count], classes=2, l2_grid=[1e-2], folds=3)
+    alone = fit(features[:count, :20], targets[:count], classes=2, l2_grid=[1e-2], folds=3)
+
+    held_out = probabilities(features[count:], found)
+    expected = probabilities(features[count:, :20], alone)
+    assert (held_out.argmax(axis=1) == targets[count:]).mean() > 0.85
+    assert log_loss(targets[count:], held_out) < 1.05 * log_loss(targets[count:], expected)
+    assert np.abs(held_out - expected).max() < 0.05
+
+
 def test_where_all_features_are_constant_the_classes_are_as_frequent_as_in_training() -> None:
     features, targets = np.ones((20, 4), np.float32), np.array([0] * 12 + [1] * 6 + [2] * 2)
     found = fit(features, targets, classes=3, folds=2)
@@ -139,26 +166,30 @@ def test_a_repeated_feature_shares_its_weight() -> None:
 def test_the_losses_of_the_penalties_are_those_of_scikit_learn(count: int, size: int, classes: int, folds: int) -> None:
     features, targets = blobs(count, size, classes)
     found = fit(features, targets, classes=classes, folds=folds, seed=7)
-    standardised = StandardScaler().fit_transform(features.astype(np.float64))
+    scaled = standardised(features).transform(features.astype(np.float64))
     fold_of = probe.assign_folds(targets, folds=folds, seed=7)
     for tried in found.tried:
         expected = np.empty((count, classes))
         for fold in range(folds):
             out = fold_of == fold
-            model = regression(standardised[~out], targets[~out], classes=classes, l2=tried.l2)
-            expected[out] = model.predict_proba(standardised[out])
-        assert tried.log_loss == pytest.approx(log_loss(targets, expected), rel=1e-4)
-        assert tried.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1e-12)
+            model = regression(scaled[~out], targets[~out], classes=classes, l2=tried.l2)
+            expected[out] = model.predict_proba(scaled[out])
+        # To choose among penalties they need not be solved to the last digit.
+        assert tried.log_loss == pytest.approx(log_loss(targets, expected), rel=2e-3, abs=2e-2)
+        assert tried.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1.5 / count)
 
 
 def test_the_penalty_with_the_least_loss_is_taken() -> None:
     features, targets = blobs(100, 10, 3)
     told = Recorder()
     found = fit(features, targets, classes=3, emit=told)
-    assert sorted(tried.l2 for tried in found.tried) == sorted(GRID)
+    strongest = sorted(GRID, reverse=True)
+    assert [tried.l2 for tried in found.tried] == strongest[: len(found.tried)]
     best = min(found.tried, key=lambda tried: tried.log_loss)
     assert found.l2 == best.l2
     assert min(GRID) < best.l2 < max(GRID)
+    # Weaker ones than two that did worse are not tried.
+    assert len(found.tried) == strongest.index(best.l2) + 3 < len(GRID) + 1
     again = fit(features, targets, classes=3, l2_grid=[best.l2])
     assert np.array_equal(found.weight, again.weight)
     assert told.of(ProbeFitted) == [ProbeFitted(l2=best.l2, tried=found.tried)]
@@ -182,8 +213,8 @@ def test_a_single_penalty_is_not_cross_validated() -> None:
 def test_progress_counts_every_fold_and_penalty_once() -> None:
     features, targets = blobs(30, 4, 2)
     told = Recorder()
-    fit(features, targets, classes=2, folds=3, emit=told)
-    assert told.of(Progress) == [Progress("probe", step, 15) for step in range(15)]
+    found = fit(features, targets, classes=2, folds=3, emit=told)
+    assert told.of(Progress) == [Progress("probe", step, 15) for step in range(3 * len(found.tried))]
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])

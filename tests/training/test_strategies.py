@@ -13,12 +13,21 @@ from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
-from app.recipe import Plan, Recipe, Strategy, VersionFacts, resolve
+from app.plan import Plan, VersionFacts, resolve
+from app.recipe import Recipe, Strategy
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from worker.training import evaluate, strategies
 from worker.training.data import Splits
-from worker.training.events import CheckpointSaved, EpochFinished, Evaluated, FeaturesReady, ProbeFitted, Resumed
+from worker.training.events import (
+    CheckpointSaved,
+    EpochFinished,
+    Evaluated,
+    FeaturesReady,
+    ProbeFitted,
+    Resumed,
+    RivalJudged,
+)
 from worker.training.strategies import Trained
 
 LABELS = ("red", "blue")
@@ -121,7 +130,7 @@ def test_head_leaves_the_backbone_as_published(splits: Splits, name: str, tmp_pa
     backbone = small(name, AT_64)
     file = weights_of(backbone, tmp_path)
     told = Recorder()
-    plan = plan_for(splits, Recipe(backbone=name))
+    plan = plan_for(splits, Recipe(backbone=name, strategy="head"))
     trained = train(splits, plan, backbone, file, tmp_path, told)
     check_backbone_is_as_published(trained, backbone, file)
     check_probabilities_are_those_of_the_restored(trained, backbone, splits)
@@ -136,7 +145,8 @@ def test_head_on_published_values_tells_colours_apart(test_data: Path, splits: S
     folder = test_data / "weights"
     file = weights.obtain(backbone, weights_dir=folder, cache_dir=tmp_path, download=False)
     told = Recorder()
-    trained = train(splits, plan_for(splits, Recipe(backbone="mobilenet_v2")), backbone, file, tmp_path, told)
+    plan = plan_for(splits, Recipe(backbone="mobilenet_v2", strategy="head"))
+    trained = train(splits, plan, backbone, file, tmp_path, told)
     assert trained.evaluation.accuracy == 1.0
     assert trained.evaluation.images == 6
     check_backbone_is_as_published(trained, backbone, file)
@@ -148,7 +158,7 @@ def test_head_on_published_values_tells_colours_apart(test_data: Path, splits: S
 def test_head_is_trained_again_on_the_same_features_with_the_same_result(splits: Splits, tmp_path: Path) -> None:
     backbone = small("mobilenet_v3_small", AT_64)
     file = weights_of(backbone, tmp_path)
-    plan = plan_for(splits, Recipe(backbone=backbone.name))
+    plan = plan_for(splits, Recipe(backbone=backbone.name, strategy="head"))
     told = Recorder(), Recorder()
     one, again = (train(splits, plan, backbone, file, tmp_path, emit) for emit in told)
     assert [emit.of(FeaturesReady)[0].cached for emit in told] == [False, True]
@@ -159,14 +169,14 @@ def test_head_is_trained_again_on_the_same_features_with_the_same_result(splits:
 
 def test_head_takes_the_penalty_asked_for(splits: Splits, tmp_path: Path) -> None:
     backbone = small("mobilenet_v3_small", AT_64)
-    plan = plan_for(splits, Recipe(backbone=backbone.name, l2=0.5))
+    plan = plan_for(splits, Recipe(backbone=backbone.name, strategy="head", l2=0.5))
     told = Recorder()
     train(splits, plan, backbone, weights_of(backbone, tmp_path), tmp_path, told)
     assert told.of(ProbeFitted) == [ProbeFitted(l2=0.5, tried=())]
 
 
 def test_head_without_weights_is_refused(splits: Splits, tmp_path: Path) -> None:
-    plan = plan_for(splits, Recipe(backbone="tinynet"))
+    plan = plan_for(splits, Recipe(backbone="tinynet", strategy="head"))
     with pytest.raises(errors.Invalid) as raised:
         train(splits, plan, catalogue.find("tinynet"), None, tmp_path)
     assert raised.value.code == "weights_needed"
@@ -175,7 +185,7 @@ def test_head_without_weights_is_refused(splits: Splits, tmp_path: Path) -> None
 def test_full_trains_every_layer_from_the_published_values(splits: Splits, tmp_path: Path) -> None:
     backbone = small("mobilenet_v3_small", AT_32)
     file = weights_of(backbone, tmp_path)
-    recipe = Recipe(backbone=backbone.name, strategy="full", epochs=1, batch_size=6, learning_rate=1e-3)
+    recipe = Recipe(backbone=backbone.name, strategy="full", reinit="head", epochs=1, batch_size=6, learning_rate=1e-3)
     trained = train(splits, plan_for(splits, recipe), backbone, file, tmp_path)
     published, found = classifiers.read_state(file.path), trained.classifier.state()
     for name, parameter in trained.classifier.body.named_parameters():
@@ -255,3 +265,21 @@ def test_a_version_without_training_or_validation_images_is_refused(
         with pytest.raises(errors.Invalid) as raised:
             train(empty, plan, catalogue.find("tinynet"), None, tmp_path)
         assert raised.value.code == code
+
+
+def test_the_rival_is_kept_where_it_does_better(splits: Splits, tmp_path: Path) -> None:
+    backbone = small("mobilenet_v3_small", AT_64)
+    file = weights_of(backbone, tmp_path)
+    hopeless = Recipe(
+        backbone=backbone.name, strategy="full", reinit="head", epochs=1, batch_size=6, learning_rate=1e-9
+    )
+    rival = plan_for(splits, Recipe(backbone=backbone.name, strategy="head"))
+    plan = replace(plan_for(splits, hopeless), rival=rival)
+    told = Recorder()
+    trained = train(splits, plan, backbone, file, tmp_path, told)
+    (judged,) = told.of(RivalJudged)
+    assert (judged.strategy, judged.rival, judged.kept) == ("full", "head", "head")
+    assert judged.rival_accuracy > judged.accuracy
+    assert trained.evaluation.accuracy == judged.rival_accuracy
+    assert trained.plan.strategy == "head"
+    assert any("The rival is kept" in reason for reason in trained.plan.reasons)

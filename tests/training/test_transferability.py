@@ -80,8 +80,9 @@ def test_features_that_part_the_classes_better_score_higher(size: int) -> None:
         assert values[-1] > values[0], name
 
 
-def test_features_that_are_all_the_same_are_scored_without_complaint() -> None:
+@pytest.mark.parametrize("value", [1.0, 0.0])
+def test_features_that_are_all_the_same_are_scored_without_complaint(value: float) -> None:
     _, targets = clouds(apart=1.0, count=12)
-    scores = transferability.score(np.ones((12, 5), np.float32), targets, classes=CLASSES, seed=0)
+    scores = transferability.score(np.full((12, 5), value, np.float32), targets, classes=CLASSES, seed=0)
 
     assert np.isfinite([scores.log_me, scores.h_score, scores.neighbours]).all()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.schemas import DatasetCreate
 from app.db import Database, new_id, utc_now
@@ -54,6 +55,18 @@ class Desk:
         wanted = JobCreate(dataset=dataset_id, model=model, recipe=recipe)
         with self.database.write() as session:
             return service.submit_training(session, wanted, max_attempts=max_attempts, now=utc_now())
+
+    def submit_analysis(self, dataset_id: str, *, backbone: str = factories.SMALL, max_attempts: int = 2) -> Job:
+        with self.database.write() as session:
+            version = datasets.find_version(session, dataset_id, None)
+            return service.submit_analysis(
+                session,
+                version,
+                catalogue.find(backbone),
+                choice="pretrained",
+                max_attempts=max_attempts,
+                now=utc_now(),
+            )
 
     def job(self, job_id: str) -> Job:
         with self.database.read() as session:

@@ -21,11 +21,13 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch (from 1) that did best on the validation images so far."""
+    """The epoch (from 1; 0 for the network before the first step) whose values are kept besides the last ones, and its
+    figures on the validation images."""
 
     epoch: int
     accuracy: float
     loss: float
+    tempered_loss: float
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mapping[str, Tensor] | None = None) -> None:
-    """Make `checkpoint` the state of `folder`. `best` are the network's values where its last epoch was the best one so
-    far; otherwise those of the best one stay."""
+    """Make `checkpoint` the state of `folder`. `best` are the network's values where its last epoch is the best one
+    now; otherwise those of the best one stay."""
     folder.mkdir(parents=True, exist_ok=True)
     names = _names(checkpoint.position, checkpoint.best)
     _write_tensors(folder / names[0], checkpoint.tensors)

@@ -40,6 +40,29 @@ class Images(Files, Protocol):
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Some images of a split, by their positions `(M,)` in it."""
+
+    images: Images
+    positions: NDArray[np.int64]
+
+    @property
+    def sha256(self) -> tuple[str, ...]:
+        hashes = self.images.sha256
+        return tuple(hashes[position] for position in self.positions)
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        return self.images.targets[self.positions]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def read(self, positions: Sequence[int]) -> list[bytes]:
+        return self.images.read([int(self.positions[position]) for position in positions])
+
+
+@dataclass(frozen=True)
 class Splits:
     """All images of a version; `labels[i]` is the meaning of target i."""
 

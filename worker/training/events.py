@@ -33,6 +33,13 @@ class FeaturesReady:
 
 
 @dataclass(frozen=True)
+class FeaturesNotKept:
+    """The features of all images are held in memory and not kept for later trainings, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class PenaltyTried:
     """A penalty and what cross-validation gave for it: mean log-loss in nats and accuracy 0-1."""
 
@@ -47,6 +54,61 @@ class ProbeFitted:
 
     l2: float
     tried: tuple[PenaltyTried, ...]
+
+
+@dataclass(frozen=True)
+class StageTried:
+    """The features of one stage, and what cross-validation gave for the best penalty: mean log-loss in nats and
+    accuracy 0-1."""
+
+    stage: str
+    features: int
+    l2: float
+    log_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class StageChosen:
+    """The classifier sees the features of `stage`, which did best of those that were `tried`, in order."""
+
+    stage: str
+    tried: tuple[StageTried, ...]
+
+
+@dataclass(frozen=True)
+class ShareTried:
+    """So many of the features of all stages, and what cross-validation gave for the best penalty."""
+
+    features: int
+    l2: float
+    log_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class FeaturesSelected:
+    """The classifier sees `features` of all features of all stages; `tried` is empty where all were to be taken."""
+
+    features: int
+    stages: dict[str, int]
+    """How many of each stage that any are taken of."""
+    tried: tuple[ShareTried, ...]
+
+
+@dataclass(frozen=True)
+class StartEvaluated:
+    """The network on the validation images before the first step, with the linear classifier as its head."""
+
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class FullPrecision:
+    """Computed in fp32 although bf16 was asked for, for this reason."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -87,6 +149,13 @@ class BatchSplit:
 
 
 @dataclass(frozen=True)
+class BatchShared:
+    """So many devices share the images of each batch."""
+
+    devices: int
+
+
+@dataclass(frozen=True)
 class NotKept:
     """The frozen layers are computed anew in every epoch, for this reason."""
 
@@ -102,9 +171,51 @@ class StoppedEarly:
 
 
 @dataclass(frozen=True)
+class StartKept:
+    """The network before the first step explains the labels of the validation images better than after the last one,
+    and is what is kept; log-losses in nats, each at its best temperature."""
+
+    start_loss: float
+    end_loss: float
+
+
+@dataclass(frozen=True)
+class RivalJudged:
+    """Two classifiers were made, and the one that explains the labels of the validation images better is kept;
+    log-losses in nats, each at its best temperature, accuracies 0-1."""
+
+    strategy: str
+    accuracy: float
+    loss: float
+    rival: str
+    rival_accuracy: float
+    rival_loss: float
+    kept: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What strategy `auto` has decided on; `plan` as the job has it from now on."""
+
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The finished classifier on the validation images; log-loss in nats, accuracy 0-1."""
 
     images: int
     accuracy: float
     log_loss: float
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The version is measured: the cross-validated accuracy 0-1 of a linear classifier at the network's head and at its
+    best depth, and the best of those of the same network with random values."""
+
+    images: int
+    accuracy: float
+    best_depth: str
+    best_accuracy: float
+    random_accuracy: float

@@ -2,46 +2,44 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from app import profile
 from app.backbones import preprocess
 from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
 from app.backbones.walk import Survey
-from worker.training import data
+from worker.training import data, runtime, tablefile
 from worker.training.data import Images, Splits
-from worker.training.events import Emit, FeaturesReady, Progress
+from worker.training.events import Emit, FeaturesNotKept, FeaturesReady, Progress
+from worker.training.runtime import Surveyor
+from worker.training.table import Columns, Rows, Taken
+from worker.training.tablefile import Draft, Tables
 
-FORMAT = 2
+FORMAT = 3
 """Part of the key: features of another format are computed anew."""
 
 BATCH = 8
 """Measured on CPUs: the activations of so few images stay in the cache. See `CUDA_BATCH` for GPUs."""
 CUDA_BATCH = 128
 
-HEAD = "head"
+HEAD = profile.HEAD
 """The depth in front of the network's own classifier."""
-
-_TENSOR = "features"
-_WIDTHS = "widths"
-_DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A frozen network with what identifies its features; `weights_sha256` is that of the file of its values."""
+    """A frozen network with what identifies its features; `weights_sha256` is that of the file of its values, or of the
+    values themselves where they are of no file."""
 
     network: InferenceForm
     preprocessing: Preprocessing
@@ -50,10 +48,11 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Features:
-    """Pooled features of the images of each split, `(N, D) float32`: those of all depths side by side."""
+    """Pooled features of the images of each split, `(N, D) float32`: those of all depths side by side. What is asked
+    for of them is read from the disk."""
 
-    train: NDArray[np.float32]
-    validation: NDArray[np.float32]
+    train: Rows
+    validation: Rows
     columns: Mapping[str, slice]
     """Where the features of each stage lie, in order, and last those that the network's own classifier gets."""
 
@@ -61,14 +60,7 @@ class Features:
         """The features of one depth, a stage or `HEAD`."""
         columns = self.columns[depth]
         width = columns.stop - columns.start
-        return Features(self.train[:, columns], self.validation[:, columns], {depth: slice(0, width)})
-
-
-@dataclass(frozen=True)
-class _Table:
-    values: NDArray[np.float32]
-    widths: dict[str, int]
-    """How many columns each depth has, in order."""
+        return Features(Columns(self.train, columns), Columns(self.validation, columns), {depth: slice(0, width)})
 
 
 def extract(
@@ -77,18 +69,19 @@ def extract(
     """The features of `splits`, from `cache_dir` where an earlier training has left them. Raises `BadImage`."""
     started = time.perf_counter()
     hashes = sorted({*splits.train.sha256, *splits.validation.sha256})
-    path = cache_dir / f"{_key(hashes, extractor)}.safetensors"
-    table = _read(path, rows=len(hashes))
-    cached = table is not None
-    if table is None:
-        table = _compute(splits, hashes, extractor, max_pixels=max_pixels, emit=emit, device=device)
-        _write(path, table)
+    path = cache_dir / f"{_key(hashes, extractor, _exact(splits, hashes, extractor, device))}.safetensors"
+    tables = tablefile.read(path, rows=len(hashes))
+    cached = tables is not None
+    if tables is None:
+        with Draft(path, tell=lambda reason: emit(FeaturesNotKept(reason))) as draft:
+            _compute(draft, splits, hashes, extractor, max_pixels=max_pixels, emit=emit, device=device)
+            tables = draft.publish()
     emit(FeaturesReady(images=len(hashes), seconds=time.perf_counter() - started, cached=cached))
     row = {digest: place for place, digest in enumerate(hashes)}
     return Features(
-        train=table.values[[row[digest] for digest in splits.train.sha256]],
-        validation=table.values[[row[digest] for digest in splits.validation.sha256]],
-        columns=_columns(table.widths),
+        train=_rows(tables, row, splits.train),
+        validation=_rows(tables, row, splits.validation),
+        columns=_columns({depth: values.shape[1] for depth, values in tables.items()}),
     )
 
 
@@ -97,62 +90,78 @@ def batch_size(device: torch.device) -> int:
     return CUDA_BATCH if device.type == "cuda" else BATCH
 
 
-def _key(hashes: list[str], extractor: Extractor) -> str:
+def views(
+    images: Images, parts: Sequence[Sequence[int]], preprocessing: Preprocessing, *, max_pixels: int
+) -> Iterator[Tensor]:
+    """For each part, the images at its positions as serving sees them `(N, 3, H, W) uint8`. Raises `BadImage`."""
+
+    def view(_position: int, file: bytes) -> preprocess.Pixels:
+        return preprocess.load(file, preprocessing, max_pixels=max_pixels)
+
+    return data.batches(images, parts, view, threads=torch.get_num_threads())
+
+
+def _key(hashes: list[str], extractor: Extractor, exact: list[str]) -> str:
     facts = [FORMAT, extractor.weights_sha256, extractor.preprocessing.to_json(), hashes]
+    if exact != hashes:
+        facts.append(exact)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def _rows(tables: Tables, row: Mapping[str, int], images: Images) -> Taken:
+    return Taken(tuple(tables.values()), np.array([row[digest] for digest in images.sha256], np.int64))
+
+
+def _exact(splits: Splits, hashes: list[str], extractor: Extractor, device: torch.device) -> list[str]:
+    """The images whose features are those that serving would compute; the others' may be rounded."""
+    rounded = runtime.is_rounded(extractor.network, len(hashes), device)
+    return sorted({*splits.validation.sha256}) if rounded else hashes
+
+
 def _compute(
-    splits: Splits, hashes: list[str], extractor: Extractor, *, max_pixels: int, emit: Emit, device: torch.device
-) -> _Table:
+    draft: Draft,
+    splits: Splits,
+    hashes: list[str],
+    extractor: Extractor,
+    *,
+    max_pixels: int,
+    emit: Emit,
+    device: torch.device,
+) -> None:
     """One row for each of `hashes`, in their order."""
     row = {digest: place for place, digest in enumerate(hashes)}
     network = extractor.network.to(device)
-    table: _Table | None = None
+    surveyor = Surveyor(network, extractor.preprocessing.crop, images=len(hashes), device=device)
+    tables: Tables | None = None
     done = 0
     for images, positions in _unique(splits):
         rows = [row[images.sha256[position]] for position in positions]
         start = 0
-        for found in _forward(images, positions, network, extractor.preprocessing, max_pixels, device):
-            if table is None:
-                widths = {depth: values.shape[1] for depth, values in found.items()}
-                table = _Table(np.empty((len(hashes), sum(widths.values())), np.float32), widths)
-            features = np.concatenate([*found.values()], axis=1)
-            table.values[rows[start : start + len(features)]] = features
-            start += len(features)
-            done += len(features)
+        parts = [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
+        batches = views(images, parts, extractor.preprocessing, max_pixels=max_pixels)
+        for survey in surveyor.surveys(batches, exact=images is splits.validation):
+            found = _named(network, survey)
+            if tables is None:
+                tables = draft.create(len(hashes), {depth: values.shape[1] for depth, values in found.items()})
+            count = len(found[HEAD])
+            for depth, values in found.items():
+                tables[depth][rows[start : start + count]] = values
+            start += count
+            done += count
             emit(Progress("features", done, len(hashes)))
-    assert table is not None
-    return table
 
 
 def _unique(splits: Splits) -> Iterator[tuple[Images, list[int]]]:
-    """The positions in each split of images that have not come before."""
+    """The positions in each split of images that have not come before; those of the validation images come first, as
+    their features are to be exact."""
     seen: set[str] = set()
-    for images in (splits.train, splits.validation):
+    for images in (splits.validation, splits.train):
         positions = []
         for position, digest in enumerate(images.sha256):
             if digest not in seen:
                 seen.add(digest)
                 positions.append(position)
         yield images, positions
-
-
-def _forward(
-    images: Images,
-    positions: list[int],
-    network: InferenceForm,
-    preprocessing: Preprocessing,
-    max_pixels: int,
-    device: torch.device,
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    def view(_position: int, file: bytes) -> preprocess.Pixels:
-        return preprocess.load(file, preprocessing, max_pixels=max_pixels)
-
-    parts = [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
-    for batch in data.batches(images, parts, view, threads=torch.get_num_threads()):
-        with torch.inference_mode():
-            yield _named(network, network.survey(batch.to(device)))
 
 
 def _named(network: InferenceForm, survey: Survey) -> dict[str, NDArray[np.float32]]:
@@ -166,35 +175,3 @@ def _named(network: InferenceForm, survey: Survey) -> dict[str, NDArray[np.float
 def _columns(widths: Mapping[str, int]) -> dict[str, slice]:
     ends = accumulate(widths.values())
     return {depth: slice(end - width, end) for (depth, width), end in zip(widths.items(), ends, strict=True)}
-
-
-def _read(path: Path, *, rows: int) -> _Table | None:
-    """The table in `path`; None where there is none, or it is damaged."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            facts = file.metadata() or {}
-            table = _Table(file.get_tensor(_TENSOR), json.loads(facts[_WIDTHS]))
-        os.utime(path)  # whoever bounds the cache removes what was used longest ago
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
-        return None
-    values = table.values
-    fits = values.dtype == np.float32 and values.shape == (rows, sum(table.widths.values()))
-    return table if fits and facts.get(_DIGEST) == _digest(values) else None
-
-
-def _write(path: Path, table: _Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix="features.", suffix=".part")
-    os.close(descriptor)
-    part = Path(name)
-    facts = {_DIGEST: _digest(table.values), _WIDTHS: json.dumps(table.widths)}
-    try:
-        safetensors.numpy.save_file({_TENSOR: table.values}, part, metadata=facts)
-        # Two trainings may compute the same table at once; either of them is right.
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _digest(table: NDArray[np.float32]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(table).data).hexdigest()

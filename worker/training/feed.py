@@ -5,8 +5,8 @@ each view of an image, and kept in half precision in files that are mapped into 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +20,10 @@ from app.backbones import preprocess
 from app.backbones.classifier import Classifier, InferenceForm, Outputs
 from app.backbones.preprocess import Pixels, Preprocessing
 from app.recipe import Augmentation
-from worker.training import augment, data, evaluate, features
+from worker.training import augment, data, evaluate, features, table
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, Progress
+from worker.training.table import Rows
 
 Batch = tuple[Tensor, Tensor]
 """What a network takes, and targets as the loss takes them."""
@@ -38,11 +39,15 @@ class Feed(Protocol):
     def batches(self, epoch: int, order: NDArray[np.int64], parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """A batch for each of `parts`, which are places in `order`, the training images' positions in this epoch."""
 
+    def elsewhere(self, device: torch.device) -> "Feed | None":
+        """The same for another process and its device; None where it stays with this one."""
+
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         """What `network` gives for the inputs of a batch."""
 
-    def features(self, network: Classifier) -> NDArray[np.float32]:
-        """What the head of `network` gets for each training image, seen as in serving, `(N, D)`."""
+    def features(self, network: Classifier, *, folder: Path) -> Rows:
+        """What the head of `network` gets for each training image, seen as in serving, `(N, D)`, in `folder` as long as
+        anyone has it. Raises `OSError` where the disk has no room."""
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         """What `network` gives for each validation image `(N, K)`."""
@@ -70,18 +75,19 @@ class ImageFeed:
             classes = len(self.splits.labels)
             yield augment.mix(batch.to(self.device), labels, self.augmentation, classes=classes, rng=rng)
 
+    def elsewhere(self, device: torch.device) -> "ImageFeed":
+        return replace(self, device=device)
+
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         outputs: Outputs = network(inputs)
         return outputs
 
-    def features(self, network: Classifier) -> NDArray[np.float32]:
+    def features(self, network: Classifier, *, folder: Path) -> Rows:
         """Raises `BadImage`."""
-        form, found = classifiers.inference_form(network).to(self.device), []
+        form = classifiers.inference_form(network).to(self.device)
         parts = data.parts_of(len(self.splits.train), features.batch_size(self.device))
-        for batch in data.batches(self.splits.train, parts, self.plain(), threads=torch.get_num_threads()):
-            with torch.inference_mode():
-                found.append(form.features(batch.to(self.device)).float().cpu().numpy())
-        return np.concatenate(found)
+        batches = data.batches(self.splits.train, parts, self.plain(), threads=torch.get_num_threads())
+        return _gathered((form.features(batch.to(self.device)) for batch in batches), len(self.splits.train), folder)
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         """Raises `BadImage`."""
@@ -136,18 +142,19 @@ class ActivationFeed:
             positions = order[list(part)]
             yield self._input(views[positions]), torch.from_numpy(targets[positions]).to(self.device)
 
+    def elsewhere(self, device: torch.device) -> None:
+        # What is left to compute is little, and sending the activations around would take longer.
+        return None
+
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         return network.onward(inputs, self.stage)
 
-    def features(self, network: Classifier) -> NDArray[np.float32]:
+    def features(self, network: Classifier, *, folder: Path) -> Rows:
         network.eval()
-        found = []
-        with torch.inference_mode():
-            for part in data.parts_of(len(self.splits.train), features.batch_size(self.device)):
-                inputs = self._input(self.train[0, part.start : part.stop])
-                passed = network.walk.onward(network.body, inputs, self.stage, auxiliary=False)
-                found.append(passed.features.float().cpu().numpy())
-        return np.concatenate(found)
+        parts = data.parts_of(len(self.splits.train), features.batch_size(self.device))
+        inputs = (self._input(self.train[0, part.start : part.stop]) for part in parts)
+        passed = (network.walk.onward(network.body, batch, self.stage, auxiliary=False).features for batch in inputs)
+        return _gathered(passed, len(self.splits.train), folder)
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         was_training = network.training
@@ -201,20 +208,22 @@ class _Store:
 
     def write(self, path: Path, images: Images, views: Sequence[Callable[[int, bytes], Pixels]]) -> NDArray[np.float16]:
         """What comes out for each view of each image `(V, N, …)`, in a file that is mapped into memory."""
-        table: NDArray[np.float16] | None = None
+        kept: NDArray[np.float16] | None = None
         for number, view in enumerate(views):
             start = 0
             for values in self._passed(images, view):
-                if table is None:
+                if kept is None:
                     shape = (len(views), len(images), *values.shape[1:])
-                    table = np.lib.format.open_memmap(path, "w+", np.float16, shape)
-                table[number, start : start + len(values)] = values
+                    kept = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+                    with path.open("r+b") as file:
+                        table.reserve(file.fileno(), path.stat().st_size)
+                kept[number, start : start + len(values)] = values
                 start += len(values)
                 self._done += len(values)
                 self._emit(Progress("activations", self._done, self._total))
-        del table  # written out
-        kept: NDArray[np.float16] = np.load(path, mmap_mode="r")
-        return kept
+        del kept  # written out
+        read: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        return read
 
     def _passed(self, images: Images, view: Callable[[int, bytes], Pixels]) -> Iterator[NDArray[np.float16]]:
         parts = data.parts_of(len(images), features.batch_size(self._device))
@@ -223,6 +232,21 @@ class _Store:
                 values = self._form.activations(batch.to(self._device), self._stage)
                 # Beyond the range of half precision a value would be infinite.
                 yield values.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+
+
+def _gathered(batches: Iterable[Tensor], count: int, folder: Path) -> Rows:
+    """`batches` of features, of `count` images in all, as a table in `folder`."""
+    found: NDArray[np.float32] | None = None
+    start = 0
+    with torch.inference_mode():
+        for batch in batches:
+            if found is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                found = table.nameless(folder, (count, batch.shape[1]))
+            found[start : start + len(batch)] = batch.float().cpu().numpy()
+            start += len(batch)
+    assert found is not None
+    return found
 
 
 def views_that_fit(wanted: int, *, values: int, images: int, max_bytes: int) -> int:

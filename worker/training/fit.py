@@ -1,28 +1,31 @@
-"""The training loop for whole networks: step by step, validated after every epoch, the best epoch wins.
+"""The training loop for whole networks: step by step, validated after every epoch.
 
 The same seed gives the same network, whatever the timing of threads and however often the training was interrupted:
 every random number follows from the seed, the epoch and the place in it.
 """
 
+import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.layers import convert_sync_batchnorm
 
 from app import errors
 from app.backbones.classifier import Classifier
-from app.recipe import Descent
-from worker.training import checkpoint, evaluate, schedule
+from app.plan import Descent
+from worker.training import checkpoint, evaluate, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
+    BatchShared,
     BatchSplit,
     CheckpointSaved,
     Emit,
@@ -30,10 +33,13 @@ from worker.training.events import (
     Event,
     Progress,
     Resumed,
+    StartEvaluated,
+    StartKept,
     StoppedEarly,
 )
 from worker.training.feed import Batch, Feed
 from worker.training.learner import Criterion, Learner
+from worker.training.peers import Group, Peers
 
 _CHECKPOINT_SECONDS = 60.0
 """How much of an epoch may be lost to a crash."""
@@ -52,11 +58,16 @@ class Fitting:
     """Of all that the result depends on; checkpoints of another training are not gone on with."""
     device: torch.device
     emit: Emit
+    start_counts: bool = False
+    """Whether the network before the first step may be what is kept, as it has been fitted already."""
+    others: tuple[torch.device, ...] = ()
+    """Devices besides `device`, of its type, that are to share the work."""
 
 
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
-    """Train what is not frozen of `network` as planned; it comes back with the values of the best epoch, in evaluation
-    mode.
+    """Train what is not frozen of `network` as planned; it comes back in evaluation mode, with the values after the
+    last step; with those before the first one where they may count and do better; where there is patience, with those
+    after the best epoch.
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
     an exception out of `emit`. Raises `Invalid` where there are too few images or the loss grows beyond all bounds, and
@@ -64,16 +75,27 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
     """
     if len(fitting.splits.train) < 2:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")
+    works = _shared(network, fitting)
+    if works:
+        fitting.emit(BatchShared(devices=1 + len(works)))
     network.to(fitting.device).to(memory_format=torch.channels_last)
-    return _Training(network, fitting).run().eval()
+    with peers.gathered(_follow, works, device=fitting.device) as group:
+        trained = _Training(_with_common_norms(network, group.peers), fitting, group).run()
+    if trained is not network:
+        network.load_state_dict(trained.state_dict())
+    return network.eval()
 
 
-def batches_of(order: NDArray[np.int64], size: int) -> list[list[int]]:
-    """`order` in batches of `size`; a single image left over joins the batch before, as BatchNorm needs two."""
+def batches_of(order: NDArray[np.int64], size: int, *, least: int = 2) -> list[list[int]]:
+    """`order` in batches of `size`; fewer than `least` images left over join the batch before, as BatchNorm needs two
+    for each device."""
     batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if len(batches) > 1 and len(batches[-1]) < least:
         batches[-2:] = [batches[-2] + batches[-1]]
     return batches
+
+
+_START = Position(epochs=0, steps=0, loss=0.0)
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,16 @@ class _Passed:
 
 
 @dataclass(frozen=True)
+class _Step:
+    epoch: int
+    number: int
+    """Of all steps, counted from 0."""
+    rate: float
+    images: int
+    """Over all peers."""
+
+
+@dataclass(frozen=True)
 class _Pace:
     descent: Descent
     per_epoch: int
@@ -95,28 +127,59 @@ class _Pace:
     def rate(self, number: int) -> float:
         """The learning rate of this step of all, counted from 0."""
         steps = self.descent.epochs * self.per_epoch
-        warm_up = schedule.warm_up_steps(steps, steps_per_epoch=self.per_epoch)
+        warm_up = schedule.warm_up_steps(
+            steps, steps_per_epoch=self.per_epoch, share=self.descent.warm_up, epochs=self.descent.warm_up_epochs
+        )
         return schedule.learning_rate(number, steps=steps, warm_up=warm_up, peak=self.descent.learning_rate)
+
+    def held(self, number: int, stages: Sequence[str]) -> str | None:
+        """The last of `stages` that stays as it is in this step; None where none does."""
+        if self.descent.unfreeze == "at_once":
+            return None
+        steps = self.descent.epochs * self.per_epoch
+        count = schedule.held_stages(number, steps=steps, stages=len(stages))
+        return stages[count - 1] if count else None
 
 
 class _Training:
-    def __init__(self, network: Classifier, fitting: Fitting) -> None:
+    def __init__(self, network: Classifier, fitting: Fitting, group: Group) -> None:
         self._fitting = fitting
+        self._group = group
+        self._peers = group.peers
         self._descent = fitting.descent
-        self._learner = Learner(network, fitting.descent, _criterion(fitting), fitting.feed.forward)
-        self._position = Position(epochs=0, steps=0, loss=0.0)
+        half = precision.is_half(fitting.descent.precision, fitting.device, fitting.emit)
+        self._learner = Learner(
+            network, fitting.descent, _criterion(fitting), fitting.feed.forward, half=half, peers=self._peers
+        )
+        self._held: str | None = None
+        self._position = _START
         self._best: Best | None = None
+        """What is kept besides the last values: the start where it competes, the best epoch where there is patience."""
+        self._last: Best | None = None
         self._saved_at = time.monotonic()
         self._pieces = 1
         """In how many each batch is cut, where it does not fit the device's memory as a whole."""
 
     def run(self) -> Classifier:
         self._resume()
+        if self._fitting.start_counts and self._position == _START and self._best is None:
+            self._judge_start()
         while self._position.epochs < self._descent.epochs and not self._is_out_of_patience():
+            self._group.tell(self._position)
             self._finish_epoch(self._train_epoch())
-        if self._best is not None:
-            self._learner.network.load_state_dict(checkpoint.load_best(self._fitting.workdir, self._best))
+        self._hold(None)
+        if self._best is None or self._is_end_better(self._best):
+            self._learner.take(self._learner.kept.state_dict())
+        else:
+            self._learner.take(checkpoint.load_best(self._fitting.workdir, self._best))
         return self._learner.network
+
+    def follow(self, positions: Iterable[Position]) -> None:
+        """Do this process's part of the epochs that are left at each of `positions`."""
+        self._resume()
+        for position in positions:
+            self._position = position
+            self._train_epoch()
 
     def _resume(self) -> None:
         found = checkpoint.load(self._fitting.workdir, fingerprint=self._fitting.fingerprint)
@@ -125,6 +188,28 @@ class _Training:
         self._learner.restore(found.tensors)
         self._position, self._best = found.position, found.best
         self._fitting.emit(Resumed(epoch=found.position.epochs, step=found.position.steps))
+
+    def _judge_start(self) -> None:
+        """Let the network before the first step compete as epoch 0."""
+        self._best = self._validate(0)
+        self._emit(StartEvaluated(validation_loss=self._best.loss, validation_accuracy=self._best.accuracy))
+        self._save(is_best=True)
+
+    def _is_end_better(self, best: Best) -> bool:
+        if self._descent.patience is not None:
+            return False  # the end was among those that were compared
+        # The best of all epochs would be chosen by chance, on few images: it does worse on others than the last one,
+        # for which the learning rate has fallen to nothing.
+        end = self._last or self._validate(self._position.epochs)
+        if end.tempered_loss < best.tempered_loss:
+            return True
+        self._fitting.emit(StartKept(start_loss=best.tempered_loss, end_loss=end.tempered_loss))
+        return False
+
+    def _hold(self, stage: str | None) -> None:
+        if stage != self._held:
+            self._learner.network.hold(stage)
+            self._held = stage
 
     def _is_out_of_patience(self) -> bool:
         if self._descent.patience is None or self._best is None:
@@ -139,29 +224,40 @@ class _Training:
         started = time.perf_counter()
         epoch, begun = self._position.epochs + 1, self._position.steps
         order = _order(self._fitting, epoch)
-        parts = batches_of(np.arange(len(order)), self._descent.batch_size)
+        parts = batches_of(np.arange(len(order)), self._descent.batch_size, least=2 * self._peers.count)
         pace = _Pace(self._descent, math.ceil(len(parts) / self._descent.accumulate))
         left = parts[begun * self._descent.accumulate :]
-        batches = self._fitting.feed.batches(epoch, order, left)
+        batches = self._fitting.feed.batches(epoch, order, [self._peers.share(part) for part in left])
         done = len(order) - sum(map(len, left))
         self._learner.network.train()
         for step in range(begun, pace.per_epoch):
             number = self._position.epochs * pace.per_epoch + step
             group = list(islice(batches, self._descent.accumulate))
-            loss = self._step(group, pace.rate(number), epoch, number)
+            images = sum(map(len, parts[step * self._descent.accumulate :][: self._descent.accumulate]))
+            self._hold(pace.held(number, self._learner.network.stages))
+            loss = self._step(group, _Step(epoch, number, pace.rate(number), images))
             self._position = Position(epoch - 1, step + 1, self._position.loss + loss)
-            done += sum(len(images) for images, _ in group)
+            done += images
             self._emit(Progress("train", (epoch - 1) * len(order) + done, self._descent.epochs * len(order)))
-            if time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
+            if self._peers.leads and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
                 self._save()
         return _Passed(pace.rate(epoch * pace.per_epoch - 1), sum(map(len, left)), time.perf_counter() - started)
 
-    def _step(self, batches: list[Batch], rate: float, epoch: int, number: int) -> float:
+    def _step(self, batches: list[Batch], step: "_Step") -> float:
+        place = [self._peers.place] if self._peers.place else []
         while True:
             try:
-                with _seeded([self._fitting.seed, epoch, number], self._fitting.device):
-                    return self._learner.step(_cut(batches, self._pieces), rate=rate, number=number)
+                with _seeded([self._fitting.seed, step.epoch, step.number, *place], self._fitting.device):
+                    return self._learner.step(
+                        _cut(batches, self._pieces), rate=step.rate, number=step.number, images=step.images
+                    )
             except torch.OutOfMemoryError as error:
+                if self._peers.count > 1:  # the others are in the midst of the step, and there is no way to ask them
+                    raise errors.Unavailable(
+                        f"batches of {self._descent.batch_size} are too many for the memory of {self._peers.count} "
+                        "devices; take a smaller batch_size",
+                        code="out_of_memory",
+                    ) from error
                 largest = max(len(images) for images, _ in batches)
                 if largest < 4 * self._pieces:
                     raise errors.Unavailable(
@@ -198,8 +294,8 @@ class _Training:
                 images_per_second=passed.images / passed.seconds,
             )
         )
-        is_best = self._best is None or (current.accuracy, -current.loss) > (self._best.accuracy, -self._best.loss)
-        self._best = current if is_best else self._best
+        is_best = self._descent.patience is not None and _is_better(current, self._best)
+        self._best, self._last = current if is_best else self._best, current
         self._position = Position(epochs=epoch, steps=0, loss=0.0)
         self._save(is_best=is_best)
         self._fitting.emit(CheckpointSaved(epoch))
@@ -210,7 +306,8 @@ class _Training:
         figures = evaluate.evaluate(probabilities, fitting.splits.validation.targets, fitting.splits.labels)
         # What the last step of the epoch did, the losses in training do not tell.
         _check_finite(figures.log_loss, self._descent, epoch)
-        return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss)
+        tempered = evaluate.tempered_log_loss(probabilities, fitting.splits.validation.targets)
+        return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss, tempered_loss=tempered)
 
     def _save(self, *, is_best: bool = False) -> None:
         checkpoint.save(
@@ -220,6 +317,40 @@ class _Training:
             best=self._learner.kept.state_dict() if is_best else None,
         )
         self._saved_at = time.monotonic()
+
+
+def _is_better(current: Best, best: Best | None) -> bool:
+    return best is None or (current.accuracy, -current.loss) > (best.accuracy, -best.loss)
+
+
+def _shared(network: Classifier, fitting: Fitting) -> list[tuple[torch.device, tuple[Classifier, Fitting]]]:
+    """What each further process is given; of so many that each has two images of a batch, as BatchNorm needs."""
+    count = min(fitting.descent.batch_size, len(fitting.splits.train)) // 2
+    works = []
+    for device in fitting.others[: max(0, count - 1)]:
+        feed = fitting.feed.elsewhere(device)
+        if feed is not None:
+            works.append((device, (network, replace(fitting, feed=feed, device=device, emit=_say_nothing, others=()))))
+    return works
+
+
+def _follow(place: Peers, work: tuple[Classifier, Fitting], positions: Iterator[Position]) -> None:
+    network, fitting = work
+    network.to(fitting.device).to(memory_format=torch.channels_last)
+    _Training(_with_common_norms(network, place), fitting, Group.of_one(place)).follow(positions)
+
+
+def _say_nothing(_event: Event) -> None:
+    pass
+
+
+def _with_common_norms(network: Classifier, place: Peers) -> Classifier:
+    """A network with the same values, whose BatchNorm sees the whole batch where several GPUs share it."""
+    if place.count == 1 or next(network.parameters()).device.type != "cuda":
+        return network  # on CPUs there is none that does: each process has statistics of its own
+    network = copy.deepcopy(network)
+    network.body = convert_sync_batchnorm(network.body)
+    return network
 
 
 def _criterion(fitting: Fitting) -> Criterion:

@@ -5,17 +5,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
-from app.recipe import Descent
+from app.plan import Descent
+from worker.training.peers import ALONE, Peers
 
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss ("Going Deeper with Convolutions", section 5)."""
 
 _MOMENTUM = 0.9
 _BETAS = (0.9, 0.999)
+_FACTOR = "factor"
+"""Of a group of parameters: its learning rate by that of the head."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Criterion:
 
 
 class Learner:
-    """A network on its way. `state` and `restore` carry everything that its next step depends on."""
+    """A network on its way, computed in bf16 where that does no harm if `half` is set. `state` and `restore` carry
+    everything that its next step depends on."""
 
     def __init__(
         self,
@@ -49,27 +54,38 @@ class Learner:
         descent: Descent,
         criterion: Criterion,
         forward: Callable[[Classifier, Tensor], Outputs],
+        *,
+        half: bool = False,
+        peers: Peers = ALONE,
     ) -> None:
         self.network = network
+        self._half = half
         self._forward = forward
+        self._peers = peers
         self._descent = descent
         self._criterion = criterion
         self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
         self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
 
-    def step(self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int) -> float:
+    def step(
+        self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int, images: int | None = None
+    ) -> float:
         """One step of the optimizer over `batches` of inputs and targets at this learning rate; `number` counts the
-        steps from 0. Gives the loss before it, summed over the images."""
+        steps from 0. All peers together have so many `images`, those of `batches` if it is not given. Gives the loss
+        before the step, summed over the images."""
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[_FACTOR]
         self._optimizer.zero_grad()
         total = torch.zeros((), device=batches[0][0].device)
-        count = sum(len(inputs) for inputs, _ in batches)
+        count = images or sum(len(inputs) for inputs, _ in batches)
         for inputs, targets in batches:
-            with torch.autocast("cuda", torch.bfloat16, enabled=inputs.device.type == "cuda"):
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._half):
                 loss = self._criterion(self._forward(self.network, inputs), targets)
             (loss * (len(inputs) / count)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() * len(inputs)
+        # What has no part in the loss has no gradient, with none of the peers.
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        self._peers.add_up([*gradients, total])
         self._optimizer.step()
         self._follow(number)
         return float(total)
@@ -78,6 +94,10 @@ class Learner:
     def kept(self) -> Classifier:
         """The network whose values are kept: the moving average where there is one."""
         return self.network if self._average is None else self._average
+
+    def take(self, values: Mapping[str, Tensor]) -> None:
+        """Give the network these values, all that it has."""
+        _take(self.network, values)
 
     def state(self) -> dict[str, Tensor]:
         """All values by name, not copied."""
@@ -90,9 +110,9 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
-        self.network.load_state_dict(_under("network.", tensors))
+        _take(self.network, _under("network.", tensors))
         if self._average is not None:
-            self._average.load_state_dict(_under("average.", tensors))
+            _take(self._average, _under("average.", tensors))
         for key in _KEYS[self._descent.optimizer]:
             saved = _under(f"{key}.", tensors)
             for name, parameter in self.network.named_parameters():
@@ -128,11 +148,32 @@ def _adamw(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
 
 
 def _groups(network: Classifier, descent: Descent) -> list[dict[str, object]]:
-    # Biases and the scales of BatchNorm have one dimension; to shrink them helps nothing (Goyal et al. 2017).
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.ndim > 1]
-    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": descent.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, object]] = []
+    for depth, parameters in enumerate(_by_depth(network, descent)):
+        # Biases and the scales of BatchNorm have one dimension; to shrink them helps nothing (Goyal et al. 2017).
+        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+        factor = descent.layer_decay**depth
+        groups.append({"params": matrices, "weight_decay": descent.weight_decay, _FACTOR: factor})
+        groups.append({"params": vectors, "weight_decay": 0.0, _FACTOR: factor})
+    return groups
+
+
+def _by_depth(network: Classifier, descent: Descent) -> list[list[nn.Parameter]]:
+    """What is trained: first the head and all that belongs to no stage, then the last stage, down to the first."""
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if descent.layer_decay == 1:
+        return [[*trained.values()]]
+    depths = []
+    for stage in network.stages:
+        part = network.walk.part(network.body, stage)
+        inside = [name for name in trained if part.holds(name.removeprefix("body."))]
+        depths.append([trained.pop(name) for name in inside])
+    return [[*trained.values()], *reversed(depths)]
+
+
+def _take(network: Classifier, values: Mapping[str, Tensor]) -> None:
+    network.load_state_dict(networks.versioned(network, values))
 
 
 def _placed(value: Tensor, parameter: Tensor) -> Tensor:

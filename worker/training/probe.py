@@ -2,12 +2,9 @@
 
 Minimised is the mean negative log-likelihood plus `l2 / 2` times the sum of the squared weights, in nats; the biases
 are free. (scikit-learn's `C` is `1 / (l2 * N)`, for two classes `2 / (l2 * N)`.)
-
-The penalty does not change under rotation, so all is done in the principal axes of the features: there are no more
-of them than images, and in them the problem is so well conditioned that a few steps of L-BFGS solve it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from worker.training import regression, threads
 from worker.training.events import Emit, PenaltyTried, ProbeFitted, Progress
+from worker.training.regression import Axes, Projected, Solution
+from worker.training.table import Rows
 
 MAX_CROSS_VALIDATED = 10_000
 """The penalty is chosen on a stratified sample of so many images; more of them do not change the choice."""
-
-_CHUNK_ROWS = 8192
-_NEGLIGIBLE_VARIANCE = 1e-10
-_MAX_STEPS = 300
-_GRADIENT_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -38,27 +33,62 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class _Axes:
-    """Standardised features in their principal axes."""
+class Held:
+    """What classifiers that have not seen an image say of it, with the penalty that does best."""
 
-    mean: Tensor
-    scale: Tensor
-    directions: Tensor
-    """Orthonormal `(D, R) float64`."""
-    values: Tensor
-    """The images in these axes `(N, R) float64`."""
-    variances: Tensor
-    """Along each axis `(R,) float64`."""
+    l2: float
+    predicted: NDArray[np.int64]
+    """For each image `(N,)`."""
+    log_losses: NDArray[np.float64]
+    """Of each image `(N,)`, in nats."""
+    targets: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images, 0-1."""
+        return float((self.predicted == self.targets).mean())
+
+    @property
+    def log_loss(self) -> float:
+        """Mean, in nats."""
+        return float(self.log_losses.mean())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the accuracy, as if every image were judged by the same classifier."""
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.targets)))
 
 
 @dataclass(frozen=True)
-class _Solution:
-    weight: Tensor
-    bias: Tensor
+class _Effort:
+    """How far solutions are taken."""
+
+    tolerance: float
+    """The gradient at which one is good enough."""
+    patience: int | None
+    """Penalties in a row that are worse than one before, after which weaker ones are not tried."""
+
+
+_THOROUGH = _Effort(tolerance=1e-7, patience=None)
+# To choose a penalty. The loss falls and rises once along the grid, and the weak penalties take long to solve.
+_CHOOSING = _Effort(tolerance=1e-4, patience=2)
+# For figures to look at: what is left of the gradient moves the accuracy far less than another choice of images would.
+_QUICK = _Effort(tolerance=1e-4, patience=1)
+
+
+@dataclass(frozen=True)
+class _Crossed:
+    """Cross-validation of several penalties, the strongest first."""
+
+    penalties: list[float]
+    predicted: Tensor
+    """For each penalty and image `(P, N) int64`."""
+    log_losses: Tensor
+    """For each penalty and image `(P, N) float64`; infinite where a penalty was not tried."""
 
 
 def fit(
-    features: NDArray[np.float32],
+    features: Rows,
     targets: NDArray[np.int64],
     *,
     classes: int,
@@ -67,22 +97,93 @@ def fit(
     seed: int,
     emit: Emit,
 ) -> Linear:
-    """The best linear classifier of `features (N, D)` with `targets (N,)`.
+    """The best linear classifier of `features (N, D)` with `targets (N,)`, in memory that does not grow with N.
 
     Of several penalties that with the least mean log-loss in stratified `folds`-fold cross-validation is taken.
     """
-    axes = _principal_axes(torch.from_numpy(features))
+    several = len(l2_grid) > 1
+    linear = search(
+        features, targets, classes=classes, l2_grid=l2_grid, folds=folds if several else 0, seed=seed, emit=emit
+    )
+    emit(ProbeFitted(l2=linear.l2, tried=linear.tried))
+    return linear
+
+
+@threads.few
+def search(
+    features: Rows,
+    targets: NDArray[np.int64],
+    *,
+    classes: int,
+    l2_grid: Sequence[float],
+    folds: int,
+    seed: int,
+    emit: Emit,
+) -> Linear:
+    """`fit` that tells of its progress alone, and cross-validates a single penalty, too; with 0 `folds` none."""
     labels = torch.from_numpy(targets)
+    axes, images = regression.labelled(features, labels)
     tried: tuple[PenaltyTried, ...] = ()
     l2 = l2_grid[0]
-    if len(l2_grid) > 1:
+    if folds:
         sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
-        tried = _cross_validate(axes, labels, sample, fold_of, classes=classes, l2_grid=l2_grid, emit=emit)
+        values, held = images.at(sample), labels[sample]
+        crossed = _cross(values, held, axes, fold_of, classes=classes, l2_grid=l2_grid, effort=_CHOOSING, emit=emit)
+        del values  # they may be large, and what follows needs memory of its own
+        tried = _tried(crossed, held)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
-    solution = _solve(axes.values, labels, axes.variances, l2=l2, start=_zeros(axes.values, classes))
-    emit(ProbeFitted(l2=l2, tried=tried))
+    start = _zeros(axes, classes)
+    solution = regression.solve(images, axes.variances, l2=l2, start=start, tolerance=_THOROUGH.tolerance)
     return _for_raw_features(axes, solution, l2, tried)
+
+
+@threads.few
+def path(features: Rows, targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float]) -> tuple[Linear, ...]:
+    """The linear classifier of `features (N, D)` for each penalty, the strongest first."""
+    axes, images = regression.labelled(features, torch.from_numpy(targets))
+    solution, found = _zeros(axes, classes), []
+    for l2 in sorted(l2_grid, reverse=True):
+        solution = regression.solve(images, axes.variances, l2=l2, start=solution, tolerance=_CHOOSING.tolerance)
+        found.append(_for_raw_features(axes, solution, l2, ()))
+    return tuple(found)
+
+
+@threads.few
+def cross_validate(
+    features: Rows,
+    targets: NDArray[np.int64],
+    *,
+    classes: int,
+    l2_grid: Sequence[float],
+    folds: int,
+    seed: int,
+    emit: Emit,
+) -> Held:
+    """How well linear classifiers of `features (N, D)` do on images that they have not seen, in stratified `folds`-fold
+    cross-validation with the penalty of the grid that has the least mean log-loss in it.
+
+    A label that has a single image is never known to the classifier that meets it.
+    """
+    axes = regression.principal_axes(features)
+    fold_of = assign_folds(targets, folds=folds, seed=seed)
+    crossed = _cross(
+        axes.project(features),
+        torch.from_numpy(targets),
+        axes,
+        fold_of,
+        classes=classes,
+        l2_grid=l2_grid,
+        effort=_QUICK,
+        emit=emit,
+    )
+    best = int(crossed.log_losses.mean(dim=1).argmin())
+    return Held(
+        l2=crossed.penalties[best],
+        predicted=crossed.predicted[best].numpy(),
+        log_losses=crossed.log_losses[best].numpy(),
+        targets=targets,
+    )
 
 
 def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -111,112 +212,49 @@ def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, s
     return np.sort(np.concatenate(chosen))
 
 
-def _principal_axes(features: Tensor) -> _Axes:
-    count, size = features.shape
-    mean = features.mean(dim=0, dtype=torch.float64)
-    spread = _spread(features, mean)
-    # A feature that is the same for all images tells nothing, and its rounding error must not be blown up.
-    constant = spread <= 1e-6 * mean.abs() + 1e-12
-    scale = torch.where(constant, torch.inf, spread)
-    if size <= count:
-        variances, directions = torch.linalg.eigh(_covariance(features, mean, scale))
-    else:
-        standardised = (features.double() - mean) / scale
-        variances, images = torch.linalg.eigh(standardised @ standardised.T / count)
-        directions = standardised.T @ images / (variances.clamp(min=1e-300) * count).sqrt()
-    kept = variances > _NEGLIGIBLE_VARIANCE * variances.max().clamp(min=1e-300)
-    directions = directions[:, kept]
-    return _Axes(mean, scale, directions, _project(features, mean, scale, directions), variances[kept])
-
-
-def _spread(features: Tensor, mean: Tensor) -> Tensor:
-    squares = torch.zeros_like(mean)
-    for chunk in _chunks(features):
-        squares += (chunk.double() - mean).square().sum(dim=0)
-    return (squares / len(features)).sqrt()
-
-
-def _covariance(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    # In chunks: all features as float64 at once would need three times their memory.
-    total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for chunk in _chunks(features):
-        standardised = (chunk.double() - mean) / scale
-        total += standardised.T @ standardised
-    return total / len(features)
-
-
-def _project(features: Tensor, mean: Tensor, scale: Tensor, directions: Tensor) -> Tensor:
-    return torch.cat([((chunk.double() - mean) / scale) @ directions for chunk in _chunks(features)])
-
-
-def _chunks(features: Tensor) -> Iterator[Tensor]:
-    for start in range(0, len(features), _CHUNK_ROWS):
-        yield features[start : start + _CHUNK_ROWS]
-
-
-def _cross_validate(
-    axes: _Axes,
-    labels: Tensor,
-    sample: NDArray[np.int64],
+def _cross(
+    values: Tensor,
+    targets: Tensor,
+    axes: Axes,
     fold_of: NDArray[np.int64],
     *,
     classes: int,
     l2_grid: Sequence[float],
+    effort: _Effort,
     emit: Emit,
-) -> tuple[PenaltyTried, ...]:
-    """What each penalty of the grid gives, the strongest first."""
-    values, targets = axes.values[sample], labels[sample]
+) -> _Crossed:
+    """What each penalty of the grid gives for images in principal axes `(N, R)`."""
     penalties = sorted(l2_grid, reverse=True)
-    losses = dict.fromkeys(penalties, 0.0)
-    hits = dict.fromkeys(penalties, 0)
-    folds = np.unique(fold_of)
-    for place, fold in enumerate(folds):
-        held_out = torch.from_numpy(fold_of == fold)
-        solution = _zeros(values, classes)
-        # From strong to weak, each solution is close to the next.
-        for step, l2 in enumerate(penalties):
-            emit(Progress("probe", place * len(penalties) + step, len(folds) * len(penalties)))
-            solution = _solve(values[~held_out], targets[~held_out], axes.variances, l2=l2, start=solution)
+    predicted = torch.empty(len(penalties), len(targets), dtype=torch.int64)
+    log_losses = torch.full((len(penalties), len(targets)), torch.inf, dtype=torch.float64)
+    folds = [torch.from_numpy(fold_of == fold) for fold in np.unique(fold_of)]
+    solutions = [_zeros(axes, classes)] * len(folds)
+    for step, l2 in enumerate(penalties):
+        for place, held_out in enumerate(folds):
+            emit(Progress("probe", step * len(folds) + place, len(folds) * len(penalties)))
+            # From strong to weak, each solution is close to the next.
+            seen, start = ~held_out, solutions[place]
+            images = Projected(values[seen], targets[seen])
+            solution = regression.solve(images, axes.variances, l2=l2, start=start, tolerance=effort.tolerance)
             logits = values[held_out] @ solution.weight.T + solution.bias
-            losses[l2] += float(functional.cross_entropy(logits, targets[held_out], reduction="sum"))
-            hits[l2] += int((logits.argmax(dim=1) == targets[held_out]).sum())
-    return tuple(PenaltyTried(l2, losses[l2] / len(sample), hits[l2] / len(sample)) for l2 in penalties)
+            log_losses[step, held_out] = functional.cross_entropy(logits, targets[held_out], reduction="none")
+            predicted[step, held_out] = logits.argmax(dim=1)
+            solutions[place] = solution
+        if effort.patience is not None and step - int(log_losses.mean(dim=1).argmin()) >= effort.patience:
+            break
+    return _Crossed(penalties, predicted, log_losses)
 
 
-def _solve(values: Tensor, targets: Tensor, variances: Tensor, *, l2: float, start: _Solution) -> _Solution:
-    """The minimum for images in principal axes `(N, R)`."""
-    classes = len(start.bias)
-    # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
-    unit = (variances / classes + l2).rsqrt()
-    scaled = values * unit
-    weight = (start.weight / unit).requires_grad_()
-    bias = start.bias.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=_MAX_STEPS,
-        tolerance_grad=_GRADIENT_TOLERANCE,
-        tolerance_change=1e-12,
-        history_size=20,
-        line_search_fn="strong_wolfe",
+def _tried(crossed: _Crossed, targets: Tensor) -> tuple[PenaltyTried, ...]:
+    losses, hits = crossed.log_losses.mean(dim=1), (crossed.predicted == targets).double().mean(dim=1)
+    return tuple(
+        PenaltyTried(l2, float(loss), float(hit))
+        for l2, loss, hit in zip(crossed.penalties, losses, hits, strict=True)
+        if loss.isfinite()
     )
 
-    def closure() -> float:
-        logits = torch.addmm(bias.detach(), scaled, weight.detach().T)
-        log_probabilities = logits.log_softmax(dim=1)
-        weights = weight.detach() * unit
-        residual = log_probabilities.exp()
-        residual[torch.arange(len(targets)), targets] -= 1
-        residual /= len(targets)
-        weight.grad = residual.T @ scaled + l2 * weights * unit
-        bias.grad = residual.sum(dim=0)
-        likelihood = functional.nll_loss(log_probabilities, targets)
-        return float(likelihood + l2 / 2 * weights.square().sum())
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return _Solution(weight=weight.detach() * unit, bias=bias.detach())
-
-
-def _for_raw_features(axes: _Axes, solution: _Solution, l2: float, tried: tuple[PenaltyTried, ...]) -> Linear:
+def _for_raw_features(axes: Axes, solution: Solution, l2: float, tried: tuple[PenaltyTried, ...]) -> Linear:
     weight = (solution.weight @ axes.directions.T) / axes.scale
     bias = solution.bias - weight @ axes.mean
     # A common offset of all classes means nothing.
@@ -224,5 +262,5 @@ def _for_raw_features(axes: _Axes, solution: _Solution, l2: float, tried: tuple[
     return Linear(weight.float().numpy(), bias.float().numpy(), l2, tried)
 
 
-def _zeros(values: Tensor, classes: int) -> _Solution:
-    return _Solution(values.new_zeros(classes, values.shape[1]), values.new_zeros(classes))
+def _zeros(axes: Axes, classes: int) -> Solution:
+    return Solution(axes.variances.new_zeros(classes, len(axes.variances)), axes.variances.new_zeros(classes))

@@ -3,9 +3,18 @@
 import math
 
 
-def warm_up_steps(steps: int, *, steps_per_epoch: int) -> int:
-    """How many of `steps` the learning rate takes to rise: a twentieth, at most one epoch."""
-    return min(steps_per_epoch, steps // 20)
+def warm_up_steps(steps: int, *, steps_per_epoch: int, share: float = 0.05, epochs: int = 1) -> int:
+    """How many of `steps` the learning rate takes to rise: this share of them, at most so many epochs."""
+    return min(epochs * steps_per_epoch, math.floor(steps * share + 1e-9))
+
+
+def held_stages(step: int, *, steps: int, stages: int) -> int:
+    """How many of `stages`, counted from the first, are still as they were at `step` (from 0) of `steps`.
+
+    All of them at first, so that only the head is trained; in the first half of the steps they join it one by one, the
+    last one first ("gradual unfreezing", Howard and Ruder 2018).
+    """
+    return max(0, stages - 2 * stages * step // max(1, steps))
 
 
 def learning_rate(step: int, *, steps: int, warm_up: int, peak: float) -> float:

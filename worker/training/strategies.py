@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,23 @@ from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
+from app.backbones.taps import WHOLE, Outlet
 from app.backbones.weights import WeightsFile
-from app.recipe import Plan
-from worker.training import evaluate, features, fit, probe
+from app.plan import Plan
+from app.recipe import ALL_STAGES, BEST_STAGE
+from worker.training import data, evaluate, features, fit, precision, probe, stage_probe
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Evaluation
-from worker.training.events import Emit, Evaluated, NotKept
-from worker.training.features import Extractor
+from worker.training.events import Emit, Evaluated, NotKept, RivalJudged
+from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
+from worker.training.probe import Linear
+from worker.training.stage_probe import Fitted, Grid
+from worker.training.table import Rows
+
+_VALIDATED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Trained:
     evaluation: Evaluation
     probabilities: NDArray[np.float64]
     """For each validation image `(N, K)`."""
+    plan: Plan
+    """What was carried out for it."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -56,6 +65,7 @@ class _Training:
     max_activation_bytes: int
     emit: Emit
     device: torch.device
+    others: tuple[torch.device, ...]
 
 
 def train(
@@ -70,32 +80,75 @@ def train(
     max_activation_bytes: int,
     emit: Emit,
     device: torch.device,
+    others: tuple[torch.device, ...] = (),
 ) -> Trained:
     """Carry out `plan` on `splits`, from the values in `weights`, or from random ones where that is None.
 
     `feature_cache` may be shared by all trainings; `workdir` is this one's own, and a later call with the same one
-    goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. Raises `Invalid`,
+    goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. `others` are devices
+    besides `device` that share the steps of the training, as far as the plan has any. Raises `Invalid`,
     `Unavailable` and `BadImage`.
     """
     _check(splits)
-    carry_out = STRATEGIES[plan.strategy]
-    trained = carry_out(
-        _Training(
-            splits=splits,
-            plan=plan,
-            backbone=backbone,
-            weights=weights,
-            feature_cache=feature_cache,
-            workdir=workdir,
-            max_pixels=max_pixels,
-            max_activation_bytes=max_activation_bytes,
-            emit=emit,
-            device=device,
-        )
+    training = _Training(
+        splits=splits,
+        plan=plan,
+        backbone=backbone,
+        weights=weights,
+        feature_cache=feature_cache,
+        workdir=workdir,
+        max_pixels=max_pixels,
+        max_activation_bytes=max_activation_bytes,
+        emit=emit,
+        device=device,
+        others=others,
     )
+    with precision.deterministic(wanted=plan.deterministic):
+        trained = STRATEGIES[plan.strategy](training)
+        if plan.rival is not None:
+            trained = _better(trained, _rival(training, plan.rival), splits.validation.targets, emit)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained
+
+
+def _rival(training: _Training, plan: Plan) -> Trained:
+    return STRATEGIES[plan.strategy](replace(training, plan=plan, workdir=training.workdir / "rival"))
+
+
+def _better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: Emit) -> Trained:
+    """The one that explains the labels of the validation images better; the rival, which is simpler, where they do as
+    well."""
+    ours, theirs = (evaluate.tempered_log_loss(one.probabilities, targets) for one in (trained, rival))
+    wins = theirs <= ours
+    kept = rival if wins else trained
+    emit(
+        RivalJudged(
+            strategy=trained.plan.strategy,
+            accuracy=trained.evaluation.accuracy,
+            loss=ours,
+            rival=rival.plan.strategy,
+            rival_accuracy=rival.evaluation.accuracy,
+            rival_loss=theirs,
+            kept=kept.plan.strategy,
+        )
+    )
+    if not wins:
+        return trained
+    said = (
+        f"The rival is kept: its log-loss on the validation images is {theirs:.3f} nats, that of strategy "
+        f"'{trained.plan.strategy}' {ours:.3f}, each at its best temperature; they are right for "
+        f"{rival.evaluation.accuracy:.1%} and {trained.evaluation.accuracy:.1%}."
+    )
+    overall = trained.plan
+    plan = replace(
+        rival.plan,
+        quadrant=overall.quadrant,
+        expected=overall.expected,
+        estimate=overall.estimate,
+        reasons=(*overall.reasons, said, *rival.plan.reasons),
+    )
+    return replace(rival, plan=plan)
 
 
 def _check(splits: Splits) -> None:
@@ -109,24 +162,41 @@ def _train_head(training: _Training) -> Trained:
     if training.weights is None:
         raise errors.Invalid("strategy 'head' needs pre-trained weights", code="weights_needed")
     classifier = _build(training)
-    extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, training.weights.sha256)
-    found = features.extract(
+    found = _features(training, classifier, training.weights).at(features.HEAD)
+    _fit_head(training, classifier, found.train)
+    return _trained(training, classifier.eval(), _probabilities(classifier, found.validation))
+
+
+def _probabilities(classifier: Classifier, values: Rows) -> NDArray[np.float64]:
+    """For each image `(N, K)`, from what its head gets `(N, D)`."""
+    with torch.no_grad():
+        logits = [
+            classifier.head(torch.from_numpy(values[part.start : part.stop]))
+            for part in data.parts_of(len(values), _VALIDATED_AT_ONCE)
+        ]
+        found: Tensor = torch.cat(logits).double().softmax(dim=1)
+    return found.numpy()
+
+
+def _features(training: _Training, classifier: Classifier, file: WeightsFile) -> Features:
+    """What the network gives at every depth as it is."""
+    return features.extract(
         training.splits,
-        extractor,
+        Extractor(classifiers.inference_form(classifier), classifier.preprocessing, file.sha256),
         cache_dir=training.feature_cache,
         max_pixels=training.max_pixels,
         emit=training.emit,
         device=training.device,
-    ).at(features.HEAD)
-    _fit_head(training, classifier, found.train)
-    with torch.no_grad():
-        logits: Tensor = classifier.head(torch.from_numpy(found.validation))
-    return _trained(training, classifier.eval(), logits.double().softmax(dim=1).numpy())
+    )
 
 
-def _fit_head(training: _Training, classifier: Classifier, values: NDArray[np.float32]) -> None:
+def _fit_head(training: _Training, classifier: Classifier, values: Rows) -> None:
     """Make the head the best linear classifier on the features `values (N, D)` of the training images."""
-    linear = probe.fit(
+    _set_head(classifier, _linear(training, values))
+
+
+def _linear(training: _Training, values: Rows) -> Linear:
+    return probe.fit(
         values,
         training.splits.train.targets,
         classes=len(training.splits.labels),
@@ -135,9 +205,36 @@ def _fit_head(training: _Training, classifier: Classifier, values: NDArray[np.fl
         seed=training.plan.seed,
         emit=training.emit,
     )
+
+
+def _set_head(classifier: Classifier, linear: Linear) -> None:
     with torch.no_grad():
         classifier.head.weight.copy_(torch.from_numpy(linear.weight))
         classifier.head.bias.copy_(torch.from_numpy(linear.bias))
+
+
+def _train_stage_probe(training: _Training) -> Trained:
+    """A linear classifier on the features of a stage or of all stages, and a network that ends where they come from."""
+    if training.weights is None:
+        raise errors.Invalid("strategy 'stage_probe' needs pre-trained weights", code="weights_needed")
+    found = _features(training, _build(training), training.weights)
+    fitted = _fit_stages(training, found)
+    columns = None if fitted.columns is None else torch.from_numpy(fitted.columns)
+    classifier = _build(training, outlet=fitted.outlet, columns=columns)
+    _set_head(classifier, fitted.linear)
+    return _judged(training, classifier.eval())
+
+
+def _fit_stages(training: _Training, found: Features) -> Fitted:
+    plan, targets, classes = training.plan, training.splits.train.targets, len(training.splits.labels)
+    grid = Grid(plan.l2_grid, plan.folds, plan.shares)
+    if plan.stage == ALL_STAGES:
+        return stage_probe.fit_selected(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
+    if plan.stage == BEST_STAGE:
+        return stage_probe.fit_best(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
+    # Of a network whose own classifier gets the mean over its last stage there are no features of that stage besides.
+    depth = plan.stage if plan.stage and plan.stage in found.columns else features.HEAD
+    return Fitted(_linear(training, found.at(depth).train), stage_probe.outlet_of(depth), columns=None)
 
 
 def _train_top(training: _Training) -> Trained:
@@ -152,7 +249,7 @@ def _train_top(training: _Training) -> Trained:
     images = _images(training, classifier)
     feed = _kept(training, images, classifier)
     if plan.reinit == "none":
-        _fit_head(training, classifier, feed.features(classifier))
+        _fit_head(training, classifier, feed.features(classifier, folder=training.workdir))
     return _fitted(training, classifier, feed)
 
 
@@ -187,6 +284,9 @@ def _values_behind(classifier: Classifier, stage: str) -> int:
 def _train_full(training: _Training) -> Trained:
     """Every layer, from the first to the last."""
     classifier = _build(training)
+    if training.weights is not None and training.plan.reinit == "none":
+        # Kept on disk, they are there already where the plan has come from a comparison of backbones.
+        _fit_head(training, classifier, _features(training, classifier, training.weights).at(features.HEAD).train)
     return _fitted(training, classifier, _images(training, classifier))
 
 
@@ -211,10 +311,16 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
         seed=training.plan.seed,
         workdir=training.workdir,
         fingerprint=_fingerprint(training),
+        others=training.others,
         device=training.device,
         emit=training.emit,
+        start_counts=training.plan.reinit == "none",
     )
-    classifier = fit.fit(classifier, fitting)
+    return _judged(training, fit.fit(classifier, fitting))
+
+
+def _judged(training: _Training, classifier: Classifier) -> Trained:
+    """With its figures on the validation images, which take the same way as in serving."""
     probabilities = evaluate.predict(
         classifiers.inference_form(classifier),
         training.splits.validation,
@@ -229,17 +335,21 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
 
 STRATEGIES: dict[str, Callable[[_Training], Trained]] = {
     "head": _train_head,
+    "stage_probe": _train_stage_probe,
     "top": _train_top,
     "full": _train_full,
+    "scratch": _train_full,
 }
 
 
-def _build(training: _Training) -> Classifier:
+def _build(training: _Training, *, outlet: Outlet = WHOLE, columns: Tensor | None = None) -> Classifier:
     classes, seed, file = len(training.splits.labels), training.plan.seed, training.weights
     if file is None:
         return classifiers.build(training.backbone, classes, state=None, seed=seed)
     state = classifiers.read_state(file.path)
-    return classifiers.build(training.backbone, classes, state=state, seed=seed, weights=file.weights)
+    return classifiers.build(
+        training.backbone, classes, state=state, seed=seed, weights=file.weights, outlet=outlet, columns=columns
+    )
 
 
 def _trained(training: _Training, classifier: Classifier, probabilities: NDArray[np.float64]) -> Trained:
@@ -248,14 +358,16 @@ def _trained(training: _Training, classifier: Classifier, probabilities: NDArray
         classifier=classifier,
         evaluation=evaluate.evaluate(probabilities, splits.validation.targets, splits.labels),
         probabilities=probabilities,
+        plan=training.plan,
     )
 
 
 def _fingerprint(training: _Training) -> str:
     """sha256 over all that the trained network depends on."""
     splits = training.splits
+    plan = replace(training.plan, reasons=(), rival=None, quadrant=None, expected=None, estimate=None)
     facts = [
-        {**asdict(training.plan), "reasons": None},
+        asdict(plan),
         None if training.weights is None else training.weights.sha256,
         splits.labels,
         [[images.sha256, images.targets.tolist()] for images in (splits.train, splits.validation)],

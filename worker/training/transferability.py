@@ -51,12 +51,15 @@ def log_me(features: Tensor, targets: Tensor, *, classes: int) -> float:
     best prior and noise, over N and averaged over the classes ("LogME", You et al. 2021, algorithm 1; the fixed-point
     iteration as in "Ranking and Tuning Pre-trained Models", You et al. 2022, section 4)."""
     count, size = features.shape
-    # The evidence needs the squared singular values and, for each class, its indicator along the left singular vectors.
-    curvature, axes = torch.linalg.eigh(features.T @ features)
+    # The evidence needs the squared singular values and, for each class, its indicator along the left singular vectors,
+    # which come cheapest from the smaller of the two products of the features with themselves.
+    indicators = functional.one_hot(targets, classes).double()
+    product = features.T @ features if size <= count else features @ features.T
+    curvature, axes = torch.linalg.eigh(product)
     kept = curvature > curvature.max().clamp(min=1e-300) * 1e-12
     curvature, axes = curvature[kept], axes[:, kept]
-    indicators = functional.one_hot(targets, classes).double()
-    along = (indicators.T @ features @ axes).square() / curvature
+    left = features @ axes / curvature.sqrt() if size <= count else axes
+    along = (indicators.T @ left).square()
     beyond = (indicators.sum(dim=0) - along.sum(dim=1)).clamp(min=0)
     evidence = [_evidence(curvature, along[place], beyond[place], count, size) for place in range(classes)]
     return sum(evidence) / classes
@@ -106,7 +109,7 @@ def _evidence(curvature: Tensor, along: Tensor, beyond: Tensor, count: int, size
         effective = float((curvature / (curvature + ratio)).sum())
         weights = float((curvature * along / (curvature + ratio).square()).sum())
         residual = float((along / (1 + curvature / ratio).square()).sum() + beyond)
-        prior, noise = effective / (weights + 1e-12), max(count - effective, 1e-12) / (residual + 1e-12)
+        prior, noise = max(effective, 1e-12) / (weights + 1e-12), max(count - effective, 1e-12) / (residual + 1e-12)
         if abs(prior / noise - ratio) <= _CONVERGED * ratio:
             break
     ratio = prior / noise

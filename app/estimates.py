@@ -1,0 +1,100 @@
+"""What a plan will take in time and memory, from what one image costs."""
+
+from dataclasses import replace
+
+from app.backbones.catalogue import Backbone
+from app.plan import Estimate, Plan, VersionFacts
+from app.profile import Costs
+from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
+
+_FIT = 2.0
+"""A classifier that is kept takes so many times what it takes to measure how good it would be."""
+_SELECT = 5.0
+"""... and a choice of features of all stages, made anew in each fold for several counts of them."""
+_ROOM = 0.8
+"""Share of the memory that network and batches may take."""
+_FEWEST = 4
+"""Batches of fewer images are not cut any more."""
+_KEPT_PER_ACTIVATION = 3
+"""Values that a training keeps for each one out of a convolution: that, BatchNorm's, the activation function's."""
+_BYTES = 4
+_PER_PARAMETER = 3
+"""Values for each parameter that is trained: itself, its gradient, its momentum."""
+
+
+def of(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> Estimate:
+    """The time of `plan` on the machine whose `costs` were measured, which has the features of all images from then,
+    and the memory that network and batches take."""
+    rival = 0.0 if plan.rival is None else _seconds(plan.rival, version, backbone, costs)
+    return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=_memory(plan, backbone))
+
+
+def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:
+    """`plan`, where `recipe` does not say how many images make a batch, with batches that the memory of the device has
+    room for; more of them make a step, so that it stays the same."""
+    descent, memory = plan.descent, costs.memory_bytes
+    if descent is None or memory is None or recipe.batch_size is not None:
+        return plan
+    smaller = plan
+    while _takes_too_much(smaller, backbone, memory) and smaller.descent and smaller.descent.batch_size >= _FEWEST:
+        half = smaller.descent
+        smaller = replace(
+            smaller, descent=replace(half, batch_size=half.batch_size // 2, accumulate=2 * half.accumulate)
+        )
+    if smaller is plan or smaller.descent is None:
+        return plan
+    said = (
+        f"Batches of {descent.batch_size} would not fit the {memory / 1e9:.1f} GB of the {costs.device} that was "
+        f"measured: {smaller.descent.batch_size} images at a time, {smaller.descent.accumulate} times for a step."
+    )
+    return replace(smaller, reasons=(*smaller.reasons, said))
+
+
+def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:
+    return (_memory(plan, backbone) or 0) > _ROOM * memory
+
+
+def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
+    train, validation = version.train_images, version.validation_images
+    look = costs.decode + costs.forward
+    if plan.strategy == "head":
+        return _FIT * costs.probe
+    if plan.descent is None:
+        return _classifiers(plan, costs) + validation * look
+    begin = _FIT * costs.probe if plan.reinit == "none" else 0.0
+    if plan.freeze is None:
+        epoch = train * (costs.decode + costs.step) + validation * look
+    else:
+        begin += (plan.views * train + validation) * look
+        epoch = (1 - share_up_to(backbone, plan.freeze)) * (train * costs.step + validation * costs.forward)
+    # The network before the first step is judged as well, and the one that is kept once more.
+    return begin + plan.descent.epochs * epoch + 2 * validation * look
+
+
+def _classifiers(plan: Plan, costs: Costs) -> float:
+    """The time to fit the classifiers that a `stage_probe` compares."""
+    if plan.stage == ALL_STAGES:
+        return _SELECT * costs.probes
+    return _FIT * (costs.probes if plan.stage == BEST_STAGE else costs.probe)
+
+
+def _memory(plan: Plan, backbone: Backbone) -> int | None:
+    if backbone.activations is None:
+        return None
+    weights = backbone.parameters * _BYTES
+    if plan.descent is None:
+        return weights + backbone.activations * _BYTES
+    trained = 1 - share_up_to(backbone, plan.freeze)
+    kept = trained * backbone.activations * _KEPT_PER_ACTIVATION * plan.descent.batch_size
+    return round(weights + trained * weights * (_PER_PARAMETER - 1) + kept * _BYTES)
+
+
+def share_up_to(backbone: Backbone, stage: str | None) -> float:
+    """The share of a network's multiply-adds up to this stage, of its stages where those are not known; 0 for none."""
+    if stage is None:
+        return 0.0
+    names = [facts.name for facts in backbone.stages]
+    macs = [facts.macs for facts in backbone.stages]
+    known = [count for count in macs if count is not None]
+    weights = known if len(known) == len(macs) else [1] * len(macs)
+    return sum(weights[: names.index(stage) + 1]) / sum(weights)

@@ -1,0 +1,1 @@
+"""Plans: recipes resolved against a version before anything is trained."""

@@ -1,0 +1,65 @@
+"""Resolving a recipe without training, and having the version measured where that is needed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from app import estimates, policy
+from app.backbones import catalogue
+from app.datasets.tables import DatasetVersion
+from app.jobs import service as jobs
+from app.jobs.service import Resolved
+from app.jobs.tables import Job
+from app.plan import Plan
+from app.plans.schemas import PlanCreate
+from app.profile import Profile
+from app.profiles import service as profiles
+from app.profiles.tables import StoredProfile
+from app.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what is known of the version by measuring it."""
+
+    version: DatasetVersion
+    plan: Plan
+    profile: StoredProfile | None
+
+
+def needs_profile(wanted: PlanCreate) -> bool:
+    """Whether the plan is not to be made before the version was measured with the backbone."""
+    return wanted.measure or wanted.recipe.strategy == "auto"
+
+
+def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
+    """The plan for a recipe; or the job that has to measure the version first, the one that is at it if there is one.
+
+    Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` as a training would.
+    """
+    resolved = jobs.resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
+    version, backbone = resolved.version, resolved.backbone
+    # A training from random values is compared with what the backbone usually knows.
+    choice = catalogue.PRETRAINED if wanted.recipe.from_random else wanted.recipe.start
+    profile = None
+    if backbone.weights:
+        name = backbone.find_weights(choice).name
+        profile = profiles.newest(session, version, backbone=backbone.name, weights=name)
+    if profile is not None:
+        known = profiles.figures(profile)
+        return Planned(version, _informed(wanted.recipe, resolved, known), profile)
+    if resolved.plan is None or wanted.measure:
+        return jobs.submit_analysis(session, version, backbone, choice=choice, max_attempts=max_attempts, now=now)
+    return Planned(version, resolved.plan, None)
+
+
+def _informed(recipe: Recipe, resolved: Resolved, known: Profile) -> Plan:
+    """The plan with what the profile adds: the strategy where it is open, the quadrant, what to expect, the costs."""
+    facts, backbone = jobs.version_facts(resolved.version), resolved.backbone
+    stages = [stage.name for stage in backbone.stages]
+    made = resolved.plan
+    if made is None:
+        made = policy.plan(recipe, known, facts, stages=stages)
+        made = estimates.fitted(made, recipe, backbone, known.costs)
+    return policy.informed(made, known, estimates.of(made, facts, backbone, known.costs))

@@ -1,0 +1,249 @@
+"""Which layers to train, decided by what was measured: the case studies' two by two rule as a function of a profile.
+
+| | similar to what the backbone knows | dissimilar |
+|---|---|---|
+| little data | a new classifier on top (`head`) | a classifier on the features of other stages (`stage_probe`) |
+| much data | the top stages (`top`) | all stages (`full`) |
+
+Each side is measured, not asked for. Nothing here knows a dataset by name, and no threshold was fitted to one: they
+are round figures, with their reasons beside them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, VersionFacts, resolve
+from app.profile import HEAD, Depth, Probe, Profile
+from app.recipe import ALL_STAGES, Recipe, Strategy, narrowed
+
+Chosen = Literal["head", "stage_probe", "top", "full"]
+
+MUCH_IMAGES = 1000
+"""With this many training images, or more, there is much data. Of the nine sets in table B.5 of Chen et al. (2020),
+with 2,000 images and more, fine-tuning gained on seven; on sets of a few hundred it mostly gains nothing."""
+
+MUCH_EACH = 20
+"""... if there are so many of each label as well, on average."""
+
+BORDERLINE_IMAGES = 500
+"""From here on there is much data where the learning curve is flat already."""
+
+FLAT = 0.02
+"""The curve is flat where twice the images raise the accuracy by less."""
+
+FAMILIAR = 0.5
+"""Similar is what the pre-trained features get right of what random ones get wrong, if it is at least this share."""
+
+STANDARD_ERRORS = 2.0
+"""By how much an earlier stage must beat the top for the data to count as dissimilar."""
+
+ROOM = 0.15
+"""Share of images that the best classifier on fixed features must miss before all layers are tried with little data."""
+
+_ERRORS_LEFT = 0.4
+"""Of the probe's errors, the share that fine-tuning leaves at its best; 0.25 to 1 on Kornblith's nine sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to train, and why."""
+
+    quadrant: Quadrant
+    strategy: Chosen
+    rival: Chosen
+    """A classifier on fixed features, which costs next to nothing: it is kept where it does better."""
+    rival_stage: str | None
+    """Where the rival is a `stage_probe`, the stage, or `all`."""
+    freeze: str | None
+    """Where the strategy is `top`, the last stage that stays as it is."""
+    reasons: tuple[str, ...]
+
+
+def plan(recipe: Recipe, profile: Profile, version: VersionFacts, *, stages: Sequence[str]) -> Plan:
+    """The plan for a `recipe` that leaves the strategy open; what it sets by hand stays as it is. Raises `UnknownName`
+    and `Invalid`."""
+    decision = decide(profile)
+    fields = {"stage": decision.rival_stage} if decision.strategy == "stage_probe" else {"freeze": decision.freeze}
+    settled, lost = narrowed(recipe, decision.strategy, **{name: value for name, value in fields.items() if value})
+    resolved = resolve(settled, version, stages=stages)
+    # A head that is fitted first competes anyway, as the network before its first step.
+    competes = decision.rival != "head" or resolved.reinit != "none"
+    trains = decision.strategy in ("top", "full")
+    ignored = f"Not for strategy {decision.strategy!r}, and so left out: {', '.join(lost)}."
+    return replace(
+        resolved,
+        rival=_rival(recipe, decision, version, stages) if trains and competes else None,
+        quadrant=decision.quadrant,
+        expected=expected(profile, strategy=decision.strategy),
+        reasons=(*decision.reasons, *resolved.reasons, *([ignored] if lost else [])),
+    )
+
+
+def informed(plan: Plan, profile: Profile, estimate: Estimate) -> Plan:
+    """`plan` with what is known of it besides: where the version lies, what to expect, what it will take."""
+    return replace(
+        plan, quadrant=locate(profile), expected=expected(profile, strategy=plan.strategy), estimate=estimate
+    )
+
+
+def _rival(recipe: Recipe, decision: Decision, version: VersionFacts, stages: Sequence[str]) -> Plan:
+    settled, _ = narrowed(recipe, decision.rival, **({"stage": decision.rival_stage} if decision.rival_stage else {}))
+    return resolve(settled, version, stages=stages)
+
+
+def decide(profile: Profile) -> Decision:
+    """What to train on the version that `profile` tells of."""
+    quadrant = locate(profile)
+    rival, stage = _best_fixed(profile)
+    choose = _RULES[quadrant.amount, quadrant.likeness]
+    strategy, freeze, reason = choose(profile)
+    if strategy not in ("top", "full"):
+        strategy = rival
+    return Decision(
+        quadrant=quadrant,
+        strategy=strategy,
+        rival=rival,
+        rival_stage=stage,
+        freeze=freeze,
+        reasons=(*quadrant.evidence, reason, _about_fixed(profile, rival, stage)),
+    )
+
+
+def locate(profile: Profile) -> Quadrant:
+    """How much data there is, and how close it is to what the backbone knows."""
+    amount, amount_evidence = _amount(profile)
+    likeness, likeness_evidence = _likeness(profile)
+    return Quadrant(amount=amount, likeness=likeness, evidence=(*amount_evidence, *likeness_evidence))
+
+
+def _amount(profile: Profile) -> tuple[Amount, tuple[str, ...]]:
+    each = profile.images / profile.classes
+    gain = _gain_of_doubling(profile)
+    counted = f"{profile.images} training images, {each:.0f} of each of {profile.classes} labels on average"
+    curve = "" if gain is None else f"; twice the images raised the probe's accuracy by {100 * gain:.1f} points"
+    enough = profile.images >= MUCH_IMAGES
+    borderline = profile.images >= BORDERLINE_IMAGES and gain is not None and gain < FLAT
+    amount: Amount = "much" if each >= MUCH_EACH and (enough or borderline) else "little"
+    return amount, (f"{amount.capitalize()} data: {counted}{curve}.",)
+
+
+def _gain_of_doubling(profile: Profile) -> float | None:
+    """What the last doubling of the images gave, None where they are too few to be halved."""
+    if len(profile.curve) < 2:
+        return None
+    return profile.curve[-1].probe.accuracy - profile.curve[-2].probe.accuracy
+
+
+def _likeness(profile: Profile) -> tuple[Likeness, tuple[str, ...]]:
+    known = {depth.name: depth for depth in profile.reference or profile.depths}
+    pretrained = known[HEAD].probe.accuracy
+    random = max(depth.probe.accuracy for depth in profile.random)
+    share = (pretrained - random) / max(1 - random, 1e-9)
+    evidence = [
+        f"On {profile.random_images} images a linear classifier on {profile.backbone}'s features is right for "
+        f"{_percent(pretrained)}, with random values in place of the pre-trained ones for {_percent(random)}: "
+        f"pre-training removes {_percent(max(share, 0.0))} of the errors."
+    ]
+    earlier = _better_than_top(profile)
+    if earlier is not None:
+        evidence.append(
+            f"Stage {earlier.name} tells the labels apart better than the top does "
+            f"({_percent(earlier.probe.accuracy)} against {_percent(profile.depth(HEAD).probe.accuracy)}): "
+            "what comes behind it is made for other things."
+        )
+    likeness: Likeness = "similar" if share >= FAMILIAR and earlier is None else "dissimilar"
+    evidence[0] = f"{likeness.capitalize()} data: {evidence[0]}"
+    return likeness, tuple(evidence)
+
+
+def _better_than_top(profile: Profile) -> Depth | None:
+    """The best stage before the last one, if it beats the top by more than chance."""
+    top = profile.depth(HEAD).probe
+    # The last stage gives the head its features; that it does as well as the head says nothing.
+    earlier = [depth for depth in profile.depths if depth.name != HEAD][:-1]
+    best = max(earlier, key=lambda depth: depth.probe.accuracy, default=None)
+    if best is None or best.probe.accuracy - top.accuracy <= STANDARD_ERRORS * max(best.probe.error, top.error):
+        return None
+    return best
+
+
+def _best_fixed(profile: Profile) -> tuple[Chosen, str | None]:
+    """The best classifier on fixed features: on the top, unless others are better by more than one standard error."""
+    top = profile.depth(HEAD).probe
+    best = min(profile.depths, key=lambda depth: depth.probe.log_loss)
+    choices: list[tuple[Chosen, str | None, Probe]] = [
+        ("stage_probe", best.name, best.probe),
+        ("stage_probe", ALL_STAGES, profile.together),
+    ]
+    winner = max(choices, key=lambda choice: choice[2].accuracy)
+    if winner[1] != HEAD and winner[2].accuracy - top.accuracy > max(winner[2].error, top.error):
+        return winner[0], winner[1]
+    return "head", None
+
+
+def _about_fixed(profile: Profile, strategy: Chosen, stage: str | None) -> str:
+    if strategy == "head":
+        return "No other stage's features, nor those of all stages, are better than the top's by more than chance."
+    where = "all stages together" if stage == ALL_STAGES else f"stage {stage}"
+    probe = profile.together if stage == ALL_STAGES else profile.depth(str(stage)).probe
+    return (
+        f"Of the classifiers on fixed features the one on {where} is the best: {_percent(probe.accuracy)} against "
+        f"{_percent(profile.depth(HEAD).probe.accuracy)} at the top."
+    )
+
+
+def _best_accuracy(profile: Profile) -> float:
+    return max(profile.together.accuracy, *(depth.probe.accuracy for depth in profile.depths))
+
+
+def _little_similar(_profile: Profile) -> tuple[Chosen, str | None, str]:
+    return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
+
+
+def _little_dissimilar(profile: Profile) -> tuple[Chosen, str | None, str]:
+    missed = 1 - _best_accuracy(profile)
+    if missed < ROOM:
+        return "stage_probe", None, "Little and dissimilar data: a classifier on the stage that suits it best."
+    return (
+        "full",
+        None,
+        f"Little and dissimilar data, of which classifiers on fixed features miss {_percent(missed)}: all layers are "
+        "trained too, and the classifier on fixed features is kept if that does better.",
+    )
+
+
+def _much_similar(profile: Profile) -> tuple[Chosen, str | None, str]:
+    stages = [depth.name for depth in profile.depths if depth.name != HEAD]
+    if len(stages) < 2:
+        return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
+    freeze = stages[(len(stages) - 1) // 2]
+    return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
+
+
+def _much_dissimilar(_profile: Profile) -> tuple[Chosen, str | None, str]:
+    return "full", None, "Much and dissimilar data: all stages are trained."
+
+
+_RULES: dict[tuple[Amount, Likeness], Callable[[Profile], tuple[Chosen, str | None, str]]] = {
+    ("little", "similar"): _little_similar,
+    ("little", "dissimilar"): _little_dissimilar,
+    ("much", "similar"): _much_similar,
+    ("much", "dissimilar"): _much_dissimilar,
+}
+
+
+def expected(profile: Profile, *, strategy: Strategy) -> Expected:
+    """Where the accuracy will probably lie: two standard errors around the best probe, and further up where layers are
+    trained."""
+    probes: Iterator[Probe] = iter([profile.together, *(depth.probe for depth in profile.depths)])
+    best = max(probes, key=lambda probe: probe.accuracy)
+    low = max(0.0, best.accuracy - STANDARD_ERRORS * best.error)
+    high = min(1.0, best.accuracy + STANDARD_ERRORS * best.error)
+    if strategy in ("top", "full"):
+        high = max(high, 1 - _ERRORS_LEFT * (1 - best.accuracy))
+    return Expected(low=low, high=high)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,102 @@
+"""What was measured of a dataset version with a backbone: how much data there is, and how close it is to what the
+backbone knows. Values only, shared by the API, the stored profile, the policy and the measuring."""
+
+from dataclasses import dataclass
+
+HEAD = "head"
+"""The depth in front of the network's own classifier, behind its last stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A linear classifier on frozen features, each image judged by one that has not seen it (cross-validation)."""
+
+    accuracy: float
+    """Share of images, 0-1."""
+    log_loss: float
+    """In nats an image."""
+    error: float
+    """Standard error of the accuracy, for as many images as there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """The pooled features at one depth of a network."""
+
+    name: str
+    """A stage, or `HEAD`."""
+    features: int
+    """How many there are."""
+    probe: Probe
+    log_me: float
+    """Mean log evidence in nats an image (LogME)."""
+    h_score: float
+    """How much of the features' spread lies between the labels: from 0 to the number of labels less one."""
+    neighbours: float
+    """Share of images, 0-1, that have the label of most of their nearest ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The probe at the head with so many images."""
+
+    images: int
+    """How many it was given, of which each fold holds some out."""
+    probe: Probe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What one image costs on the machine that measured, in seconds."""
+
+    decode: float
+    """From the file to pixels at the network's input size, on all threads together."""
+    forward: float
+    """Through the whole network without gradients."""
+    step: float
+    """Through the whole network and back, as in a training of all layers; measured on a small batch."""
+    device: str
+    """`cpu` or `cuda`."""
+    threads: int
+    probe: float = 0.0
+    """For all that were measured together: to cross-validate the linear classifier at the head."""
+    probes: float = 0.0
+    """... and those at every depth."""
+    memory_bytes: int | None = None
+    """That the device has, or the machine where it is a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """All that a policy needs to decide how to train this backbone on this version."""
+
+    backbone: str
+    weights: str
+    """Name of the weights."""
+    weights_sha256: str
+    classes: int
+    """Labels of the version."""
+    images: int
+    """Training images; nothing here has seen the validation images."""
+    smallest_class: int
+    """Training images of the label that has fewest."""
+    largest_class: int
+    measured: int
+    """Training images that the figures come from: without those of labels that have a single one, and of very many
+    only a stratified sample."""
+    depths: tuple[Depth, ...]
+    """Every stage in order, `HEAD` last; a last stage whose pooled features are those at the head is not there."""
+    together: Probe
+    """On the features of all depths side by side."""
+    curve: tuple[CurvePoint, ...]
+    """With a quarter, a half, and all of the `measured` images, as far as every label keeps two."""
+    random: tuple[Depth, ...]
+    """As `depths`, for the network with random values, on `random_images` of the `measured` images."""
+    random_images: int
+    reference: tuple[Depth, ...]
+    """As `depths`, on those same images: what `random` is to be compared with. Empty where they are all of them."""
+    costs: Costs
+
+    def depth(self, name: str) -> Depth:
+        """The depth called `name`. Raises `KeyError`."""
+        return {depth.name: depth for depth in self.depths}[name]

@@ -1,0 +1,72 @@
+"""Keeping profiles, and finding them again."""
+
+from dataclasses import asdict
+from datetime import datetime
+
+from pydantic import TypeAdapter
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.datasets.tables import DatasetVersion
+from app.db import new_id
+from app.profile import Profile
+from app.profiles.tables import StoredProfile
+
+_PROFILE = TypeAdapter(Profile)
+
+
+def find(session: Session, profile_id: str) -> StoredProfile:
+    row = session.get(StoredProfile, profile_id)
+    if row is None:
+        raise errors.NotFound(f"no profile {profile_id}", code="profile_not_found")
+    return row
+
+
+def newest(session: Session, version: DatasetVersion, *, backbone: str, weights: str) -> StoredProfile | None:
+    """What was measured last of the content of `version` with this backbone and its weights of this name.
+
+    By name, as which file will be used is known to the worker alone: an operator may exchange it.
+    """
+    query = select(StoredProfile).where(
+        StoredProfile.content_hash == version.content_hash,
+        StoredProfile.backbone == backbone,
+        StoredProfile.weights == weights,
+    )
+    return session.scalar(query.order_by(StoredProfile.created_at.desc(), StoredProfile.id.desc()).limit(1))
+
+
+def figures(row: StoredProfile) -> Profile:
+    """What was measured."""
+    return _PROFILE.validate_python(row.body)
+
+
+def record(session: Session, version: DatasetVersion, profile: Profile, *, job_id: str, now: datetime) -> str:
+    """Keep what a job has measured of `version`, in place of what was measured of the same before. Returns its id."""
+    place = (
+        StoredProfile.content_hash == version.content_hash,
+        StoredProfile.backbone == profile.backbone,
+        StoredProfile.weights_sha256 == profile.weights_sha256,
+    )
+    row = StoredProfile(
+        id=new_id("prf"),
+        dataset_id=version.dataset_id,
+        dataset_version=version.number,
+        content_hash=version.content_hash,
+        backbone=profile.backbone,
+        weights=profile.weights,
+        weights_sha256=profile.weights_sha256,
+        body=asdict(profile),
+        job_id=job_id,
+        created_at=now,
+    )
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        values = {"weights": profile.weights, "body": asdict(profile), "job_id": job_id, "created_at": now}
+        return session.execute(
+            update(StoredProfile).where(*place).values(**values).returning(StoredProfile.id)
+        ).scalar_one()
+    return row.id

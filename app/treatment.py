@@ -1,0 +1,51 @@
+"""What a plan does with each stage of a network: where its values come from, and how fast they change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from app.profile import HEAD
+from app.recipe import Reinit
+
+Values = Literal["pretrained", "random", "fitted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """Of one stage, or of the head."""
+
+    stage: str
+    values: Values
+    """That it begins with; `fitted` is a head that is the best linear classifier on the features as they are."""
+    learning_rate: float | None
+    """At its peak; None where it stays as it is."""
+
+
+def treatments(
+    stages: Sequence[str],
+    *,
+    cut: str | None,
+    freeze: str | None,
+    reinit: Reinit,
+    peak: float | None,
+    decay: float,
+) -> tuple[Treatment, ...]:
+    """One for each of `stages` up to `cut`, which end the network where it is one of them, and one for the head.
+
+    `peak` is the learning rate of the head, None where nothing is trained, and a stage has it times `decay` for every
+    step down from the head. Those up to `freeze` stay as they are.
+    """
+    used = stages[: stages.index(cut) + 1] if cut in stages else stages
+    frozen = len(used) if peak is None else used.index(freeze) + 1 if freeze else 0
+    found = []
+    for place, stage in enumerate(used):
+        is_trained = peak is not None and place >= frozen
+        found.append(
+            Treatment(
+                stage=stage,
+                values="random" if is_trained and reinit == "retrained" else "pretrained",
+                learning_rate=peak * decay ** (len(used) - place) if peak is not None and is_trained else None,
+            )
+        )
+    head: Values = "fitted" if reinit == "none" else "random"
+    return (*found, Treatment(stage=HEAD, values=head, learning_rate=peak))

@@ -1,0 +1,75 @@
+"""Photo sets as benchmarks need them: zips with a folder per class, read into memory and divided by a seed."""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.training.data import Splits
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Image files with their labels, in memory."""
+
+    files: tuple[bytes, ...]
+    targets: NDArray[np.int64]
+    sha256: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, positions: Sequence[int]) -> list[bytes]:
+        return [self.files[position] for position in positions]
+
+    def at(self, positions: NDArray[np.int64]) -> "Photos":
+        """Those at these positions."""
+        return Photos(
+            tuple(self.files[position] for position in positions),
+            self.targets[positions],
+            tuple(self.sha256[position] for position in positions),
+        )
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """All photos of an archive."""
+
+    name: str
+    labels: tuple[str, ...]
+    photos: Photos
+
+
+def read(archive: Path) -> PhotoSet:
+    """The photos of an archive with a folder per class."""
+    with zipfile.ZipFile(archive) as packed:
+        names = sorted(name for name in packed.namelist() if name.lower().endswith(_SUFFIXES))
+        labels = tuple(sorted({Path(name).parts[-2] for name in names}))
+        files = tuple(packed.read(name) for name in names)
+    targets = np.array([labels.index(Path(name).parts[-2]) for name in names], np.int64)
+    return PhotoSet(archive.stem, labels, Photos(files, targets, tuple(hashlib.sha256(f).hexdigest() for f in files)))
+
+
+def divide(photos: Photos, *, share: float, seed: int) -> tuple[Photos, Photos]:
+    """All but `share` of each class, and the rest."""
+    rng = np.random.default_rng(seed)
+    kept, held_out = [], []
+    for target in np.unique(photos.targets):
+        members = rng.permutation(np.flatnonzero(photos.targets == target))
+        border = round(share * len(members))
+        held_out.append(members[:border])
+        kept.append(members[border:])
+    return photos.at(np.sort(np.concatenate(kept))), photos.at(np.sort(np.concatenate(held_out)))
+
+
+def splits(chosen: PhotoSet, *, seed: int) -> tuple[Splits, Photos]:
+    """What a training may see, divided as the service divides it, and a test part (30 %) that it never sees."""
+    seen, test = divide(chosen.photos, share=0.3, seed=seed)
+    train, validation = divide(seen, share=0.2, seed=seed)
+    return Splits(chosen.labels, train, validation), test

@@ -1,0 +1,232 @@
+"""Whether `auto` decides well: every strategy run on every photo set with every backbone, beside what `auto` chose.
+
+`python -m bench.quality FOLDER` prints the accuracy on a test part that no training has seen, and the time of each. A
+run that was stopped goes on where it was: what is done stands in `--results`, a line of JSON each.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from app import estimates, policy
+from app.backbones import catalogue, classifier, weights
+from app.backbones.catalogue import Backbone
+from app.backbones.weights import WeightsFile
+from app.plan import Plan, VersionFacts, resolve
+from app.profile import Profile
+from app.recipe import Recipe
+from bench import photos
+from bench.photos import PhotoSet
+from worker import analyse
+from worker.training import evaluate, strategies
+from worker.training.data import Splits
+
+BACKBONES = ("formnet", "squeezenet1_1", "mobilenet_v2")
+SETS = ("hymenoptera", "textures10", "sign_digits", "flowers5")
+STRATEGIES: dict[str, dict[str, str]] = {
+    "auto": {"strategy": "auto"},
+    "head": {"strategy": "head"},
+    "stage_probe best": {"strategy": "stage_probe", "stage": "best"},
+    "stage_probe all": {"strategy": "stage_probe", "stage": "all"},
+    "top": {"strategy": "top"},
+    "full": {"strategy": "full"},
+    "scratch": {"strategy": "scratch"},
+}
+"""What `auto` decides on by itself, and what it is to be compared with."""
+
+_PROFILE = TypeAdapter(Profile)
+_MAX_PIXELS = 100_000_000
+_MAX_ACTIVATION_BYTES = 20 * 2**30
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    dataset: str
+    backbone: str
+    strategy: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of it."""
+
+    test: float
+    """Accuracy on the test part, 0-1."""
+    validation: float
+    measuring: float
+    """Seconds until it was decided how to train."""
+    seconds: float
+    """Of the training itself."""
+    kept: str
+    """The strategy of the classifier that was kept."""
+    estimate: float | None
+    """Seconds that the plan was to take, where there was something to go by."""
+
+
+def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path, folder: Path) -> Found:
+    """Train, and judge by the test part. What is measured first counts for the time of `auto` alone, and for the
+    estimates not at all."""
+    backbone = catalogue.find(run.backbone)
+    seen, test = photos.splits(chosen, seed=run.seed)
+    recipe = Recipe(backbone=run.backbone, seed=run.seed, **fields)  # type: ignore[arg-type]
+    file = None
+    if not recipe.from_random:
+        file = weights.obtain(backbone, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
+    began = time.perf_counter()
+    measured = _profile(run, seen, backbone, file, cache)
+    started = time.perf_counter()
+    plan = _plan(recipe, seen, backbone, measured)
+    with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
+        trained = strategies.train(
+            seen,
+            plan,
+            backbone=backbone,
+            weights=file,
+            feature_cache=cache,
+            workdir=Path(workdir),
+            max_pixels=_MAX_PIXELS,
+            max_activation_bytes=_MAX_ACTIVATION_BYTES,
+            emit=lambda _event: None,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+    seconds = time.perf_counter() - started
+    probabilities = evaluate.predict(
+        classifier.inference_form(trained.classifier),
+        test,
+        trained.preprocessing,
+        max_pixels=_MAX_PIXELS,
+        phase="test",
+        emit=lambda _event: None,
+        device=torch.device("cpu"),
+    )
+    right = float((probabilities.argmax(axis=1) == test.targets).mean())
+    estimate = None if plan.estimate is None else round(plan.estimate.seconds, 1)
+    measuring = started - began if recipe.strategy == "auto" else 0.0
+    return Found(
+        test=right,
+        validation=trained.evaluation.accuracy,
+        measuring=round(measuring, 1),
+        seconds=round(seconds, 1),
+        kept=trained.plan.strategy,
+        estimate=estimate,
+    )
+
+
+def _profile(run: Run, seen: Splits, backbone: Backbone, file: WeightsFile | None, cache: Path) -> Profile | None:
+    """What was measured of this set with this backbone, measured now if `auto` comes first."""
+    if file is None:
+        return None
+    kept = cache / f"{run.dataset}-{run.backbone}-{run.seed}.json"
+    if kept.is_file():
+        return _PROFILE.validate_json(kept.read_bytes())
+    measured = analyse.measure(
+        seen, backbone, file, feature_cache=cache, max_pixels=_MAX_PIXELS, emit=lambda _event: None
+    )
+    kept.write_bytes(_PROFILE.dump_json(measured))
+    return measured
+
+
+def _plan(recipe: Recipe, seen: Splits, backbone: Backbone, measured: Profile | None) -> Plan:
+    stages = [stage.name for stage in backbone.stages]
+    if recipe.strategy != "auto":
+        plan = resolve(recipe, facts(seen), stages=stages)
+    else:
+        assert measured is not None
+        plan = policy.plan(recipe, measured, facts(seen), stages=stages)
+        plan = estimates.fitted(plan, recipe, backbone, measured.costs)
+    if measured is None:
+        return plan
+    return replace(plan, estimate=estimates.of(plan, facts(seen), backbone, measured.costs))
+
+
+def facts(splits: Splits) -> VersionFacts:
+    """What a plan is told of them."""
+    counts = np.bincount(splits.train.targets, minlength=len(splits.labels))
+    return VersionFacts(
+        classes=len(splits.labels),
+        train_images=len(splits.train),
+        validation_images=len(splits.validation),
+        smallest_class=int(counts.min()),
+    )
+
+
+def table(results: list[tuple[Run, Found]]) -> Iterator[str]:
+    """Markdown: the mean accuracy in % over the seeds, and the mean seconds."""
+    cells: dict[tuple[str, str], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
+    for run, found in results:
+        cells[run.dataset, run.backbone][run.strategy].append(found)
+    columns = list(dict.fromkeys(run.strategy for run, _ in results))
+    yield "| images | backbone | " + " | ".join(columns) + " |"
+    yield "|---|---|" + "--:|" * len(columns)
+    for (dataset, backbone), row in cells.items():
+        told = [_cell(row[column]) if column in row else "" for column in columns]
+        yield f"| {dataset} | {backbone} | " + " | ".join(told) + " |"
+
+
+def _cell(found: list[Found]) -> str:
+    accuracy = 100 * np.mean([one.test for one in found])
+    return f"{accuracy:.1f} ({np.mean([one.measuring + one.seconds for one in found]):.0f} s)"
+
+
+def true_estimates(results: list[tuple[Run, Found]]) -> str:
+    """How many of the plans took what they were to take, within a factor of 1.5 and two seconds."""
+    told = [(found.estimate, found.seconds) for _, found in results if found.estimate is not None]
+    near = [max(took, 2) / 1.5 <= max(said, 2) <= 1.5 * max(took, 2) for said, took in told]
+    return f"{sum(near)} of {len(near)} estimates of the time were right within a factor of 1.5."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.add_argument("folder", type=Path, help="with weights/ and datasets/*.zip")
+    parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES)
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    results = list(_done(arguments.results))
+    known = {run for run, _ in results}
+    for backbone in arguments.backbones:
+        for name in arguments.sets:
+            chosen = photos.read(arguments.folder / "datasets" / f"{name}.zip")
+            for seed in arguments.seeds:
+                for strategy in arguments.strategies:
+                    run = Run(name, backbone, strategy, seed)
+                    if run in known:
+                        continue
+                    found = carry_out(
+                        run,
+                        chosen,
+                        fields=STRATEGIES[strategy],
+                        cache=arguments.results.with_suffix(".features"),
+                        folder=arguments.folder / "weights",
+                    )
+                    results.append((run, found))
+                    with arguments.results.open("a") as file:
+                        file.write(json.dumps([vars(run), vars(found)]) + "\n")
+                    print(run, found, flush=True)
+    print("\n".join(table(results)))
+    print(true_estimates(results))
+
+
+def _done(path: Path) -> Iterator[tuple[Run, Found]]:
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            run, found = json.loads(line)
+            yield Run(**run), Found(**found)
+
+
+if __name__ == "__main__":
+    main()

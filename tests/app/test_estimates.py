@@ -1,0 +1,108 @@
+"""Time and memory of a plan from what one image costs: made-up costs in, sums out."""
+
+from dataclasses import replace
+
+import pytest
+
+from app import estimates
+from app.backbones import catalogue
+from app.plan import VersionFacts, resolve
+from app.profile import Costs
+from app.recipe import Recipe
+
+COSTS = Costs(decode=0.01, forward=0.02, step=0.06, device="cpu", threads=2, probe=0.4, probes=1.5)
+LOOK = 20 * 0.03
+"""At all validation images."""
+FACTS = VersionFacts(classes=2, train_images=80, validation_images=20, smallest_class=40)
+RESNET = catalogue.find("resnet18")
+STAGES = [stage.name for stage in RESNET.stages]
+
+
+def seconds(recipe: Recipe) -> float:
+    return estimates.of(resolve(recipe, FACTS, stages=STAGES), FACTS, RESNET, COSTS).seconds
+
+
+def memory(recipe: Recipe) -> int:
+    found = estimates.of(resolve(recipe, FACTS, stages=STAGES), FACTS, RESNET, COSTS).memory_bytes
+    assert found is not None
+    return found
+
+
+def test_a_head_takes_its_fit_alone_as_the_features_are_there() -> None:
+    assert seconds(Recipe(backbone="resnet18", strategy="head")) == pytest.approx(2 * 0.4)
+
+
+def test_classifiers_on_stages_take_longer_the_more_are_compared() -> None:
+    one, best, every = (
+        seconds(Recipe(backbone="resnet18", strategy="stage_probe", stage=stage)) for stage in ("layer2", "best", "all")
+    )
+    assert one == pytest.approx(2 * 0.4 + LOOK)
+    assert best == pytest.approx(2 * 1.5 + LOOK)
+    assert every > best
+
+
+def test_scratch_takes_a_step_for_each_image_and_epoch_and_looks_at_the_validation_images() -> None:
+    found = seconds(Recipe(backbone="resnet18", strategy="scratch", epochs=5))
+    assert found == pytest.approx(5 * (80 * 0.07 + LOOK) + 2 * LOOK)
+
+
+def test_full_fits_the_head_first_that_it_begins_with() -> None:
+    begun_well = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5))
+    from_random_head = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5, reinit="head"))
+    assert begun_well - from_random_head == pytest.approx(2 * 0.4)
+
+
+def test_epochs_of_the_top_cost_what_lies_behind_the_frozen_stages() -> None:
+    short, long = (Recipe(backbone="resnet18", strategy="top", epochs=epochs, views=1) for epochs in (1, 11))
+    behind = 1 - estimates.share_up_to(RESNET, "layer3")
+    assert 0.1 < behind < 0.4
+    assert seconds(long) - seconds(short) == pytest.approx(10 * behind * (80 * 0.06 + 20 * 0.02))
+
+
+def test_a_rival_takes_its_time_besides() -> None:
+    alone = resolve(Recipe(backbone="resnet18", strategy="full"), FACTS, stages=STAGES)
+    rival = resolve(Recipe(backbone="resnet18", strategy="stage_probe"), FACTS, stages=STAGES)
+    both = estimates.of(replace(alone, rival=rival), FACTS, RESNET, COSTS).seconds
+    assert both == pytest.approx(sum(estimates.of(plan, FACTS, RESNET, COSTS).seconds for plan in (alone, rival)))
+
+
+def test_memory_grows_with_the_batch_and_with_what_is_trained() -> None:
+    small, large = (Recipe(backbone="resnet18", strategy="full", batch_size=size) for size in (8, 32))
+    assert memory(large) > 2 * memory(small)
+    assert memory(Recipe(backbone="resnet18", strategy="head")) < memory(Recipe(backbone="resnet18", strategy="top"))
+    assert memory(Recipe(backbone="resnet18", strategy="top", batch_size=8)) < memory(small)
+
+
+def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
+    network = catalogue.find("timm:resnet26")
+    names = [stage.name for stage in network.stages]
+    assert estimates.share_up_to(network, names[0]) == pytest.approx(1 / len(names))
+    assert estimates.share_up_to(network, None) == 0
+    assert (
+        estimates.of(
+            resolve(Recipe(backbone="timm:resnet26", strategy="head"), FACTS, stages=names), FACTS, network, COSTS
+        ).memory_bytes
+        is None
+    )
+
+
+def test_batches_are_cut_to_the_memory_of_the_device_and_make_the_same_steps() -> None:
+    recipe = Recipe(backbone="resnet18", strategy="full", batch_size=None)
+    plan = resolve(recipe, replace(FACTS, train_images=800), stages=STAGES)
+    assert plan.descent is not None
+    assert estimates.fitted(plan, recipe, RESNET, COSTS) == plan
+    assert estimates.fitted(plan, recipe, RESNET, replace(COSTS, memory_bytes=10**11)) == plan
+
+    small = replace(COSTS, memory_bytes=memory(Recipe(backbone="resnet18", strategy="full", batch_size=8)) * 2)
+    cut = estimates.fitted(plan, recipe, RESNET, small)
+    assert cut.descent is not None
+    assert 2 <= cut.descent.batch_size < plan.descent.batch_size
+    assert cut.descent.batch_size * cut.descent.accumulate == plan.descent.batch_size
+    assert cut.descent.learning_rate == plan.descent.learning_rate
+    assert "would not fit" in cut.reasons[-1]
+    by_hand = replace(recipe, batch_size=32)
+    assert estimates.fitted(plan, by_hand, RESNET, small) == plan
+    nothing = replace(COSTS, memory_bytes=1)
+    least = estimates.fitted(plan, recipe, RESNET, nothing).descent
+    assert least is not None
+    assert least.batch_size == 2

@@ -1,0 +1,138 @@
+"""How a plan fills in what a recipe leaves open, and the reasons that it gives."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app import errors
+from app.plan import Plan, VersionFacts, resolve
+from app.recipe import Augmentation, Recipe
+
+STAGES = ("stem", "layer1", "layer2")
+FACTS = VersionFacts(classes=3, train_images=240, validation_images=60, smallest_class=40)
+
+
+def plan(version: VersionFacts = FACTS, **fields: Any) -> Plan:
+    return resolve(Recipe(**{"backbone": "resnet18", "strategy": "head", **fields}), version, stages=STAGES)
+
+
+def scratch(version: VersionFacts = FACTS, **fields: Any) -> Plan:
+    return plan(version, strategy="scratch", **fields)
+
+
+def rate(planned: Plan) -> float:
+    assert planned.descent is not None
+    return planned.descent.learning_rate
+
+
+def test_from_random_values_the_rate_shrinks_by_the_root_of_the_batch_only() -> None:
+    assert rate(scratch(batch_size=32)) == pytest.approx(0.05)
+    assert rate(scratch(batch_size=8)) == pytest.approx(0.025)
+    assert rate(scratch(batch_size=2)) == pytest.approx(0.0125)
+    assert rate(scratch(batch_size=8, accumulate=4)) == pytest.approx(0.05)
+    assert rate(plan(strategy="full", batch_size=8)) == pytest.approx(0.0025)
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(40, 120), (640, 100), (3200, 30), (100_000, 30)])
+def test_few_images_are_seen_more_often_from_random_values(images: int, epochs: int) -> None:
+    descent = scratch(replace(FACTS, train_images=images), batch_size=32).descent
+    assert descent is not None
+    assert descent.epochs == epochs
+
+
+def test_from_random_values_images_are_changed_more_and_the_rate_rises_longer() -> None:
+    descent, tuned = scratch().descent, plan(strategy="full").descent
+    assert descent is not None
+    assert tuned is not None
+    assert (descent.augmentation.policy, tuned.augmentation.policy) == ("trivial", "crop")
+    assert (descent.warm_up, descent.warm_up_epochs) == (0.1, 5)
+    assert (tuned.warm_up, tuned.warm_up_epochs) == (0.05, 1)
+    asked = scratch(augmentation={"policy": "none"}).descent
+    assert asked is not None
+    assert asked.augmentation == Augmentation(policy="none")
+
+
+def test_full_starts_from_the_linear_classifier_unless_told_otherwise() -> None:
+    fitted, random = plan(strategy="full"), plan(strategy="full", reinit="head")
+    assert (fitted.reinit, len(fitted.l2_grid), fitted.folds) == ("none", 7, 5)
+    assert (random.reinit, random.l2_grid, random.folds) == ("head", (), 0)
+    assert any("LP-FT" in reason for reason in fitted.reasons)
+    assert any("head starts from random values" in reason for reason in random.reasons)
+
+
+def test_the_reasons_give_the_rates_of_the_stages_and_their_order() -> None:
+    planned = plan(strategy="full", learning_rate=0.08, layer_decay=0.5, unfreeze="gradual")
+    assert any("0.08 at the head to 0.01 at stem" in reason for reason in planned.reasons)
+    assert any("the 3 stages join it one by one" in reason for reason in planned.reasons)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [(None, "does best in cross-validation"), ("all", "Head2Toe"), ("layer1", "sees what layer1 gives")],
+)
+def test_the_reasons_say_which_stage_is_classified(stage: str | None, said: str) -> None:
+    planned = plan(strategy="stage_probe", stage=stage)
+    assert planned.stage == (stage or "best")
+    assert any(said in reason for reason in planned.reasons)
+    assert any("ends behind the last stage" in reason for reason in planned.reasons)
+    assert bool(planned.shares) == (stage == "all")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"strategy": "stage_probe", "stage": "layer"}, {"strategy": "top", "freeze": "layer"}]
+)
+def test_a_stage_that_does_not_exist_is_answered_with_the_nearest_names(fields: dict[str, Any]) -> None:
+    with pytest.raises(errors.UnknownName) as raised:
+        plan(**fields)
+    assert raised.value.code == "unknown_stage"
+    assert raised.value.detail["nearest"] == ["layer2", "layer1"]
+
+
+CONTRADICTIONS: list[tuple[dict[str, Any], list[tuple[str, ...]]]] = [
+    ({"strategy": "head", "epochs": 3, "stage": "best"}, [("epochs",), ("stage",)]),
+    ({"strategy": "head", "weights": "none"}, [("weights",)]),
+    ({"strategy": "stage_probe", "weights": "none"}, [("weights",)]),
+    ({"strategy": "stage_probe", "learning_rate": 0.1}, [("learning_rate",)]),
+    ({"strategy": "scratch", "weights": "pretrained"}, [("weights",)]),
+    ({"strategy": "scratch", "reinit": "none"}, [("reinit",)]),
+    ({"strategy": "full", "weights": "none", "layer_decay": 0.5, "l2": 1.0}, [("l2",), ("layer_decay",)]),
+    ({"strategy": "full", "weights": "none", "unfreeze": "gradual"}, [("unfreeze",)]),
+    ({"strategy": "full", "reinit": "retrained"}, [("reinit",)]),
+    ({"strategy": "full", "reinit": "head", "l2": 1.0}, [("l2",)]),
+    ({"strategy": "top", "layer_decay": 0.5}, [("layer_decay",)]),
+    (
+        {"strategy": "top", "augmentation": {"mixup": 0.2, "cutmix": 1.0}},
+        [("augmentation", "mixup"), ("augmentation", "cutmix")],
+    ),
+    ({"strategy": "full", "layer_decay": 0.0}, [("layer_decay",)]),
+    ({"strategy": "full", "layer_decay": 1.5}, [("layer_decay",)]),
+    ({"strategy": "full", "precision": "fp16"}, [("precision",)]),
+]
+
+
+@pytest.mark.parametrize(("fields", "places"), CONTRADICTIONS)
+def test_a_recipe_that_contradicts_itself_is_refused_with_the_field(
+    fields: dict[str, Any], places: list[tuple[str, ...]]
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Recipe(**{"backbone": "resnet18", "strategy": "head", **fields})
+    assert [error["loc"] for error in raised.value.errors()] == places
+
+
+def test_full_without_weights_and_scratch_are_the_same_plan() -> None:
+    assert plan(strategy="full", weights="none") == scratch() == scratch(weights="none")
+    assert scratch().weights == "none"
+    assert plan().weights == "pretrained"
+
+
+def test_how_many_gpus_share_a_batch_is_the_workers_to_decide_unless_asked_for() -> None:
+    free, asked = scratch(), scratch(devices=2)
+    assert free.descent is not None
+    assert asked.descent is not None
+    assert (free.descent.devices, asked.descent.devices) == (None, 2)
+    assert not any("GPUs" in reason for reason in free.reasons)
+    assert "Each batch is shared by 2 GPUs at most." in asked.reasons
+    with pytest.raises(ValidationError, match="not for strategy 'head'"):
+        plan(strategy="head", devices=2)

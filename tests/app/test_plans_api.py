@@ -1,0 +1,220 @@
+"""Plans over HTTP: a dry run at once, or the job that measures first."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.backbones import catalogue
+from app.datasets import service as datasets
+from app.db import Database
+from app.jobs import leases
+from app.jobs import service as jobs
+from app.jobs.leases import Failure
+from app.profile import Costs, CurvePoint, Depth, Probe, Profile
+from app.profiles import service as profiles
+from tests.app.conftest import NOW, Bell
+from tests.problems import problem
+
+SHA256 = "5" * 64
+PROBE = Probe(accuracy=0.9, log_loss=0.3, error=0.02)
+DEPTH = Depth(name="head", features=1280, probe=PROBE, log_me=0.1, h_score=0.8, neighbours=0.85)
+
+
+def profile(sha256: str = SHA256, *, images: int = 21) -> Profile:
+    return Profile(
+        backbone="mobilenet_v2",
+        weights="IMAGENET1K_V1",
+        weights_sha256=sha256,
+        classes=2,
+        images=images,
+        smallest_class=7,
+        largest_class=14,
+        measured=images,
+        depths=(DEPTH,),
+        together=PROBE,
+        curve=(CurvePoint(images=images, probe=PROBE),),
+        random=(DEPTH,),
+        random_images=images,
+        reference=(),
+        costs=Costs(decode=0.001, forward=0.01, step=0.04, device="cpu", threads=1, probe=0.2, probes=0.9),
+    )
+
+
+def wanted(dataset_id: str, *, measure: bool = False, **recipe: object) -> dict[str, object]:
+    return {
+        "dataset": dataset_id,
+        "recipe": {"backbone": "mobilenet_v2", "strategy": "head", **recipe},
+        "measure": measure,
+    }
+
+
+def measure(database: Database, job_id: str, found: Profile | None = None, *, days: int = 0) -> str:
+    """What a worker does with the job when it has measured; the profile's id."""
+    now = NOW + timedelta(days=days)
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=now, lease_seconds=30)
+        assert claim is not None
+        assert claim.kind == "analyse"
+        version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+        profile_id = profiles.record(session, version, found or profile(), job_id=job_id, now=now)
+        leases.succeed(session, claim, {"profile": profile_id}, now=now)
+    return profile_id
+
+
+def fail(database: Database, job_id: str) -> None:
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
+        assert claim is not None
+        leases.fail(session, claim, Failure("weights_unavailable", "no usable weights", {}), now=NOW)
+
+
+def asked(http: TestClient, body: dict[str, object], **headers: str) -> dict[str, Any]:
+    """The job that a request to measure is answered with."""
+    answer = http.post("/v1/plans", json=body, headers=headers)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    return job
+
+
+def test_a_plan_is_that_of_a_training_and_starts_nothing(http: TestClient, versioned: str, bell: Bell) -> None:
+    recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 4}
+    answer = http.post("/v1/plans", json={"dataset": versioned, "recipe": recipe})
+
+    assert answer.status_code == 200
+    made = answer.json()
+    assert (made["dataset_id"], made["dataset_version"], made["profile"]) == (versioned, 1, None)
+    assert bell.rung == []
+    job = http.post("/v1/jobs", json={"dataset": versioned, "model": "insects", "recipe": recipe}).json()
+    assert made["plan"] == job["plan"]
+
+
+def test_a_version_that_was_not_measured_is_measured_once_for_all_who_ask(
+    http: TestClient, versioned: str, bell: Bell, database: Database
+) -> None:
+    job = asked(http, wanted(versioned, measure=True))
+    assert (job["kind"], job["state"], job["dataset_version"]) == ("analyse", "queued", 1)
+    assert job["spec"] == {"backbone": "mobilenet_v2", "weights": "pretrained"}
+    assert bell.rung[-1] == ("gpu", job["id"])
+    same = wanted(versioned, measure=True, strategy="full", weights="IMAGENET1K_V1")
+    assert asked(http, same)["id"] == job["id"]
+    assert asked(http, wanted(versioned, measure=True, strategy="full", weights="none"))["id"] == job["id"]
+    assert asked(http, wanted(versioned, measure=True, backbone="resnet18"))["id"] != job["id"]
+    assert http.post("/v1/plans", json=wanted(versioned)).json()["profile"] is None
+
+    profile_id = measure(database, job["id"])
+    for body in (wanted(versioned, measure=True), wanted(versioned), same):
+        answer = http.post("/v1/plans", json=body)
+        assert answer.status_code == 200
+        found = answer.json()["profile"]
+        assert (found["id"], found["job_id"]) == (profile_id, job["id"])
+    assert http.get(f"/v1/jobs/{job['id']}").json()["result"] == {"profile": profile_id}
+    assert http.get(f"/v1/profiles/{profile_id}").json() == found
+    assert found["figures"]["depths"][0]["probe"] == asdict(PROBE)
+    assert found["figures"]["costs"]["step"] == 0.04
+
+
+def test_what_decides_itself_is_measured_first_and_then_has_a_plan_with_its_evidence(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    job = asked(http, wanted(versioned, strategy="auto", epochs=3))
+    measure(database, job["id"])
+    plan = http.post("/v1/plans", json=wanted(versioned, strategy="auto", epochs=3)).json()["plan"]
+    assert (plan["strategy"], plan["quadrant"]["amount"]) in {("head", "little"), ("stage_probe", "little")}
+    assert plan["quadrant"]["evidence"][0] in plan["reasons"]
+    assert 0 <= plan["expected"]["low"] <= plan["expected"]["high"] <= 1
+    assert plan["estimate"]["seconds"] > 0
+    assert "left out: epochs" in " ".join(plan["reasons"])
+    by_hand = http.post("/v1/plans", json=wanted(versioned, strategy="full", epochs=3)).json()["plan"]
+    assert (by_hand["strategy"], by_hand["descent"]["epochs"]) == ("full", 3)
+    assert by_hand["quadrant"] == plan["quadrant"]
+    assert by_hand["estimate"]["seconds"] > plan["estimate"]["seconds"]
+
+
+def test_of_many_who_ask_at_the_same_moment_one_makes_the_job(versioned: str, database: Database) -> None:
+    def ask(_number: int) -> str:
+        with database.write() as session:
+            version, backbone = datasets.find_version(session, versioned, 1), catalogue.find("mobilenet_v2")
+            job = jobs.submit_analysis(session, version, backbone, choice="pretrained", max_attempts=1, now=NOW)
+            return job.id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(16)))) == 1
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+def test_a_measuring_that_came_to_nothing_is_done_anew(
+    http: TestClient, versioned: str, database: Database, how: str
+) -> None:
+    first = asked(http, wanted(versioned, measure=True))["id"]
+    if how == "failed":
+        fail(database, first)
+    else:
+        http.post(f"/v1/jobs/{first}/cancel")
+
+    second = asked(http, wanted(versioned, measure=True))["id"]
+    assert second != first
+    assert http.get(f"/v1/jobs/{first}").json()["state"] == how
+    assert asked(http, wanted(versioned, measure=True))["id"] == second
+
+
+def test_who_asks_for_what_is_paused_sets_it_going_again(http: TestClient, versioned: str, bell: Bell) -> None:
+    job_id = asked(http, wanted(versioned, measure=True))["id"]
+    assert http.post(f"/v1/jobs/{job_id}/pause").json()["state"] == "paused"
+    again = asked(http, wanted(versioned, measure=True))
+    assert (again["id"], again["state"]) == (job_id, "queued")
+    assert bell.rung[-1] == ("gpu", job_id)
+
+
+def test_a_request_to_measure_repeated_with_its_key_is_answered_with_its_job(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    key = {"Idempotency-Key": "k"}
+    first = asked(http, wanted(versioned, measure=True), **key)["id"]
+    fail(database, first)
+
+    assert asked(http, wanted(versioned, measure=True), **key)["id"] == first
+    other = http.post("/v1/plans", json=wanted(versioned), headers=key)
+    assert problem(other, 422)["code"] == "idempotency_key_reused"
+
+
+def test_the_newest_profile_counts_and_the_same_weights_have_one(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    def recorded(found: Profile, days: int) -> str:
+        with database.write() as session:
+            version = datasets.find_version(session, versioned, 1)
+            return profiles.record(session, version, found, job_id=job_id, now=NOW + timedelta(days=days))
+
+    job_id = asked(http, wanted(versioned, measure=True))["id"]
+    first = recorded(profile(), 0)
+    other = recorded(profile("6" * 64), 1)
+    assert other != first
+    assert http.post("/v1/plans", json=wanted(versioned)).json()["profile"]["id"] == other
+    assert recorded(profile(images=20), 2) == first
+    found = http.post("/v1/plans", json=wanted(versioned)).json()["profile"]
+    assert (found["id"], found["figures"]["images"]) == (first, 20)
+
+
+def test_a_backbone_without_weights_cannot_be_measured(http: TestClient, versioned: str) -> None:
+    body = wanted(versioned, measure=True, backbone="tinynet", strategy="full", weights="none")
+    assert problem(http.post("/v1/plans", json=body), 422)["code"] == "backbone_has_no_weights"
+
+
+def test_what_makes_no_training_makes_no_plan(http: TestClient, versioned: str) -> None:
+    def code(body: dict[str, object], status: int) -> str:
+        told: str = problem(http.post("/v1/plans", json=body), status)["code"]
+        return told
+
+    empty = http.post("/v1/datasets", json={"name": "empty"}).json()["id"]
+    assert code(wanted(versioned, backbone="resnet81"), 422) == "unknown_backbone"
+    assert code(wanted(versioned, weights="IMAGENET_V2", measure=True), 422) == "unknown_weights"
+    assert code({**wanted(versioned), "version": 7}, 404) == "version_not_found"
+    assert code(wanted("ds_none"), 404) == "dataset_not_found"
+    assert code(wanted(empty, measure=True), 409) == "dataset_has_no_version"
+    assert code({**wanted(versioned), "model": "insects"}, 422) == "invalid_request"
+    assert problem(http.get("/v1/profiles/prf_none"), 404)["code"] == "profile_not_found"

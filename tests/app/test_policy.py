@@ -1,0 +1,141 @@
+"""The two by two rule as a table: made-up measurements in, decisions out."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from app import policy
+from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
+
+COSTS = Costs(decode=0.002, forward=0.01, step=0.03, device="cpu", threads=2)
+
+
+def probe(accuracy: float, *, error: float = 0.01) -> Probe:
+    return Probe(accuracy=accuracy, log_loss=2 * (1 - accuracy), error=error)
+
+
+def depths(accuracies: Sequence[float], *, error: float = 0.01) -> tuple[Depth, ...]:
+    """Stages of these accuracies; the last one is the head's, and the last stage has it, too."""
+    names = [*(f"stage{place}" for place in range(1, len(accuracies))), HEAD]
+    return tuple(
+        Depth(
+            name=name,
+            features=64,
+            probe=probe(accuracy, error=error),
+            log_me=accuracy,
+            h_score=accuracy,
+            neighbours=accuracy,
+        )
+        for name, accuracy in zip(names, accuracies, strict=True)
+    )
+
+
+def profile(
+    *,
+    images: int,
+    classes: int = 5,
+    stages: Sequence[float] = (0.4, 0.6, 0.8, 0.9, 0.9),
+    random: float = 0.45,
+    together: float | None = None,
+    gain: float = 0.03,
+    error: float = 0.01,
+) -> Profile:
+    """What a policy would be told; `gain` is what the last doubling of the images gave."""
+    top = stages[-1]
+    return Profile(
+        backbone="resnet18",
+        weights="IMAGENET1K_V1",
+        weights_sha256="0" * 64,
+        classes=classes,
+        images=images,
+        smallest_class=images // classes,
+        largest_class=images // classes,
+        measured=images,
+        depths=depths(stages, error=error),
+        together=probe(top if together is None else together, error=error),
+        curve=(
+            CurvePoint(images=images // 2, probe=probe(top - gain, error=error)),
+            CurvePoint(images=images, probe=probe(top, error=error)),
+        ),
+        random=depths([random] * len(stages), error=error),
+        random_images=min(images, 512),
+        reference=() if images <= 512 else depths(stages, error=error),
+        costs=COSTS,
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "amount", "likeness", "strategy"),
+    [
+        (profile(images=300), "little", "similar", "head"),
+        (profile(images=3000), "much", "similar", "top"),
+        # An earlier stage beats the top by far: what comes behind it is made for other things.
+        (profile(images=300, stages=(0.5, 0.7, 0.95, 0.88, 0.88)), "little", "dissimilar", "stage_probe"),
+        (profile(images=3000, stages=(0.5, 0.7, 0.95, 0.88, 0.88)), "much", "dissimilar", "full"),
+        # Random values do nearly as well, and much is left to be learnt.
+        (profile(images=300, stages=(0.4, 0.5, 0.6, 0.6), random=0.55), "little", "dissimilar", "full"),
+        (profile(images=3000, stages=(0.4, 0.5, 0.6, 0.6), random=0.55), "much", "dissimilar", "full"),
+        # Random values do nearly as well, and next to nothing is left to be learnt.
+        (profile(images=300, stages=(0.9, 0.95, 0.96, 0.96), random=0.94), "little", "dissimilar", "head"),
+    ],
+)
+def test_each_quadrant_has_its_strategy(measured: Profile, amount: str, likeness: str, strategy: str) -> None:
+    decision = policy.decide(measured)
+    assert (decision.quadrant.amount, decision.quadrant.likeness) == (amount, likeness)
+    assert decision.strategy == strategy
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "gain", "amount"),
+    [
+        (1000, 5, 0.05, "much"),
+        (999, 5, 0.05, "little"),
+        (999, 5, 0.01, "much"),
+        (499, 5, 0.01, "little"),
+        (1000, 100, 0.01, "little"),
+    ],
+)
+def test_how_much_data_there_is_depends_on_images_and_on_what_twice_as_many_gave(
+    images: int, classes: int, gain: float, amount: str
+) -> None:
+    assert policy.locate(profile(images=images, classes=classes, gain=gain)).amount == amount
+
+
+def test_an_earlier_stage_must_beat_the_top_by_more_than_chance() -> None:
+    stages = (0.5, 0.7, 0.91, 0.88, 0.88)
+    assert policy.locate(profile(images=300, stages=stages, error=0.01)).likeness == "dissimilar"
+    assert policy.locate(profile(images=300, stages=stages, error=0.02)).likeness == "similar"
+
+
+def test_the_rival_is_the_best_classifier_on_fixed_features() -> None:
+    plain = policy.decide(profile(images=3000))
+    assert (plain.rival, plain.rival_stage) == ("head", None)
+    inner = policy.decide(profile(images=3000, stages=(0.5, 0.7, 0.95, 0.88, 0.88)))
+    assert (inner.rival, inner.rival_stage) == ("stage_probe", "stage3")
+    all_stages = policy.decide(profile(images=3000, together=0.94))
+    assert (all_stages.rival, all_stages.rival_stage) == ("stage_probe", "all")
+
+
+def test_the_reasons_give_the_figures_that_decided() -> None:
+    told = " ".join(policy.decide(profile(images=3000)).reasons)
+    assert "3000 training images, 600 of each of 5 labels" in told
+    assert "90.0 %" in told
+    assert "45.0 %" in told
+    assert "stage2 are trained" in told
+
+
+def test_what_is_expected_reaches_further_up_where_layers_are_trained() -> None:
+    measured = profile(images=3000)
+    head, top = policy.expected(measured, strategy="head"), policy.expected(measured, strategy="top")
+    assert (head.low, head.high) == pytest.approx((0.88, 0.92))
+    assert (top.low, top.high) == pytest.approx((0.88, 0.96))
+
+
+def test_a_network_with_a_single_stage_has_no_top() -> None:
+    assert policy.decide(profile(images=3000, stages=(0.9, 0.9))).strategy == "full"
+
+
+def test_few_images_that_cannot_be_halved_are_little_data() -> None:
+    measured = profile(images=600)
+    short = Profile(**{**vars(measured), "curve": measured.curve[-1:]})
+    assert policy.locate(short).amount == "little"

@@ -1,0 +1,95 @@
+"""Analyses in real processes: a version and a backbone become a profile."""
+
+from pydantic import TypeAdapter
+
+from app.datasets import service as datasets
+from app.db import Database, utc_now
+from app.jobs import leases
+from app.profile import HEAD, Profile
+from app.profiles import service as profiles
+from app.settings import Settings
+from app.storage import Storage
+from tests import factories
+from tests.app import test_plans_api
+from tests.worker.conftest import Desk
+from tests.worker.test_runner import files_left
+from worker import kinds
+from worker.runner import Runner
+
+PROFILE = TypeAdapter(Profile)
+
+
+def test_a_version_is_measured_and_the_job_names_its_profile(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database, settings: Settings, files: Storage
+) -> None:
+    assert settings.weights_dir is not None
+    digest = factories.write_weights(settings.weights_dir)
+    job = desk.submit_analysis(dataset_id)
+    runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert ended.state == "succeeded", ended.error
+    assert ended.result is not None
+    with database.read() as session:
+        row = profiles.find(session, ended.result["profile"])
+        version = datasets.find_version(session, dataset_id, 1)
+        assert profiles.newest(session, version, backbone=factories.SMALL, weights="r160_in1k") is row
+    found = PROFILE.validate_python(row.body)
+    train = [counts["train"] for counts in version.counts.values()]
+    assert (found.images, found.smallest_class, found.classes) == (sum(train), min(train), 2)
+    assert (found.weights, found.weights_sha256) == ("r160_in1k", digest)
+    assert found.depths[-1].name == found.random[-1].name == HEAD
+    assert found.depth(HEAD).probe.accuracy == 1.0
+    assert desk.history(job.id)[-2:] == ["profiled", "succeeded"]
+    assert files_left(files) == []
+
+
+def test_without_weights_it_fails_with_every_place_that_was_tried(desk: Desk, runner: Runner, dataset_id: str) -> None:
+    job = desk.submit_analysis(dataset_id)
+    runner.run(job.id)
+
+    error = desk.job(job.id).error
+    assert error is not None
+    assert error["code"] == "weights_unavailable"
+
+
+def test_a_version_with_hardly_any_images_cannot_be_measured(desk: Desk, runner: Runner, settings: Settings) -> None:
+    assert settings.weights_dir is not None
+    factories.write_weights(settings.weights_dir)
+    imported = desk.submit_import(factories.photos(each=2))
+    runner.run(imported.id)
+    job = desk.submit_analysis(imported.dataset_id)
+    runner.run(job.id)
+
+    error = desk.job(job.id).error
+    assert error is not None
+    assert error["code"] == "too_few_images"
+
+
+def test_an_analysis_of_a_deleted_dataset_fails_with_the_reason(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    job = desk.submit_analysis(dataset_id)
+    with database.write() as session:
+        datasets.delete(session, dataset_id, revision=None, now=utc_now())
+    runner.run(job.id)
+
+    error = desk.job(job.id).error
+    assert error is not None
+    assert error["code"] == "dataset_not_found"
+
+
+def test_what_was_measured_is_kept_where_the_dataset_was_deleted_meanwhile(
+    desk: Desk, dataset_id: str, database: Database, files: Storage
+) -> None:
+    job = desk.submit_analysis(dataset_id)
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=30)
+        assert claim is not None
+        datasets.delete(session, dataset_id, revision=None, now=utc_now())
+    with database.write() as session:
+        kinds.KINDS["analyse"].publish(session, claim, test_plans_api.profile(), files, utc_now())
+    ended = desk.job(job.id)
+    assert ended.state == "succeeded"
+    assert ended.result is not None
+    assert ended.result["profile"].startswith("prf")

@@ -1,0 +1,65 @@
+"""The work of an analysis: a version measured with a backbone, ending in a profile."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app.backbones import catalogue, weights
+from app.backbones.catalogue import Backbone
+from app.backbones.weights import WeightsFile
+from app.profile import Profile
+from worker.splits import splits_of
+from worker.training import profile
+from worker.training.data import Splits
+from worker.training.events import Emit
+
+_SEED = 0
+"""The same for all, so that profiles can be compared with one another."""
+
+
+@dataclass(frozen=True)
+class AnalyseWork:
+    """A version to measure, and what with."""
+
+    backbone: str
+    weights: str
+    table: Path
+    tag: str
+    """Under which the table has the version."""
+    feature_cache: Path
+    weights_dir: Path | None
+    download_weights: bool
+    max_image_pixels: int
+
+
+def analyse(work: AnalyseWork, emit: Emit) -> Profile:
+    """Carry out `work`. Raises `WeightsUnavailable`, `Invalid` where there are too few images, and `BadImage`."""
+    backbone = catalogue.find(work.backbone)
+    file = weights.obtain(
+        backbone,
+        choice=work.weights,
+        weights_dir=work.weights_dir,
+        cache_dir=weights.default_cache_dir(),
+        download=work.download_weights,
+    )
+    splits = splits_of(work.table, work.tag)
+    return measure(
+        splits, backbone, file, feature_cache=work.feature_cache, max_pixels=work.max_image_pixels, emit=emit
+    )
+
+
+def measure(
+    splits: Splits, backbone: Backbone, file: WeightsFile, *, feature_cache: Path, max_pixels: int, emit: Emit
+) -> Profile:
+    """The profile of `splits` on this machine. Raises `Invalid` where there are too few images, and `BadImage`."""
+    return profile.measure(
+        splits,
+        backbone=backbone,
+        weights=file,
+        feature_cache=feature_cache,
+        max_pixels=max_pixels,
+        seed=_SEED,
+        emit=emit,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )

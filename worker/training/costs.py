@@ -1,0 +1,111 @@
+"""What one image costs on this machine: decoding, a pass through a network, and a training step."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.backbones import preprocess
+from app.backbones.classifier import Classifier, InferenceForm
+from app.profile import Costs
+from worker.training import features, precision
+from worker.training.data import Images
+from worker.training.learner import Criterion
+
+_IMAGES = 32
+_STEP_IMAGES = {"cpu": 16, "cuda": 32}
+_MOST_RUNS, _LONG_ENOUGH = 5, 0.5
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CRITERION = Criterion(smoothing=0.0, weights=None)
+
+
+def measure(
+    classifier: Classifier, network: InferenceForm, images: Images, *, max_pixels: int, device: torch.device
+) -> Costs:
+    """The costs of some of `images` with `classifier`, whose form for inference is `network`; both end on `device`."""
+    places = np.unique(np.linspace(0, len(images) - 1, _IMAGES).round().astype(int))
+    files = images.read(places.tolist())
+
+    def decode(file: bytes) -> preprocess.Pixels:
+        return preprocess.load(file, classifier.preprocessing, max_pixels=max_pixels)
+
+    decode(files[0])  # the first one ever also pays for what is loaded along
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        started = time.perf_counter()
+        pixels = list(pool.map(decode, files))
+        seconds = time.perf_counter() - started
+    views = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    return Costs(
+        decode=seconds / len(files),
+        forward=_forward(network.to(device), views, device),
+        step=_step(
+            classifier.to(device).to(memory_format=torch.channels_last),
+            views[: _STEP_IMAGES[device.type]],
+            images.targets[places],
+            device,
+        ),
+        device=device.type,
+        threads=threads,
+        memory_bytes=_memory(device),
+    )
+
+
+def _forward(network: InferenceForm, views: Tensor, device: torch.device) -> float:
+    batches = torch.split(views, features.batch_size(device))
+
+    def run(parts: Sequence[Tensor]) -> None:
+        with torch.inference_mode():
+            for part in parts:
+                network(part.to(device))
+
+    run(batches[:1])
+    return _seconds(lambda: run(batches), device) / len(views)
+
+
+def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], device: torch.device) -> float:
+    inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
+    half = precision.is_half_quicker(device)
+    classifier.to(device).to(memory_format=torch.channels_last).train()
+
+    def run() -> None:
+        classifier.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = _CRITERION(classifier(inputs), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    run()
+    return _seconds(run, device) / len(views)
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    """How long `run` takes, what it leaves to a GPU included: the mean of some runs where they are short."""
+    _finish(device)
+    started, seconds, done = time.perf_counter(), 0.0, 0
+    while done < _MOST_RUNS and seconds < _LONG_ENOUGH:
+        run()
+        _finish(device)
+        done += 1
+        seconds = time.perf_counter() - started
+    return seconds / done
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):
+        return machine
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

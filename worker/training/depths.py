@@ -1,0 +1,75 @@
+"""Figures of the pooled features at each depth of a network: probes, learning curve, scores. Knows no network."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.plan import L2_GRID
+from app.profile import CurvePoint, Depth, Probe
+from worker.training import probe, transferability
+from worker.training.events import Emit
+
+AT_LEAST = 2
+"""Images of each label without which cross-validation means nothing."""
+
+_CURVE = (0.25, 0.5)
+_FOLDS = 5
+
+Values = Mapping[str, NDArray[np.float32]]
+"""Pooled features `(N, D)` at each depth, in order."""
+
+
+def measure(values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit) -> tuple[Depth, ...]:
+    """The figures at each depth; `targets (N,)` are 0 to K - 1, each of them that of `AT_LEAST` images or more."""
+    return tuple(_depth(name, found, targets, seed=seed, emit=emit) for name, found in values.items())
+
+
+def together(values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit) -> Probe:
+    """The probe on all depths side by side ("Head2Toe", Evci et al. 2022)."""
+    return linear(np.concatenate([*values.values()], axis=1), targets, seed=seed, emit=emit)
+
+
+def linear(values: NDArray[np.float32], targets: NDArray[np.int64], *, seed: int, emit: Emit) -> Probe:
+    """What a linear classifier on features `(N, D)` makes of images that it has not seen; `targets` as above."""
+    # As many folds everywhere, also where a label has fewer images, or the points of a curve could not be compared.
+    held = probe.cross_validate(
+        values, targets, classes=_classes(targets), l2_grid=L2_GRID, folds=_FOLDS, seed=seed, emit=emit
+    )
+    return Probe(accuracy=held.accuracy, log_loss=held.log_loss, error=held.error)
+
+
+def curve(
+    values: NDArray[np.float32], targets: NDArray[np.int64], whole: Probe, *, seed: int, emit: Emit
+) -> tuple[CurvePoint, ...]:
+    """The learning curve of features `(N, D)`, whose last point is the probe on all images, `whole`. The images of each
+    point are among those of the next."""
+    points = []
+    for share in shares(targets):
+        some = probe.stratified_sample(targets, size=round(share * len(targets)), at_least=AT_LEAST, seed=seed)
+        found = linear(values[some], targets[some], seed=seed, emit=emit)
+        points.append(CurvePoint(images=len(some), probe=found))
+    return (*points, CurvePoint(images=len(targets), probe=whole))
+
+
+def shares(targets: NDArray[np.int64]) -> tuple[float, ...]:
+    """The shares of the images, short of all, with which every label keeps `AT_LEAST`."""
+    smallest = int(np.bincount(targets).min())
+    return tuple(share for share in _CURVE if round(share * smallest) >= AT_LEAST)
+
+
+def _depth(name: str, values: NDArray[np.float32], targets: NDArray[np.int64], *, seed: int, emit: Emit) -> Depth:
+    found = linear(values, targets, seed=seed, emit=emit)
+    scores = transferability.score(values, targets, classes=_classes(targets), seed=seed)
+    return Depth(
+        name=name,
+        features=values.shape[1],
+        probe=found,
+        log_me=scores.log_me,
+        h_score=scores.h_score,
+        neighbours=scores.neighbours,
+    )
+
+
+def _classes(targets: NDArray[np.int64]) -> int:
+    return int(targets.max()) + 1

@@ -1,0 +1,207 @@
+"""The profile of a version with a backbone: how much data there is, and how close it is to what the backbone knows."""
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from app import errors
+from app.backbones import classifier as classifiers
+from app.backbones.catalogue import Backbone
+from app.backbones.classifier import Classifier
+from app.backbones.weights import WeightsFile
+from app.profile import HEAD, Costs, Profile
+from worker.training import costs, data, depths, features, probe
+from worker.training.data import Images, Selection, Splits
+from worker.training.depths import AT_LEAST, Values
+from worker.training.events import Emit, Event, Profiled, Progress
+from worker.training.features import Extractor
+
+MAX_MEASURED = 2_000
+"""Of more images, a stratified sample of about so many is measured."""
+RANDOM_IMAGES = 512
+"""About so many images go through the network with random values."""
+
+_STATISTICS_IMAGES, _STATISTICS_BATCH = 128, 32
+_PERCENT = 100
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    splits: Splits
+    backbone: Backbone
+    weights: WeightsFile
+    feature_cache: Path
+    max_pixels: int
+    seed: int
+    emit: Emit
+    device: torch.device
+
+
+def measure(
+    splits: Splits,
+    *,
+    backbone: Backbone,
+    weights: WeightsFile,
+    feature_cache: Path,
+    max_pixels: int,
+    seed: int,
+    emit: Emit,
+    device: torch.device,
+) -> Profile:
+    """The profile of `splits` with the values in `weights`. Every figure comes from the training images alone; the
+    features of the validation images are computed along, as a training will want them, and not looked at.
+
+    Labels with a single training image are left out of all figures but the counts: no classifier without that image
+    could know them. `feature_cache` is that of the trainings. Raises `Invalid` where not two labels are left,
+    `Unavailable` and `BadImage`.
+    """
+    asked = _Measuring(splits, backbone, weights, feature_cache, max_pixels, seed, emit, device)
+    rows = _measured(splits.train.targets, seed=seed)
+    targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
+    few = probe.stratified_sample(targets, size=RANDOM_IMAGES, at_least=AT_LEAST, seed=seed)
+    chosen = Selection(splits.train, rows[few])
+    classifier = _pretrained(asked)
+    extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, weights.sha256)
+    known = _values(asked, splits, extractor, rows)
+    random = _random_values(asked, chosen)
+    spent = costs.measure(classifier, extractor.network, chosen, max_pixels=max_pixels, device=device)
+    profile = _judge(asked, known, targets, random, few, spent)
+    emit(_summary(profile))
+    return profile
+
+
+def _measured(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Positions of the images to measure, in order."""
+    kept = np.flatnonzero(np.bincount(targets)[targets] >= AT_LEAST) if len(targets) else np.arange(0)
+    if len(np.unique(targets[kept])) < 2:
+        raise errors.Invalid(
+            "no two labels have two training images each, so nothing can be measured", code="too_few_images"
+        )
+    return kept[probe.stratified_sample(targets[kept], size=MAX_MEASURED, at_least=AT_LEAST, seed=seed)]
+
+
+def _pretrained(asked: _Measuring) -> Classifier:
+    state = classifiers.read_state(asked.weights.path)
+    classes = len(asked.splits.labels)
+    return classifiers.build(asked.backbone, classes, state=state, seed=asked.seed, weights=asked.weights.weights)
+
+
+def _values(asked: _Measuring, splits: Splits, extractor: Extractor, rows: NDArray[np.int64]) -> Values:
+    """The features of the training images of `splits` at positions `rows`."""
+    found = features.extract(
+        splits,
+        extractor,
+        cache_dir=asked.feature_cache,
+        max_pixels=asked.max_pixels,
+        emit=asked.emit,
+        device=asked.device,
+    )
+    return {depth: found.at(depth).train[rows] for depth in found.columns}
+
+
+def _random_values(asked: _Measuring, chosen: Images) -> Values:
+    """The features of `chosen` that the network has with random values."""
+    classifier = classifiers.build(asked.backbone, len(asked.splits.labels), state=None, seed=asked.seed)
+    _measure_statistics(asked, classifier, chosen)
+    extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, _digest(classifier))
+    nothing = Selection(asked.splits.validation, np.arange(0))
+    return _values(asked, Splits(asked.splits.labels, chosen, nothing), extractor, np.arange(len(chosen)))
+
+
+def _measure_statistics(asked: _Measuring, classifier: Classifier, images: Images) -> None:
+    """Give each BatchNorm the mean and variance of what reaches it, as a training would: with those it is built with, 0
+    and 1, signals grow or fade from layer to layer, which is no fair picture of an untrained network."""
+    norms = [module for module in classifier.modules() if isinstance(module, _BatchNorm)]
+    classifier.eval().to(asked.device)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all batches
+        norm.train()
+    # In random order, since a batch of one label would miss how far labels lie apart.
+    order = np.random.default_rng(asked.seed).permutation(len(images))[:_STATISTICS_IMAGES].tolist()
+    parts = [order[part.start : part.stop] for part in data.parts_of(len(order), _STATISTICS_BATCH)]
+    several = [part for part in parts if norms and len(part) > 1]
+    with torch.no_grad():
+        for batch in features.views(images, several, classifier.preprocessing, max_pixels=asked.max_pixels):
+            classifier.features(batch.to(asked.device))
+    classifier.eval()
+
+
+def _digest(classifier: Classifier) -> str:
+    """sha256 over all values of the network."""
+    digest = hashlib.sha256()
+    for name, value in sorted(classifier.state().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _judge(
+    asked: _Measuring,
+    known: Values,
+    targets: NDArray[np.int64],
+    random: Values,
+    few: NDArray[np.int64],
+    spent: Costs,
+) -> Profile:
+    """All figures, of the features of pre-trained and random values, the latter those of the images `few`."""
+    is_sample = len(few) < len(targets)
+    probes = len(known) + 1 + len(depths.shares(targets)) + len(random) + is_sample * len(known)
+    tally = _Tally(asked.emit, probes=probes)
+    began = time.perf_counter()
+    stages = depths.measure({d: v for d, v in known.items() if d != HEAD}, targets, seed=asked.seed, emit=tally)
+    half_way = time.perf_counter()
+    found = (*stages, *depths.measure({HEAD: known[HEAD]}, targets, seed=asked.seed, emit=tally))
+    ended = time.perf_counter()
+    same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
+    counts = np.bincount(asked.splits.train.targets, minlength=len(asked.splits.labels))
+    return Profile(
+        backbone=asked.backbone.name,
+        weights=asked.weights.weights.name,
+        weights_sha256=asked.weights.sha256,
+        classes=len(counts),
+        images=len(asked.splits.train),
+        smallest_class=int(counts.min()),
+        largest_class=int(counts.max()),
+        measured=len(targets),
+        depths=found,
+        together=depths.together(known, targets, seed=asked.seed, emit=tally),
+        curve=depths.curve(known[HEAD], targets, found[-1].probe, seed=asked.seed, emit=tally),
+        random=depths.measure(random, targets[few], seed=asked.seed, emit=tally),
+        random_images=len(few),
+        reference=depths.measure(same_images, targets[few], seed=asked.seed, emit=tally),
+        costs=replace(spent, probe=ended - half_way, probes=ended - began),
+    )
+
+
+class _Tally:
+    """An `emit` that tells how far so many probes are, in place of the progress of each."""
+
+    def __init__(self, emit: Emit, *, probes: int) -> None:
+        self._emit = emit
+        self._total = _PERCENT * probes
+        self._begun = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            share = _PERCENT * event.done // event.total
+            self._begun += event.done == 0
+            event = Progress("measure", _PERCENT * (self._begun - 1) + share, self._total)
+        self._emit(event)
+
+
+def _summary(profile: Profile) -> Profiled:
+    best = max(profile.depths, key=lambda depth: depth.probe.accuracy)
+    return Profiled(
+        images=profile.measured,
+        accuracy=profile.depth(HEAD).probe.accuracy,
+        best_depth=best.name,
+        best_accuracy=best.probe.accuracy,
+        random_accuracy=max(depth.probe.accuracy for depth in profile.random),
+    )

@@ -1,0 +1,225 @@
+"""The linear classifier on the stage that suits best, or on the features of all stages that matter most."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from app.backbones.taps import Outlet
+from app.profile import HEAD
+from worker.training import probe, regression
+from worker.training.events import (
+    Emit,
+    Event,
+    FeaturesSelected,
+    Progress,
+    ShareTried,
+    StageChosen,
+    StageTried,
+)
+from worker.training.features import Features
+from worker.training.probe import Linear
+from worker.training.table import Columns, Rows
+
+MAX_COMPARED = 2_000
+"""How many features are taken is chosen on a stratified sample of so many images."""
+
+_FEWEST = 16
+"""Features that are taken at least, where there are so many."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried, and how it is judged."""
+
+    l2: tuple[float, ...]
+    folds: int
+    shares: tuple[float, ...]
+    """Of the features of all stages."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A linear classifier and where in the network its features come from."""
+
+    linear: Linear
+    outlet: Outlet
+    columns: NDArray[np.int64] | None
+    """Which features of the outlet's taps are taken `(F,)`."""
+
+
+def outlet_of(depth: str) -> Outlet:
+    """Where the features of `depth`, a stage or `HEAD`, come out."""
+    return Outlet() if depth == HEAD else Outlet(stage=depth)
+
+
+def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid: Grid, seed: int, emit: Emit) -> Fitted:
+    """The classifier of the one depth whose features have the least cross-validated log-loss."""
+    tried: dict[str, StageTried] = {}
+    fitted: dict[str, Linear] = {}
+    for place, depth in enumerate(found.columns):
+        values = found.at(depth).train
+        fitted[depth] = probe.search(
+            values,
+            targets,
+            classes=classes,
+            l2_grid=grid.l2,
+            folds=grid.folds,
+            seed=seed,
+            emit=_part_of(emit, place, len(found.columns)),
+        )
+        best = min(fitted[depth].tried, key=lambda penalty: penalty.log_loss)
+        tried[depth] = StageTried(depth, values.shape[1], best.l2, best.log_loss, best.accuracy)
+    chosen = min(tried, key=lambda depth: tried[depth].log_loss)
+    emit(StageChosen(chosen, tuple(tried.values())))
+    return Fitted(fitted[chosen], outlet_of(chosen), columns=None)
+
+
+def fit_selected(
+    found: Features, targets: NDArray[np.int64], *, classes: int, grid: Grid, seed: int, emit: Emit
+) -> Fitted:
+    """The classifier of the features of all depths to which a classifier of all features gives the largest weights,
+    as many of them as have the least cross-validated log-loss ("Head2Toe", Evci et al. 2022)."""
+    # Each depth in its own unit, or those with small numbers would not count.
+    unit = np.ones(found.train.shape[1], np.float32)
+    for columns in found.columns.values():
+        unit[columns] = regression.typical_spread(Columns(found.train, columns))
+    values = _InUnits(found.train, unit, slice(None))
+    selection = _Selection(values, targets, classes, grid, seed, emit)
+    taken = selection.compared() if len(grid.shares) > 1 else _Taken(values.shape[1], grid.l2[0], ())
+    ranked = _ranking(values, probe.path(values, targets, classes=classes, l2_grid=[taken.l2])[0])
+    chosen = np.sort(ranked[: taken.features])
+    (linear,) = probe.path(_InUnits(found.train, unit, chosen), targets, classes=classes, l2_grid=[taken.l2])
+    linear = Linear(linear.weight / unit[chosen], linear.bias, taken.l2, ())
+    counts = {depth: int(((chosen >= c.start) & (chosen < c.stop)).sum()) for depth, c in found.columns.items()}
+    taps = {depth: count for depth, count in counts.items() if count}
+    emit(FeaturesSelected(len(chosen), taps, taken.tried))
+    return Fitted(linear, Outlet(taps=tuple(taps)), _within(found, taps, chosen))
+
+
+@dataclass(frozen=True)
+class _InUnits:
+    """Some columns of a table, each in its unit; `unit (D,)` is that of all columns."""
+
+    rows: Rows
+    unit: NDArray[np.float32]
+    columns: NDArray[np.int64] | slice
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), len(self.unit[self.columns])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self.rows[key][:, self.columns] / self.unit[self.columns]
+        return found
+
+
+@dataclass(frozen=True)
+class _Taken:
+    features: int
+    l2: float
+    tried: tuple[ShareTried, ...]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    values: Rows
+    targets: NDArray[np.int64]
+    classes: int
+    grid: Grid
+    seed: int
+    emit: Emit
+
+    def compared(self) -> _Taken:
+        """How many features do best, and with which penalty.
+
+        The selection is made anew in each fold: made once, with the images that judge it, few features would look
+        better than they are.
+        """
+        grid, count = self.grid, self.values.shape[1]
+        sizes = sorted({max(min(_FEWEST, count), round(share * count)) for share in grid.shares})
+        sample = probe.stratified_sample(self.targets, size=MAX_COMPARED, at_least=grid.folds, seed=self.seed)
+        values, targets = self.values[sample], self.targets[sample]
+        fold_of = probe.assign_folds(targets, folds=grid.folds, seed=self.seed)
+        l2 = self._penalty_of_all(values, targets)
+        figures = np.zeros((len(sizes), len(grid.l2), 2))
+        for fold in range(grid.folds):
+            held_out = fold_of == fold
+            ranking = _ranking(values[~held_out], self._fitted(values[~held_out], targets[~held_out], [l2])[0])
+            for place, size in enumerate(sizes):
+                self.emit(Progress("probe", fold * len(sizes) + place, grid.folds * len(sizes)))
+                chosen = ranking[:size]
+                path = self._fitted(values[~held_out][:, chosen], targets[~held_out], grid.l2)
+                figures[place] += [*_judged(path, values[held_out][:, chosen], targets[held_out])]
+        return self._best(sizes, figures / len(sample))
+
+    def _penalty_of_all(self, values: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
+        """The penalty that suits all features together."""
+        if len(self.grid.l2) == 1:
+            return self.grid.l2[0]
+        return probe.search(
+            values,
+            targets,
+            classes=self.classes,
+            l2_grid=self.grid.l2,
+            folds=self.grid.folds,
+            seed=self.seed,
+            emit=self.emit,
+        ).l2
+
+    def _fitted(
+        self, values: NDArray[np.float32], targets: NDArray[np.int64], l2_grid: Sequence[float]
+    ) -> tuple[Linear, ...]:
+        return probe.path(values, targets, classes=self.classes, l2_grid=l2_grid)
+
+    def _best(self, sizes: Sequence[int], figures: NDArray[np.float64]) -> _Taken:
+        """Of mean log-loss and accuracy for each size and penalty `(sizes, penalties, 2)`."""
+        penalties = sorted(self.grid.l2, reverse=True)
+        tried = []
+        for place, size in enumerate(sizes):
+            best = int(figures[place, :, 0].argmin())
+            tried.append(ShareTried(size, penalties[best], *figures[place, best].tolist()))
+        chosen = min(tried, key=lambda one: one.log_loss)
+        return _Taken(chosen.features, chosen.l2, tuple(tried))
+
+
+def _ranking(values: Rows, linear: Linear) -> NDArray[np.int64]:
+    """The features of `values (N, D)`, first those that move the logits most: by the norm of their weights over the
+    classes, for features of the same spread."""
+    relevance = np.linalg.norm(linear.weight, axis=0) * regression.spread(values)
+    return np.argsort(-relevance, kind="stable")
+
+
+def _judged(
+    path: Sequence[Linear], values: NDArray[np.float32], targets: NDArray[np.int64]
+) -> Iterator[tuple[float, int]]:
+    """Log-loss and hits of each classifier, summed over images that it has not seen."""
+    labels = torch.from_numpy(targets)
+    for linear in path:
+        logits = torch.from_numpy(values @ linear.weight.T + linear.bias).double()
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        yield float(loss), int((logits.argmax(dim=1) == labels).sum())
+
+
+def _within(found: Features, taps: dict[str, int], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`chosen`, places among the features of all depths, as places among those of `taps`."""
+    kept = np.concatenate([np.arange(found.columns[tap].start, found.columns[tap].stop) for tap in taps])
+    return np.searchsorted(kept, chosen)
+
+
+def _part_of(emit: Emit, place: int, parts: int) -> Emit:
+    """An `emit` for one of several parts of the same phase."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, Progress):
+            event = Progress(event.phase, place * event.total + event.done, parts * event.total)
+        emit(event)
+
+    return told

@@ -1,0 +1,145 @@
+"""Tables of as many rows each, `(N, D) float32`, in one file that is mapped into memory: safetensors with a digest."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.training import table
+
+Tables = dict[str, NDArray[np.float32]]
+"""By name, in order."""
+
+_METADATA = "__metadata__"
+_DIGEST = "sha256"
+_NO_DIGEST = 64 * "0"
+_MAX_HEADER_BYTES = 2**20
+_READ_BYTES = 2**20
+
+
+def read(path: Path, *, rows: int) -> Tables | None:
+    """The tables in `path`, mapped; None where there are none of so many rows, or they are damaged."""
+    try:
+        with path.open("rb") as file:
+            layout, digest = _read_header(file, rows)
+            if os.fstat(file.fileno()).st_size != layout.size_bytes or layout.digest(file) != digest:
+                return None
+            os.utime(path)  # whoever bounds the cache removes what was used longest ago
+            return layout.map(file, writable=False)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+class Draft:
+    """Tables in the making: in a file under a name of its own or, where the disk has no room, in memory; `tell` is then
+    told why. What is not published goes with the context, and with the last who has it mapped."""
+
+    def __init__(self, path: Path, *, tell: Callable[[str], None]) -> None:
+        self._path = path
+        self._tell = tell
+        self._file: IO[bytes] | None = None
+        self._layout = _Layout(0, {})
+        self._tables: Tables = {}
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        if self._file is not None:
+            Path(self._file.name).unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def create(self, rows: int, widths: Mapping[str, int]) -> Tables:
+        """Tables of so many rows and columns, to be filled."""
+        self._layout = _Layout(rows, dict(widths))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix="features.", suffix=".part")
+            os.close(descriptor)
+            self._file = Path(name).open("r+b")  # noqa: SIM115 - until the context ends
+            table.reserve(self._file.fileno(), self._layout.size_bytes)
+            self._tables = self._layout.map(self._file, writable=True)
+        except OSError as error:
+            self.__exit__()
+            self._tell(str(error))
+            self._tables = {name: np.empty((rows, width), np.float32) for name, width in widths.items()}
+        return self._tables
+
+    def publish(self) -> Tables:
+        """The tables, now filled, under their final name."""
+        if self._file is None:
+            return self._tables
+        try:
+            for values in self._tables.values():
+                values.flush()  # type: ignore[attr-defined] # as they are maps
+            digest = self._layout.digest(self._file)
+            self._file.seek(0)
+            self._file.write(self._layout.header(digest))
+            self._file.flush()
+            # Two trainings may compute the same tables at once; either of them is right.
+            os.replace(self._file.name, self._path)
+        except OSError as error:
+            self._tell(str(error))
+            return self._tables
+        return self._layout.map(self._file, writable=False)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the numbers of each table lie in a file: one table after the other, row by row, behind the header."""
+
+    rows: int
+    widths: Mapping[str, int]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.header(_NO_DIGEST)) + 4 * self.rows * sum(self.widths.values())
+
+    def header(self, digest: str) -> bytes:
+        """As long for any digest."""
+        entries: dict[str, object] = {_METADATA: {_DIGEST: digest}}
+        start = 0
+        for name, width in self.widths.items():
+            end = start + 4 * self.rows * width
+            entries[name] = {"dtype": "F32", "shape": [self.rows, width], "data_offsets": [start, end]}
+            start = end
+        content = json.dumps(entries).encode()
+        content += b" " * (-len(content) % 8)
+        return len(content).to_bytes(8, "little") + content
+
+    def digest(self, file: IO[bytes]) -> str:
+        """sha256 over the names and all numbers, in hex."""
+        found = hashlib.sha256(self.header(_NO_DIGEST))
+        file.seek(len(self.header(_NO_DIGEST)))
+        while portion := file.read(_READ_BYTES):
+            found.update(portion)
+        return found.hexdigest()
+
+    def map(self, file: IO[bytes], *, writable: bool) -> Tables:
+        start, tables = len(self.header(_NO_DIGEST)), Tables()
+        for name, width in self.widths.items():
+            tables[name] = np.memmap(file, np.float32, "r+" if writable else "r", start, (self.rows, width))
+            start += tables[name].nbytes
+        return tables
+
+
+def _read_header(file: IO[bytes], rows: int) -> tuple[_Layout, str]:
+    """Raises one of many errors where there is none that is as it would be written for so many rows."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > _MAX_HEADER_BYTES:
+        raise ValueError("no header is that long")
+    content = file.read(size)
+    entries = json.loads(content)
+    digest = entries.pop(_METADATA)[_DIGEST]
+    layout = _Layout(rows, {name: entry["shape"][1] for name, entry in entries.items()})
+    if layout.header(digest)[8:] != content:
+        raise ValueError("another header would be written")
+    return layout, digest
