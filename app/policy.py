@@ -121,7 +121,7 @@ def _amount(profile: Profile) -> tuple[Amount, tuple[str, ...]]:
     each = profile.images / profile.classes
     gain = _gain_of_doubling(profile)
     counted = f"{profile.images} training images, {each:.0f} of each of {profile.classes} labels on average"
-    curve = "" if gain is None else f"; twice the images raised the probe's accuracy by {100 * gain:.1f} points"
+    curve = "" if gain is None else f"; twice the images changed the probe's accuracy by {100 * gain:+.1f} points"
     enough = profile.images >= MUCH_IMAGES
     borderline = profile.images >= BORDERLINE_IMAGES and gain is not None and gain < FLAT
     amount: Amount = "much" if each >= MUCH_EACH and (enough or borderline) else "little"

@@ -135,9 +135,13 @@ def _forecast(plan: Plan) -> str:
         said.append(f"Expected accuracy: {100 * plan.expected.low:.0f} to {100 * plan.expected.high:.0f} %.")
     if plan.estimate is not None:
         seconds, memory = plan.estimate.seconds, plan.estimate.memory_bytes
-        room = "" if memory is None else f", {memory / 1e9:.1f} GB of memory"
+        room = "" if memory is None else f", {_size(memory)} of memory"
         said.append(f"Estimated: {f'{seconds:.0f} s' if seconds < 180 else f'{seconds / 60:.0f} min'}{room}.")
     return " ".join(said)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.0f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.1f} GB"
 
 
 def _depths(figures: Figures) -> Table:
