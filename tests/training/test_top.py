@@ -173,7 +173,7 @@ def test_the_first_view_is_what_serving_sees_and_the_others_are_not(splits: Spli
     plan = plan_for(splits, Recipe(backbone="tinynet", strategy="full", weights="none"))
     assert plan.descent is not None
     images = ImageFeed(splits, AT_32, plan.descent.augmentation, 0, samples.MAX_PIXELS, samples.CPU)
-    feed = feeds.activations(images, network, "stem", views=2, folder=tmp_path / "kept", emit=Recorder())
+    feed = feeds.activations(images, network, "stem", views=2, half=False, folder=tmp_path / "kept", emit=Recorder())
     (file,) = splits.train.read([0])
     with torch.inference_mode():
         expected = network.activations(samples.seen(file, AT_32), "stem")[0].numpy()

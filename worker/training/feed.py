@@ -174,12 +174,13 @@ class ActivationFeed:
 
 
 def activations(
-    images: ImageFeed, network: Classifier, stage: str, *, views: int, folder: Path, emit: Emit
+    images: ImageFeed, network: Classifier, stage: str, *, views: int, half: bool, folder: Path, emit: Emit
 ) -> ActivationFeed:
     """The feed of what `network` makes of `images` up to `stage`, in files of the new folder `folder`.
 
-    The first view of an image is what serving sees; the others are changed as the training images are to be. Raises
-    `OSError` where the disk has no room, and `BadImage`.
+    The first view of an image is what serving sees; the others are changed as the training images are to be. With
+    `half`, those of the training images are computed in bf16, as in a training of all layers. Raises `OSError` where
+    the disk has no room, and `BadImage`.
     """
     folder.mkdir(parents=True)
     splits, plain = images.splits, images.plain()
@@ -189,8 +190,8 @@ def activations(
     return ActivationFeed(
         splits=splits,
         stage=stage,
-        train=store.write(folder / "train.npy", splits.train, changed),
-        validation=store.write(folder / "validation.npy", splits.validation, [plain])[0],
+        train=store.write(folder / "train.npy", splits.train, changed, half=half),
+        validation=store.write(folder / "validation.npy", splits.validation, [plain], half=False)[0],
         device=images.device,
     )
 
@@ -206,12 +207,14 @@ class _Store:
         self._done = 0
         self._total = total
 
-    def write(self, path: Path, images: Images, views: Sequence[Callable[[int, bytes], Pixels]]) -> NDArray[np.float16]:
+    def write(
+        self, path: Path, images: Images, views: Sequence[Callable[[int, bytes], Pixels]], *, half: bool
+    ) -> NDArray[np.float16]:
         """What comes out for each view of each image `(V, N, …)`, in a file that is mapped into memory."""
         kept: NDArray[np.float16] | None = None
         for number, view in enumerate(views):
             start = 0
-            for values in self._passed(images, view):
+            for values in self._passed(images, view, half=half):
                 if kept is None:
                     shape = (len(views), len(images), *values.shape[1:])
                     kept = np.lib.format.open_memmap(path, "w+", np.float16, shape)
@@ -225,11 +228,13 @@ class _Store:
         read: NDArray[np.float16] = np.load(path, mmap_mode="r")
         return read
 
-    def _passed(self, images: Images, view: Callable[[int, bytes], Pixels]) -> Iterator[NDArray[np.float16]]:
+    def _passed(
+        self, images: Images, view: Callable[[int, bytes], Pixels], *, half: bool
+    ) -> Iterator[NDArray[np.float16]]:
         parts = data.parts_of(len(images), features.batch_size(self._device))
         for batch in data.batches(images, parts, view, threads=torch.get_num_threads()):
-            with torch.inference_mode():
-                values = self._form.activations(batch.to(self._device), self._stage)
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+                values = self._form.activations(batch.to(self._device), self._stage).float()
                 # Beyond the range of half precision a value would be infinite.
                 yield values.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
 

@@ -263,10 +263,14 @@ def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Fee
     if views == 0 or not classifier.walk.can_enter:
         training.emit(NotKept(reason="no room" if views == 0 else "the network cannot be entered between stages"))
         return images
+    assert plan.descent is not None
+    half = precision.is_half(plan.descent.precision, training.device, training.emit)
     folder = training.workdir / "activations"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        return feeds.activations(images, classifier, plan.freeze, views=views, folder=folder, emit=training.emit)
+        return feeds.activations(
+            images, classifier, plan.freeze, views=views, half=half, folder=folder, emit=training.emit
+        )
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         training.emit(NotKept(reason=str(error)))
