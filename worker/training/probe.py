@@ -5,6 +5,7 @@ are free. (scikit-learn's `C` is `1 / (l2 * N)`, for two classes `2 / (l2 * N)`.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -229,19 +230,25 @@ def _cross(
     log_losses = torch.full((len(penalties), len(targets)), torch.inf, dtype=torch.float64)
     folds = [torch.from_numpy(fold_of == fold) for fold in np.unique(fold_of)]
     solutions = [_zeros(axes, classes)] * len(folds)
-    for step, l2 in enumerate(penalties):
-        for place, held_out in enumerate(folds):
-            emit(Progress("probe", step * len(folds) + place, len(folds) * len(penalties)))
+    rough = values.float()
+
+    def solve(held_out: Tensor, start: Solution, l2: float) -> Solution:
+        images = Projected(rough[~held_out], targets[~held_out])
+        return regression.solve(images, axes.variances, l2=l2, start=start, tolerance=effort.tolerance)
+
+    with ThreadPoolExecutor(threads.left(), thread_name_prefix="fold") as pool:
+        for step, l2 in enumerate(penalties):
             # From strong to weak, each solution is close to the next.
-            seen, start = ~held_out, solutions[place]
-            images = Projected(values[seen], targets[seen])
-            solution = regression.solve(images, axes.variances, l2=l2, start=start, tolerance=effort.tolerance)
-            logits = values[held_out] @ solution.weight.T + solution.bias
-            log_losses[step, held_out] = functional.cross_entropy(logits, targets[held_out], reduction="none")
-            predicted[step, held_out] = logits.argmax(dim=1)
-            solutions[place] = solution
-        if effort.patience is not None and step - int(log_losses.mean(dim=1).argmin()) >= effort.patience:
-            break
+            found = pool.map(solve, folds, solutions, [l2] * len(folds))
+            solutions = []
+            for place, (held_out, solution) in enumerate(zip(folds, found, strict=True)):
+                emit(Progress("probe", step * len(folds) + place, len(folds) * len(penalties)))
+                logits = values[held_out] @ solution.weight.T + solution.bias
+                log_losses[step, held_out] = functional.cross_entropy(logits, targets[held_out], reduction="none")
+                predicted[step, held_out] = logits.argmax(dim=1)
+                solutions.append(solution)
+            if effort.patience is not None and step - int(log_losses.mean(dim=1).argmin()) >= effort.patience:
+                break
     return _Crossed(penalties, predicted, log_losses)
 
 

@@ -76,7 +76,7 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True)
 class Projected:
-    """Images in principal axes `(N, R) float64`."""
+    """Images in principal axes `(N, R)`; in float32, half of the time goes for solutions that need not be exact."""
 
     values: Tensor
     targets: Tensor
@@ -85,10 +85,12 @@ class Projected:
         return self.values[positions]
 
     def slope(self, unit: Tensor) -> Slope:
-        scaled = self.values * unit
+        kind = self.values.dtype
+        scaled = self.values * unit.to(kind)
 
         def slope(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return _slope(scaled, self.targets, weight, bias)
+            loss, by_weight, by_bias = _slope(scaled, self.targets, weight.to(kind), bias.to(kind))
+            return loss, by_weight.to(weight.dtype), by_bias.to(bias.dtype)
 
         return slope
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -45,13 +46,23 @@ def few(
     return carried_out
 
 
+_LEFT = ContextVar("left", default=1)
+
+
 @contextmanager
 def one(*, wanted: bool) -> Iterator[None]:
     """Inside, torch computes in one thread if that is `wanted`."""
     threads = torch.get_num_threads()
+    token = _LEFT.set(threads if wanted else 1)
     if wanted:
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        _LEFT.reset(token)
+
+
+def left() -> int:
+    """How many threads may compute side by side, each in torch with as many as it has now."""
+    return _LEFT.get()
