@@ -38,7 +38,7 @@ from worker.training.events import (
     StoppedEarly,
 )
 from worker.training.feed import Batch, Feed
-from worker.training.learner import Criterion, Learner
+from worker.training.learner import Criterion, Learner, check_finite
 from worker.training.peers import Group, Peers
 
 _CHECKPOINT_SECONDS = 60.0
@@ -280,7 +280,7 @@ class _Training:
         """Validate, tell, save."""
         epoch = self._position.epochs + 1
         loss = self._position.loss / len(self._fitting.splits.train)
-        _check_finite(loss, self._descent, epoch)
+        check_finite(loss, self._descent, epoch)
         current = self._validate(epoch)
         self._emit(
             EpochFinished(
@@ -305,7 +305,7 @@ class _Training:
         probabilities = fitting.feed.probabilities(self._learner.kept, self._emit)
         figures = evaluate.evaluate(probabilities, fitting.splits.validation.targets, fitting.splits.labels)
         # What the last step of the epoch did, the losses in training do not tell.
-        _check_finite(figures.log_loss, self._descent, epoch)
+        check_finite(figures.log_loss, self._descent, epoch)
         tempered = evaluate.tempered_log_loss(probabilities, fitting.splits.validation.targets)
         return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss, tempered_loss=tempered)
 
@@ -387,15 +387,6 @@ def _cut(batches: list[Batch], pieces: int) -> list[Batch]:
         for images, targets in batches
         for piece in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
     ]
-
-
-def _check_finite(loss: float, descent: Descent, epoch: int) -> None:
-    if not math.isfinite(loss):
-        raise errors.Invalid(
-            f"the training diverged in epoch {epoch}; a learning rate below {descent.learning_rate:g} may help",
-            code="training_diverged",
-            detail={"epoch": epoch, "learning_rate": descent.learning_rate},
-        )
 
 
 @contextmanager

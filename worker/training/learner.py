@@ -1,13 +1,16 @@
 """What learns: a network, its optimizer, and the moving average of its weights; as one state that can be saved."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
 
+from app import errors
 from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
 from app.plan import Descent
@@ -16,6 +19,8 @@ from worker.training.peers import ALONE, Peers
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss ("Going Deeper with Convolutions", section 5)."""
 
+_LONGEST = 10.0
+"""Gradients over all parameters are cut to this length, which those of a training that goes well rarely have."""
 _MOMENTUM = 0.9
 _BETAS = (0.9, 0.999)
 _FACTOR = "factor"
@@ -86,6 +91,8 @@ class Learner:
         # What has no part in the loss has no gradient, with none of the peers.
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
         self._peers.add_up([*gradients, total])
+        # A single batch that is all wrong would throw networks without normalisation so far that they never come back.
+        clip_grad_norm_(self.network.parameters(), _LONGEST)
         self._optimizer.step()
         self._follow(number)
         return float(total)
@@ -189,3 +196,13 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 _OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
 _KEYS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
+
+
+def check_finite(loss: float, descent: Descent, epoch: int) -> None:
+    """Raises `Invalid` where `loss` is no number any more."""
+    if not math.isfinite(loss):
+        raise errors.Invalid(
+            f"the training diverged in epoch {epoch}; a learning rate below {descent.learning_rate:g} may help",
+            code="training_diverged",
+            detail={"epoch": epoch, "learning_rate": descent.learning_rate},
+        )
