@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,10 +29,11 @@ from worker.training.events import (
     Progress,
     Resumed,
     StoppedEarly,
+    TrainingDiverged,
 )
 from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
-from worker.training.learner import Criterion, Learner
+from worker.training.learner import Diverged
 
 LABELS = ("red", "blue")
 AT_32 = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
@@ -214,17 +214,6 @@ def test_each_epoch_is_told_with_its_figures_and_then_its_checkpoint(splits: Spl
     assert training == [Progress("train", done, 72) for done in range(6, 73, 6)]
 
 
-@pytest.mark.parametrize(
-    ("count", "size", "expected"),
-    [(6, 3, [3, 3]), (7, 3, [3, 4]), (8, 3, [3, 3, 2]), (3, 2, [3]), (2, 8, [2]), (1, 4, [1])],
-)
-def test_a_single_image_left_over_joins_the_batch_before(count: int, size: int, expected: list[int]) -> None:
-    order = np.random.default_rng(0).permutation(count)
-    batches = fit.batches_of(order, size)
-    assert [len(batch) for batch in batches] == expected
-    assert [position for batch in batches for position in batch] == order.tolist()
-
-
 def test_no_image_is_left_out_of_an_epoch_with_one_left_over(splits: Splits, tmp_path: Path) -> None:
     seven = replace(splits, train=samples.images(samples.colours(4)[:7]))
     ran = run(seven, tmp_path, descent=replace(DESCENT, epochs=1, batch_size=3))
@@ -242,9 +231,10 @@ def test_one_training_image_is_too_few(splits: Splits, tmp_path: Path) -> None:
 def test_a_training_that_diverges_says_so(splits: Splits, batch_size: int, tmp_path: Path) -> None:
     told = Recorder()
     descent = replace(DESCENT, learning_rate=1e30, batch_size=batch_size)
-    with pytest.raises(errors.Invalid, match="diverged in epoch 1") as raised:
+    with pytest.raises(Diverged, match="diverged in epoch 1") as raised:
         fit.fit(build(), fitting(splits, tmp_path, told, descent=descent))
     assert raised.value.code == "training_diverged"
+    assert told.of(TrainingDiverged) == [TrainingDiverged(epoch=1, kept_epoch=None)]
     assert raised.value.detail == {"epoch": 1, "learning_rate": 1e30}
     assert told.of(EpochFinished) == []
     assert checkpoint.load(tmp_path, fingerprint="one") is None
@@ -352,45 +342,12 @@ def test_a_training_with_options_learns_the_colours(splits: Splits, options: dic
     assert losses(ran.network, splits)[0] == 1.0
 
 
-def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
-    images = torch.randint(0, 256, (18, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    targets = torch.arange(18) % 2
-    states = []
-    for size in (18, 6):
-        # In evaluation mode, since BatchNorm's statistics are those of a batch.
-        network = build().eval()
-        learner = Learner(network, DESCENT, Criterion(0.0, None), lambda network, inputs: network(inputs))
-        learner.step(
-            [(images[place : place + size], targets[place : place + size]) for place in range(0, 18, size)],
-            rate=0.1,
-            number=0,
-        )
-        states.append(network.state_dict())
-    assert not torch.equal(states[0]["head.weight"], build().state_dict()["head.weight"])
-    for name, value in states[0].items():
-        assert torch.allclose(states[1][name], value, rtol=1e-4, atol=1e-6), name
-
-
 def test_a_training_without_patience_left_ends_early_and_says_so(splits: Splits, tmp_path: Path) -> None:
     swapped = replace(splits, validation=samples.swapped(splits.validation))
     descent = replace(DESCENT, epochs=30, patience=2, learning_rate=0.05)
     ran = run(swapped, tmp_path, descent=descent)
     (stopped,) = ran.told.of(StoppedEarly)
     assert stopped.epoch == stopped.best_epoch + 2 == ran.epochs[-1].epoch < 30
-
-
-def test_classes_with_few_images_count_as_much_as_others(splits: Splits, tmp_path: Path) -> None:
-    files = samples.colours(12)
-    uneven = replace(splits, train=samples.images(files[:12] + files[12:14]))
-    sampled = fitting(uneven, tmp_path, Recorder(), descent=replace(DESCENT, balance="sampler"))
-    orders = [fit._order(sampled, epoch) for epoch in range(1, 60)]
-    drawn = uneven.train.targets[np.concatenate(orders)]
-    criterion = fit._criterion(fitting(uneven, tmp_path, Recorder(), descent=replace(DESCENT, balance="weights")))
-
-    assert {len(order) for order in orders} == {14}
-    assert drawn.mean() == pytest.approx(0.5, abs=0.05)
-    assert criterion.weights is not None
-    assert criterion.weights.tolist() == pytest.approx([14 / 24, 14 / 4])
 
 
 class Cramped(Normalisation):

@@ -23,7 +23,7 @@ from app.recipe import Recipe
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import check_probabilities_are_those_of_the_restored, plan_for, small
-from worker.training import checkpoint, fit, peers, precision, strategies
+from worker.training import checkpoint, fit, order, peers, precision, strategies
 from worker.training.data import Splits
 from worker.training.events import BatchShared, EpochFinished, Event, Progress, Resumed
 from worker.training.feed import ImageFeed
@@ -78,7 +78,7 @@ def test_the_shares_of_a_batch_make_up_the_batch_and_differ_by_one_image_at_most
 
 def test_each_device_has_two_images_of_every_batch() -> None:
     for count in range(2, 40):
-        batches = fit.batches_of(torch.arange(count).numpy(), 8, least=8)
+        batches = order.batches_of(torch.arange(count).numpy(), 8, least=8)
         assert [image for batch in batches for image in batch] == list(range(count))
         shares = [len(Peers(place, 4).share(batch)) for batch in batches for place in range(4)]
         assert count < 8 or min(shares) >= 2

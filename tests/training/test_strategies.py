@@ -27,6 +27,7 @@ from worker.training.events import (
     ProbeFitted,
     Resumed,
     RivalJudged,
+    TrainingDiverged,
 )
 from worker.training.strategies import Trained
 
@@ -265,6 +266,20 @@ def test_a_version_without_training_or_validation_images_is_refused(
         with pytest.raises(errors.Invalid) as raised:
             train(empty, plan, catalogue.find("tinynet"), None, tmp_path)
         assert raised.value.code == code
+
+
+def test_the_rival_is_kept_where_the_training_diverges(splits: Splits, tmp_path: Path) -> None:
+    backbone = small("mobilenet_v3_small", AT_64)
+    wild = Recipe(backbone=backbone.name, strategy="full", reinit="head", epochs=1, learning_rate=10, optimizer="adamw")
+    rival = plan_for(splits, Recipe(backbone=backbone.name, strategy="head"))
+    planned = plan_for(splits, wild)
+    assert planned.descent is not None
+    plan = replace(planned, rival=rival, descent=replace(planned.descent, learning_rate=1e30))
+    told = Recorder()
+    trained = train(splits, plan, backbone, weights_of(backbone, tmp_path), tmp_path, told)
+    assert told.of(TrainingDiverged) == [TrainingDiverged(epoch=1, kept_epoch=None)]
+    assert trained.plan.strategy == "head"
+    assert any("'full' diverged in epoch 1" in reason for reason in trained.plan.reasons)
 
 
 def test_the_rival_is_kept_where_it_does_better(splits: Splits, tmp_path: Path) -> None:

@@ -180,6 +180,15 @@ class StartKept:
 
 
 @dataclass(frozen=True)
+class TrainingDiverged:
+    """The loss is no number any more, and the training ends. What is kept are the values after `kept_epoch`, 0 for
+    those before the first step; None where there are none to keep."""
+
+    epoch: int
+    kept_epoch: int | None
+
+
+@dataclass(frozen=True)
 class RivalJudged:
     """Two classifiers were made, and the one that explains the labels of the validation images better is kept;
     log-losses in nats, each at its best temperature, accuracies 0-1."""

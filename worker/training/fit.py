@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from timm.layers import convert_sync_batchnorm
 
 from app import errors
 from app.backbones.classifier import Classifier
 from app.plan import Descent
-from worker.training import checkpoint, evaluate, peers, precision, schedule
+from worker.training import checkpoint, evaluate, order, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -36,9 +35,10 @@ from worker.training.events import (
     StartEvaluated,
     StartKept,
     StoppedEarly,
+    TrainingDiverged,
 )
 from worker.training.feed import Batch, Feed
-from worker.training.learner import Criterion, Learner, check_finite
+from worker.training.learner import Criterion, Diverged, Learner, check_finite
 from worker.training.peers import Group, Peers
 
 _CHECKPOINT_SECONDS = 60.0
@@ -67,11 +67,11 @@ class Fitting:
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
     """Train what is not frozen of `network` as planned; it comes back in evaluation mode, with the values after the
     last step; with those before the first one where they may count and do better; where there is patience, with those
-    after the best epoch.
+    after the best epoch. Either of the two is kept, too, where the training diverges.
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
-    an exception out of `emit`. Raises `Invalid` where there are too few images or the loss grows beyond all bounds, and
-    `BadImage`.
+    an exception out of `emit`. Raises `Invalid` where there are too few images, `Diverged` where the loss is no number
+    any more and there is nothing to keep, and `BadImage`.
     """
     if len(fitting.splits.train) < 2:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")
@@ -84,15 +84,6 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
     if trained is not network:
         network.load_state_dict(trained.state_dict())
     return network.eval()
-
-
-def batches_of(order: NDArray[np.int64], size: int, *, least: int = 2) -> list[list[int]]:
-    """`order` in batches of `size`; fewer than `least` images left over join the batch before, as BatchNorm needs two
-    for each device."""
-    batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) < least:
-        batches[-2:] = [batches[-2] + batches[-1]]
-    return batches
 
 
 _START = Position(epochs=0, steps=0, loss=0.0)
@@ -164,15 +155,27 @@ class _Training:
         self._resume()
         if self._fitting.start_counts and self._position == _START and self._best is None:
             self._judge_start()
-        while self._position.epochs < self._descent.epochs and not self._is_out_of_patience():
-            self._group.tell(self._position)
-            self._finish_epoch(self._train_epoch())
+        ends_well = self._descend()
         self._hold(None)
-        if self._best is None or self._is_end_better(self._best):
+        if self._best is None or (ends_well and self._is_end_better(self._best)):
             self._learner.take(self._learner.kept.state_dict())
         else:
             self._learner.take(checkpoint.load_best(self._fitting.workdir, self._best))
         return self._learner.network
+
+    def _descend(self) -> bool:
+        """Do all epochs that are left, and say whether the network after the last one is of any use."""
+        try:
+            while self._position.epochs < self._descent.epochs and not self._is_out_of_patience():
+                self._group.tell(self._position)
+                self._finish_epoch(self._train_epoch())
+        except Diverged as error:
+            kept = None if self._best is None else self._best.epoch
+            self._fitting.emit(TrainingDiverged(epoch=error.epoch, kept_epoch=kept))
+            if kept is None:
+                raise
+            return False
+        return True
 
     def follow(self, positions: Iterable[Position]) -> None:
         """Do this process's part of the epochs that are left at each of `positions`."""
@@ -223,12 +226,12 @@ class _Training:
         """Do the steps of this epoch that are left."""
         started = time.perf_counter()
         epoch, begun = self._position.epochs + 1, self._position.steps
-        order = _order(self._fitting, epoch)
-        parts = batches_of(np.arange(len(order)), self._descent.batch_size, least=2 * self._peers.count)
+        shown = order.of_epoch(epoch, self._fitting.splits, self._descent.balance, seed=self._fitting.seed)
+        parts = order.batches_of(np.arange(len(shown)), self._descent.batch_size, least=2 * self._peers.count)
         pace = _Pace(self._descent, math.ceil(len(parts) / self._descent.accumulate))
         left = parts[begun * self._descent.accumulate :]
-        batches = self._fitting.feed.batches(epoch, order, [self._peers.share(part) for part in left])
-        done = len(order) - sum(map(len, left))
+        batches = self._fitting.feed.batches(epoch, shown, [self._peers.share(part) for part in left])
+        done = len(shown) - sum(map(len, left))
         self._learner.network.train()
         for step in range(begun, pace.per_epoch):
             number = self._position.epochs * pace.per_epoch + step
@@ -238,7 +241,7 @@ class _Training:
             loss = self._step(group, _Step(epoch, number, pace.rate(number), images))
             self._position = Position(epoch - 1, step + 1, self._position.loss + loss)
             done += images
-            self._emit(Progress("train", (epoch - 1) * len(order) + done, self._descent.epochs * len(order)))
+            self._emit(Progress("train", (epoch - 1) * len(shown) + done, self._descent.epochs * len(shown)))
             if self._peers.leads and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
                 self._save()
         return _Passed(pace.rate(epoch * pace.per_epoch - 1), sum(map(len, left)), time.perf_counter() - started)
@@ -356,27 +359,9 @@ def _with_common_norms(network: Classifier, place: Peers) -> Classifier:
 def _criterion(fitting: Fitting) -> Criterion:
     weights = None
     if fitting.descent.balance == "weights":
-        rarity = torch.from_numpy(_rarity(fitting.splits)).float()
+        rarity = torch.from_numpy(order.rarity(fitting.splits)).float()
         weights = rarity.to(fitting.device)
     return Criterion(fitting.descent.label_smoothing, weights)
-
-
-def _rarity(splits: Splits) -> NDArray[np.float64]:
-    """For each class, how much rarer its training images are than on average `(K,)`."""
-    counts = np.bincount(splits.train.targets, minlength=len(splits.labels))
-    present = np.count_nonzero(counts)
-    rarity: NDArray[np.float64] = len(splits.train) / (present * np.maximum(counts, 1))
-    return rarity
-
-
-def _order(fitting: Fitting, epoch: int) -> NDArray[np.int64]:
-    """Positions of the training images in the order of this epoch: each one once, or drawn so that labels are even."""
-    rng = np.random.default_rng([fitting.seed, epoch])
-    count = len(fitting.splits.train)
-    if fitting.descent.balance != "sampler":
-        return rng.permutation(count)
-    chances = _rarity(fitting.splits)[fitting.splits.train.targets]
-    return rng.choice(count, size=count, p=chances / chances.sum())
 
 
 def _cut(batches: list[Batch], pieces: int) -> list[Batch]:

@@ -198,11 +198,21 @@ _OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
 _KEYS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
 
 
-def check_finite(loss: float, descent: Descent, epoch: int) -> None:
-    """Raises `Invalid` where `loss` is no number any more."""
-    if not math.isfinite(loss):
-        raise errors.Invalid(
-            f"the training diverged in epoch {epoch}; a learning rate below {descent.learning_rate:g} may help",
-            code="training_diverged",
-            detail={"epoch": epoch, "learning_rate": descent.learning_rate},
+class Diverged(errors.Invalid):
+    """The loss is no number any more."""
+
+    title = "The training diverged"
+    default_code = "training_diverged"
+
+    def __init__(self, epoch: int, learning_rate: float) -> None:
+        super().__init__(
+            f"the training diverged in epoch {epoch}; a learning rate below {learning_rate:g} may help",
+            detail={"epoch": epoch, "learning_rate": learning_rate},
         )
+        self.epoch = epoch
+
+
+def check_finite(loss: float, descent: Descent, epoch: int) -> None:
+    """Raises `Diverged` where `loss` is no number any more."""
+    if not math.isfinite(loss):
+        raise Diverged(epoch, descent.learning_rate)

@@ -29,6 +29,7 @@ from worker.training.events import Emit, Evaluated, NotKept, RivalJudged
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
+from worker.training.learner import Diverged
 from worker.training.probe import Linear
 from worker.training.stage_probe import Fitted, Grid
 from worker.training.table import Rows
@@ -104,16 +105,23 @@ def train(
         others=others,
     )
     with precision.deterministic(wanted=plan.deterministic):
-        trained = STRATEGIES[plan.strategy](training)
-        if plan.rival is not None:
-            trained = _better(trained, _rival(training, plan.rival), splits.validation.targets, emit)
+        trained = STRATEGIES[plan.strategy](training) if plan.rival is None else _best_of_two(training, plan.rival)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained
 
 
-def _rival(training: _Training, plan: Plan) -> Trained:
-    return STRATEGIES[plan.strategy](replace(training, plan=plan, workdir=training.workdir / "rival"))
+def _best_of_two(training: _Training, other: Plan) -> Trained:
+    plan = training.plan
+    trained: Trained | None = None
+    try:
+        trained = STRATEGIES[plan.strategy](training)
+    except Diverged as error:
+        said = f"The rival is kept: the training of strategy '{plan.strategy}' diverged in epoch {error.epoch}."
+    rival = STRATEGIES[other.strategy](replace(training, plan=other, workdir=training.workdir / "rival"))
+    if trained is None:
+        return _instead(rival, plan, said)
+    return _better(trained, rival, training.splits.validation.targets, training.emit)
 
 
 def _better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: Emit) -> Trained:
@@ -140,7 +148,11 @@ def _better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: 
         f"'{trained.plan.strategy}' {ours:.3f}, each at its best temperature; they are right for "
         f"{rival.evaluation.accuracy:.1%} and {trained.evaluation.accuracy:.1%}."
     )
-    overall = trained.plan
+    return _instead(rival, trained.plan, said)
+
+
+def _instead(rival: Trained, overall: Plan, said: str) -> Trained:
+    """`rival` as what has come of the plan as a whole."""
     plan = replace(
         rival.plan,
         quadrant=overall.quadrant,

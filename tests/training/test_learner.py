@@ -1,0 +1,53 @@
+"""Single steps of a network on its way."""
+
+import torch
+from torch import Tensor
+
+from app.backbones import catalogue
+from app.backbones import classifier as classifiers
+from app.backbones.classifier import Classifier
+from app.plan import Descent
+from tests.training.test_fit import DESCENT, build
+from worker.training.learner import Criterion, Learner
+
+
+def learner(network: Classifier, descent: Descent = DESCENT) -> Learner:
+    return Learner(network, descent, Criterion(0.0, None), lambda network, inputs: network(inputs))
+
+
+def images(count: int, side: int) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=draw)
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
+    shown, targets = images(18, 32), torch.arange(18) % 2
+    states = []
+    for size in (18, 6):
+        # In evaluation mode, since BatchNorm's statistics are those of a batch.
+        network = build().eval()
+        learner(network).step(
+            [(shown[place : place + size], targets[place : place + size]) for place in range(0, 18, size)],
+            rate=0.1,
+            number=0,
+        )
+        states.append(network.state_dict())
+    assert not torch.equal(states[0]["head.weight"], build().state_dict()["head.weight"])
+    for name, value in states[0].items():
+        assert torch.allclose(states[1][name], value, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_batch_that_is_all_wrong_does_not_throw_a_network_without_normalisation_away() -> None:
+    network = classifiers.build(catalogue.find("squeezenet1_1"), 2, state=None, seed=0).eval()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    with torch.no_grad():
+        network.head.weight.mul_(1e6)
+    sure = network(images(4, 64)).logits.argmax(dim=1)
+    learner(network).step([(images(4, 64), 1 - sure)], rate=0.01, number=0)
+    moved = [
+        (value.detach() - old).norm()
+        for (name, value), old in zip(network.named_parameters(), before, strict=True)
+        if not name.startswith("head.")
+    ]
+    # At most 10 along all gradients together, nearly twice that with Nesterov's momentum, and the weights' decay.
+    assert 0 < float(torch.stack(moved).norm()) < 0.01 * 20
