@@ -2,7 +2,7 @@
 
 | | similar to what the backbone knows | dissimilar |
 |---|---|---|
-| little data | a new classifier on top (`head`) | a classifier on the features of other stages (`stage_probe`) |
+| little data | a new classifier on top (`head`), then the last stage | a classifier on the features of other stages (`stage_probe`) |
 | much data | the top stages (`top`) | all stages (`full`) |
 
 Each side is measured, not asked for. Nothing here knows a dataset by name, and no threshold was fitted to one: they
@@ -37,6 +37,10 @@ FAMILIAR = 0.5
 
 STANDARD_ERRORS = 2.0
 """By how much an earlier stage must beat the top for the data to count as dissimilar."""
+
+TELLING = 0.02
+"""Share of images that the best classifier on fixed features must miss before the last stage is tried with little,
+similar data: of a few hundred images fewer are too few to tell whether it did any good."""
 
 ROOM = 0.15
 """Share of images that the best classifier on fixed features must miss before all layers are tried with little data."""
@@ -193,12 +197,24 @@ def _about_fixed(profile: Profile, strategy: Chosen, stage: str | None) -> str:
     )
 
 
+def _stages(profile: Profile) -> list[str]:
+    return [depth.name for depth in profile.depths if depth.name != HEAD]
+
+
 def _best_accuracy(profile: Profile) -> float:
     return max(profile.together.accuracy, *(depth.probe.accuracy for depth in profile.depths))
 
 
-def _little_similar(_profile: Profile) -> tuple[Chosen, str | None, str]:
-    return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
+def _little_similar(profile: Profile) -> tuple[Chosen, str | None, str]:
+    missed, stages = 1 - _best_accuracy(profile), _stages(profile)
+    if missed < TELLING or len(stages) < 2:
+        return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
+    return (
+        "top",
+        stages[-2],
+        f"Little and similar data, of which classifiers on fixed features miss {_percent(missed)}: from a new "
+        f"classifier on, {stages[-1]} is trained too, which costs little, and kept if that does better.",
+    )
 
 
 def _little_dissimilar(profile: Profile) -> tuple[Chosen, str | None, str]:
@@ -214,7 +230,7 @@ def _little_dissimilar(profile: Profile) -> tuple[Chosen, str | None, str]:
 
 
 def _much_similar(profile: Profile) -> tuple[Chosen, str | None, str]:
-    stages = [depth.name for depth in profile.depths if depth.name != HEAD]
+    stages = _stages(profile)
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
     freeze = stages[(len(stages) - 1) // 2]
