@@ -2,7 +2,7 @@
 
 | | similar to what the backbone knows | dissimilar |
 |---|---|---|
-| little data | a new classifier on top (`head`), then the last stage | a classifier on the features of other stages (`stage_probe`) |
+| little data | a new classifier (`head`), then the last stage | one on the features of other stages (`stage_probe`) |
 | much data | the top stages (`top`) | all stages (`full`) |
 
 Each side is measured, not asked for. Nothing here knows a dataset by name, and no threshold was fitted to one: they

@@ -20,7 +20,7 @@ from timm.layers import convert_sync_batchnorm
 from app import errors
 from app.backbones.classifier import Classifier
 from app.plan import Descent
-from worker.training import checkpoint, evaluate, order, peers, precision, schedule
+from worker.training import checkpoint, dropout, evaluate, order, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -75,6 +75,7 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
     """
     if len(fitting.splits.train) < 2:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")
+    dropout.quicken(network)
     works = _shared(network, fitting)
     if works:
         fitting.emit(BatchShared(devices=1 + len(works)))
