@@ -14,7 +14,7 @@ from torch import Tensor
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import Costs
-from worker.training import features, precision
+from worker.training import dropout, features, precision
 from worker.training.data import Images
 from worker.training.learner import Criterion
 
@@ -73,6 +73,7 @@ def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], dev
     inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
     half = precision.is_half_quicker(device)
     classifier.to(device).to(memory_format=torch.channels_last).train()
+    dropout.quicken(classifier)
 
     def run() -> None:
         classifier.zero_grad()
