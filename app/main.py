@@ -18,6 +18,7 @@ from app.datasets import routes as datasets
 from app.db import Database
 from app.deps import Parts, refuse_nul
 from app.doorbell import Doorbell
+from app.experiments import routes as experiments
 from app.jobs import imports
 from app.jobs import routes as jobs
 from app.models import routes as models
@@ -69,6 +70,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         anatomy_routes.router,  # first, or its pictures would be taken for names of backbones
         backbones.router,
         labels.router,
+        experiments.router,
         models.router,
         predictions.router,
     ):

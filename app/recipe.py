@@ -227,32 +227,32 @@ class Recipe:
         foreign = sorted(_known().difference(_known() if self.strategy == "auto" else FIELDS[self.strategy]))
         given = {name: getattr(self, name) for name in foreign if getattr(self, name) is not None}
         if given:
-            _refuse({name: (value, f"not for strategy '{self.strategy}'") for name, value in given.items()})
+            refuse({name: (value, f"not for strategy '{self.strategy}'") for name, value in given.items()})
         return self
 
     @model_validator(mode="after")
     def _weights_fit_strategy(self) -> Self:
         if self.strategy == "scratch" and not self.from_random:
-            _refuse({"weights": (self.weights, "strategy 'scratch' starts from random values and so takes none")})
+            refuse({"weights": (self.weights, "strategy 'scratch' starts from random values and so takes none")})
         if self.from_random and self.strategy not in ("auto", "full", "scratch"):
             said = f"strategy '{self.strategy}' keeps layers as they are and so needs weights 'pretrained'"
-            _refuse({"weights": (self.weights, said)})
+            refuse({"weights": (self.weights, said)})
         if self.from_random:
             given = {name: getattr(self, name) for name in _FOR_PRETRAINED if getattr(self, name) is not None}
-            _refuse({name: (value, "needs pre-trained weights to begin with") for name, value in given.items()})
+            refuse({name: (value, "needs pre-trained weights to begin with") for name, value in given.items()})
         return self
 
     @model_validator(mode="after")
     def _fields_fit_one_another(self) -> Self:
         if self.strategy == "full" and self.reinit == "retrained":
             said = "with strategy 'full' that is every layer; strategy 'scratch' trains all from random values"
-            _refuse({"reinit": (self.reinit, said)})
+            refuse({"reinit": (self.reinit, said)})
         if self.l2 is not None and self.reinit not in (None, "none"):
-            _refuse({"l2": (self.l2, f"with reinit '{self.reinit}' no linear classifier is fitted")})
+            refuse({"l2": (self.l2, f"with reinit '{self.reinit}' no linear classifier is fitted")})
         if self.strategy == "top" and self.augmentation:
             mixed = {name: getattr(self.augmentation, name) for name in ("mixup", "cutmix")}
             said = "not for strategy 'top', which keeps activations"
-            _refuse({f"augmentation.{name}": (value, said) for name, value in mixed.items() if value})
+            refuse({f"augmentation.{name}": (value, said) for name, value in mixed.items() if value})
         return self
 
 
@@ -277,8 +277,8 @@ def _known() -> set[str]:
     return {name for fields in FIELDS.values() for name in fields}
 
 
-def _refuse(fields: dict[str, tuple[Any, str]]) -> None:
-    """Say of each of `fields`, by its path, what is wrong with its value; of none, nothing."""
+def refuse(fields: dict[str, tuple[Any, str]]) -> None:
+    """From a validator: say of each of `fields`, by its path, what is wrong with its value; of none, nothing."""
     if not fields:
         return
     raise ValidationError.from_exception_data(

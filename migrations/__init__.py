@@ -8,12 +8,13 @@ from alembic.config import Config
 from app import idempotency
 from app.datasets import tables as datasets
 from app.db import Database
+from app.experiments import tables as experiments
 from app.jobs import tables as jobs
 from app.models import tables as models
 from app.profiles import tables as profiles
 
 METADATA = idempotency.IdempotencyKey.metadata
-_TABLES = (datasets.Dataset, jobs.Job, models.Model, profiles.StoredProfile)
+_TABLES = (datasets.Dataset, jobs.Job, models.Model, profiles.StoredProfile, experiments.Experiment)
 assert {table.__tablename__ for table in _TABLES} <= METADATA.tables.keys()
 
 

@@ -46,10 +46,10 @@ def html_table(backbone: str, found: Anatomy) -> str:
 
 
 @functools.cache
-def environment() -> jinja2.Environment:
-    """The templates beside this module."""
+def environment(package: str = "app.backbones") -> jinja2.Environment:
+    """The templates of `package`, which may include those beside this module."""
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("app.backbones"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, "app.backbones"))]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,

@@ -105,6 +105,11 @@ def find_version(session: Session, name: str, number: int | None) -> ModelVersio
     return version
 
 
+def of_job(session: Session, job_id: str) -> ModelVersion | None:
+    """What a training job has made, None where it has made nothing."""
+    return session.scalar(select(ModelVersion).where(ModelVersion.job_id == job_id))
+
+
 def versions_newest_first(session: Session, name: str, *, limit: int, after: int | None) -> Sequence[ModelVersion]:
     query = select(ModelVersion).where(ModelVersion.model_id == find(session, name).id)
     if after is not None:

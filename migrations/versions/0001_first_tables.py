@@ -174,6 +174,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", "number", name=op.f("uq_model_versions_model_id_number")),
     )
     op.create_table(
+        "experiments",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("dataset_id", sa.String(), nullable=False),
+        sa.Column("dataset_version", sa.Integer(), nullable=False),
+        sa.Column("backbone", sa.String(), nullable=False),
+        sa.Column("arms", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_experiments_dataset_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_experiments")),
+    )
+    op.create_table(
         "profiles",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("dataset_id", sa.String(), nullable=False),
@@ -218,6 +229,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_profiles_content")
 
     op.drop_table("profiles")
+    op.drop_table("experiments")
     op.drop_table("model_versions")
     op.drop_table("job_events")
     with op.batch_alter_table("jobs", schema=None) as batch_op:

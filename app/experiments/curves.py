@@ -1,0 +1,68 @@
+"""How a training went, out of its job's history: accuracy after each epoch, by the time that was worked on it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from app.experiments.verdict import Point
+
+
+class Line(Protocol):
+    """One event of a job."""
+
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Where an event has what makes a point."""
+
+    epoch: str | None
+    accuracy: str
+    loss: str
+
+
+_POINTS = {
+    "start_evaluated": _Fields(None, "validation_accuracy", "validation_loss"),
+    "epoch_finished": _Fields("epoch", "validation_accuracy", "validation_loss"),
+    "evaluated": _Fields(None, "accuracy", "log_loss"),
+}
+_BREAKS = ("paused", "attempt_ended", "succeeded", "failed", "cancelled")
+
+
+def of(history: Iterable[Line]) -> tuple[tuple[Point, ...], float]:
+    """A point for each epoch, of one that was done again the later one, of a training without epochs its end; and the
+    seconds that were worked on it."""
+    points: dict[int, Point] = {}
+    worked = 0.0
+    for line, worked in _clocked(history):
+        fields = _POINTS.get(line.type)
+        if fields is None or (line.type == "evaluated" and points):
+            continue
+        epoch = line.data[fields.epoch] if fields.epoch else 0
+        points[epoch] = Point(epoch, worked, line.data[fields.accuracy], line.data[fields.loss])
+    return tuple(points[epoch] for epoch in sorted(points)), worked
+
+
+def _clocked(history: Iterable[Line]) -> Iterator[tuple[Line, float]]:
+    """Each event with the seconds worked until then: those in which the job waited or was paused do not count."""
+    before, since, last = 0.0, None, None
+    for line in history:
+        if line.type == "attempt_started":
+            if since is not None and last is not None:  # the worker was lost, and said no more
+                before += _seconds(since, last)
+            since = line.at
+        last = line.at
+        yield line, before + (0.0 if since is None else _seconds(since, line.at))
+        if line.type in _BREAKS and since is not None:
+            before, since = before + _seconds(since, line.at), None
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds()

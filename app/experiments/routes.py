@@ -1,0 +1,98 @@
+"""Routes of experiments: control runs, their verdict, their chart."""
+
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Response
+from fastapi.openapi.models import Example
+from pydantic import BaseModel, ConfigDict
+
+from app import idempotency
+from app.bodies import JsonRoute
+from app.db import after_commit, utc_now
+from app.deps import DatabaseDep, IdempotentDep, Listing, PageDep, PartsDep, listing
+from app.experiments import chart, service
+from app.experiments.schemas import ExperimentCreate, ExperimentRead
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/experiments", tags=["experiments"], route_class=JsonRoute)
+
+ExperimentId = Annotated[str, Path(max_length=100, description="Id of the experiment.")]
+
+_SVG = "image/svg+xml"
+_SVG_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture.", "content": {_SVG: {"schema": {"type": "string"}}}}
+}
+_EXAMPLES: dict[str, Example] = {
+    "does pre-training help": {
+        "summary": "Probe, fine-tuning and scratch on the same split",
+        "value": {"dataset": "patterns", "model": "control", "backbone": "formnet"},
+    },
+    "short": {
+        "summary": "Two arms, one of them set by hand",
+        "value": {
+            "dataset": "patterns",
+            "model": "control",
+            "backbone": "formnet",
+            "arms": ["fine_tune", "scratch"],
+            "scratch": {"backbone": "formnet", "strategy": "scratch", "epochs": 20},
+        },
+    },
+}
+
+
+class ExperimentSummary(BaseModel):
+    """An experiment in a list."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    dataset_id: str
+    dataset_version: int
+    backbone: str
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def create_experiment(
+    wanted: Annotated[ExperimentCreate, Body(openapi_examples=_EXAMPLES)],
+    parts: PartsDep,
+    request: IdempotentDep,
+    response: Response,
+) -> ExperimentRead:
+    """Find out whether pre-training raises the final score on a version, or only gets there faster: a linear classifier
+    on fixed features, fine-tuning, and training from random values, each a job of its own on the same split."""
+    with parts.database.write() as session:
+        existing = idempotency.recall(session, request)
+        if existing is None:
+            row, queued = service.create(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
+            idempotency.remember(session, request, row.id, now=utc_now())
+            for job in queued:
+                after_commit(session, partial(parts.doorbell.ring, job.queue, job.id))
+        else:
+            row = service.find(session, existing)
+        response.headers["Location"] = f"/v1/experiments/{row.id}"
+        return service.read(session, row)
+
+
+@router.get("", responses=responses(422))
+def list_experiments(database: DatabaseDep, page: PageDep) -> Listing[ExperimentSummary]:
+    """All experiments, newest first."""
+    with database.read() as session:
+        rows = service.newest_first(session, limit=page.limit, after=page.after)
+        return listing([ExperimentSummary.model_validate(row) for row in rows], page.limit)
+
+
+@router.get("/{experiment_id}", responses=responses(404, 422))
+def read_experiment(experiment_id: ExperimentId, database: DatabaseDep) -> ExperimentRead:
+    """One experiment: the curve and the final score of each run, and, once all have ended, the verdict."""
+    with database.read() as session:
+        return service.read(session, service.find(session, experiment_id))
+
+
+@router.get("/{experiment_id}/chart.svg", response_class=Response, responses={**_SVG_ANSWER, **responses(404, 422)})
+def read_experiment_chart(experiment_id: ExperimentId, database: DatabaseDep) -> Response:
+    """All runs on one chart, by epochs and by time, with the intervals of the final scores."""
+    with database.read() as session:
+        found = service.read(session, service.find(session, experiment_id))
+    return Response(chart.draw(found), media_type=_SVG)

@@ -1,0 +1,91 @@
+"""Experiments as they cross the API."""
+
+from datetime import datetime
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.experiments.intervals import Interval
+from app.experiments.verdict import ARMS, Arm, Point, Verdict
+from app.jobs.schemas import JobError, JobState, ModelName
+from app.recipe import Recipe, Strategy, refuse
+
+STRATEGIES: dict[Arm, tuple[Strategy, ...]] = {
+    "probe": ("head", "stage_probe"),
+    "fine_tune": ("full", "top"),
+    "scratch": ("scratch",),
+}
+"""What each arm may be; the first where nothing is asked for."""
+
+
+class ExperimentCreate(BaseModel):
+    """Control runs of a backbone on a version: a linear classifier on fixed features, fine-tuning, and training from
+    random values, on the same split."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str = Field(max_length=100, pattern=r"^[^\x00]*$", description="Id or name of the dataset.")
+    version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
+    model: ModelName = Field(
+        max_length=53, description="The models are called this with `-probe`, `-fine-tune` and `-scratch` behind it."
+    )
+    backbone: str = Field(description="Name of a backbone of the catalogue.", examples=["mobilenet_v2"])
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Of all runs whose recipe is left out.")
+    arms: tuple[Arm, ...] = Field(default=ARMS, min_length=2, description="Which to run; two at least.")
+    probe: Recipe | None = Field(default=None, description="With strategy `head` (if left out) or `stage_probe`.")
+    fine_tune: Recipe | None = Field(default=None, description="With strategy `full` (if left out) or `top`.")
+    scratch: Recipe | None = Field(default=None, description="With strategy `scratch`.")
+
+    def recipe(self, arm: Arm) -> Recipe:
+        """How `arm` is to be trained."""
+        asked: Recipe | None = getattr(self, arm)
+        return asked or Recipe(backbone=self.backbone, strategy=STRATEGIES[arm][0], seed=self.seed)
+
+    @model_validator(mode="after")
+    def _recipes_fit_their_arms(self) -> Self:
+        if len(set(self.arms)) < len(self.arms):
+            refuse({"arms": (self.arms, "an arm is named twice")})
+        asked = {arm: getattr(self, arm) for arm in ARMS if getattr(self, arm) is not None}
+        refuse(
+            {
+                arm: (None, f"a recipe for an arm that is not run: {arm} is not in arms")
+                for arm in asked
+                if arm not in self.arms
+            }
+        )
+        for arm, recipe in asked.items():
+            allowed = STRATEGIES[arm]
+            if recipe.strategy not in allowed:
+                said = f"the arm {arm} needs strategy {' or '.join(allowed)}, not {recipe.strategy}"
+                refuse({f"{arm}.strategy": (recipe.strategy, said)})
+            if recipe.backbone != self.backbone:
+                said = f"the experiment is of {self.backbone}; only runs of one network can be compared"
+                refuse({f"{arm}.backbone": (recipe.backbone, said)})
+        return self
+
+
+class ArmRead(BaseModel):
+    """One of the runs."""
+
+    job_id: str
+    state: JobState
+    error: JobError | None
+    model: str
+    model_version: int | None = Field(description="Null until the run has ended well.")
+    strategy: str | None = Field(description="Of the classifier that was kept.")
+    accuracy: float | None = Field(description="Final, on the validation images, 0-1.")
+    interval: Interval | None = Field(description="Wilson's, 95 %.")
+    images: int | None = Field(description="Validation images.")
+    seconds: float = Field(description="Worked on it so far, waiting and pauses left out.")
+    curve: list[Point] = Field(description="After each epoch; of a probe the only point there is.")
+
+
+class ExperimentRead(BaseModel):
+    id: str = Field(examples=["exp_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])
+    dataset_id: str
+    dataset_version: int
+    backbone: str
+    created_at: datetime
+    has_ended: bool
+    arms: dict[Arm, ArmRead]
+    verdict: Verdict | None = Field(description="Null until all runs have ended.")

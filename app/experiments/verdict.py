@@ -1,0 +1,161 @@
+"""What control runs say: a function of the curves and the final scores alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from app.experiments import intervals
+from app.experiments.intervals import Interval, Score
+
+Arm = Literal["probe", "fine_tune", "scratch"]
+ARMS: tuple[Arm, ...] = ("probe", "fine_tune", "scratch")
+_COMPARED: tuple[Arm, Arm] = ("fine_tune", "scratch")
+Finding = Literal["higher", "faster", "no_difference", "lower", "open"]
+
+_NAMES: dict[Arm, str] = {
+    "probe": "the linear classifier on fixed features",
+    "fine_tune": "fine-tuning",
+    "scratch": "training from scratch",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """An arm after so many epochs, and so many seconds after its training began; accuracy 0-1, loss in nats."""
+
+    epoch: int
+    seconds: float
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an arm came to: its curve in order, and its score on the validation images, None where there is none yet."""
+
+    curve: tuple[Point, ...]
+    score: Score | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much `first` was right more often than `second`, -1 to 1, and what the images leave open of it."""
+
+    first: Arm
+    second: Arm
+    accuracy: float
+    interval: Interval
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether chance alone does not explain it."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether pre-training raised the final score, or only got there faster."""
+
+    finding: Finding
+    """`higher` and `lower` where the final scores differ by more than chance, `faster` where they do not but
+    fine-tuning reached the final score of scratch in less time, `no_difference` where neither is shown, `open` where
+    runs are missing."""
+    speed_up: float | None
+    """How many times as long scratch took to reach its own final score as fine-tuning took to reach that; None where
+    one of them never did."""
+    differences: tuple[Difference, ...]
+    reasons: tuple[str, ...]
+
+
+def judge(runs: Mapping[Arm, Run]) -> Verdict:
+    """The verdict on `runs`, of which those that failed or were cancelled have no score."""
+    differences = tuple(_differences(runs))
+    missing = [arm for arm in _COMPARED if arm not in runs or runs[arm].score is None]
+    if missing:
+        said = f"Without a score of {' and '.join(_NAMES[arm] for arm in missing)} there is no verdict."
+        return Verdict("open", None, differences, (said, *_about_probe(differences)))
+    main = next(one for one in differences if (one.first, one.second) == ("fine_tune", "scratch"))
+    speed_up = _speed_up(runs["fine_tune"], runs["scratch"])
+    finding = _finding(main, speed_up)
+    reasons = (_said(main, finding), *_about_speed(runs, speed_up), *_about_probe(differences))
+    return Verdict(finding, speed_up, differences, reasons)
+
+
+def _differences(runs: Mapping[Arm, Run]) -> Sequence[Difference]:
+    pairs: list[tuple[Arm, Arm]] = [("fine_tune", "scratch"), ("probe", "scratch"), ("fine_tune", "probe")]
+    found = []
+    for first, second in pairs:
+        one, other = (runs[arm].score if arm in runs else None for arm in (first, second))
+        if one is not None and other is not None:
+            interval = intervals.of_difference(one, other)
+            found.append(Difference(first, second, one.accuracy - other.accuracy, interval))
+    return found
+
+
+def _finding(main: Difference, speed_up: float | None) -> Finding:
+    if main.is_shown:
+        return "higher" if main.accuracy > 0 else "lower"
+    return "faster" if speed_up is not None and speed_up > 1 else "no_difference"
+
+
+def _speed_up(fine_tuned: Run, scratch: Run) -> float | None:
+    assert scratch.score is not None
+    goal = scratch.score.accuracy
+    times = [_reached(run, goal) for run in (fine_tuned, scratch)]
+    if times[0] is None or times[1] is None:
+        return None
+    return times[1].seconds / max(times[0].seconds, 1e-9)
+
+
+def _reached(run: Run, accuracy: float) -> Point | None:
+    """Where the curve first has this accuracy."""
+    return next((point for point in run.curve if point.accuracy >= accuracy), None)
+
+
+def _said(main: Difference, finding: Finding) -> str:
+    span = _span(main)
+    if finding == "higher":
+        return f"Pre-training raised the final score: fine-tuning is right more often than scratch by {span}."
+    if finding == "lower":
+        return f"Pre-training lowered the final score: fine-tuning is right less often than scratch by {span}."
+    said = f"No difference of the final scores is shown: fine-tuning against scratch is {span}, and 0 lies within."
+    if finding == "faster":
+        return f"Pre-training only got there faster. {said}"
+    return said
+
+
+def _span(one: Difference) -> str:
+    low, high = 100 * one.interval.low, 100 * one.interval.high
+    if one.interval.low > 0:
+        return f"{100 * one.accuracy:.1f} points (95 %: {low:.1f} to {high:.1f})"
+    if one.interval.high < 0:
+        return f"{-100 * one.accuracy:.1f} points (95 %: {-high:.1f} to {-low:.1f})"
+    return f"{100 * one.accuracy:+.1f} points (95 %: {low:+.1f} to {high:+.1f})"
+
+
+def _about_speed(runs: Mapping[Arm, Run], speed_up: float | None) -> list[str]:
+    score = runs["scratch"].score
+    assert score is not None
+    if speed_up is None:
+        return [f"Fine-tuning never had the {_percent(score.accuracy)} that scratch ended with."]
+    first, second = (_reached(runs[arm], score.accuracy) for arm in _COMPARED)
+    assert first is not None
+    assert second is not None
+    return [
+        f"The {_percent(score.accuracy)} that scratch ended with fine-tuning had after {first.seconds:.1f} s "
+        f"({first.epoch} epochs), scratch after {second.seconds:.1f} s ({second.epoch} epochs)."
+    ]
+
+
+def _about_probe(differences: Sequence[Difference]) -> list[str]:
+    for one in differences:
+        if (one.first, one.second) == ("fine_tune", "probe"):
+            told = "is not shown to differ from"
+            if one.is_shown:
+                told = "is better than" if one.accuracy > 0 else "is worse than"
+            return [f"Fine-tuning {told} the linear classifier on fixed features: {_span(one)}."]
+    return []
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,64 @@
+"""How a training went, out of its history."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from app.experiments import curves
+from app.experiments.verdict import Point
+from tests.app.conftest import NOW
+
+
+@dataclass(frozen=True)
+class Line:
+    seconds: float
+    type: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def at(self) -> datetime:
+        return NOW + timedelta(seconds=self.seconds)
+
+
+def epoch(seconds: float, number: int, accuracy: float) -> Line:
+    return Line(
+        seconds, "epoch_finished", {"epoch": number, "validation_accuracy": accuracy, "validation_loss": 1 - accuracy}
+    )
+
+
+def test_time_that_a_job_waits_or_is_paused_does_not_count() -> None:
+    curve, worked = curves.of(
+        [
+            Line(0, "queued"),
+            Line(100, "attempt_started"),
+            epoch(110, 1, 0.5),
+            Line(115, "paused"),
+            Line(500, "resume_requested"),
+            Line(600, "attempt_started"),
+            epoch(610, 2, 0.75),
+            Line(612, "succeeded"),
+        ]
+    )
+    assert curve == (Point(1, 10, 0.5, 0.5), Point(2, 25, 0.75, 0.25))
+    assert worked == 27
+
+
+def test_an_epoch_that_was_done_again_counts_once_and_a_lost_worker_up_to_its_last_word() -> None:
+    curve, _ = curves.of(
+        [
+            Line(0, "attempt_started"),
+            epoch(10, 1, 0.5),
+            epoch(20, 2, 0.5),
+            Line(90, "attempt_started"),
+            epoch(95, 2, 0.6),
+        ]
+    )
+    assert [(point.epoch, point.seconds, point.accuracy) for point in curve] == [(1, 10, 0.5), (2, 25, 0.6)]
+
+
+def test_a_training_without_epochs_has_the_point_of_its_end() -> None:
+    evaluated = Line(4, "evaluated", {"accuracy": 0.9, "log_loss": 0.2})
+    curve, _ = curves.of([Line(1, "attempt_started"), evaluated, Line(5, "succeeded")])
+    assert curve == (Point(0, 3, 0.9, 0.2),)
+    with_epochs, _ = curves.of([Line(1, "attempt_started"), epoch(2, 1, 0.5), evaluated])
+    assert [point.epoch for point in with_epochs] == [1]

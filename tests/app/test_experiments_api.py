@@ -1,0 +1,160 @@
+"""Experiments over HTTP: what is queued, what is refused, what they tell before and after they have ended."""
+
+from datetime import timedelta
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.db import Database
+from app.jobs import leases
+from app.jobs.events import Line
+from app.models import service as models
+from app.models.service import NewModelVersion
+from tests.app.conftest import NOW, Bell
+from tests.problems import problem
+
+
+def wanted(dataset_id: str, **changes: object) -> dict[str, object]:
+    return {"dataset": dataset_id, "model": "control", "backbone": "formnet", **changes}
+
+
+def created(http: TestClient, dataset_id: str, **changes: object) -> dict[str, Any]:
+    answer = http.post("/v1/experiments", json=wanted(dataset_id, **changes))
+    assert answer.status_code == 202, answer.text
+    found: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/experiments/{found['id']}"
+    return found
+
+
+def end(database: Database, arm: dict[str, Any], accuracies: list[float], *, images: int = 200) -> None:
+    """What a worker does with an arm's job: an epoch every ten seconds, then a model."""
+    with database.write() as session:
+        claim = leases.claim(session, arm["job_id"], now=NOW, lease_seconds=3600)
+        assert claim is not None
+        for epoch, accuracy in enumerate(accuracies, 1):
+            data = {"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": 1.0}
+            now = NOW + timedelta(seconds=10 * epoch)
+            leases.record(session, claim, [Line("epoch_finished", data)], now=now, lease_seconds=3600)
+        new = NewModelVersion(
+            version_id=models.new_version_id(),
+            model_name=arm["model"],
+            job_id=arm["job_id"],
+            dataset_id=claim.dataset_id,
+            dataset_version=1,
+            backbone="formnet",
+            strategy="full",
+            labels=("ants", "bees"),
+            evaluation={"images": images, "accuracy": accuracies[-1]},
+            provenance={},
+        )
+        models.register(session, new, now=NOW)
+        leases.succeed(session, claim, {}, now=NOW + timedelta(seconds=10 * len(accuracies) + 1))
+
+
+def test_all_runs_are_queued_on_the_same_version(http: TestClient, versioned: str, bell: Bell) -> None:
+    found = created(http, versioned)
+    assert list(found["arms"]) == ["probe", "fine_tune", "scratch"]
+    assert [arm["model"] for arm in found["arms"].values()] == [
+        "control-probe",
+        "control-fine-tune",
+        "control-scratch",
+    ]
+    jobs = [http.get(f"/v1/jobs/{arm['job_id']}").json() for arm in found["arms"].values()]
+    assert [job["spec"]["strategy"] for job in jobs] == ["head", "full", "scratch"]
+    assert {job["dataset_version"] for job in jobs} == {1}
+    assert bell.rung == [("gpu", job["id"]) for job in jobs]
+    assert found["verdict"] is None
+    assert found["has_ended"] is False
+
+
+def test_the_verdict_is_there_once_all_have_ended(http: TestClient, versioned: str, database: Database) -> None:
+    found = created(http, versioned)
+    end(database, found["arms"]["probe"], [0.8])
+    end(database, found["arms"]["fine_tune"], [0.7, 0.9])
+    half = http.get(f"/v1/experiments/{found['id']}").json()
+    assert half["verdict"] is None
+    assert half["arms"]["fine_tune"]["curve"][1]["accuracy"] == 0.9
+    end(database, found["arms"]["scratch"], [0.2, 0.3, 0.4])
+
+    whole = http.get(f"/v1/experiments/{found['id']}").json()
+    assert whole["has_ended"]
+    assert whole["verdict"]["finding"] == "higher"
+    assert whole["verdict"]["speed_up"] == pytest.approx(3)
+    assert whole["arms"]["scratch"]["interval"]["low"] < 0.4 < whole["arms"]["scratch"]["interval"]["high"]
+    assert whole["arms"]["scratch"]["seconds"] == 31
+
+
+def test_the_chart_is_a_picture_at_every_time(http: TestClient, versioned: str, database: Database) -> None:
+    found = created(http, versioned)
+    address = f"/v1/experiments/{found['id']}/chart.svg"
+    empty = http.get(address)
+    assert empty.headers["content-type"] == "image/svg+xml"
+    ElementTree.fromstring(empty.text)
+    for arm, accuracies in (("probe", [0.8]), ("fine_tune", [0.7, 0.9]), ("scratch", [0.2, 0.3, 0.4])):
+        end(database, found["arms"][arm], accuracies)
+    picture = ElementTree.fromstring(http.get(address).text)
+    lines = picture.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert len(lines) == 6
+    assert "Pre-training raised the final score" in http.get(address).text
+
+
+def test_a_run_that_was_cancelled_leaves_the_verdict_open(http: TestClient, versioned: str, database: Database) -> None:
+    found = created(http, versioned, arms=["fine_tune", "scratch"])
+    end(database, found["arms"]["fine_tune"], [0.9])
+    http.post(f"/v1/jobs/{found['arms']['scratch']['job_id']}/cancel")
+    told = http.get(f"/v1/experiments/{found['id']}").json()
+    assert told["arms"]["scratch"]["state"] == "cancelled"
+    assert told["verdict"]["finding"] == "open"
+
+
+def test_the_same_key_makes_one_experiment(http: TestClient, versioned: str) -> None:
+    answers = [
+        http.post("/v1/experiments", json=wanted(versioned), headers={"Idempotency-Key": "one"}).json()["id"]
+        for _ in range(2)
+    ]
+    assert answers[0] == answers[1]
+    assert len(http.get("/v1/experiments").json()["data"]) == 1
+    assert len(http.get("/v1/jobs?dataset=photos&state=queued").json()["data"]) == 4  # with the import
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"arms": ["probe"]}, "arms", "at least 2"),
+        ({"arms": ["probe", "probe"]}, "arms", "named twice"),
+        ({"arms": ["probe", "tuned"]}, "arms.1", "fine_tune"),
+        (
+            {"scratch": {"backbone": "formnet", "strategy": "full"}},
+            "scratch.strategy",
+            "needs strategy scratch, not full",
+        ),
+        ({"fine_tune": {"backbone": "tinynet", "strategy": "full"}}, "fine_tune.backbone", "only runs of one network"),
+        (
+            {"arms": ["probe", "scratch"], "fine_tune": {"backbone": "formnet", "strategy": "full"}},
+            "fine_tune",
+            "not in arms",
+        ),
+        ({"model": "x" * 60}, "model", "53"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    http: TestClient, versioned: str, changes: dict[str, object], field: str, said: str
+) -> None:
+    found = problem(http.post("/v1/experiments", json=wanted(versioned, **changes)), 422)
+    told = {".".join(map(str, error["location"])): error["message"] for error in found["errors"]}
+    assert said in told[f"body.{field}"]
+    assert http.get("/v1/experiments").json()["data"] == []
+
+
+def test_nothing_is_queued_where_one_run_could_not_begin(http: TestClient, versioned: str) -> None:
+    # It has no published weights, so that only scratch is possible.
+    problem(http.post("/v1/experiments", json=wanted(versioned, backbone="tinynet")), 422)
+    assert http.get("/v1/jobs?dataset=photos").json()["data"][0]["kind"] == "ingest"
+
+
+def test_what_is_not_there_is_said(http: TestClient) -> None:
+    assert problem(http.get("/v1/experiments/exp_0"), 404)["code"] == "experiment_not_found"
+    assert problem(http.get("/v1/experiments/exp_0/chart.svg"), 404)["code"] == "experiment_not_found"
+    assert problem(http.post("/v1/experiments", json=wanted("nothing")), 404)["code"] == "dataset_not_found"

@@ -1,0 +1,34 @@
+"""Control runs from the request to the verdict, carried out by a worker."""
+
+from app.db import utc_now
+from app.experiments import service
+from app.experiments.schemas import ExperimentCreate
+from app.recipe import Recipe
+from tests.worker.conftest import Desk
+from worker.runner import Runner
+
+
+def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(desk: Desk, runner: Runner, dataset_id: str) -> None:
+    wanted = ExperimentCreate(
+        dataset=dataset_id,
+        model="control",
+        backbone="formnet",
+        fine_tune=Recipe(backbone="formnet", strategy="full", epochs=2),
+        scratch=Recipe(backbone="formnet", strategy="scratch", epochs=2),
+    )
+    with desk.database.write() as session:
+        row, queued = service.create(session, wanted, max_attempts=1, now=utc_now())
+        experiment_id, job_ids = row.id, [job.id for job in queued]
+    for job_id in job_ids:
+        assert runner.run(job_id)
+
+    with desk.database.read() as session:
+        found = service.read(session, service.find(session, experiment_id))
+    assert found.has_ended
+    assert [arm.state for arm in found.arms.values()] == ["succeeded"] * 3
+    assert [[point.epoch for point in arm.curve] for arm in found.arms.values()] == [[0], [0, 1, 2], [1, 2]]
+    assert [arm.model_version for arm in found.arms.values()] == [1, 1, 1]
+    assert found.verdict is not None
+    # Four images or so can tell next to nothing.
+    assert found.verdict.finding in ("faster", "no_difference")
+    assert all(difference.interval.low < 0 < difference.interval.high for difference in found.verdict.differences)
