@@ -18,6 +18,7 @@ from client.values import (
     Dataset,
     DatasetVersion,
     Event,
+    Experiment,
     Import,
     Job,
     Model,
@@ -147,6 +148,24 @@ class Client:
         }
         response = self._send("/v1/plans", wanted)
         return _read(response, Job) if response.status_code == httpx.codes.ACCEPTED else _read(response, Planned)
+
+    def create_experiment(
+        self,
+        dataset_id: str,
+        model: str,
+        backbone: str,
+        *,
+        fine_tune: Recipe | None = None,
+        scratch: Recipe | None = None,
+    ) -> Experiment:
+        """Start control runs: a linear classifier, fine-tuning and scratch, each a job of its own."""
+        wanted: dict[str, object] = {"dataset": dataset_id, "model": model, "backbone": backbone}
+        recipes = {"fine_tune": fine_tune, "scratch": scratch}
+        wanted |= {arm: _asked(recipe) for arm, recipe in recipes.items() if recipe is not None}
+        return self._create("/v1/experiments", wanted, Experiment)
+
+    def experiment(self, experiment_id: str) -> Experiment:
+        return self._get(f"/v1/experiments/{experiment_id}", Experiment)
 
     def jobs(self) -> Iterator[Job]:
         """All jobs, newest first."""

@@ -204,6 +204,28 @@ def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, 
 
 
 @app.command()
+def control(
+    dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
+    model: Annotated[str, typer.Option(help="What the models are called, with -probe, -fine-tune, -scratch.")],
+    backbone: Annotated[str, typer.Option(help="Network; `graft backbones` lists them.")] = "mobilenet_v2",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data of fine-tuning.")] = None,
+    scratch_epochs: Annotated[int | None, typer.Option(min=1, help="... and of training from scratch.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Find out whether pre-training raises the final score on your photos, or only gets there faster."""
+    with _told_plainly(), Client(url) as client:
+        fine_tune = Recipe(backbone=backbone, strategy="full", epochs=epochs)
+        scratch = Recipe(backbone=backbone, strategy="scratch", epochs=scratch_epochs)
+        begun = client.create_experiment(dataset, model, backbone, fine_tune=fine_tune, scratch=scratch)
+        for name, arm in begun.arms.items():
+            with show.step(console, f"{name}: {arm.model}") as step:
+                step.outcome = client.wait(arm.job_id, step.tell).state
+        for part in show.experiment(client.experiment(begun.id)):
+            console.print(part)
+        console.print(f"Chart: {client.url}/v1/experiments/{begun.id}/chart.svg", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="name, or name@version.")],
     images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG or WebP files.")],

@@ -12,7 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from client.errors import Refused
-from client.values import Backbone, Costs, Event, Figures, Job, Model, Plan, Planned, Prediction, Probe, Progress
+from client.values import (
+    Backbone,
+    Costs,
+    Event,
+    Experiment,
+    Figures,
+    Job,
+    Model,
+    Plan,
+    Planned,
+    Prediction,
+    Probe,
+    Progress,
+)
 
 _PHASES = {
     "check": "checking images",
@@ -119,6 +132,20 @@ def planned(found: Planned) -> Iterator[RenderableType]:
     yield Text()
     yield _treatments(found.plan)
     yield Text(_forecast(found.plan))
+
+
+def experiment(found: Experiment) -> Iterator[RenderableType]:
+    """The runs of an experiment, and its verdict."""
+    table = _table("Run", "Accuracy", "95 %", "Seconds")
+    for name, arm in found.arms.items():
+        if arm.accuracy is None or arm.interval is None:
+            table.add_row(name, arm.state)
+            continue
+        low, high = (100 * arm.interval[end] for end in ("low", "high"))
+        table.add_row(name, f"{100 * arm.accuracy:.1f} %", f"{low:.1f} to {high:.1f} %", f"{arm.seconds:.0f}")
+    yield table
+    if found.verdict is not None:
+        yield from (Text(reason) for reason in found.verdict.reasons)
 
 
 def _treatments(plan: Plan) -> Table:

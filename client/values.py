@@ -239,6 +239,33 @@ class ModelVersion(msgspec.Struct, frozen=True):
     evaluation: dict[str, Any]
 
 
+class Arm(msgspec.Struct, frozen=True):
+    """One run of an experiment; accuracy 0-1."""
+
+    job_id: str
+    state: str
+    model: str
+    accuracy: float | None
+    interval: dict[str, float] | None
+    seconds: float
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether pre-training raised the final score or only got there faster."""
+
+    finding: str
+    speed_up: float | None
+    reasons: list[str]
+
+
+class Experiment(msgspec.Struct, frozen=True):
+    """Runs of one version to be compared; the verdict is there once all have ended."""
+
+    id: str
+    arms: dict[str, Arm]
+    verdict: Verdict | None
+
+
 class LabelProbability(msgspec.Struct, frozen=True):
     label: str
     probability: float

@@ -106,6 +106,19 @@ def test_a_plan_is_shown_with_what_was_measured(running: Service, photos: Path, 
     assert "Little data:" in decided.stdout
 
 
+def test_control_runs_end_with_a_verdict(running: Service, photos: Path) -> None:
+    name = f"control-{service.free_port()}"
+    with Client(running.url) as client, archives.archive(photos) as archive:
+        assert client.wait(client.upload(client.create_dataset(name).id, archive).job.id).state == "succeeded"
+    asked = ("control", name, "--model", name, "--backbone", "formnet", "--epochs", "1", "--scratch-epochs", "2")
+    told = graft(*asked, "--url", running.url)
+    assert told.returncode == 0, told.stderr
+    for run in ("probe", "fine_tune", "scratch"):
+        assert re.search(rf"{run} +\d+\.\d % +\d+\.\d to \d+\.\d %", told.stdout), told.stdout
+    assert "final score" in told.stdout
+    assert f"{running.url}/v1/experiments/exp_" in told.stdout
+
+
 def test_a_problem_is_told_in_its_own_words(running: Service, photos: Path) -> None:
     name = f"wrong-{service.free_port()}"
     failed = graft("train", str(photos), "--model", name, "--backbone", "mobilnet_v2", "--url", running.url)
