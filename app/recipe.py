@@ -13,6 +13,7 @@ Unfreeze = Literal["at_once", "gradual"]
 Precision = Literal["auto", "fp32", "bf16"]
 PRETRAINED = "pretrained"
 NO_WEIGHTS = "none"
+AUTO_BACKBONE = "auto"
 BEST_STAGE = "best"
 ALL_STAGES = "all"
 
@@ -63,10 +64,31 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Budget:
+    """What a prediction of one image may take at most; what is left out does not matter."""
+
+    latency_ms: Annotated[
+        float | None, Field(gt=0, description="Milliseconds on the device of the worker, one image at a time.")
+    ] = None
+    macs: Annotated[int | None, Field(gt=0, lt=2**53, description="Multiply-adds.")] = None
+    size_bytes: Annotated[int | None, Field(gt=0, lt=2**53, description="Of all values of the network.")] = None
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Recipe:
     """How to train. What is left out is decided by the plan, which gives its reasons."""
 
-    backbone: Annotated[str, Field(description="Name of a backbone of the catalogue.", examples=["mobilenet_v2"])]
+    backbone: Annotated[
+        str,
+        Field(
+            description="Name of a backbone of the catalogue; `auto` ranks all whose weights are at hand and takes the "
+            "best within the `budget`.",
+            examples=["mobilenet_v2"],
+        ),
+    ]
+    budget: Annotated[Budget | None, Field(description="What a prediction may take, where the backbone is `auto`.")] = (
+        None
+    )
     strategy: Annotated[
         Wish,
         Field(
@@ -213,6 +235,11 @@ class Recipe:
     ] = False
 
     @property
+    def picks_backbone(self) -> bool:
+        """Whether the backbone is to be chosen by a ranking."""
+        return self.backbone == AUTO_BACKBONE
+
+    @property
     def start(self) -> str:
         """`pretrained`, the name of published weights, or `none`."""
         return self.weights or (NO_WEIGHTS if self.strategy == "scratch" else PRETRAINED)
@@ -240,6 +267,18 @@ class Recipe:
         if self.from_random:
             given = {name: getattr(self, name) for name in _FOR_PRETRAINED if getattr(self, name) is not None}
             refuse({name: (value, "needs pre-trained weights to begin with") for name, value in given.items()})
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit_backbone(self) -> Self:
+        if self.picks_backbone and self.strategy != "auto":
+            said = "backbone 'auto' goes with strategy 'auto' alone; name a backbone to set the strategy by hand"
+            _refuse({"strategy": (self.strategy, said)})
+        if self.picks_backbone and self.weights not in (None, PRETRAINED):
+            said = "backbone 'auto' compares the first published weights of each; name a backbone to choose others"
+            _refuse({"weights": (self.weights, said)})
+        if self.budget is not None and not self.picks_backbone:
+            _refuse({"budget": (self.budget, "only for backbone 'auto', which chooses by it")})
         return self
 
     @model_validator(mode="after")

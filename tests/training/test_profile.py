@@ -203,7 +203,7 @@ def test_the_untrained_network_looks_at_a_sample_that_the_trained_one_is_compare
 def test_of_very_many_images_a_sample_is_measured(
     splits: Splits, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile, "MAX_MEASURED", 10)
+    monkeypatch.setattr(depths, "MAX_MEASURED", 10)
     found = measure(splits, folder)
 
     assert (found.images, found.measured, found.curve[-1].images) == (18, 10, 10)

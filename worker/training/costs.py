@@ -1,6 +1,7 @@
 """What one image costs on this machine: decoding, a pass through a network, and a training step."""
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from torch import Tensor
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import Costs
+from app.ranking import Latency
 from worker.training import dropout, features, precision
 from worker.training.data import Images
 from worker.training.learner import Criterion
@@ -21,6 +23,8 @@ from worker.training.learner import Criterion
 _IMAGES = 32
 _STEP_IMAGES = {"cpu": 16, "cuda": 32}
 _MOST_RUNS, _LONG_ENOUGH = 5, 0.5
+_MOST_SINGLE_RUNS, _SINGLE_RUNS_SECONDS = 50, 0.2
+_FEWEST_SINGLE_RUNS = 3
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CRITERION = Criterion(smoothing=0.0, weights=None)
 
@@ -55,6 +59,22 @@ def measure(
         threads=threads,
         memory_bytes=_memory(device),
     )
+
+
+def latency(network: InferenceForm, size: int, *, device: torch.device) -> Latency:
+    """The time of one image of `size` pixels by itself through `network`, as in serving; it ends on `device`."""
+    network.to(device)
+    image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
+    took: list[float] = []
+    with torch.inference_mode():
+        network(image.to(device))
+        _finish(device)
+        while len(took) < _FEWEST_SINGLE_RUNS or (sum(took) < _SINGLE_RUNS_SECONDS and len(took) < _MOST_SINGLE_RUNS):
+            started = time.perf_counter()
+            network(image.to(device))
+            _finish(device)
+            took.append(time.perf_counter() - started)
+    return Latency(seconds=statistics.median(took), runs=len(took))
 
 
 def _forward(network: InferenceForm, views: Tensor, device: torch.device) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from app import errors
 from app.plan import L2_GRID
 from app.profile import CurvePoint, Depth, Probe
 from worker.training import probe, transferability
@@ -13,11 +14,25 @@ from worker.training.events import Emit
 AT_LEAST = 2
 """Images of each label without which cross-validation means nothing."""
 
+MAX_MEASURED = 2_000
+"""Of more images, a stratified sample of about so many is measured."""
+
 _CURVE = (0.25, 0.5)
 _FOLDS = 5
 
 Values = Mapping[str, NDArray[np.float32]]
 """Pooled features `(N, D)` at each depth, in order."""
+
+
+def measurable(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Positions in order of the images to measure, of those with `targets (N,)`: none of labels that have a single
+    one. Raises `Invalid` where not two labels are left."""
+    kept = np.flatnonzero(np.bincount(targets)[targets] >= AT_LEAST) if len(targets) else np.arange(0)
+    if len(np.unique(targets[kept])) < 2:
+        raise errors.Invalid(
+            "no two labels have two training images each, so nothing can be measured", code="too_few_images"
+        )
+    return kept[probe.stratified_sample(targets[kept], size=MAX_MEASURED, at_least=AT_LEAST, seed=seed)]
 
 
 def measure(values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit) -> tuple[Depth, ...]:

@@ -228,3 +228,35 @@ class Profiled:
     best_depth: str
     best_accuracy: float
     random_accuracy: float
+
+
+@dataclass(frozen=True)
+class CandidateMeasured:
+    """A network that is to be ranked is measured: cross-validated accuracy of a linear classifier on its features 0-1,
+    its scores, the seconds of one image through it, and those that all of this took."""
+
+    name: str
+    accuracy: float
+    log_me: float
+    h_score: float
+    neighbours: float
+    latency: float
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class CandidateRefused:
+    """A network is not ranked, for this reason."""
+
+    name: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """All networks are measured; their order, the most promising first, and what to know of it."""
+
+    order: tuple[str, ...]
+    remarks: tuple[str, ...]

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from app import errors
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
@@ -22,8 +21,6 @@ from worker.training.depths import AT_LEAST, Values
 from worker.training.events import Emit, Event, Profiled, Progress
 from worker.training.features import Extractor
 
-MAX_MEASURED = 2_000
-"""Of more images, a stratified sample of about so many is measured."""
 RANDOM_IMAGES = 512
 """About so many images go through the network with random values."""
 
@@ -62,7 +59,7 @@ def measure(
     `Unavailable` and `BadImage`.
     """
     asked = _Measuring(splits, backbone, weights, feature_cache, max_pixels, seed, emit, device)
-    rows = _measured(splits.train.targets, seed=seed)
+    rows = depths.measurable(splits.train.targets, seed=seed)
     targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
     few = probe.stratified_sample(targets, size=RANDOM_IMAGES, at_least=AT_LEAST, seed=seed)
     chosen = Selection(splits.train, rows[few])
@@ -74,16 +71,6 @@ def measure(
     profile = _judge(asked, known, targets, random, few, spent)
     emit(_summary(profile))
     return profile
-
-
-def _measured(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
-    """Positions of the images to measure, in order."""
-    kept = np.flatnonzero(np.bincount(targets)[targets] >= AT_LEAST) if len(targets) else np.arange(0)
-    if len(np.unique(targets[kept])) < 2:
-        raise errors.Invalid(
-            "no two labels have two training images each, so nothing can be measured", code="too_few_images"
-        )
-    return kept[probe.stratified_sample(targets[kept], size=MAX_MEASURED, at_least=AT_LEAST, seed=seed)]
 
 
 def _pretrained(asked: _Measuring) -> Classifier:

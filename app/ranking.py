@@ -1,0 +1,286 @@
+"""Which of several networks suits a dataset version best, and at what cost. Values and their comparison only, shared by
+the API, the stored ranking, the choice of a backbone and the measuring."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from app import errors
+from app.profile import Probe
+from app.recipe import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The time of one image by itself through a network, decoded already, on the device of the ranking."""
+
+    seconds: float
+    """The median of all runs."""
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one prediction takes."""
+
+    parameters: int
+    """With a classifier for the labels of the version."""
+    size_bytes: int
+    """Of all values as they are stored."""
+    macs: int | None
+    """Multiply-adds of one image; None where they are not known."""
+    latency: Latency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A network and how well its features suit the version; every figure comes from the training images alone."""
+
+    name: str
+    """A backbone, or a model and its version as `name@version`."""
+    weights: str
+    """Name of the published weights; `own` where the network is that of a model."""
+    weights_sha256: str
+    features: int
+    """How many a new classifier would get for an image."""
+    log_me: float
+    """Mean log evidence in nats an image (LogME)."""
+    h_score: float
+    """How much of the features' spread lies between the labels: from 0 to the number of labels less one."""
+    neighbours: float
+    """Share of images, 0-1, that have the label of most of their nearest ones."""
+    probe: Probe
+    cost: Cost
+    has_seen: bool
+    """Whether images of this version may have been trained on, which makes all its figures too good."""
+    seconds: float
+    """That all of this took."""
+    cached: bool
+    """Whether the features were there already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A network that could not be measured, and why."""
+
+    name: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a network stands: 1 is best, and networks that do alike share the mean of their places."""
+
+    name: str
+    combined: int
+    """Its place in the ranking as a whole."""
+    by_score: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far two scores put the networks in the same order: Kendall's tau-b, from -1 to 1."""
+
+    first: str
+    second: str
+    tau: float | None
+    """None where one of them tells no two networks apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What was ranked on, and where."""
+
+    classes: int
+    images: int
+    """Training images of the version."""
+    measured_images: int
+    """... that the figures come from."""
+    seed: int
+    device: str
+    """`cpu` or `cuda`."""
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The networks in order, the most promising first."""
+
+    setting: Setting
+    measured: tuple[Measured, ...]
+    """In the order of the ranking."""
+    places: tuple[Place, ...]
+    """In the same order."""
+    agreements: tuple[Agreement, ...]
+    refused: tuple[Refused, ...]
+    remarks: tuple[str, ...]
+    """What to know before going by the order: above all, where the scores disagree."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of all networks that were looked at."""
+        return {entry.name for entry in self.measured} | {entry.name for entry in self.refused}
+
+
+SCORES: Mapping[str, Callable[[Measured], float]] = {
+    "log_me": lambda entry: entry.log_me,
+    "h_score": lambda entry: entry.h_score,
+    "neighbours": lambda entry: entry.neighbours,
+    "probe": lambda entry: entry.probe.accuracy,
+}
+"""What networks are put in order by; higher is better."""
+
+TITLES = {"log_me": "LogME", "h_score": "H-score", "neighbours": "kNN", "probe": "probe"}
+
+_AGREE = 0.6
+"""Two scores whose tau is lower are said to disagree."""
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """The place of each of `values` when the highest comes first, counted from 1; the mean place of equal ones."""
+    return [
+        1 + sum(other > value for other in values) + (sum(other == value for other in values) - 1) / 2
+        for value in values
+    ]
+
+
+def combined(by_score: Mapping[str, Sequence[float]]) -> list[float]:
+    """From the places of each network by each score, what the ranking goes by; less is better.
+
+    It is the mean of the place by the probe and of the mean place by LogME and H-score: none of these wins everywhere,
+    and the probe, which is fitted to the images, tells apart what the other two, which are formulas, take for alike.
+    """
+    places = zip(by_score["log_me"], by_score["h_score"], by_score["probe"], strict=True)
+    return [((log_me + h_score) / 2 + probe) / 2 for log_me, h_score, probe in places]
+
+
+def tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Kendall's tau-b of two scores of the same things; None where one of them is the same for all."""
+    pairs = [(_sign(first[i] - first[j]), _sign(second[i] - second[j])) for i, j in combinations(range(len(first)), 2)]
+    told = sum(one != 0 for one, _ in pairs) * sum(two != 0 for _, two in pairs)
+    return sum(one * two for one, two in pairs) / told**0.5 if told else None
+
+
+def order(setting: Setting, measured: Sequence[Measured], refused: Sequence[Refused]) -> Ranking:
+    """The ranking of `measured`.
+
+    Of networks that stand alike, the one with the better probe comes first, and then the quicker one.
+    """
+    scores = {name: [of(entry) for entry in measured] for name, of in SCORES.items()}
+    by_score = {name: ranks(values) for name, values in scores.items()}
+    together = combined(by_score)
+    rows = sorted(
+        range(len(measured)),
+        key=lambda row: (
+            together[row],
+            -measured[row].probe.accuracy,
+            measured[row].probe.log_loss,
+            measured[row].cost.latency.seconds,
+            measured[row].name,
+        ),
+    )
+    places = tuple(
+        Place(name=measured[row].name, combined=number, by_score={name: by_score[name][row] for name in SCORES})
+        for number, row in enumerate(rows, 1)
+    )
+    agreements = tuple(
+        Agreement(first=one, second=two, tau=tau(scores[one], scores[two])) for one, two in combinations(SCORES, 2)
+    )
+    ordered = tuple(measured[row] for row in rows)
+    return Ranking(
+        setting=setting,
+        measured=ordered,
+        places=places,
+        agreements=agreements,
+        refused=tuple(refused),
+        remarks=tuple(_remarks(ordered, places, agreements, refused)),
+    )
+
+
+def choose(ranking: Ranking, budget: Budget) -> tuple[Measured, tuple[str, ...]]:
+    """The best network of `ranking` within `budget`, and the reasons. Raises `Invalid` where none is within it."""
+    misses = {entry.name: _misses(entry, budget) for entry in ranking.measured}
+    fitting = [entry for entry in ranking.measured if not misses[entry.name]]
+    if not fitting:
+        said = "; ".join(f"{name} {' and '.join(why)}" for name, why in misses.items())
+        raise errors.Invalid(
+            f"none of {len(misses)} backbones is within the budget: {said}",
+            code="no_backbone_fits",
+            detail={"backbones": {name: list(why) for name, why in misses.items()}},
+        )
+    best = fitting[0]
+    before = ranking.measured[: ranking.measured.index(best)]
+    place = "first" if not before else f"best within the budget and number {len(before) + 1}"
+    said = (
+        f"Backbone {best.name}: {place} of {len(ranking.measured)} that were ranked on this version; a linear "
+        f"classifier on its features is right for {100 * best.probe.accuracy:.1f} %, and an image takes "
+        f"{1000 * best.cost.latency.seconds:.1f} ms on this {ranking.setting.device}."
+    )
+    passed = tuple(f"{entry.name} stands before it, but {' and '.join(misses[entry.name])}." for entry in before)
+    return best, (said, *passed, *ranking.remarks)
+
+
+def _misses(entry: Measured, budget: Budget) -> tuple[str, ...]:
+    """How `entry` is beyond `budget`."""
+    cost, said = entry.cost, []
+    if budget.latency_ms is not None and 1000 * cost.latency.seconds > budget.latency_ms:
+        said.append(f"takes {1000 * cost.latency.seconds:.1f} ms an image, of {budget.latency_ms:g}")
+    if budget.macs is not None and (cost.macs is None or cost.macs > budget.macs):
+        count = "an unknown number of" if cost.macs is None else f"{cost.macs / 1e6:,.0f} million"
+        said.append(f"does {count} multiply-adds, of {budget.macs / 1e6:,.0f} million")
+    if budget.size_bytes is not None and cost.size_bytes > budget.size_bytes:
+        said.append(f"has {cost.size_bytes / 1e6:.1f} MB of values, of {budget.size_bytes / 1e6:.1f}")
+    return tuple(said)
+
+
+def _remarks(
+    ordered: Sequence[Measured], places: Sequence[Place], agreements: Sequence[Agreement], refused: Sequence[Refused]
+) -> Iterable[str]:
+    if len(ordered) > 1:
+        yield _about_first(ordered, places)
+        yield _about_agreement(agreements)
+        yield _about_chance(ordered)
+    seen = [entry.name for entry in ordered if entry.has_seen]
+    if seen:
+        yield f"{', '.join(seen)}: trained on images of this data set before, so its figures are too good."
+    yield from (f"{entry.name} is not ranked: {entry.message}" for entry in refused)
+
+
+def _about_first(ordered: Sequence[Measured], places: Sequence[Place]) -> str:
+    firsts: dict[str, list[str]] = {}
+    for score in SCORES:
+        best = min(place.by_score[score] for place in places)
+        winners = [place.name for place in places if place.by_score[score] == best]
+        firsts.setdefault(" and ".join(winners), []).append(TITLES[score])
+    if len(firsts) == 1:
+        return f"All scores put {next(iter(firsts))} first."
+    told = "; ".join(f"{', '.join(scores)}: {name}" for name, scores in firsts.items())
+    return f"The scores disagree on which is first: {told}."
+
+
+def _about_agreement(agreements: Sequence[Agreement]) -> str:
+    known = [(one.tau, one) for one in agreements if one.tau is not None]
+    if not known:
+        return "No two scores can be compared, for they tell no two networks apart."
+    lowest, least = min(known, key=lambda pair: pair[0])
+    between = f"{TITLES[least.first]} and {TITLES[least.second]}"
+    if lowest >= _AGREE:
+        return f"On the order of all they agree: Kendall's tau is {lowest:.2f} or more between any two scores."
+    return f"On the order of all they disagree: Kendall's tau between {between} is {lowest:.2f}."
+
+
+def _about_chance(ordered: Sequence[Measured]) -> str:
+    first = ordered[0]
+    near = [
+        entry.name
+        for entry in ordered[1:]
+        if abs(entry.probe.accuracy - first.probe.accuracy) <= max(entry.probe.error, first.probe.error)
+    ]
+    if not near:
+        return f"By the probe no other is within one standard error of {first.name}."
+    return f"By the probe {', '.join(near)} cannot be told from {first.name}: within one standard error."
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,199 @@
+"""How well the features of several networks suit a version, and what each costs: one pass of the images for each."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import errors, ranking
+from app.backbones import classifier as classifiers
+from app.backbones.classifier import Classifier
+from app.profile import HEAD
+from app.ranking import Cost, Measured, Ranking, Refused, Setting
+from worker.training import costs, depths, features, transferability
+from worker.training.data import Splits
+from worker.training.events import CandidateMeasured, CandidateRefused, Emit, Event, FeaturesNotKept, Progress, Ranked
+from worker.training.features import Extractor
+
+_PART = 1000
+"""Steps of progress for each network."""
+_FEATURES_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen network, ready to be measured."""
+
+    classifier: Classifier
+    weights: str
+    """Name of the published weights."""
+    weights_sha256: str
+    macs: int | None
+    """Multiply-adds of one image; None where they are not known."""
+    has_seen: bool
+    """Whether it may have been trained on images of this version."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be ranked under `name`; the network is made when its turn comes, and only one is there at a time."""
+
+    name: str
+    make: Callable[[int], Network]
+    """From the number of labels. What it raises as `Unavailable`, `Invalid` or `NotFound` is why it is not ranked."""
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    splits: Splits
+    rows: NDArray[np.int64]
+    """Positions of the training images that are measured."""
+    targets: NDArray[np.int64]
+    """Of those, from 0 on without gaps."""
+    feature_cache: Path
+    max_pixels: int
+    seed: int
+    device: torch.device
+
+
+def rank(
+    splits: Splits,
+    candidates: Sequence[Candidate],
+    *,
+    feature_cache: Path,
+    max_pixels: int,
+    seed: int,
+    emit: Emit,
+    device: torch.device,
+) -> Ranking:
+    """The ranking of `candidates` on the training images of `splits`; `feature_cache` is that of the trainings.
+
+    One that cannot be had is told with its reason, and the rest is ranked. Raises `Unavailable` where none is left,
+    `Invalid` where there are too few images, and `BadImage`.
+    """
+    rows = depths.measurable(splits.train.targets, seed=seed)
+    targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
+    measuring = _Measuring(splits, rows, targets, feature_cache, max_pixels, seed, device)
+    measured: list[Measured] = []
+    refused: list[Refused] = []
+    for place, candidate in enumerate(candidates):
+        tally = _Tally(emit, place=place, of=len(candidates))
+        found = _tried(measuring, candidate, tally)
+        if isinstance(found, Refused):
+            refused.append(found)
+            emit(CandidateRefused(found.name, found.code, found.message))
+        else:
+            measured.append(found)
+            emit(_told(found))
+    if not measured:
+        raise errors.Unavailable(
+            f"nothing could be ranked: {'; '.join(f'{entry.name}: {entry.message}' for entry in refused)}",
+            code="nothing_to_rank",
+            detail={"refused": {entry.name: entry.code for entry in refused}},
+        )
+    setting = Setting(
+        classes=len(splits.labels),
+        images=len(splits.train),
+        measured_images=len(rows),
+        seed=seed,
+        device=device.type,
+        threads=torch.get_num_threads(),
+    )
+    made = ranking.order(setting, measured, refused)
+    emit(Ranked(order=tuple(entry.name for entry in made.measured), remarks=made.remarks))
+    return made
+
+
+def _tried(measuring: _Measuring, candidate: Candidate, emit: "_Tally") -> Measured | Refused:
+    started = time.perf_counter()
+    try:
+        network = candidate.make(len(measuring.splits.labels))
+    except (errors.Unavailable, errors.Invalid, errors.NotFound) as error:
+        return Refused(name=candidate.name, code=error.code, message=error.message)
+    try:
+        return _measured(measuring, candidate.name, network, started, emit)
+    except torch.OutOfMemoryError:
+        return Refused(
+            name=candidate.name,
+            code="out_of_memory",
+            message=f"the memory of the {measuring.device.type} is too small for it",
+        )
+
+
+def _measured(measuring: _Measuring, name: str, network: Network, started: float, emit: "_Tally") -> Measured:
+    classifier = network.classifier
+    form = classifiers.inference_form(classifier)
+    found = features.extract(
+        measuring.splits,
+        Extractor(form, classifier.preprocessing, network.weights_sha256),
+        cache_dir=measuring.feature_cache,
+        max_pixels=measuring.max_pixels,
+        emit=emit,
+        device=measuring.device,
+    )
+    values = found.at(HEAD).train[measuring.rows]
+    targets, seed = measuring.targets, measuring.seed
+    scores = transferability.score(values, targets, classes=int(targets.max()) + 1, seed=seed)
+    probe = depths.linear(values, targets, seed=seed, emit=emit)
+    state = classifier.state().values()
+    return Measured(
+        name=name,
+        weights=network.weights,
+        weights_sha256=network.weights_sha256,
+        features=values.shape[1],
+        log_me=scores.log_me,
+        h_score=scores.h_score,
+        neighbours=scores.neighbours,
+        probe=probe,
+        cost=Cost(
+            parameters=sum(value.numel() for value in classifier.parameters()),
+            size_bytes=sum(value.nbytes for value in state),
+            macs=network.macs,
+            latency=costs.latency(form, classifier.preprocessing.crop, device=measuring.device),
+        ),
+        has_seen=network.has_seen,
+        seconds=time.perf_counter() - started,
+        cached=emit.cached,
+    )
+
+
+class _Tally:
+    """An `emit` that tells how far the ranking is, in place of the progress of each part of it."""
+
+    def __init__(self, emit: Emit, *, place: int, of: int) -> None:
+        self._emit = emit
+        self._place = place
+        self._of = of
+        self.cached = True
+        """Whether no features had to be computed."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._emit(Progress("rank", round(_PART * (self._place + self._share(event))), _PART * self._of))
+        elif isinstance(event, FeaturesNotKept):
+            self._emit(event)
+
+    def _share(self, event: Progress) -> float:
+        """Of the work on this network that is done."""
+        share = event.done / max(1, event.total)
+        if event.phase == "features":
+            self.cached = False
+            return _FEATURES_SHARE * share
+        return _FEATURES_SHARE + (1 - _FEATURES_SHARE) * share
+
+
+def _told(found: Measured) -> CandidateMeasured:
+    return CandidateMeasured(
+        name=found.name,
+        accuracy=found.probe.accuracy,
+        log_me=found.log_me,
+        h_score=found.h_score,
+        neighbours=found.neighbours,
+        latency=found.cost.latency.seconds,
+        seconds=found.seconds,
+        cached=found.cached,
+    )
