@@ -26,6 +26,7 @@ from app.plans import routes as plans
 from app.predictions import routes as predictions
 from app.predictions.engine import Engine
 from app.predictions.schemas import PredictBody
+from app.rankings import routes as rankings
 from app.settings import Settings
 from app.storage import Storage
 
@@ -34,7 +35,7 @@ _CONCURRENT_PREDICTIONS = 4
 _DESCRIPTION = """Labelled photos in, a served image classifier out.
 
 1. `POST /v1/datasets`, then upload an archive with a folder per class to `/v1/datasets/{id}/imports`.
-2. `POST /v1/jobs` fine-tunes a backbone on it; follow `/v1/jobs/{id}/events`.
+2. `POST /v1/jobs` fine-tunes a backbone on it, or ranks several; follow `/v1/jobs/{id}/events`.
 3. `POST /v1/models/{name}/predict` labels new photos.
 
 Whatever goes wrong is answered with a problem document (RFC 9457), whose `code` is stable.
@@ -66,6 +67,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         datasets.router,
         imports.router,
         plans.router,
+        rankings.router,
         jobs.router,
         anatomy_routes.router,  # first, or its pictures would be taken for names of backbones
         backbones.router,

@@ -198,10 +198,15 @@ def order(setting: Setting, measured: Sequence[Measured], refused: Sequence[Refu
     )
 
 
+def within(ranking: Ranking, budget: Budget) -> tuple[Measured, ...]:
+    """The networks of `ranking` within `budget`, the best first."""
+    return tuple(entry for entry in ranking.measured if not _misses(entry, budget))
+
+
 def choose(ranking: Ranking, budget: Budget) -> tuple[Measured, tuple[str, ...]]:
     """The best network of `ranking` within `budget`, and the reasons. Raises `Invalid` where none is within it."""
     misses = {entry.name: _misses(entry, budget) for entry in ranking.measured}
-    fitting = [entry for entry in ranking.measured if not misses[entry.name]]
+    fitting = within(ranking, budget)
     if not fitting:
         said = "; ".join(f"{name} {' and '.join(why)}" for name, why in misses.items())
         raise errors.Invalid(

@@ -12,9 +12,17 @@ from app.experiments import tables as experiments
 from app.jobs import tables as jobs
 from app.models import tables as models
 from app.profiles import tables as profiles
+from app.rankings import tables as rankings
 
 METADATA = idempotency.IdempotencyKey.metadata
-_TABLES = (datasets.Dataset, jobs.Job, models.Model, profiles.StoredProfile, experiments.Experiment)
+_TABLES = (
+    datasets.Dataset,
+    jobs.Job,
+    models.Model,
+    profiles.StoredProfile,
+    experiments.Experiment,
+    rankings.StoredRanking,
+)
 assert {table.__tablename__ for table in _TABLES} <= METADATA.tables.keys()
 
 

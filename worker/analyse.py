@@ -9,6 +9,7 @@ from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.profile import Profile
+from worker.places import Places
 from worker.splits import splits_of
 from worker.training import profile
 from worker.training.data import Splits
@@ -27,10 +28,7 @@ class AnalyseWork:
     table: Path
     tag: str
     """Under which the table has the version."""
-    feature_cache: Path
-    weights_dir: Path | None
-    download_weights: bool
-    max_image_pixels: int
+    places: Places
 
 
 def analyse(work: AnalyseWork, emit: Emit) -> Profile:
@@ -39,13 +37,14 @@ def analyse(work: AnalyseWork, emit: Emit) -> Profile:
     file = weights.obtain(
         backbone,
         choice=work.weights,
-        weights_dir=work.weights_dir,
+        weights_dir=work.places.weights_dir,
         cache_dir=weights.default_cache_dir(),
-        download=work.download_weights,
+        download=work.places.download_weights,
     )
     splits = splits_of(work.table, work.tag)
+    places = work.places
     return measure(
-        splits, backbone, file, feature_cache=work.feature_cache, max_pixels=work.max_image_pixels, emit=emit
+        splits, backbone, file, feature_cache=places.feature_cache, max_pixels=places.max_image_pixels, emit=emit
     )
 
 

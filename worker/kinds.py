@@ -8,28 +8,34 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
-from app import errors
+from app import errors, ranking
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.jobs import leases
 from app.jobs import service as jobs
 from app.jobs.leases import Claim, Failure
+from app.jobs.schemas import Candidate
 from app.models import service as models
 from app.models.service import NewModelVersion
 from app.plan import Plan
 from app.profile import Profile
 from app.profiles import service as profiles
-from app.recipe import Recipe
+from app.ranking import Ranking
+from app.rankings import service as rankings
+from app.recipe import Budget, Recipe
 from app.settings import Settings
 from app.storage import Storage, move
 from worker.analyse import AnalyseWork, analyse
 from worker.ingest import IngestOutcome, IngestWork, ingest
+from worker.places import Places
+from worker.rank import Missing, Own, Published, RankWork, rank
 from worker.train import TrainOutcome, TrainWork, train
 from worker.training.events import Emit
 
 _PLAN = TypeAdapter(Plan)
 _RECIPE = TypeAdapter(Recipe)
+_CANDIDATES = TypeAdapter(tuple[Candidate, ...] | None)
 
 
 @dataclass(frozen=True)
@@ -96,32 +102,52 @@ def _publish_ingest(session: Session, claim: Claim, outcome: IngestOutcome, _sto
 def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: Storage) -> TrainWork:
     version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
     recipe = _RECIPE.validate_python(claim.spec)
+    plan = None if claim.plan is None else _PLAN.validate_python(claim.plan)
+    known = _known_ranking(session, version, recipe) if plan is None else None
     return TrainWork(
-        plan=None if claim.plan is None else _PLAN.validate_python(claim.plan),
+        plan=plan,
         recipe=recipe,
         facts=jobs.version_facts(version),
-        profile=_known_profile(session, version, recipe),
+        profile=_known_profile(session, version, recipe, known) if plan is None else None,
+        ranking=known,
         table=storage.dataset(claim.dataset_id),
         dataset_id=claim.dataset_id,
         version=version.number,
         tag=version.table_tag,
         content_hash=version.content_hash,
         version_id=models.new_version_id(),
-        feature_cache=storage.features(),
         folder=storage.job(claim.job_id),
-        weights_dir=settings.weights_dir,
-        download_weights=settings.download_weights,
-        max_image_pixels=settings.max_image_pixels,
+        places=_places(settings, storage),
         max_activation_bytes=settings.max_activation_bytes,
     )
 
 
-def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe) -> Profile | None:
+def _places(settings: Settings, storage: Storage) -> Places:
+    return Places(
+        feature_cache=storage.features(),
+        weights_dir=settings.weights_dir,
+        download_weights=settings.download_weights,
+        max_image_pixels=settings.max_image_pixels,
+    )
+
+
+def _known_ranking(session: Session, version: DatasetVersion, recipe: Recipe) -> Ranking | None:
+    found = rankings.newest_of_all(session, version) if recipe.picks_backbone else None
+    return None if found is None else rankings.figures(found)
+
+
+def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe, known: Ranking | None) -> Profile | None:
+    backbone = recipe.backbone
+    if recipe.picks_backbone:
+        fitting = None if known is None else ranking.within(known, recipe.budget or Budget())
+        if not fitting:
+            return None
+        backbone = fitting[0].name
     if recipe.from_random:
         return None
-    weights = catalogue.find(recipe.backbone).weights
+    weights = catalogue.find(backbone).weights
     named = weights[0].name if weights and recipe.start == catalogue.PRETRAINED else recipe.start
-    found = profiles.newest(session, version, backbone=recipe.backbone, weights=named)
+    found = profiles.newest(session, version, backbone=backbone, weights=named)
     return None if found is None else profiles.figures(found)
 
 
@@ -139,8 +165,10 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
         evaluation=outcome.evaluation,
         provenance=outcome.provenance,
     )
+    version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
+    if outcome.ranked is not None:
+        rankings.record(session, version, outcome.ranked, is_of_all=True, job_id=claim.job_id, now=now)
     if outcome.measured is not None:
-        version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
         profiles.record(session, version, outcome.measured, job_id=claim.job_id, now=now)
     number = models.register(session, wanted, now=now)
     result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
@@ -158,10 +186,7 @@ def _prepare_analyse(session: Session, claim: Claim, settings: Settings, storage
         weights=claim.spec["weights"],
         table=storage.dataset(claim.dataset_id),
         tag=version.table_tag,
-        feature_cache=storage.features(),
-        weights_dir=settings.weights_dir,
-        download_weights=settings.download_weights,
-        max_image_pixels=settings.max_image_pixels,
+        places=_places(settings, storage),
     )
 
 
@@ -171,8 +196,41 @@ def _publish_analyse(session: Session, claim: Claim, outcome: Profile, _storage:
     leases.succeed(session, claim, {"profile": profile_id}, now=now)
 
 
+def _prepare_rank(session: Session, claim: Claim, settings: Settings, storage: Storage) -> RankWork:
+    version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    asked = _CANDIDATES.validate_python(claim.spec["candidates"])
+    found = [_candidate(session, claim, storage, each) for each in asked or ()]
+    return RankWork(
+        # A model may be asked for by its version and as its newest.
+        candidates=None if asked is None else tuple({each.name: each for each in found}.values()),
+        table=storage.dataset(claim.dataset_id),
+        tag=version.table_tag,
+        seed=claim.spec["seed"],
+        places=_places(settings, storage),
+    )
+
+
+def _candidate(session: Session, claim: Claim, storage: Storage, wanted: Candidate) -> Published | Own | Missing:
+    if wanted.model is None:
+        return Published(wanted.name, str(wanted.backbone), wanted.weights)
+    try:
+        found = models.find_version(session, wanted.model, wanted.version)
+    except errors.NotFound as error:
+        return Missing(wanted.name, error.code, error.message)
+    name = f"{wanted.model}@{found.number}"
+    return Own(name, storage.model_version(found.id), has_seen=found.dataset_id == claim.dataset_id)
+
+
+def _publish_rank(session: Session, claim: Claim, outcome: Ranking, _storage: Storage, now: datetime) -> None:
+    version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
+    is_of_all = claim.spec["candidates"] is None
+    ranking_id = rankings.record(session, version, outcome, is_of_all=is_of_all, job_id=claim.job_id, now=now)
+    leases.succeed(session, claim, {"ranking": ranking_id, "best": outcome.measured[0].name}, now=now)
+
+
 KINDS: dict[str, Kind] = {
     "ingest": Kind(_prepare_ingest, ingest, _publish_ingest),
     "analyse": Kind(_prepare_analyse, analyse, _publish_analyse),
+    "rank": Kind(_prepare_rank, rank, _publish_rank),
     "train": Kind(_prepare_train, train, _publish_train),
 }

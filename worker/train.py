@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from app import errors, estimates, policy
+from app import errors, estimates, policy, ranking
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
@@ -16,8 +16,10 @@ from app.models import artifact
 from app.models.artifact import Artifact
 from app.plan import Plan, VersionFacts, resolve
 from app.profile import Profile
-from app.recipe import NO_WEIGHTS, Recipe, narrowed
-from worker import analyse
+from app.ranking import Ranking
+from app.recipe import NO_WEIGHTS, Budget, Recipe, narrowed
+from worker import analyse, rank
+from worker.places import Places
 from worker.splits import splits_of
 from worker.training import checkpoint, strategies
 from worker.training.data import Splits
@@ -35,7 +37,10 @@ class TrainWork:
     recipe: Recipe
     facts: VersionFacts
     profile: Profile | None
-    """What was measured of the version with the recipe's backbone and weights before."""
+    """What was measured of the version before, with the recipe's backbone and weights or with those that the known
+    ranking chooses."""
+    ranking: Ranking | None
+    """The last one of all backbones at hand on the version, where the recipe leaves the backbone open."""
     table: Path
     dataset_id: str
     version: int
@@ -44,12 +49,9 @@ class TrainWork:
     content_hash: str
     version_id: str
     """The id that the model version is to have."""
-    feature_cache: Path
     folder: Path
     """The job's own folder, with one for each attempt: its checkpoints, and the artifact when done."""
-    weights_dir: Path | None
-    download_weights: bool
-    max_image_pixels: int
+    places: Places
     max_activation_bytes: int
 
 
@@ -65,14 +67,27 @@ class TrainOutcome:
     provenance: dict[str, Any]
     measured: Profile | None
     """What it was decided by, where it was decided here."""
+    ranked: Ranking | None
+    """What the backbone was chosen by, where it was ranked here."""
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A plan, and what was measured for it here."""
+
+    plan: Plan
+    measured: Profile | None = None
+    ranked: Ranking | None = None
 
 
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
-    """Carry out `work`, after deciding how, where that is left open. Raises `WeightsUnavailable`."""
-    backbone = catalogue.find(work.recipe.backbone)
-    file = _weights(work, backbone)
+    """Carry out `work`, after deciding what with and how, where that is left open. Raises `WeightsUnavailable`, and
+    `Invalid` where no backbone is within the budget."""
     splits = splits_of(work.table, work.tag)
-    plan, measured = (work.plan, None) if work.plan else _decide(work, splits, backbone, file, emit)
+    settled = _Settled(work.plan) if work.plan else _settle(work, splits, emit)
+    plan = settled.plan
+    backbone = catalogue.find(plan.backbone)
+    file = _weights(work.places, backbone, plan.weights)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
     folder = work.folder / work.version_id
     checkpoints = folder / "checkpoints"
@@ -83,9 +98,9 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         plan,
         backbone=backbone,
         weights=file,
-        feature_cache=work.feature_cache,
+        feature_cache=work.places.feature_cache,
         workdir=checkpoints,
-        max_pixels=work.max_image_pixels,
+        max_pixels=work.places.max_image_pixels,
         max_activation_bytes=work.max_activation_bytes,
         emit=emit,
         device=device,
@@ -97,7 +112,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         preprocessing=trained.preprocessing,
         plan=asdict(trained.plan),
         evaluation=asdict(trained.evaluation),
-        provenance=_provenance(work, file),
+        provenance=_provenance(work, backbone, file),
         state=trained.classifier.state(),
         outlet=trained.classifier.outlet,
     )
@@ -109,20 +124,20 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         labels=splits.labels,
         evaluation=dict(result.evaluation),
         provenance=dict(result.provenance),
-        measured=measured,
+        measured=settled.measured,
+        ranked=settled.ranked,
     )
 
 
-def _weights(work: TrainWork, backbone: Backbone) -> WeightsFile | None:
-    choice = work.recipe.start if work.plan is None else work.plan.weights
+def _weights(places: Places, backbone: Backbone, choice: str) -> WeightsFile | None:
     if choice == NO_WEIGHTS:
         return None
     return weights.obtain(
         backbone,
         choice=choice,
-        weights_dir=work.weights_dir,
+        weights_dir=places.weights_dir,
         cache_dir=weights.default_cache_dir(),
-        download=work.download_weights,
+        download=places.download_weights,
     )
 
 
@@ -134,16 +149,46 @@ def _devices(plan: Plan) -> list[torch.device]:
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:most]
 
 
-def _decide(
-    work: TrainWork, splits: Splits, backbone: Backbone, file: WeightsFile | None, emit: Emit
-) -> tuple[Plan, Profile | None]:
-    """Measure, if that has not been done, and plan by it; the job has the plan from then on."""
+def _settle(work: TrainWork, splits: Splits, emit: Emit) -> _Settled:
+    """Decide what the recipe leaves open; the job has the plan from then on."""
+    recipe, ranked = work.recipe, None
+    reasons: tuple[str, ...] = ()
+    if recipe.picks_backbone:
+        known, ranked = _ranking(work, splits, emit)
+        chosen, reasons = ranking.choose(known, recipe.budget or Budget())
+        recipe = replace(recipe, backbone=chosen.name, budget=None)
+    plan, measured = _decide(replace(work, recipe=recipe), splits, emit)
+    plan = replace(plan, reasons=(*reasons, *plan.reasons))
+    emit(Planned(asdict(plan)))
+    return _Settled(plan, measured, ranked)
+
+
+def _ranking(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Ranking, Ranking | None]:
+    """The ranking of all backbones at hand, the one that is known where it is still that; and what was ranked here."""
+    known, candidates = work.ranking, rank.at_hand(work.places)
+    if known is not None:
+        same_networks = known.names == {candidate.name for candidate in candidates}
+        if same_networks and known.setting.device == rank.device().type:
+            return known, None
+    made = rank.compare(splits, candidates, places=work.places, seed=rank.SEED, emit=emit)
+    return made, made
+
+
+def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile | None]:
+    """Measure, if that has not been done, and plan by it."""
+    backbone = catalogue.find(work.recipe.backbone)
+    file = _weights(work.places, backbone, work.recipe.start)
     assert file is not None
     stages = [stage.name for stage in backbone.stages]
     measured = work.profile if work.profile and work.profile.weights_sha256 == file.sha256 else None
     try:
         measured = measured or analyse.measure(
-            splits, backbone, file, feature_cache=work.feature_cache, max_pixels=work.max_image_pixels, emit=emit
+            splits,
+            backbone,
+            file,
+            feature_cache=work.places.feature_cache,
+            max_pixels=work.places.max_image_pixels,
+            emit=emit,
         )
     except errors.Invalid as error:
         head, _ = narrowed(work.recipe, "head")
@@ -153,15 +198,14 @@ def _decide(
         plan = policy.plan(work.recipe, measured, work.facts, stages=stages)
         plan = estimates.fitted(plan, work.recipe, backbone, measured.costs)
         plan = replace(plan, estimate=estimates.of(plan, work.facts, backbone, measured.costs))
-    emit(Planned(asdict(plan)))
     return plan, measured
 
 
-def _provenance(work: TrainWork, file: WeightsFile | None) -> dict[str, Any]:
+def _provenance(work: TrainWork, backbone: Backbone, file: WeightsFile | None) -> dict[str, Any]:
     return {
         "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
         "backbone": {
-            "name": work.recipe.backbone,
+            "name": backbone.name,
             "weights": None if file is None else _weights_provenance(file),
         },
         "seed": work.recipe.seed,

@@ -115,8 +115,8 @@ def points(backbones: Iterable[Backbone]) -> tuple[Point, ...]:
 def accuracy(chosen: tuple[Point, ...]) -> str:
     """Top-1 accuracy (%) against multiply-adds on a logarithmic axis; the area of a bubble is the parameters."""
     area = Box(64, 78, _WIDTH - 180, _HEIGHT - 56)
-    across = Axis(_decades([point.gmac for point in chosen]), area.left, area.right, math.log10)
-    upward = Axis(_steps([point.top1 for point in chosen]), area.bottom, area.top, float)
+    across = Axis(decades([point.gmac for point in chosen]), area.left, area.right, math.log10)
+    upward = Axis(steps([point.top1 for point in chosen]), area.bottom, area.top, float)
     most = max(point.parameters for point in chosen)
     styles = _styles(chosen)
     template = environment().get_template("accuracy.svg")
@@ -129,7 +129,7 @@ def accuracy(chosen: tuple[Point, ...]) -> str:
         y_ticks=upward.grid(),
         marks=_marks(chosen, across, upward, area, styles),
         families=styles,
-        sizes=[(short(size), _radius(size, most)) for size in _example_sizes(most)],
+        sizes=[(short(size), radius(size, most)) for size in _example_sizes(most)],
     )
 
 
@@ -160,7 +160,7 @@ def _marks(chosen: Sequence[Point], across: Axis, upward: Axis, area: Box, style
     ordered = sorted(chosen, key=lambda point: (-point.parameters, point.name))
     most = ordered[0].parameters
     bubbles = [
-        Bubble(across.at(point.gmac), upward.at(point.top1), _radius(point.parameters, most), point.name)
+        Bubble(across.at(point.gmac), upward.at(point.top1), radius(point.parameters, most), point.name)
         for point in ordered
     ]
     placed = placing.place(bubbles, within=area, font_size=_FONT)
@@ -225,7 +225,7 @@ def _styles(chosen: Iterable[Point]) -> dict[str, str]:
     }
 
 
-def _radius(parameters: int, most: int) -> float:
+def radius(parameters: int, most: int) -> float:
     return max(_SMALLEST_RADIUS, _LARGEST_RADIUS * math.sqrt(parameters / most))
 
 
@@ -233,7 +233,7 @@ def _example_sizes(most: int) -> list[int]:
     return [size for size in (5_000_000, 50_000_000, 500_000_000) if size <= most] or [most]
 
 
-def _decades(values: Sequence[float]) -> list[float]:
+def decades(values: Sequence[float]) -> list[float]:
     """Of 1, 2, 5, 10, 20 … those between which all `values` lie."""
     low, high = min(values) * 0.9, max(values) * 1.1
     steps = [
@@ -246,7 +246,7 @@ def _decades(values: Sequence[float]) -> list[float]:
     return [step for step in steps if first <= step <= last]
 
 
-def _steps(values: Sequence[float]) -> list[float]:
+def steps(values: Sequence[float]) -> list[float]:
     """Multiples of 5 (of 1 for a narrow range) between which all `values` lie."""
     step = 5 if max(values) - min(values) > 8 else 1
     first, last = math.floor(min(values) / step - 0.2), math.ceil(max(values) / step + 0.2)

@@ -18,7 +18,7 @@ from app.bodies import JsonRoute
 from app.db import Database, after_commit, utc_now
 from app.deps import DatabaseDep, IdempotentDep, Limit, Listing, PageDep, PartsDep, listing
 from app.jobs import events, service
-from app.jobs.schemas import ENDED, EventRead, JobCreate, JobRead, JobState, Progress
+from app.jobs.schemas import ENDED, EventRead, JobRead, JobState, Progress, Wanted
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
@@ -47,21 +47,39 @@ _EXAMPLES: dict[str, Example] = {
             "recipe": {"backbone": "mobilenet_v2", "strategy": "head"},
         },
     },
+    "chosen backbone": {
+        "summary": "The best backbone within a budget",
+        "description": "Ranks all whose weights are at hand, takes the best, and decides how to train it.",
+        "value": {
+            "dataset": "patterns",
+            "model": "patterns",
+            "recipe": {"backbone": "auto", "budget": {"latency_ms": 20}},
+        },
+    },
+    "ranking": {
+        "summary": "Which backbone suits the photos best",
+        "value": {
+            "kind": "rank",
+            "dataset": "patterns",
+            "candidates": [{"backbone": "mobilenet_v2"}, {"backbone": "squeezenet1_1"}, {"model": "patterns"}],
+        },
+    },
 }
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
 def create_job(
-    wanted: Annotated[JobCreate, Body(openapi_examples=_EXAMPLES)],
+    wanted: Annotated[Wanted, Body(openapi_examples=_EXAMPLES)],
     parts: PartsDep,
     request: IdempotentDep,
     response: Response,
 ) -> JobRead:
-    """Start a fine-tune of a backbone on a version of a data set."""
+    """Start a fine-tune of a backbone on a version of a data set; or, with `kind: rank`, a comparison of several
+    backbones and models, whose result is read at `/v1/rankings/{id}`."""
     with parts.database.write() as session:
         existing = idempotency.recall(session, request)
         if existing is None:
-            job = service.submit_training(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
+            job = service.submit(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
             idempotency.remember(session, request, job.id, now=utc_now())
             queue, job_id = job.queue, job.id
             after_commit(session, lambda: parts.doorbell.ring(queue, job_id))

@@ -1,15 +1,17 @@
 """Jobs and imports as they cross the API."""
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.plan import Plan
-from app.recipe import Recipe
+from app.recipe import PRETRAINED, Recipe
 
 JobState = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
-JobKind = Literal["ingest", "analyse", "train"]
+JobKind = Literal["ingest", "analyse", "rank", "train"]
 ENDED = ("succeeded", "failed", "cancelled")
 
 ModelName = Annotated[
@@ -32,6 +34,88 @@ class JobCreate(BaseModel):
     version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
     model: ModelName
     recipe: Recipe
+
+
+class Candidate(BaseModel):
+    """What is to be ranked: a backbone with its weights, or the network of a model of one's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: str | None = Field(
+        default=None, max_length=100, description="Name of a backbone of the catalogue.", examples=["mobilenet_v2"]
+    )
+    weights: str = Field(
+        default=PRETRAINED,
+        min_length=1,
+        max_length=100,
+        description="`pretrained` for the backbone's first published weights, or the name of others.",
+    )
+    model: str | None = Field(
+        default=None,
+        max_length=100,
+        pattern=r"^[^\x00]*$",
+        description="Name of a model, in place of a backbone: its network, as far as its new classifier.",
+    )
+    version: int | None = Field(
+        default=None, ge=1, lt=2**31, description="Of the model; its newest when the job begins if left out."
+    )
+
+    @property
+    def name(self) -> str:
+        """What the ranking calls it; the version of a model follows when it is known."""
+        if self.model is not None:
+            return self.model if self.version is None else f"{self.model}@{self.version}"
+        return str(self.backbone) if self.weights == PRETRAINED else f"{self.backbone} {self.weights}"
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if (self.backbone is None) == (self.model is None):
+            raise ValueError("name a backbone or a model, one of the two")
+        if self.model is None and self.version is not None:
+            raise ValueError("a backbone has no version; say which of its weights")
+        if self.model is not None and "weights" in self.model_fields_set:
+            raise ValueError("a model has weights of its own")
+        return self
+
+
+class RankingCreate(BaseModel):
+    """A comparison of networks on a version of a dataset, without training any."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["rank"]
+    dataset: str = Field(max_length=100, pattern=r"^[^\x00]*$", description="Id or name of the dataset.")
+    version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
+    candidates: list[Candidate] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="What to rank; left out, all backbones of the catalogue whose weights are at hand on the worker.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Of the cross-validation and of samples.")
+
+    @model_validator(mode="after")
+    def _is_without_doubles(self) -> Self:
+        names = [candidate.name for candidate in self.candidates or ()]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"asked for twice: {', '.join(doubled)}")
+        return self
+
+
+def _by_kind(value: Any, _plain: Callable[[Any], Any]) -> JobCreate | RankingCreate:
+    """The kind of job decides what a request is read as, so that what is said of it is said of its fields."""
+    if isinstance(value, JobCreate | RankingCreate):
+        return value
+    kind = value.get("kind", "train") if isinstance(value, dict) else "train"
+    if kind not in ("train", "rank"):
+        said = PydanticCustomError("literal_error", "Input should be 'train' or 'rank'")
+        raise ValidationError.from_exception_data("Job", [InitErrorDetails(type=said, loc=("kind",), input=kind)])
+    return (RankingCreate if kind == "rank" else JobCreate).model_validate(value)
+
+
+Wanted = Annotated[JobCreate | RankingCreate, WrapValidator(_by_kind)]
+"""Whatever job a client may ask for."""
 
 
 class Progress(BaseModel):
@@ -60,7 +144,8 @@ class JobRead(BaseModel):
     dataset_version: int | None = Field(description="The version that is read; null for an import.")
     model_name: str | None
     spec: dict[str, Any] = Field(
-        description="What was asked: the recipe of a training, the import of an ingest, the backbone of an analysis."
+        description="What was asked: the recipe of a training, the import of an ingest, the backbone of an analysis, "
+        "the candidates of a ranking."
     )
     plan: Plan | None = Field(description="The recipe resolved against the version, with reasons.")
     attempt: int

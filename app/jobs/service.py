@@ -17,7 +17,7 @@ from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
 from app.jobs import events
 from app.jobs.events import Line
-from app.jobs.schemas import ENDED, JobCreate
+from app.jobs.schemas import ENDED, JobCreate, RankingCreate
 from app.jobs.tables import Job, Worker
 from app.plan import Plan, VersionFacts, resolve
 from app.recipe import NO_WEIGHTS, Recipe, narrowed
@@ -49,21 +49,32 @@ class Resolved:
     """None where it is decided by measurements."""
 
 
+def submit(session: Session, wanted: JobCreate | RankingCreate, *, max_attempts: int, now: datetime) -> Job:
+    """Queue what a client asks for. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even
+    begin."""
+    if isinstance(wanted, JobCreate):
+        return submit_training(session, wanted, max_attempts=max_attempts, now=now)
+    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    return submit_ranking(session, version, wanted, max_attempts=max_attempts, now=now)
+
+
 def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
-    """Queue a fine-tune. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
-    resolved = resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
-    job = _queued(
-        "train", GPU_QUEUE, resolved.version.dataset_id, spec=asdict(wanted.recipe), max_attempts=max_attempts, now=now
-    )
-    job.dataset_version = resolved.version.number
+    """Queue a fine-tune. Raises as `submit`."""
+    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    recipe, plan = wanted.recipe, None
+    if not recipe.picks_backbone:
+        plan = plan_at_once(recipe, check_backbone(recipe), version_facts(version))
+    job = _queued("train", GPU_QUEUE, version.dataset_id, spec=asdict(recipe), max_attempts=max_attempts, now=now)
+    job.dataset_version = version.number
     job.model_name = wanted.model
-    job.plan = None if resolved.plan is None else asdict(resolved.plan)
+    job.plan = None if plan is None else asdict(plan)
     _insert(session, job)
     return job
 
 
 def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: Recipe) -> Resolved:
-    """What a training with `recipe` on version `number` would do. Raises as `submit_training`."""
+    """What a training with `recipe`, which names its backbone, on version `number` would do. Raises as
+    `submit_training`."""
     version = datasets.find_version(session, dataset, number)
     backbone = check_backbone(recipe)
     return Resolved(version, backbone, plan_at_once(recipe, backbone, version_facts(version)))
@@ -79,7 +90,32 @@ def submit_analysis(
     job = _queued("analyse", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
     job.dataset_version = version.number
     job.subject = subject
-    going_on = select(Job).where(Job.subject == subject, Job.state.not_in(ENDED))
+    return _joined(session, job, now=now)
+
+
+def submit_ranking(
+    session: Session, version: DatasetVersion, wanted: RankingCreate, *, max_attempts: int, now: datetime
+) -> Job:
+    """Queue a comparison of networks on `version`; of all backbones at hand, join the job that is at it already.
+    Raises `UnknownName` for backbones and their weights; whether those are at hand is known to the worker alone."""
+    for candidate in wanted.candidates or ():
+        if candidate.backbone is not None:
+            backbone = catalogue.find(candidate.backbone)
+            if backbone.weights:
+                backbone.find_weights(candidate.weights)
+    spec = wanted.model_dump(mode="json", include={"candidates", "seed"})
+    job = _queued("rank", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
+    job.dataset_version = version.number
+    if wanted.candidates is not None:
+        _insert(session, job)
+        return job
+    job.subject = f"ranking {version.content_hash} {wanted.seed}"
+    return _joined(session, job, now=now)
+
+
+def _joined(session: Session, job: Job, *, now: datetime) -> Job:
+    """The job that is after the same subject already, or else `job`, inserted."""
+    going_on = select(Job).where(Job.subject == job.subject, Job.state.not_in(ENDED))
     for _ in range(_TRIES):
         found = session.scalar(going_on)
         if found is not None:

@@ -82,6 +82,11 @@ def read(folder: Path) -> Artifact:
     )
 
 
+def weights_sha256(folder: Path) -> str:
+    """Of the file with all values of the artifact in `folder`, which was read before."""
+    return str(_read_json(folder / _MANIFEST)["files"][_WEIGHTS])
+
+
 def _outlet(document: Mapping[str, Any]) -> Outlet:
     """Artifacts of old have none: they have the whole network."""
     return Outlet(stage=document.get("stage"), taps=tuple(document.get("taps", ())))

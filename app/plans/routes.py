@@ -43,7 +43,8 @@ _EXAMPLES: dict[str, Example] = {
 }
 _MEASURING = {
     "model": JobRead,
-    "description": "The version is not measured yet; this job does it. `Location` names it.",
+    "description": "The version is not measured yet, or no backbones ranked on it; this job does it. `Location` names "
+    "it.",
 }
 
 
@@ -55,8 +56,9 @@ def create_plan(
 ) -> PlanRead | Response:
     """Try a recipe on a version of a data set without training: every decision, its reasons, and what was measured.
 
-    With `measure`, a version that was not measured with this backbone yet is measured first: the answer is 202 with the
-    job, and the same request after it is answered with the plan and the profile."""
+    With `measure` or strategy `auto`, a version that was not measured with this backbone yet is measured first: the
+    answer is 202 with the job, and the same request after it is answered with the plan and the profile. With backbone
+    `auto`, the backbones at hand are ranked before that, likewise."""
     opened = parts.database.write if service.needs_profile(wanted) else parts.database.read
     with opened() as session:
         existing = idempotency.recall(session, request)
@@ -85,6 +87,7 @@ def _planned(found: service.Planned) -> PlanRead:
         dataset_id=found.version.dataset_id,
         dataset_version=found.version.number,
         plan=found.plan,
+        ranking_id=None if found.ranking is None else found.ranking.id,
         profile=None if found.profile is None else ProfileRead.of(found.profile),
     )
 

@@ -48,4 +48,5 @@ class PlanRead(BaseModel):
     dataset_id: str
     dataset_version: int
     plan: Plan
+    ranking_id: str | None = Field(description="The ranking that chose the backbone, where it was left open.")
     profile: ProfileRead | None = Field(description="Null where the version was not measured with this backbone yet.")

@@ -1,14 +1,16 @@
 """Resolving a recipe without training, and having the version measured where that is needed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from app import estimates, policy
+from app import estimates, policy, ranking
 from app.backbones import catalogue
+from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.jobs import service as jobs
+from app.jobs.schemas import RankingCreate
 from app.jobs.service import Resolved
 from app.jobs.tables import Job
 from app.plan import Plan
@@ -16,7 +18,9 @@ from app.plans.schemas import PlanCreate
 from app.profile import Profile
 from app.profiles import service as profiles
 from app.profiles.tables import StoredProfile
-from app.recipe import Recipe
+from app.rankings import service as rankings
+from app.rankings.tables import StoredRanking
+from app.recipe import Budget, Recipe
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Planned:
     version: DatasetVersion
     plan: Plan
     profile: StoredProfile | None
+    ranking: StoredRanking | None = None
+    """Where the backbone was chosen by one."""
 
 
 def needs_profile(wanted: PlanCreate) -> bool:
@@ -34,10 +40,28 @@ def needs_profile(wanted: PlanCreate) -> bool:
 
 
 def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
-    """The plan for a recipe; or the job that has to measure the version first, the one that is at it if there is one.
+    """The plan for a recipe; or the job that has to rank backbones or to measure the version first, the one that is at
+    it if there is one.
 
     Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` as a training would.
     """
+    if not wanted.recipe.picks_backbone:
+        return _plan(session, wanted, max_attempts=max_attempts, now=now)
+    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    row = rankings.newest_of_all(session, version)
+    if row is None:
+        asked = RankingCreate(kind="rank", dataset=version.dataset_id)
+        return jobs.submit_ranking(session, version, asked, max_attempts=max_attempts, now=now)
+    chosen, reasons = ranking.choose(rankings.figures(row), wanted.recipe.budget or Budget())
+    recipe = replace(wanted.recipe, backbone=chosen.name, budget=None)
+    settled = wanted.model_copy(update={"recipe": recipe})
+    found = _plan(session, settled, max_attempts=max_attempts, now=now)
+    if not isinstance(found, Planned):
+        return found
+    return replace(found, plan=replace(found.plan, reasons=(*reasons, *found.plan.reasons)), ranking=row)
+
+
+def _plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
     resolved = jobs.resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
     version, backbone = resolved.version, resolved.backbone
     # A training from random values is compared with what the backbone usually knows.

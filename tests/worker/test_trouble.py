@@ -88,7 +88,7 @@ def test_a_model_whose_artifact_is_nowhere_is_not_registered(
         claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
     assert claim is not None
     plan = kinds._PLAN.validate_python(claim.plan)
-    outcome = TrainOutcome(tmp_path / "lost", "mv_lost", plan, ("green", "red"), {"accuracy": 1.0}, {}, None)
+    outcome = TrainOutcome(tmp_path / "lost", "mv_lost", plan, ("green", "red"), {"accuracy": 1.0}, {}, None, None)
     with pytest.raises(FileNotFoundError), database.write() as session:
         kinds.KINDS["train"].publish(session, claim, outcome, files, utc_now())
 

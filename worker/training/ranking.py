@@ -75,6 +75,8 @@ def rank(
     One that cannot be had is told with its reason, and the rest is ranked. Raises `Unavailable` where none is left,
     `Invalid` where there are too few images, and `BadImage`.
     """
+    if not candidates:
+        raise errors.Unavailable("no backbone's weights are at hand, so nothing can be ranked", code="nothing_to_rank")
     rows = depths.measurable(splits.train.targets, seed=seed)
     targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
     measuring = _Measuring(splits, rows, targets, feature_cache, max_pixels, seed, device)

@@ -1,0 +1,1 @@
+"""Rankings: which of several networks suits a version best, measured and kept."""

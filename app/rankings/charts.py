@@ -1,0 +1,113 @@
+"""A ranking as a picture of accuracy against cost, and as a page around it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from app import errors
+from app.backbones import charts, pages, placing
+from app.backbones.charts import Axis
+from app.backbones.placing import Box, Bubble, Label
+from app.ranking import SCORES, TITLES, Measured, Ranking
+
+CostName = Literal["latency", "macs", "size"]
+
+_WIDTH, _HEIGHT = 960, 600
+_FONT = 12.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is on the horizontal axis."""
+
+    title: str
+    of: Callable[[Measured], float | None]
+
+
+COSTS: Mapping[CostName, Kind] = {
+    "latency": Kind("Milliseconds for one image", lambda entry: 1000 * entry.cost.latency.seconds),
+    "macs": Kind(
+        "Multiply-adds for one image in millions",
+        lambda entry: None if entry.cost.macs is None else entry.cost.macs / 1e6,
+    ),
+    "size": Kind("Size of all values in megabytes", lambda entry: entry.cost.size_bytes / 1e6),
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A network as the template draws it; `top` and `bottom` are one standard error away."""
+
+    entry: Measured
+    place: int
+    bubble: Bubble
+    top: float
+    bottom: float
+    label: Label | None
+    cost: float
+
+
+def tradeoff(found: Ranking, cost: CostName) -> str:
+    """Accuracy of the probe with its standard error against `cost` on a logarithmic axis; the area of a bubble is the
+    parameters. Raises `Invalid` where the cost of none is known."""
+    kind = COSTS[cost]
+    known = [
+        (place, entry, value) for place, entry in enumerate(found.measured, 1) if (value := kind.of(entry)) is not None
+    ]
+    if not known:
+        raise errors.Invalid(f"the {cost} of none of these networks is known", code="empty_chart")
+    area = Box(72, 84, _WIDTH - 28, _HEIGHT - 56)
+    across = Axis(charts.decades([value for _, _, value in known]), area.left, area.right, math.log10)
+    edges = [100 * (one.probe.accuracy + side * one.probe.error) for _, one, _ in known for side in (-1, 1)]
+    upward = Axis(charts.steps(edges), area.bottom, area.top, float)
+    return (
+        pages.environment("app.rankings")
+        .get_template("ranking.svg")
+        .render(
+            width=_WIDTH,
+            height=_HEIGHT,
+            area=area,
+            font=_FONT,
+            kind=kind,
+            setting=found.setting,
+            x_ticks=across.grid(),
+            y_ticks=upward.grid(),
+            marks=_marks(known, across, upward, area),
+        )
+    )
+
+
+def page(ranking_id: str, found: Ranking) -> str:
+    """A page of its own, without scripts, for light and dark screens."""
+    template = pages.environment("app.rankings").get_template("ranking.html")
+    rows = zip(found.places, found.measured, strict=True)
+    return template.render(ranking_id=ranking_id, found=found, rows=list(rows), scores=list(SCORES), titles=TITLES)
+
+
+def _marks(known: list[tuple[int, Measured, float]], across: Axis, upward: Axis, area: Box) -> list[Mark]:
+    """Large bubbles first, so that small ones lie on them."""
+    ordered = sorted(known, key=lambda one: -one[1].cost.parameters)
+    most = ordered[0][1].cost.parameters
+    bubbles = [
+        Bubble(
+            across.at(value),
+            upward.at(100 * entry.probe.accuracy),
+            charts.radius(entry.cost.parameters, most),
+            f"{place}  {entry.name}",
+        )
+        for place, entry, value in ordered
+    ]
+    labels = placing.place(bubbles, within=area, font_size=_FONT)
+    return [
+        Mark(
+            entry=entry,
+            place=place,
+            bubble=bubble,
+            top=upward.at(100 * (entry.probe.accuracy + entry.probe.error)),
+            bottom=upward.at(100 * (entry.probe.accuracy - entry.probe.error)),
+            label=label,
+            cost=value,
+        )
+        for (place, entry, value), bubble, label in zip(ordered, bubbles, labels, strict=True)
+    ]

@@ -1,0 +1,55 @@
+"""Keeping rankings, and finding them again."""
+
+from dataclasses import asdict
+from datetime import datetime
+
+from pydantic import TypeAdapter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.datasets.tables import DatasetVersion
+from app.db import new_id
+from app.ranking import Ranking
+from app.rankings.tables import StoredRanking
+
+_RANKING = TypeAdapter(Ranking)
+
+
+def find(session: Session, ranking_id: str) -> StoredRanking:
+    row = session.get(StoredRanking, ranking_id)
+    if row is None:
+        raise errors.NotFound(f"no ranking {ranking_id}", code="ranking_not_found")
+    return row
+
+
+def newest_of_all(session: Session, version: DatasetVersion) -> StoredRanking | None:
+    """The last ranking, on the content of `version`, of all backbones whose weights were at hand."""
+    query = select(StoredRanking).where(
+        StoredRanking.content_hash == version.content_hash, StoredRanking.is_of_all.is_(True)
+    )
+    return session.scalar(query.order_by(StoredRanking.created_at.desc(), StoredRanking.id.desc()).limit(1))
+
+
+def figures(row: StoredRanking) -> Ranking:
+    """What was measured."""
+    return _RANKING.validate_python(row.body)
+
+
+def record(
+    session: Session, version: DatasetVersion, ranking: Ranking, *, is_of_all: bool, job_id: str, now: datetime
+) -> str:
+    """Keep what a job has found on `version`. Returns its id."""
+    row = StoredRanking(
+        id=new_id("rnk"),
+        dataset_id=version.dataset_id,
+        dataset_version=version.number,
+        content_hash=version.content_hash,
+        is_of_all=is_of_all,
+        body=asdict(ranking),
+        job_id=job_id,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row.id

@@ -1,0 +1,154 @@
+"""Comparing networks: places, agreement of scores, what is said of it, and the choice within a budget."""
+
+import math
+
+import pytest
+from scipy.stats import kendalltau
+
+from app import ranking
+from app.errors import Invalid
+from app.profile import Probe
+from app.ranking import Cost, Latency, Measured, Ranking, Refused, Setting
+from app.recipe import Budget
+
+SETTING = Setting(classes=3, images=100, measured_images=100, seed=0, device="cpu", threads=2)
+
+
+def measured(
+    name: str,
+    accuracy: float,
+    *,
+    log_me: float = 0.0,
+    h_score: float = 0.0,
+    milliseconds: float = 5.0,
+    macs: int | None = 100_000_000,
+    size_bytes: int = 4_000_000,
+    has_seen: bool = False,
+) -> Measured:
+    error = math.sqrt(accuracy * (1 - accuracy) / 100)
+    return Measured(
+        name=name,
+        weights="V1",
+        weights_sha256="0" * 64,
+        features=8,
+        log_me=log_me,
+        h_score=h_score,
+        neighbours=accuracy,
+        probe=Probe(accuracy=accuracy, log_loss=1 - accuracy, error=error),
+        cost=Cost(
+            parameters=size_bytes // 4,
+            size_bytes=size_bytes,
+            macs=macs,
+            latency=Latency(seconds=milliseconds / 1000, runs=3),
+        ),
+        has_seen=has_seen,
+        seconds=1.0,
+        cached=False,
+    )
+
+
+def three() -> Ranking:
+    """Of which `large` is the best by the probe and H-score, and `small` by LogME."""
+    entries = [
+        measured("small", 0.70, log_me=0.9, h_score=0.1, milliseconds=1, macs=10_000_000, size_bytes=400_000),
+        measured("middle", 0.80, log_me=0.5, h_score=0.5, milliseconds=4),
+        measured("large", 0.95, log_me=0.1, h_score=0.9, milliseconds=20, macs=None, size_bytes=40_000_000),
+    ]
+    return ranking.order(SETTING, entries, [Refused(name="gone", code="weights_unavailable", message="no weights")])
+
+
+def test_the_highest_is_first_and_equal_ones_share_the_mean_place() -> None:
+    assert ranking.ranks([0.5, 0.9, 0.5, 0.1]) == [2.5, 1, 2.5, 4]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]),
+        ([1.0, 1.0, 2.0, 3.0], [2.0, 1.0, 1.0, 5.0]),
+        ([3.0, 2.0, 1.0], [1.0, 2.0, 3.0]),
+    ],
+)
+def test_agreement_is_kendalls_tau_b(first: list[float], second: list[float]) -> None:
+    assert ranking.tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+
+
+def test_a_score_that_tells_nothing_apart_agrees_with_none() -> None:
+    assert ranking.tau([1.0, 1.0], [1.0, 2.0]) is None
+
+
+def test_the_probe_counts_as_much_as_both_formulas_together() -> None:
+    places = {"log_me": [1.0, 2.0], "h_score": [2.0, 1.0], "probe": [2.0, 1.0]}
+    assert ranking.combined(places) == [(1.5 + 2) / 2, (1.5 + 1) / 2]
+    assert [place.name for place in three().places] == ["large", "middle", "small"]
+    assert [place.combined for place in three().places] == [1, 2, 3]
+    assert three().places[0].by_score == {"log_me": 3, "h_score": 1, "neighbours": 1, "probe": 1}
+
+
+def test_of_two_that_stand_alike_the_one_with_the_better_probe_comes_first() -> None:
+    found = ranking.order(
+        SETTING,
+        [measured("probed", 0.9, log_me=0.1, h_score=0.1), measured("told", 0.8, log_me=0.2, h_score=0.2)],
+        [],
+    )
+    assert [entry.name for entry in found.measured] == ["probed", "told"]
+
+
+def test_where_the_scores_disagree_it_is_said() -> None:
+    said = " ".join(three().remarks)
+    assert "The scores disagree on which is first: LogME: small; H-score, kNN, probe: large." in said
+    assert "Kendall's tau between LogME and H-score is -1.00" in said
+    assert "gone is not ranked: no weights" in said
+    assert {(each.first, each.second): each.tau for each in three().agreements}["h_score", "probe"] == 1
+
+
+def test_where_the_scores_agree_it_is_said_too() -> None:
+    entries = [measured("b", 0.5, log_me=0.1, h_score=0.1), measured("a", 0.9, log_me=0.9, h_score=0.9)]
+    said = ranking.order(SETTING, entries, []).remarks
+    assert said[0] == "All scores put a first."
+    assert "tau is 1.00 or more" in said[1]
+
+
+def test_what_the_probe_cannot_tell_apart_is_said() -> None:
+    entries = [measured("a", 0.80), measured("b", 0.82), measured("c", 0.5)]
+    said = ranking.order(SETTING, entries, []).remarks
+    assert "By the probe a cannot be told from b: within one standard error." in said
+
+
+def test_a_model_that_has_seen_the_photos_is_marked() -> None:
+    found = ranking.order(SETTING, [measured("mine@1", 0.99, has_seen=True)], [])
+    assert any("mine@1: trained on images of this data set before" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("budget", "chosen"),
+    [
+        (Budget(), "large"),
+        (Budget(latency_ms=10), "middle"),
+        (Budget(latency_ms=2), "small"),
+        (Budget(macs=100_000_000), "middle"),
+        (Budget(size_bytes=1_000_000), "small"),
+        (Budget(latency_ms=10, size_bytes=400_000), "small"),
+    ],
+)
+def test_the_best_within_the_budget_is_chosen(budget: Budget, chosen: str) -> None:
+    found, reasons = ranking.choose(three(), budget)
+    assert found.name == chosen
+    assert reasons[0].startswith(f"Backbone {chosen}: ")
+
+
+def test_the_reasons_tell_what_stood_before_and_why_it_was_passed_over() -> None:
+    _, reasons = ranking.choose(three(), Budget(latency_ms=2))
+    assert "best within the budget and number 3 of 3" in reasons[0]
+    assert reasons[1] == "large stands before it, but takes 20.0 ms an image, of 2."
+
+
+def test_a_budget_that_none_fits_is_said_with_what_each_takes() -> None:
+    with pytest.raises(Invalid, match="none of 3 backbones is within the budget") as raised:
+        ranking.choose(three(), Budget(latency_ms=0.5))
+    assert raised.value.code == "no_backbone_fits"
+    assert raised.value.detail["backbones"] == {
+        "large": ["takes 20.0 ms an image, of 0.5"],
+        "middle": ["takes 4.0 ms an image, of 0.5"],
+        "small": ["takes 1.0 ms an image, of 0.5"],
+    }

@@ -1,0 +1,203 @@
+"""Rankings over HTTP: asked for as jobs, read as values, page and picture; and plans whose backbone they choose."""
+
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app import ranking
+from app.datasets import service as datasets
+from app.db import Database
+from app.jobs import leases
+from app.rankings import service as rankings
+from tests.app import test_plans_api
+from tests.app.conftest import NOW, Bell
+from tests.app.test_ranking import SETTING, measured
+from tests.problems import problem
+
+FOUND = ranking.order(
+    SETTING,
+    [measured("mobilenet_v2", 0.9, h_score=0.5, milliseconds=12), measured("formnet", 0.7, h_score=0.1, macs=None)],
+    [ranking.Refused(name="resnet18", code="weights_unavailable", message="no usable weights for resnet18")],
+)
+
+
+def asked(http: TestClient, dataset_id: str, **fields: object) -> dict[str, Any]:
+    """The job that a wish for a ranking is answered with."""
+    answer = http.post("/v1/jobs", json={"kind": "rank", "dataset": dataset_id, **fields})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def ranked(database: Database, job_id: str, *, found: ranking.Ranking = FOUND) -> str:
+    """What a worker does with the job when it has measured; the ranking's id."""
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
+        assert claim is not None
+        assert claim.kind == "rank"
+        version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+        is_of_all = claim.spec["candidates"] is None
+        ranking_id = rankings.record(session, version, found, is_of_all=is_of_all, job_id=job_id, now=NOW)
+        leases.succeed(session, claim, {"ranking": ranking_id}, now=NOW)
+    return ranking_id
+
+
+def test_a_ranking_is_a_job_with_its_candidates(http: TestClient, versioned: str, bell: Bell) -> None:
+    candidates = [{"backbone": "formnet"}, {"backbone": "resnet50", "weights": "IMAGENET1K_V2"}, {"model": "mine"}]
+    job = asked(http, versioned, candidates=candidates, seed=3)
+
+    assert (job["kind"], job["state"], job["dataset_version"], job["model_name"]) == ("rank", "queued", 1, None)
+    assert job["spec"]["seed"] == 3
+    assert [(one["backbone"], one["model"]) for one in job["spec"]["candidates"]] == [
+        ("formnet", None),
+        ("resnet50", None),
+        (None, "mine"),
+    ]
+    assert bell.rung[-1] == ("gpu", job["id"])
+
+
+def test_all_who_want_all_backbones_ranked_share_one_job(http: TestClient, versioned: str) -> None:
+    first = asked(http, versioned)
+    assert first["spec"] == {"candidates": None, "seed": 0}
+    assert asked(http, versioned)["id"] == first["id"]
+    assert asked(http, versioned, candidates=[{"backbone": "formnet"}])["id"] != first["id"]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "code"),
+    [
+        ([{"backbone": "mobilnet_v2"}], "unknown_backbone"),
+        ([{"backbone": "mobilenet_v2", "weights": "V9"}], "unknown_weights"),
+        ([{}], "invalid_request"),
+        ([], "invalid_request"),
+        ([{"backbone": "formnet", "model": "mine"}], "invalid_request"),
+        ([{"backbone": "formnet", "version": 2}], "invalid_request"),
+        ([{"model": "mine", "weights": "V1"}], "invalid_request"),
+        ([{"backbone": "formnet"}, {"backbone": "formnet"}], "invalid_request"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused_at_once(
+    http: TestClient, versioned: str, candidates: list[object], code: str
+) -> None:
+    body = {"kind": "rank", "dataset": versioned, "candidates": candidates}
+    assert problem(http.post("/v1/jobs", json=body), 422)["code"] == code
+
+
+def test_a_wrong_field_is_named_as_the_kind_of_job_has_it(http: TestClient, versioned: str) -> None:
+    def places(body: dict[str, object]) -> list[list[str]]:
+        answer = problem(http.post("/v1/jobs", json={"dataset": versioned, **body}), 422)
+        return [each["location"] for each in answer["errors"]]
+
+    assert places({"kind": "dance"}) == [["body", "kind"]]
+    assert places({"kind": "rank", "model": "mine"}) == [["body", "model"]]
+    assert places({"model": "mine", "recipe": {"backbone": "formnet", "epochs": 0}}) == [["body", "recipe", "epochs"]]
+
+
+def test_a_ranking_is_read_with_places_costs_and_disagreement(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    job_id = asked(http, versioned)["id"]
+    ranking_id = ranked(database, job_id)
+
+    found = http.get(f"/v1/rankings/{ranking_id}").json()
+    assert (found["id"], found["job_id"], found["is_of_all"]) == (ranking_id, job_id, True)
+    figures = found["figures"]
+    assert [entry["name"] for entry in figures["measured"]] == ["mobilenet_v2", "formnet"]
+    assert figures["measured"][0]["cost"]["latency"]["seconds"] == 0.012
+    assert figures["places"][1]["by_score"]["probe"] == 2
+    assert figures["refused"][0]["code"] == "weights_unavailable"
+    assert figures["remarks"] == list(FOUND.remarks)
+    assert problem(http.get("/v1/rankings/rnk_none"), 404)["code"] == "ranking_not_found"
+
+
+def test_browsers_get_a_page_with_every_network(http: TestClient, versioned: str, database: Database) -> None:
+    ranking_id = ranked(database, asked(http, versioned)["id"])
+    page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    for said in ("mobilenet_v2", "90.0 ± 3.0 %", "12.0 ms", "no usable weights for resnet18", *FOUND.remarks[:1]):
+        assert said in page.text
+    assert f"/v1/rankings/{ranking_id}/chart.svg" in page.text
+
+
+def test_the_chart_has_a_bubble_for_each_network_whose_cost_is_known(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    path = f"/v1/rankings/{ranked(database, asked(http, versioned)['id'])}/chart.svg"
+
+    def bubbles(cost: str) -> int:
+        answer = http.get(path, params={"cost": cost})
+        assert answer.headers["content-type"] == "image/svg+xml"
+        assert "prefers-color-scheme: dark" in answer.text
+        drawn = ElementTree.fromstring(answer.text)
+        return len(drawn.findall(".//{http://www.w3.org/2000/svg}circle"))
+
+    assert [bubbles(cost) for cost in ("latency", "macs", "size")] == [2, 1, 2]
+    assert problem(http.get(path, params={"cost": "beauty"}), 422)["code"] == "invalid_request"
+
+
+def test_a_chart_of_costs_that_none_has_is_refused(http: TestClient, versioned: str, database: Database) -> None:
+    unknown = ranking.order(SETTING, [measured("formnet", 0.7, macs=None)], [])
+    ranking_id = ranked(database, asked(http, versioned)["id"], found=unknown)
+    answer = http.get(f"/v1/rankings/{ranking_id}/chart.svg", params={"cost": "macs"})
+    assert problem(answer, 422)["code"] == "empty_chart"
+
+
+def test_a_plan_whose_backbone_is_open_ranks_then_measures_and_then_is_there(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    body = {"dataset": versioned, "recipe": {"backbone": "auto", "budget": {"latency_ms": 50}}}
+    first = http.post("/v1/plans", json=body)
+    assert (first.status_code, first.json()["kind"]) == (202, "rank")
+    assert http.post("/v1/plans", json=body).json()["id"] == first.json()["id"]
+    ranking_id = ranked(database, first.json()["id"])
+
+    second = http.post("/v1/plans", json=body)
+    assert (second.status_code, second.json()["kind"]) == (202, "analyse")
+    assert second.json()["spec"]["backbone"] == "mobilenet_v2"
+    test_plans_api.measure(database, second.json()["id"])
+
+    found = http.post("/v1/plans", json=body).json()
+    assert found["ranking_id"] == ranking_id
+    assert found["plan"]["backbone"] == "mobilenet_v2"
+    assert found["plan"]["reasons"][0].startswith("Backbone mobilenet_v2: first of 2")
+
+
+def test_a_ranking_of_chosen_networks_chooses_no_backbone(http: TestClient, versioned: str, database: Database) -> None:
+    ranked(database, asked(http, versioned, candidates=[{"backbone": "formnet"}])["id"])
+    answer = http.post("/v1/plans", json={"dataset": versioned, "recipe": {"backbone": "auto"}})
+    assert (answer.status_code, answer.json()["kind"]) == (202, "rank")
+
+
+def test_a_budget_that_none_fits_is_said(http: TestClient, versioned: str, database: Database) -> None:
+    ranked(database, asked(http, versioned)["id"])
+    recipe = {"backbone": "auto", "budget": {"latency_ms": 0.1}}
+    said = problem(http.post("/v1/plans", json={"dataset": versioned, "recipe": recipe}), 422)
+    assert said["code"] == "no_backbone_fits"
+    assert said["backbones"]["formnet"] == ["takes 5.0 ms an image, of 0.1"]
+
+
+def test_a_training_may_leave_its_backbone_open(http: TestClient, versioned: str) -> None:
+    recipe = {"backbone": "auto", "budget": {"size_bytes": 10_000_000}}
+    answer = http.post("/v1/jobs", json={"dataset": versioned, "model": "mine", "recipe": recipe})
+    assert answer.status_code == 202
+    assert answer.json()["plan"] is None
+    assert answer.json()["spec"]["budget"]["size_bytes"] == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field"),
+    [
+        ({"backbone": "auto", "strategy": "full"}, "strategy"),
+        ({"backbone": "auto", "weights": "none"}, "weights"),
+        ({"backbone": "formnet", "budget": {"macs": 1}}, "budget"),
+        ({"backbone": "auto", "budget": {"latency_ms": 0}}, "budget"),
+    ],
+)
+def test_recipes_that_contradict_themselves_are_refused(
+    http: TestClient, versioned: str, recipe: dict[str, object], field: str
+) -> None:
+    body = {"dataset": versioned, "model": "mine", "recipe": recipe}
+    found = problem(http.post("/v1/jobs", json=body), 422)
+    assert found["errors"][0]["location"][:3] == ["body", "recipe", field]

@@ -1,0 +1,167 @@
+"""The work of a ranking: backbones and models of one's own compared on a version."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from app import errors
+from app.backbones import catalogue, weights
+from app.backbones import classifier as classifiers
+from app.backbones.catalogue import Backbone
+from app.backbones.preprocess import Preprocessing
+from app.backbones.taps import WHOLE, Outlet
+from app.models import artifact
+from app.profile import HEAD
+from app.ranking import Ranking
+from worker.places import Places
+from worker.splits import splits_of
+from worker.training import ranking
+from worker.training.data import Splits
+from worker.training.events import Emit
+from worker.training.ranking import Candidate, Network
+
+SEED = 0
+"""Of the rankings that choose a backbone: the same for all, so that they can be shared."""
+
+_OWN = "own"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A backbone with published weights."""
+
+    name: str
+    """What the ranking calls it."""
+    backbone: str
+    choice: str
+    """Of the weights."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """The network of a model version, which lies in `folder`."""
+
+    name: str
+    folder: Path
+    has_seen: bool
+    """Whether it may have been trained on images of the version."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A model that is not there."""
+
+    name: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class RankWork:
+    """A version to compare networks on."""
+
+    candidates: tuple[Published | Own | Missing, ...] | None
+    """None for all backbones of the catalogue whose weights are at hand."""
+    table: Path
+    tag: str
+    """Under which the table has the version."""
+    seed: int
+    places: Places
+
+
+def rank(work: RankWork, emit: Emit) -> Ranking:
+    """Carry out `work`. Raises `Unavailable` where nothing can be ranked, `Invalid` where there are too few images, and
+    `BadImage`."""
+    splits = splits_of(work.table, work.tag)
+    candidates = at_hand(work.places) if work.candidates is None else work.candidates
+    return compare(splits, candidates, places=work.places, seed=work.seed, emit=emit)
+
+
+def at_hand(places: Places) -> tuple[Published, ...]:
+    """All backbones of the catalogue whose first weights are on this machine, smallest first."""
+    return tuple(
+        Published(entry.name, entry.name, catalogue.PRETRAINED)
+        for entry in catalogue.backbones().values()
+        if entry.weights
+        and weights.at_hand(
+            entry,
+            entry.weights[0],
+            weights_dir=places.weights_dir,
+            cache_dir=weights.default_cache_dir(),
+            hub_cache_dir=weights.default_hub_cache_dir(),
+        )
+    )
+
+
+def compare(
+    splits: Splits, candidates: tuple[Published | Own | Missing, ...], *, places: Places, seed: int, emit: Emit
+) -> Ranking:
+    """The ranking of `candidates` on this machine. Raises as `rank`."""
+    return ranking.rank(
+        splits,
+        [*_candidates(candidates, places, seed)],
+        feature_cache=places.feature_cache,
+        max_pixels=places.max_image_pixels,
+        seed=seed,
+        emit=emit,
+        device=device(),
+    )
+
+
+def device() -> torch.device:
+    """Where networks are measured."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _candidates(wanted: tuple[Published | Own | Missing, ...], places: Places, seed: int) -> Iterator[Candidate]:
+    for each in wanted:
+        match each:
+            case Published():
+                yield Candidate(each.name, partial(_published, each, places, seed=seed))
+            case Own():
+                yield Candidate(each.name, partial(_own, each))
+            case Missing():
+                yield Candidate(each.name, partial(_missing, each))
+
+
+def _published(wanted: Published, places: Places, classes: int, *, seed: int) -> Network:
+    backbone = catalogue.find(wanted.backbone)
+    file = weights.obtain(
+        backbone,
+        choice=wanted.choice,
+        weights_dir=places.weights_dir,
+        cache_dir=weights.default_cache_dir(),
+        download=places.download_weights,
+    )
+    state = classifiers.read_state(file.path)
+    built = classifiers.build(backbone, classes, state=state, seed=seed, weights=file.weights)
+    macs = _macs(backbone, built.preprocessing, WHOLE)
+    return Network(built, file.weights.name, file.sha256, macs=macs, has_seen=False)
+
+
+def _own(wanted: Own, _classes: int) -> Network:
+    found = artifact.read(wanted.folder)
+    restored = classifiers.restore(
+        found.backbone, len(found.labels), found.preprocessing, found.state, outlet=found.outlet
+    )
+    macs = _macs(catalogue.find(found.backbone), found.preprocessing, found.outlet)
+    return Network(restored, _OWN, artifact.weights_sha256(wanted.folder), macs=macs, has_seen=wanted.has_seen)
+
+
+def _missing(wanted: Missing, _classes: int) -> Network:
+    raise errors.NotFound(wanted.message, code=wanted.code)
+
+
+def _macs(backbone: Backbone, preprocessing: Preprocessing, outlet: Outlet) -> int | None:
+    """Multiply-adds of one image, as far as the catalogue knows them for images of this size."""
+    if preprocessing.crop != backbone.input_size:
+        return None
+    last = outlet.stage or (outlet.taps[-1] if outlet.taps else HEAD)
+    if last == HEAD:
+        return None if backbone.gmac is None else round(backbone.gmac * 1e9)
+    names = [stage.name for stage in backbone.stages]
+    known = [stage.macs for stage in backbone.stages[: names.index(last) + 1]]
+    return None if None in known else sum(count for count in known if count is not None)
