@@ -2,13 +2,15 @@
 
 Every network with weights at hand, whole and cut at each of its stages, is measured on every photo set and then
 fine-tuned in all layers. Prints the weighted Kendall tau between the accuracy on a test part that no training has seen
-and the ranking, each of its scores, and other ways to put them together; then the time of a ranking of five networks by
-the sum of one feature pass each. A run that was stopped goes on: what is done stands in `--results`, a line of JSON
-each. Gives 1 where the mean tau or the ratio misses its limit.
+and the ranking, each of its scores, and other ways to put them together: for the network after the last step, and for
+the one that strategy `full` keeps, which the limit is for. Then the time of a ranking of five networks by the sum of
+one feature pass each. A run that was stopped goes on: what is done stands in `--results`, a line of JSON each. Gives 1
+where the mean tau or the ratio misses its limit.
 """
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections import defaultdict
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import weightedtau
 
 from app import ranking
@@ -32,7 +35,7 @@ from bench import photos, quality, training
 from bench.photos import Photos, PhotoSet
 from worker.training import depths, evaluate, features, fit, probe
 from worker.training import ranking as measuring
-from worker.training.data import Splits
+from worker.training.data import Images, Splits
 from worker.training.events import Emit
 from worker.training.features import Extractor
 from worker.training.feed import ImageFeed
@@ -76,8 +79,13 @@ class Tuned:
     """What came of training all layers for so many epochs."""
 
     epochs: int
-    test: float
-    """Accuracy on the test part, 0-1."""
+    kept: float
+    """Accuracy 0-1 on the test part of what strategy `full` keeps: the network after the last step, or the one before
+    the first where that explains the validation images better."""
+    last: float
+    """... of the network after the last step."""
+    start: float
+    """... of the one before the first: a linear classifier on the pre-trained features."""
     seconds: float
 
 
@@ -115,13 +123,14 @@ def scores(seen: Splits, backbone: str, file: WeightsFile, *, seed: int, cache: 
 
 
 def tune(case: Case, seen: Splits, test: Photos, file: WeightsFile, *, epochs: int | None, cache: Path) -> Tuned:
-    """Train all layers as strategy `full` does, from a linear classifier on; the network after the last step counts."""
+    """Train all layers as strategy `full` does, from a linear classifier on."""
     started = time.perf_counter()
     outlet = WHOLE if case.depth == HEAD else Outlet(stage=case.depth)
     network = _build(case.backbone, file, len(seen.labels), seed=case.seed, outlet=outlet)
     plan = _plan(case, seen, epochs)
     _fit_head(network, case, seen, file, plan, cache)
     assert plan.descent is not None
+    before = _judged(network, seen, test)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
         feed = ImageFeed(
             splits=seen,
@@ -142,10 +151,12 @@ def tune(case: Case, seen: Splits, test: Photos, file: WeightsFile, *, epochs: i
             emit=_SILENT,
         )
         try:
-            trained = fit.fit(network, fitting)
+            after = _judged(fit.fit(network, fitting), seen, test)
         except Diverged:
-            return Tuned(plan.descent.epochs, 0.0, round(time.perf_counter() - started, 1))
-    return Tuned(plan.descent.epochs, _accuracy(trained, test), round(time.perf_counter() - started, 1))
+            after = _Judged(math.inf, 0.0)
+    kept = before if before.loss <= after.loss else after
+    seconds = round(time.perf_counter() - started, 1)
+    return Tuned(plan.descent.epochs, kept.test, after.test, before.test, seconds)
 
 
 def _plan(case: Case, seen: Splits, epochs: int | None) -> Plan:
@@ -185,23 +196,35 @@ def _fit_head(network: Classifier, case: Case, seen: Splits, file: WeightsFile, 
         network.head.bias.copy_(torch.from_numpy(linear.bias))
 
 
-def _accuracy(network: Classifier, test: Photos) -> float:
-    probabilities = evaluate.predict(
-        classifier.inference_form(network),
-        test,
-        network.preprocessing,
-        max_pixels=_MAX_PIXELS,
-        phase="test",
-        emit=_SILENT,
-        device=_CPU,
-    )
-    return float((probabilities.argmax(axis=1) == test.targets).mean())
+@dataclass(frozen=True)
+class _Judged:
+    loss: float
+    """On the validation images, at the best temperature."""
+    test: float
 
 
-def taus(rows: Sequence[Row]) -> dict[str, float]:
-    """The weighted Kendall tau of each score, and of each way to put them together, with the accuracy of fine-tuning,
-    of cases on one photo set."""
-    accuracies = [tuned.test for _, _, tuned in rows]
+def _judged(network: Classifier, seen: Splits, test: Photos) -> _Judged:
+    form = classifier.inference_form(network.eval())
+
+    def predicted(images: Images) -> NDArray[np.float64]:
+        return evaluate.predict(
+            form,
+            images,
+            network.preprocessing,
+            max_pixels=_MAX_PIXELS,
+            phase="test",
+            emit=_SILENT,
+            device=_CPU,
+        )
+
+    loss = evaluate.tempered_log_loss(predicted(seen.validation), seen.validation.targets)
+    return _Judged(loss, float((predicted(test).argmax(axis=1) == test.targets).mean()))
+
+
+def taus(rows: Sequence[Row], goal: str) -> dict[str, float]:
+    """The weighted Kendall tau of each score, and of each way to put them together, with the accuracy of fine-tuning
+    that `goal` names, of cases on one photo set."""
+    accuracies = [getattr(tuned, goal) for _, _, tuned in rows]
     values = {name: [float(getattr(one, name)) for _, one, _ in rows] for name in ranking.SCORES}
     places = {name: ranking.ranks(found) for name, found in values.items()}
     orders = {name: [-place for place in of(places)] for name, of in _COMBINATIONS.items()}
@@ -209,12 +232,12 @@ def taus(rows: Sequence[Row]) -> dict[str, float]:
     return {name: float(weightedtau(found, accuracies).statistic) for name, found in orders.items()}
 
 
-def table(results: Sequence[Row]) -> tuple[list[str], float]:
+def table(results: Sequence[Row], goal: str) -> tuple[list[str], float]:
     """Markdown with the taus on each photo set and their mean; and the mean of the ranking's."""
     groups: dict[tuple[str, int, int], list[Row]] = defaultdict(list)
     for row in results:
         groups[row[0].dataset, row[0].seed, row[2].epochs].append(row)
-    found = {group: taus(rows) for group, rows in groups.items() if len(rows) > 2}
+    found = {group: taus(rows, goal) for group, rows in groups.items() if len(rows) > 2}
     names = list(next(iter(found.values())))
     lines = ["| photos, seed, epochs | networks | " + " | ".join(names) + " |", "|---|--:|" + "--:|" * len(names)]
     for group, each in found.items():
@@ -276,8 +299,10 @@ def main() -> int:
         with arguments.results.open("a") as file:
             file.write(json.dumps([asdict(part) for part in row]) + "\n")
         print(*row, flush=True)
-    lines, mean = table(results) if results else ([], 1.0)
-    print("\n".join(lines))
+    mean = 1.0
+    for goal in ("last", "kept") if results else ():
+        lines, mean = table(results, goal)
+        print(f"Against the network that is {goal}:", *lines, sep="\n")
     ratios = []
     for name in arguments.timed:
         chosen = photos.read(arguments.folder / "datasets" / f"{name}.zip")

@@ -212,7 +212,7 @@ def _prepare_rank(session: Session, claim: Claim, settings: Settings, storage: S
 
 def _candidate(session: Session, claim: Claim, storage: Storage, wanted: Candidate) -> Published | Own | Missing:
     if wanted.model is None:
-        return Published(wanted.name, str(wanted.backbone), wanted.weights)
+        return Published(wanted.name, str(wanted.backbone), wanted.choice)
     try:
         found = models.find_version(session, wanted.model, wanted.version)
     except errors.NotFound as error:

@@ -44,11 +44,11 @@ class Candidate(BaseModel):
     backbone: str | None = Field(
         default=None, max_length=100, description="Name of a backbone of the catalogue.", examples=["mobilenet_v2"]
     )
-    weights: str = Field(
-        default=PRETRAINED,
+    weights: str | None = Field(
+        default=None,
         min_length=1,
         max_length=100,
-        description="`pretrained` for the backbone's first published weights, or the name of others.",
+        description="Name of the backbone's weights; left out or `pretrained`, those that are published first.",
     )
     model: str | None = Field(
         default=None,
@@ -65,7 +65,12 @@ class Candidate(BaseModel):
         """What the ranking calls it; the version of a model follows when it is known."""
         if self.model is not None:
             return self.model if self.version is None else f"{self.model}@{self.version}"
-        return str(self.backbone) if self.weights == PRETRAINED else f"{self.backbone} {self.weights}"
+        return str(self.backbone) if self.choice == PRETRAINED else f"{self.backbone} {self.weights}"
+
+    @property
+    def choice(self) -> str:
+        """Of the backbone's weights."""
+        return self.weights or PRETRAINED
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
@@ -73,7 +78,7 @@ class Candidate(BaseModel):
             raise ValueError("name a backbone or a model, one of the two")
         if self.model is None and self.version is not None:
             raise ValueError("a backbone has no version; say which of its weights")
-        if self.model is not None and "weights" in self.model_fields_set:
+        if self.model is not None and self.weights is not None:
             raise ValueError("a model has weights of its own")
         return self
 

@@ -102,7 +102,7 @@ def submit_ranking(
         if candidate.backbone is not None:
             backbone = catalogue.find(candidate.backbone)
             if backbone.weights:
-                backbone.find_weights(candidate.weights)
+                backbone.find_weights(candidate.choice)
     spec = wanted.model_dump(mode="json", include={"candidates", "seed"})
     job = _queued("rank", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
     job.dataset_version = version.number

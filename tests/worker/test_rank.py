@@ -1,0 +1,145 @@
+"""Rankings in real processes: candidates become a ranking, and trainings choose their backbone by one."""
+
+from pathlib import Path
+
+import pytest
+
+from app.backbones import catalogue
+from app.datasets import service as datasets
+from app.db import Database, utc_now
+from app.jobs import service
+from app.jobs.schemas import Candidate, JobCreate, RankingCreate
+from app.jobs.tables import Job
+from app.ranking import Ranking
+from app.rankings import service as rankings
+from app.recipe import Budget, Recipe
+from app.settings import Settings
+from app.storage import Storage
+from tests import factories
+from tests.worker.conftest import Desk
+from tests.worker.test_auto import newest_version
+from worker.places import Places
+from worker.rank import at_hand
+from worker.runner import Runner
+
+
+@pytest.fixture(autouse=True)
+def _no_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is at hand is what the test has put there."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def submit(desk: Desk, dataset_id: str, *candidates: Candidate) -> Job:
+    wanted = RankingCreate(kind="rank", dataset=dataset_id, candidates=list(candidates) or None)
+    with desk.database.write() as session:
+        return service.submit(session, wanted, max_attempts=1, now=utc_now())
+
+
+def read(database: Database, job: Job) -> Ranking:
+    assert job.state == "succeeded", job.error
+    assert job.result is not None
+    with database.read() as session:
+        return rankings.figures(rankings.find(session, job.result["ranking"]))
+
+
+def train(desk: Desk, runner: Runner, dataset_id: str, budget: Budget | None = None) -> Job:
+    recipe = Recipe(backbone="auto", budget=budget, epochs=1)
+    wanted = JobCreate(dataset=dataset_id, model="colours", recipe=recipe)
+    with desk.database.write() as session:
+        job = service.submit(session, wanted, max_attempts=1, now=utc_now())
+    runner.run(job.id)
+    return desk.job(job.id)
+
+
+def test_backbones_and_own_models_are_ranked_and_what_is_missing_is_told(
+    desk: Desk, runner: Runner, dataset_id: str, settings: Settings, database: Database
+) -> None:
+    assert settings.weights_dir is not None
+    factories.write_weights(settings.weights_dir)
+    runner.run(desk.submit_training(dataset_id, epochs=1, model="mine").id)
+    job = submit(
+        desk,
+        dataset_id,
+        *(Candidate(backbone=name) for name in ("formnet", factories.SMALL, "resnet18", "tinynet")),
+        Candidate(model="mine"),
+        Candidate(model="mine", version=1),
+        Candidate(model="yours"),
+    )
+    runner.run(job.id)
+
+    ended = desk.job(job.id)
+    found = read(database, ended)
+    assert {entry.name for entry in found.measured} == {"formnet", factories.SMALL, "mine@1"}
+    assert {entry.name: entry.code for entry in found.refused} == {
+        "resnet18": "weights_unavailable",
+        "tinynet": "weights_unavailable",
+        "yours": "model_not_found",
+    }
+    assert ended.result is not None
+    assert ended.result["best"] == found.measured[0].name
+    by_name = {entry.name: entry for entry in found.measured}
+    assert {name: entry.has_seen for name, entry in by_name.items()} == {
+        "formnet": False,
+        factories.SMALL: False,
+        "mine@1": True,
+    }
+    assert by_name["formnet"].cost.macs == round(1e9 * (catalogue.find("formnet").gmac or 0))
+    history = desk.history(job.id)
+    assert history.count("candidate_measured") == history.count("candidate_refused") == 3
+    assert history[-2:] == ["ranked", "succeeded"]
+
+
+def test_where_no_weights_are_at_hand_the_job_fails_with_the_reason_of_each(
+    desk: Desk, runner: Runner, dataset_id: str
+) -> None:
+    job = submit(desk, dataset_id, Candidate(backbone="resnet18"))
+    runner.run(job.id)
+    error = desk.job(job.id).error
+    assert error is not None
+    assert (error["code"], error["detail"]["refused"]) == ("nothing_to_rank", {"resnet18": "weights_unavailable"})
+
+
+def test_a_training_chooses_its_backbone_by_a_ranking_that_is_kept(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    done = train(desk, runner, dataset_id)
+
+    assert done.state == "succeeded", done.error
+    assert done.plan is not None
+    assert done.plan["backbone"] == "formnet"  # the one in the box, as no others are at hand
+    assert done.plan["reasons"][0].startswith("Backbone formnet: first of 1")
+    history = desk.history(done.id)
+    assert history.index("ranked") < history.index("profiled") < history.index("planned")
+    with database.read() as session:
+        version = datasets.find_version(session, dataset_id, 1)
+        kept = rankings.newest_of_all(session, version)
+        assert kept is not None
+        assert kept.job_id == done.id
+    assert newest_version(database, "colours")
+    # Another one finds the ranking and the profile.
+    assert not {"ranked", "profiled"} & {*desk.history(train(desk, runner, dataset_id).id)}
+
+
+def test_a_ranking_of_other_networks_than_those_at_hand_is_made_anew(
+    desk: Desk, runner: Runner, dataset_id: str, settings: Settings, database: Database
+) -> None:
+    runner.run(submit(desk, dataset_id).id)
+    assert settings.weights_dir is not None
+    factories.write_weights(settings.weights_dir, backbone="squeezenet1_1")
+    done = train(desk, runner, dataset_id)
+    assert done.state == "succeeded", done.error
+    assert "ranked" in desk.history(done.id)
+
+
+def test_a_budget_that_none_fits_ends_the_training_and_says_so(desk: Desk, runner: Runner, dataset_id: str) -> None:
+    error = train(desk, runner, dataset_id, Budget(size_bytes=1_000_000)).error
+    assert error is not None
+    assert error["code"] == "no_backbone_fits"
+    assert "formnet has 7.6 MB of values, of 1.0" in error["message"]
+
+
+def test_at_hand_are_the_networks_whose_files_are_there(tmp_path: Path, files: Storage) -> None:
+    places = Places(files.features(), tmp_path / "weights", download_weights=False, max_image_pixels=10**6)
+    assert [entry.name for entry in at_hand(places)] == ["formnet"]
+    factories.write_weights(tmp_path / "weights", backbone="squeezenet1_1")
+    assert [entry.name for entry in at_hand(places)] == ["squeezenet1_1", "formnet"]
