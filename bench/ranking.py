@@ -250,13 +250,13 @@ def table(results: Sequence[Row], goal: str) -> tuple[list[str], float]:
 
 def cost(chosen: PhotoSet, folder: Path, names: Sequence[str]) -> tuple[float, str]:
     """The time of a ranking of these networks by the sum of one feature pass each, both without what is kept of either;
-    and what they took."""
+    and what they took. The ratio of the CPU time is changed less by other work on the machine."""
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         subjects = [training.subject(name, chosen, folder, scratch=Path(scratch)) for name in names]
         candidates = [_candidate(each) for each in subjects]
-        took = []
+        took, busy = [], 0.0
         for place, each in enumerate(subjects):
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             network = candidates[place].make(len(chosen.labels))
             form = classifier.inference_form(network.classifier)
             features.extract(
@@ -268,7 +268,8 @@ def cost(chosen: PhotoSet, folder: Path, names: Sequence[str]) -> tuple[float, s
                 device=_CPU,
             )
             took.append(time.perf_counter() - started)
-        started = time.perf_counter()
+            busy += time.process_time() - worked
+        started, worked = time.perf_counter(), time.process_time()
         measuring.rank(
             subjects[0].splits,
             candidates,
@@ -278,9 +279,10 @@ def cost(chosen: PhotoSet, folder: Path, names: Sequence[str]) -> tuple[float, s
             emit=_SILENT,
             device=_CPU,
         )
-        seconds = time.perf_counter() - started
+        seconds, work = time.perf_counter() - started, time.process_time() - worked
     told = ", ".join(f"{name} {one:.1f} s" for name, one in zip(names, took, strict=True))
-    return seconds / sum(took), f"{chosen.name}: ranking {seconds:.1f} s; passes {told}"
+    said = f"{chosen.name}: ranking {seconds:.1f} s; passes {told}; CPU time {work / busy:.2f} x"
+    return seconds / sum(took), said
 
 
 def _candidate(subject: training.Subject) -> Candidate:

@@ -27,6 +27,7 @@ from client.values import (
     Prediction,
     Predictions,
     Progress,
+    Ranking,
     Ready,
     RefusedFile,
 )
@@ -42,6 +43,15 @@ _EVENT = msgspec.json.Decoder(Event)
 _PROGRESS = msgspec.json.Decoder(Progress)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a prediction of one image may take, where the backbone is `auto`; None for any."""
+
+    latency_ms: float | None = None
+    macs: int | None = None
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,7 @@ class Recipe:
     precision: str | None = None
     devices: int | None = None
     deterministic: bool | None = None
+    budget: Budget | None = None
 
 
 class Client:
@@ -139,7 +150,8 @@ class Client:
         self, dataset_id: str, recipe: Recipe, *, version: int | None = None, measure: bool = False
     ) -> Planned | Job:
         """What a training would do, without training; or, where the version has to be measured first, the job that does
-        it: ask again after its end. Strategy `auto` needs that, for the others `measure` asks for it."""
+        it: ask again after its end. Strategy `auto` needs that, for the others `measure` asks for it; backbone `auto`
+        needs a ranking before."""
         wanted: dict[str, object] = {
             "dataset": dataset_id,
             "version": version,
@@ -166,6 +178,29 @@ class Client:
 
     def experiment(self, experiment_id: str) -> Experiment:
         return self._get(f"/v1/experiments/{experiment_id}", Experiment)
+
+    def rank(
+        self,
+        dataset_id: str,
+        *,
+        backbones: Sequence[str] | None = None,
+        models: Sequence[str] = (),
+        version: int | None = None,
+    ) -> Job:
+        """Start a comparison of backbones and models (`name` or `name@version`) on a version of a data set; of all
+        backbones whose weights are at hand where neither are given. The job's result names the ranking."""
+        candidates: list[dict[str, object]] = [{"backbone": name} for name in backbones or ()]
+        candidates += [_own(reference) for reference in models]
+        wanted: dict[str, object] = {
+            "kind": "rank",
+            "dataset": dataset_id,
+            "version": version,
+            "candidates": candidates or None,
+        }
+        return self._create("/v1/jobs", wanted, Job)
+
+    def ranking(self, ranking_id: str) -> Ranking:
+        return self._get(f"/v1/rankings/{ranking_id}", Ranking)
 
     def jobs(self) -> Iterator[Job]:
         """All jobs, newest first."""
@@ -295,6 +330,11 @@ class Client:
 class _Page(msgspec.Struct, frozen=True):
     data: list[object]
     has_more: bool
+
+
+def _own(reference: str) -> dict[str, object]:
+    name, _, number = reference.partition("@")
+    return {"model": name, "version": int(number) if number.isdecimal() else None}
 
 
 def _asked(recipe: Recipe) -> dict[str, object]:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from client import archives, demo, local, show
-from client.api import DEFAULT_URL, Client, Recipe
+from client.api import DEFAULT_URL, Budget, Client, Recipe
 from client.errors import GraftError
 from client.values import Job, Planned
 
@@ -31,6 +31,16 @@ errors = Console(stderr=True)
 
 Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of the service.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at; 8000 if left out.")]
+BackboneName = Annotated[
+    str,
+    typer.Option(
+        help="Network to fine-tune; `graft backbones` lists them. auto: the best that is at hand, within the limits."
+    ),
+]
+MaxLatency = Annotated[
+    float | None, typer.Option(help="Milliseconds that an image may take (--backbone auto).", min=0.001)
+]
+MaxSize = Annotated[float | None, typer.Option(help="Megabytes that a network may have (--backbone auto).", min=0.001)]
 DataDir = Annotated[Path | None, typer.Option(help="Folder for all that the service keeps.")]
 
 
@@ -103,7 +113,7 @@ def train(
     photos: Annotated[Path, typer.Argument(help="Folder with a folder of images per class, or a zip or tar of it.")],
     model: Annotated[str, typer.Option(help="Name of the model; one that exists gets a new version.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the data set; the model's if left out.")] = None,
-    backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
+    backbone: BackboneName = "mobilenet_v2",
     strategy: Annotated[
         str,
         typer.Option(
@@ -126,6 +136,8 @@ def train(
     devices: Annotated[int | None, typer.Option(min=1, help="GPUs at most (top, full, scratch).")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same model each time on GPUs.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    max_latency: MaxLatency = None,
+    max_size: MaxSize = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
@@ -143,6 +155,7 @@ def train(
         precision=precision,
         devices=devices,
         deterministic=deterministic or None,
+        budget=_budget(max_latency, max_size),
     )
     with _told_plainly(), Client(url) as client:
         dataset_id = _import(client, photos, dataset or model)
@@ -176,7 +189,7 @@ def _import(client: Client, photos: Path, name: str) -> str:
 @app.command()
 def plan(
     dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
-    backbone: Annotated[str, typer.Option(help="Network to fine-tune; `graft backbones` lists them.")] = "mobilenet_v2",
+    backbone: BackboneName = "mobilenet_v2",
     strategy: Annotated[str, typer.Option(help="auto, head, stage_probe, top, full or scratch.")] = "auto",
     weights: Annotated[
         str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
@@ -185,10 +198,13 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure how well the network suits the data, and wait for that.")
     ] = False,
+    max_latency: MaxLatency = None,
+    max_size: MaxSize = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Say what a training would do and why, without training."""
-    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights)
+    budget = _budget(max_latency, max_size)
+    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights, budget=budget)
     with _told_plainly(), Client(url) as client:
         for part in show.planned(_planned(client, dataset, recipe, version, measure=measure)):
             console.print(part)
@@ -197,10 +213,40 @@ def plan(
 def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, *, measure: bool) -> Planned:
     found = client.plan(dataset, recipe, version=version, measure=measure)
     while isinstance(found, Job):
-        with show.step(console, f"measure {dataset} with {recipe.backbone}") as step:
+        what = "rank backbones on" if found.kind == "rank" else "measure"
+        with show.step(console, f"{what} {dataset}") as step:
             show.succeeded(client.wait(found.id, step.tell))
         found = client.plan(dataset, recipe, version=version, measure=measure)
     return found
+
+
+def _budget(max_latency: float | None, max_size: float | None) -> Budget | None:
+    if max_latency is None and max_size is None:
+        return None
+    return Budget(latency_ms=max_latency, size_bytes=None if max_size is None else round(1e6 * max_size))
+
+
+@app.command()
+def rank(
+    dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
+    backbone: Annotated[
+        list[str] | None, typer.Option(help="Network to compare, as often as there are; all at hand if left out.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model of your own to compare: name, or name@version.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Say which network suits the data best and what each costs, without training any."""
+    with _told_plainly(), Client(url) as client:
+        with show.step(console, f"rank backbones on {dataset}") as step:
+            job = client.rank(dataset, backbones=backbone, models=model or (), version=version)
+            done = show.succeeded(client.wait(job.id, step.tell))
+        found = client.ranking((done.result or {})["ranking"])
+        for part in show.ranking(found):
+            console.print(part)
+        console.print(f"{client.url}/v1/rankings/{found.id} shows it as a page with a chart.", style="dim")
 
 
 @app.command()

@@ -14,17 +14,20 @@ from rich.text import Text
 from client.errors import Refused
 from client.values import (
     Backbone,
+    Candidate,
     Costs,
     Event,
     Experiment,
     Figures,
     Job,
     Model,
+    Place,
     Plan,
     Planned,
     Prediction,
     Probe,
     Progress,
+    Ranking,
 )
 
 _PHASES = {
@@ -34,6 +37,7 @@ _PHASES = {
     "activations": "computing the frozen stages",
     "probe": "choosing the penalty",
     "measure": "measuring the features",
+    "rank": "ranking",
     "train": "training",
     "validate": "validating",
     "evaluate": "evaluating",
@@ -118,6 +122,30 @@ def backbones(rows: Iterable[Backbone]) -> Table:
             _weights(entry),
         )
     return table
+
+
+def ranking(found: Ranking) -> Iterator[RenderableType]:
+    """The networks in order, and what to know of it."""
+    figures = found.figures
+    table = _table("", "Network", "Probe", "LogME", "H-score", "kNN", "Parameters", "GMAC", "Size", "One image")
+    for place, entry in zip(figures.places, figures.measured, strict=True):
+        table.add_row(*_ranked(place, entry))
+    table.caption = "In brackets the place that a score alone would give."
+    table.caption_justify = "left"
+    yield from (table, Text())
+    yield from (Text(remark) for remark in figures.remarks)
+
+
+def _ranked(place: Place, entry: Candidate) -> Iterator[str]:
+    cost, by_score = entry.cost, place.by_score
+    yield from (str(place.combined), escape(entry.name))
+    yield f"{_accuracy(entry.probe)} ({by_score['probe']:g})"
+    yield f"{entry.log_me:.3f} ({by_score['log_me']:g})"
+    yield f"{entry.h_score:.3f} ({by_score['h_score']:g})"
+    yield f"{100 * entry.neighbours:.1f} % ({by_score['neighbours']:g})"
+    yield f"{cost.parameters / 1e6:.1f} M"
+    yield "" if cost.macs is None else f"{cost.macs / 1e9:.3f}"
+    yield from (_size(cost.size_bytes), f"{1000 * cost.latency.seconds:.1f} ms")
 
 
 def planned(found: Planned) -> Iterator[RenderableType]:

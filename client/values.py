@@ -81,7 +81,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One run: an import, an analysis or a training."""
+    """One run: an import, an analysis, a ranking or a training."""
 
     id: str
     kind: str
@@ -215,6 +215,67 @@ class Planned(msgspec.Struct, frozen=True):
     dataset_version: int
     plan: Plan
     profile: Profile | None
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Of one image by itself."""
+
+    seconds: float
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What one prediction takes; `macs` is null where the multiply-adds are not known."""
+
+    parameters: int
+    size_bytes: int
+    macs: int | None
+    latency: Latency
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A network that was ranked."""
+
+    name: str
+    weights: str
+    log_me: float
+    h_score: float
+    neighbours: float
+    probe: Probe
+    cost: Cost
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where it stands, and where each score alone would put it."""
+
+    name: str
+    combined: int
+    by_score: dict[str, float]
+
+
+class RefusedCandidate(msgspec.Struct, frozen=True):
+    """A network that could not be ranked, and why."""
+
+    name: str
+    code: str
+    message: str
+
+
+class RankingFigures(msgspec.Struct, frozen=True):
+    """The networks in order, with what to know before going by it."""
+
+    measured: list[Candidate]
+    places: list[Place]
+    refused: list[RefusedCandidate]
+    remarks: list[str]
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """A ranking that is kept."""
+
+    id: str
+    dataset_id: str
+    dataset_version: int
+    figures: RankingFigures
 
 
 class Model(msgspec.Struct, frozen=True):
