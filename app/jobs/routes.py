@@ -61,7 +61,7 @@ _EXAMPLES: dict[str, Example] = {
         "value": {
             "kind": "rank",
             "dataset": "patterns",
-            "candidates": [{"backbone": "mobilenet_v2"}, {"backbone": "squeezenet1_1"}, {"model": "patterns"}],
+            "candidates": [{"backbone": "formnet"}, {"backbone": "mobilenet_v2"}, {"model": "patterns"}],
         },
     },
 }

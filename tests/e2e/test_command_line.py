@@ -119,6 +119,30 @@ def test_control_runs_end_with_a_verdict(running: Service, photos: Path) -> None
     assert f"{running.url}/v1/experiments/exp_" in told.stdout
 
 
+def test_networks_are_ranked_and_one_is_chosen(running: Service, photos: Path) -> None:
+    name = f"ranked-{service.free_port()}"
+    with Client(running.url) as client, archives.archive(photos) as archive:
+        assert client.wait(client.upload(client.create_dataset(name).id, archive).job.id).state == "succeeded"
+    chosen = ("--backbone", "formnet", "--backbone", "resnet18", "--model", "none-such")
+    ranked = graft("rank", name, *chosen, "--url", running.url)
+    assert ranked.returncode == 0, ranked.stderr
+    for told in (
+        r"1 +formnet +\d+\.\d ± \d+\.\d % \(1\)",
+        "resnet18 is not ranked: no usable weights for resnet18",
+        "none-such is not ranked: no model 'none-such'",
+        r"/v1/rankings/rnk_\w+ shows it as a page",
+    ):
+        assert re.search(told, ranked.stdout), (told, ranked.stdout)
+
+    planned = graft("plan", name, "--backbone", "auto", "--max-size", "1000", "--url", running.url)
+    assert planned.returncode == 0, planned.stderr
+    assert "rank backbones on" in planned.stdout
+    assert re.search(r"Backbone \w+: (first|best)", planned.stdout), planned.stdout
+    refused = graft("plan", name, "--backbone", "auto", "--max-size", "0.01", "--url", running.url)
+    assert refused.returncode == 1
+    assert "within the budget" in refused.stderr
+
+
 def test_a_problem_is_told_in_its_own_words(running: Service, photos: Path) -> None:
     name = f"wrong-{service.free_port()}"
     failed = graft("train", str(photos), "--model", name, "--backbone", "mobilnet_v2", "--url", running.url)

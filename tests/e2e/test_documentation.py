@@ -113,6 +113,7 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
     jobs = [answer.json()["id"] for answer in call("post", "/v1/jobs")]
     service.succeeded(http, jobs[0])
     ids["job_id"] = jobs[0]
+    ids["ranking_id"] = service.succeeded(http, jobs[-1])["result"]["ranking"]
     plans = call("post", "/v1/plans")
     assert [plan.status_code for plan in plans] == [200, 202]
     measured = service.succeeded(http, service.measure(http, "patterns", backbone=factories.SMALL)["id"])
