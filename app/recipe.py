@@ -273,12 +273,12 @@ class Recipe:
     def _fields_fit_backbone(self) -> Self:
         if self.picks_backbone and self.strategy != "auto":
             said = "backbone 'auto' goes with strategy 'auto' alone; name a backbone to set the strategy by hand"
-            _refuse({"strategy": (self.strategy, said)})
+            refuse({"strategy": (self.strategy, said)})
         if self.picks_backbone and self.weights not in (None, PRETRAINED):
             said = "backbone 'auto' compares the first published weights of each; name a backbone to choose others"
-            _refuse({"weights": (self.weights, said)})
+            refuse({"weights": (self.weights, said)})
         if self.budget is not None and not self.picks_backbone:
-            _refuse({"budget": (self.budget, "only for backbone 'auto', which chooses by it")})
+            refuse({"budget": (self.budget, "only for backbone 'auto', which chooses by it")})
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.experiments.intervals import Interval
 from app.experiments.verdict import ARMS, Arm, Point, Verdict
 from app.jobs.schemas import JobError, JobState, ModelName
-from app.recipe import Recipe, Strategy, refuse
+from app.recipe import AUTO_BACKBONE, Recipe, Strategy, refuse
 
 STRATEGIES: dict[Arm, tuple[Strategy, ...]] = {
     "probe": ("head", "stage_probe"),
@@ -43,6 +43,8 @@ class ExperimentCreate(BaseModel):
 
     @model_validator(mode="after")
     def _recipes_fit_their_arms(self) -> Self:
+        if self.backbone == AUTO_BACKBONE:
+            refuse({"backbone": (self.backbone, "control runs are of one network; rank backbones first to choose it")})
         if len(set(self.arms)) < len(self.arms):
             refuse({"arms": (self.arms, "an arm is named twice")})
         asked = {arm: getattr(self, arm) for arm in ARMS if getattr(self, arm) is not None}
