@@ -59,8 +59,7 @@ def tradeoff(found: Ranking, cost: CostName) -> str:
         raise errors.Invalid(f"the {cost} of none of these networks is known", code="empty_chart")
     area = Box(72, 84, _WIDTH - 28, _HEIGHT - 56)
     across = Axis(charts.decades([value for _, _, value in known]), area.left, area.right, math.log10)
-    edges = [100 * (one.probe.accuracy + side * one.probe.error) for _, one, _ in known for side in (-1, 1)]
-    upward = Axis(charts.steps(edges), area.bottom, area.top, float)
+    upward = Axis(_shares([edge for _, entry, _ in known for edge in _edges(entry)]), area.bottom, area.top, float)
     return (
         pages.environment("app.rankings")
         .get_template("ranking.svg")
@@ -85,6 +84,17 @@ def page(ranking_id: str, found: Ranking) -> str:
     return template.render(ranking_id=ranking_id, found=found, rows=list(rows), scores=list(SCORES), titles=TITLES)
 
 
+def _edges(entry: Measured) -> tuple[float, float]:
+    """One standard error below and above the accuracy, in %."""
+    accuracy, error = entry.probe.accuracy, entry.probe.error
+    return 100 * max(0.0, accuracy - error), 100 * min(1.0, accuracy + error)
+
+
+def _shares(values: list[float]) -> list[float]:
+    """The lines between which all `values` lie, none of them beyond what a share can be."""
+    return [tick for tick in charts.steps(values) if 0 <= tick <= 100]
+
+
 def _marks(known: list[tuple[int, Measured, float]], across: Axis, upward: Axis, area: Box) -> list[Mark]:
     """Large bubbles first, so that small ones lie on them."""
     ordered = sorted(known, key=lambda one: -one[1].cost.parameters)
@@ -104,8 +114,8 @@ def _marks(known: list[tuple[int, Measured, float]], across: Axis, upward: Axis,
             entry=entry,
             place=place,
             bubble=bubble,
-            top=upward.at(100 * (entry.probe.accuracy + entry.probe.error)),
-            bottom=upward.at(100 * (entry.probe.accuracy - entry.probe.error)),
+            top=upward.at(_edges(entry)[1]),
+            bottom=upward.at(_edges(entry)[0]),
             label=label,
             cost=value,
         )

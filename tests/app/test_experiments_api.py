@@ -137,6 +137,7 @@ def test_the_same_key_makes_one_experiment(http: TestClient, versioned: str) -> 
             "not in arms",
         ),
         ({"model": "x" * 60}, "model", "53"),
+        ({"backbone": "auto"}, "backbone", "of one network"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
