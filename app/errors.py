@@ -18,14 +18,20 @@
     └── LeaseLost           the worker no longer holds the job it wants to write to
 
 Each carries a machine-readable `code`, a `message` with the fact and the thing, and a `detail` mapping that goes
-out as members of the problem document or of a failed job's `error`.
+out as members of the problem document or of a failed job's `error`. Where one field of what was asked is to blame, it
+is `at` that field, by its path (`recipe.base`).
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import JsonValue
+
+
+def nearest_names(name: str, valid: Iterable[str]) -> list[str]:
+    """Up to three of `valid` that somebody may have meant by `name`."""
+    return difflib.get_close_matches(name, list(valid), n=3, cutoff=0.4)
 
 
 class GraftError(Exception):
@@ -39,6 +45,12 @@ class GraftError(Exception):
         self.message = message
         self.code = code or self.default_code
         self.detail: dict[str, JsonValue] = dict(detail or {})
+        self.field: str | None = None
+
+    def at(self, field: str) -> Self:
+        """This error, pointing at a field of what was asked."""
+        self.field = field
+        return self
 
 
 class NotFound(GraftError):
@@ -59,7 +71,7 @@ class UnknownName(Invalid):
 
     def __init__(self, what: str, name: str, valid: Iterable[str], *, code: str | None = None) -> None:
         names = list(valid)
-        nearest: list[JsonValue] = [*difflib.get_close_matches(name, names, n=3, cutoff=0.4)]
+        nearest: list[JsonValue] = [*nearest_names(name, names)]
         hint = f"did you mean {', '.join(map(str, nearest))}?" if nearest else f"valid names are {', '.join(names)}"
         super().__init__(
             f"no {what} {name!r}; {hint}",

@@ -12,7 +12,6 @@ from app.profile import HEAD
 from app.recipe import (
     ALL_STAGES,
     BEST_STAGE,
-    PRETRAINED,
     Augmentation,
     Balance,
     Optimizer,
@@ -23,6 +22,7 @@ from app.recipe import (
     Unfreeze,
 )
 from app.treatment import Treatment, treatments
+from app.warmstart import WarmStart
 
 Amount = Literal["little", "much"]
 Likeness = Literal["similar", "dissimilar"]
@@ -93,6 +93,7 @@ class Descent:
     layer_decay: float = 1.0
     """The learning rate of a stage is the peak times this to the power of how many stages it lies below the head."""
     unfreeze: Unfreeze = "at_once"
+    decay_to: Literal["zero", "start"] = "zero"
     label_smoothing: float = 0.0
     balance: Balance = "none"
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -111,7 +112,7 @@ class Plan:
     backbone: str
     strategy: Strategy
     weights: str
-    """`pretrained`, the name of published weights, or `none`."""
+    """`pretrained`, the name of published weights, `base`, or `none`."""
     seed: int
     descent: Descent | None
     """None where only a linear classifier is fitted."""
@@ -121,13 +122,13 @@ class Plan:
     stage: str | None = None
     """The stage whose features are classified, `best` or `all`; None for what the network's own classifier gets."""
     shares: tuple[float, ...] = ()
-    """Of the features of all stages, that are tried."""
     freeze: str | None = None
     """The last stage that stays as it is; None where none does, or all do."""
     reinit: Reinit = "none"
     views: int = 1
     """For how many views of an image the frozen stages are computed."""
     deterministic: bool = False
+    base: WarmStart | None = None
     treatments: tuple[Treatment, ...] = ()
     """Of each stage in order, and of the head."""
     rival: "Plan | None" = None
@@ -163,7 +164,7 @@ def _plan_head(recipe: Recipe, version: VersionFacts, _stages: Sequence[str]) ->
         folds=probe.folds,
         deterministic=recipe.deterministic,
         reasons=(
-            f"Every layer of {recipe.backbone} stays as pre-trained; only a new linear classifier for the "
+            f"Every layer of {recipe.backbone} stays as {recipe.origin}; only a linear classifier for the "
             f"{version.classes} labels is trained, on features computed once for {version.train_images} images.",
             probe.reason,
         ),
@@ -251,7 +252,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> P
         views=views,
         deterministic=recipe.deterministic,
         reasons=(
-            f"The stages of {recipe.backbone} up to {freeze} stay as pre-trained, BatchNorm's statistics included; "
+            f"The stages of {recipe.backbone} up to {freeze} stay as {recipe.origin}, BatchNorm's statistics included; "
             f"trained is {trained}.",
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
@@ -272,7 +273,6 @@ _STARTS: dict[Reinit, str] = {
 def _plan_full(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> Plan:
     probe, descent = _probe(recipe, version), _descent(recipe, version)
     reinit: Reinit = recipe.reinit or "none"
-    named = "its pre-trained weights" if recipe.start == PRETRAINED else f"its weights {recipe.start}"
     return Plan(
         backbone=recipe.backbone,
         strategy="full",
@@ -284,7 +284,7 @@ def _plan_full(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> 
         reinit=reinit,
         deterministic=recipe.deterministic,
         reasons=(
-            f"Every layer of {recipe.backbone} is trained from {named}, with a new classifier for the "
+            f"Every layer of {recipe.backbone} is trained from {recipe.origin_values}, with a classifier for the "
             f"{version.classes} labels.",
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),

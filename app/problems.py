@@ -83,7 +83,11 @@ def _graft_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.GraftError)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, errors.Overloaded) else None
-    return _answer(request, status, error.code, error.title, error.message, members=error.detail, headers=headers)
+    members = dict(error.detail)
+    if error.field is not None:
+        location: list[str | int] = ["body", *error.field.split(".")]
+        members["errors"] = [FieldProblem(location=location, message=error.message, code=error.code).model_dump()]
+    return _answer(request, status, error.code, error.title, error.message, members=members, headers=headers)
 
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 PRETRAINED = "pretrained"
 NO_WEIGHTS = "none"
 AUTO_BACKBONE = "auto"
+OF_BASE = "base"
 BEST_STAGE = "best"
 ALL_STAGES = "all"
 
@@ -44,6 +45,9 @@ FIELDS: dict[Strategy, tuple[str, ...]] = {
     "scratch": _DESCENT,
 }
 """The fields that only some strategies know, by strategy; `auto` takes them all, for whichever it decides on."""
+
+
+LabelName = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -106,6 +110,33 @@ class Recipe:
             description="`pretrained` starts from the backbone's first published weights, the name of others from "
             "those, `none` from random values. Left out, it is `pretrained`, but for `scratch`.",
             examples=["pretrained", "IMAGENET1K_V2"],
+        ),
+    ] = None
+    base: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="A model version of one's own to start from in place of published weights: `name@version`, or "
+            "`name` for its newest one (`auto`, `head`, `top`, `full`). Labels that it knows keep their rows of its "
+            "classifier, by name; other labels get new ones.",
+            examples=["flowers@1"],
+        ),
+    ] = None
+    label_map: Annotated[
+        dict[LabelName, LabelName] | None,
+        Field(
+            min_length=1,
+            max_length=10_000,
+            description="Labels of `base` that are called otherwise in the version: from the old name to the new one.",
+            examples=[{"rose": "roses"}],
+        ),
+    ] = None
+    replay: Annotated[
+        bool | None,
+        Field(
+            description="Whether the training images that `base` was made from are trained on besides, as far as their "
+            "labels are kept and the version has not got them; not if left out."
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**31, description="Seed of everything random in the training.")] = 0
@@ -241,8 +272,22 @@ class Recipe:
 
     @property
     def start(self) -> str:
-        """`pretrained`, the name of published weights, or `none`."""
+        """`pretrained`, the name of published weights, `base`, or `none`."""
+        if self.base is not None:
+            return OF_BASE
         return self.weights or (NO_WEIGHTS if self.strategy == "scratch" else PRETRAINED)
+
+    @property
+    def origin(self) -> str:
+        """What stays as it is, stays so: in words."""
+        return "pre-trained" if self.base is None else f"in {self.base}"
+
+    @property
+    def origin_values(self) -> str:
+        """What a training of all layers starts from, in words."""
+        if self.base is not None:
+            return f"the values of {self.base}"
+        return "its pre-trained weights" if self.start == PRETRAINED else f"its weights {self.start}"
 
     @property
     def from_random(self) -> bool:
@@ -255,6 +300,24 @@ class Recipe:
         given = {name: getattr(self, name) for name in foreign if getattr(self, name) is not None}
         if given:
             refuse({name: (value, f"not for strategy '{self.strategy}'") for name, value in given.items()})
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit_base(self) -> Self:
+        if self.base is None:
+            given = {name: getattr(self, name) for name in ("label_map", "replay") if getattr(self, name) is not None}
+            refuse({name: (value, "only with a base to start from") for name, value in given.items()})
+            return self
+        if self.strategy not in WITH_BASE:
+            said = f"not for strategy '{self.strategy}'; those that start from a base are {', '.join(WITH_BASE)}"
+            refuse({"base": (self.base, said)})
+        if self.weights is not None:
+            refuse({"weights": (self.weights, "a base brings values of its own; give one or the other")})
+        if self.reinit not in (None, "none"):
+            said = f"a base's classifier is kept, which reinit '{self.reinit}' would make anew"
+            refuse({"reinit": (self.reinit, said)})
+        if self.picks_backbone:
+            refuse({"backbone": (self.backbone, "a base has a backbone of its own; name that")})
         return self
 
     @model_validator(mode="after")
@@ -295,6 +358,10 @@ class Recipe:
         return self
 
 
+WITH_BASE: tuple[Wish, ...] = ("auto", "head", "top", "full")
+"""The strategies that can start from a model version. The classifier of a `stage_probe` sees other features than that
+of the base, whose rows would mean nothing there."""
+
 _FOR_PRETRAINED = ("l2", "reinit", "layer_decay", "unfreeze")
 
 
@@ -309,7 +376,7 @@ def narrowed(recipe: Recipe, strategy: Strategy, **fields: Any) -> tuple[Recipe,
     return Recipe(**common, strategy=strategy, **settled), lost
 
 
-_COMMON = ("backbone", "weights", "seed", "deterministic")
+_COMMON = ("backbone", "weights", "base", "label_map", "replay", "seed", "deterministic")
 
 
 def _known() -> set[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 from app.profile import HEAD
 from app.recipe import Reinit
 
-Values = Literal["pretrained", "random", "fitted"]
+Values = Literal["pretrained", "base", "random", "fitted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,8 @@ class Treatment:
 
     stage: str
     values: Values
-    """That it begins with; `fitted` is a head that is the best linear classifier on the features as they are."""
+    """That it begins with; `fitted` is a head that is the best linear classifier on the features as they are. `base`
+    are those of the model version that the training starts from: of a head, its rows for the labels that are kept."""
     learning_rate: float | None
     """At its peak; None where it stays as it is."""
 

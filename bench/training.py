@@ -30,8 +30,8 @@ from bench.photos import Photos, PhotoSet
 from worker.training import strategies
 from worker.training.data import Splits
 from worker.training.events import Emit, EpochFinished, Event
+from worker.training.rivals import Trained
 from worker.training.runtime import Surveyor
-from worker.training.strategies import Trained
 
 TOP_LIMIT = 5.0
 """How many times as long the plain loop must take, at least."""

@@ -61,6 +61,9 @@ class Recipe:
     backbone: str
     strategy: str = "auto"
     weights: str | None = None
+    base: str | None = None
+    label_map: Mapping[str, str] | None = None
+    replay: bool | None = None
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -26,21 +27,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+DEFAULT_BACKBONE = "mobilenet_v2"
 console = Console()
 errors = Console(stderr=True)
 
 Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of the service.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at; 8000 if left out.")]
 BackboneName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Network to fine-tune; `graft backbones` lists them. auto: the best that is at hand, within the limits."
+        help="Network to fine-tune; `graft backbones` lists them. auto: the best that is at hand, within the limits. "
+        "If left out, that of the base, or mobilenet_v2."
     ),
 ]
 MaxLatency = Annotated[
     float | None, typer.Option(help="Milliseconds that an image may take (--backbone auto).", min=0.001)
 ]
 MaxSize = Annotated[float | None, typer.Option(help="Megabytes that a network may have (--backbone auto).", min=0.001)]
+Base = Annotated[
+    str | None, typer.Option(help="Model version to start from, name@version; labels it knows keep their rows.")
+]
 DataDir = Annotated[Path | None, typer.Option(help="Folder for all that the service keeps.")]
 
 
@@ -113,7 +119,7 @@ def train(
     photos: Annotated[Path, typer.Argument(help="Folder with a folder of images per class, or a zip or tar of it.")],
     model: Annotated[str, typer.Option(help="Name of the model; one that exists gets a new version.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the data set; the model's if left out.")] = None,
-    backbone: BackboneName = "mobilenet_v2",
+    backbone: BackboneName = None,
     strategy: Annotated[
         str,
         typer.Option(
@@ -124,6 +130,13 @@ def train(
     weights: Annotated[
         str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
     ] = None,
+    base: Base = None,
+    label_map: Annotated[
+        list[str] | None, typer.Option("--label-map", help="Label of the base that is called otherwise now: OLD=NEW.")
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Train on the images that the base was made from, besides.")
+    ] = False,
     stage: Annotated[str | None, typer.Option(help="Name of a stage, best, or all (stage_probe).")] = None,
     freeze: Annotated[str | None, typer.Option(help="Last stage that stays as it is (top).")] = None,
     reinit: Annotated[str | None, typer.Option(help="What starts anew: none, head, or retrained (top, full).")] = None,
@@ -142,9 +155,12 @@ def train(
 ) -> None:
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
     recipe = Recipe(
-        backbone=backbone,
+        backbone=backbone or DEFAULT_BACKBONE,
         strategy=strategy,
         weights=weights,
+        base=base,
+        label_map=_label_map(label_map or []),
+        replay=replay or None,
         seed=seed,
         epochs=epochs,
         stage=stage,
@@ -158,6 +174,7 @@ def train(
         budget=_budget(max_latency, max_size),
     )
     with _told_plainly(), Client(url) as client:
+        recipe = replace(recipe, backbone=backbone or _backbone_of(client, base))
         dataset_id = _import(client, photos, dataset or model)
         with show.step(console, f"train {model}") as step:
             job = client.train(dataset_id, model, recipe)
@@ -165,6 +182,26 @@ def train(
             step.notes = list(done.plan.reasons) if done.plan else []
             result = done.result or {}
             step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
+            if base is not None:
+                made = client.model_version(model, result["model_version"])
+                step.notes += [show.old_labels(found) for found in made.old_labels]
+
+
+def _backbone_of(client: Client, base: str | None) -> str:
+    """The network of a model version, or what is usual where there is none."""
+    if base is None:
+        return DEFAULT_BACKBONE
+    name, _, number = base.partition("@")
+    version = int(number) if number.isdecimal() else client.model(name).latest_version
+    return client.model_version(name, version).backbone
+
+
+def _label_map(given: list[str]) -> dict[str, str] | None:
+    """Of `OLD=NEW` each."""
+    for pair in given:
+        if not all(pair.partition("=")):
+            raise typer.BadParameter(f"{pair!r} is not OLD=NEW", param_hint="--label-map")
+    return {old: new for old, _, new in (pair.partition("=") for pair in given)} or None
 
 
 def _import(client: Client, photos: Path, name: str) -> str:
@@ -189,11 +226,12 @@ def _import(client: Client, photos: Path, name: str) -> str:
 @app.command()
 def plan(
     dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
-    backbone: BackboneName = "mobilenet_v2",
+    backbone: BackboneName = None,
     strategy: Annotated[str, typer.Option(help="auto, head, stage_probe, top, full or scratch.")] = "auto",
     weights: Annotated[
         str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
     ] = None,
+    base: Base = None,
     version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure how well the network suits the data, and wait for that.")
@@ -204,8 +242,14 @@ def plan(
 ) -> None:
     """Say what a training would do and why, without training."""
     budget = _budget(max_latency, max_size)
-    recipe = Recipe(backbone=backbone, strategy=strategy, weights=weights, budget=budget)
     with _told_plainly(), Client(url) as client:
+        recipe = Recipe(
+            backbone=backbone or _backbone_of(client, base),
+            strategy=strategy,
+            weights=weights,
+            base=base,
+            budget=budget,
+        )
         for part in show.planned(_planned(client, dataset, recipe, version, measure=measure)):
             console.print(part)
 

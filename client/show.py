@@ -21,6 +21,7 @@ from client.values import (
     Figures,
     Job,
     Model,
+    OldLabels,
     Place,
     Plan,
     Planned,
@@ -41,6 +42,7 @@ _PHASES = {
     "train": "training",
     "validate": "validating",
     "evaluate": "evaluating",
+    "old labels": "comparing with the base",
 }
 
 
@@ -174,6 +176,18 @@ def experiment(found: Experiment) -> Iterator[RenderableType]:
     yield table
     if found.verdict is not None:
         yield from (Text(reason) for reason in found.verdict.reasons)
+
+
+def old_labels(found: OldLabels) -> str:
+    """What the labels of a base have lost, in one line."""
+    return (
+        f"labels of the base, on {found.images} validation images of the {_SPLITS[found.images_of]}: "
+        f"{100 * found.base_accuracy:.1f} % before, {100 * found.accuracy_among_old:.1f} % among them now "
+        f"({found.forgotten:+.1f} points forgotten), {100 * found.accuracy:.1f} % among all ({found.lost:+.1f} lost)"
+    )
+
+
+_SPLITS = {"base": "base", "version": "new version"}
 
 
 def _treatments(plan: Plan) -> Table:

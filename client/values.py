@@ -287,6 +287,18 @@ class Model(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class OldLabels(msgspec.Struct, frozen=True):
+    """What the labels of a base have lost in a model version, in points; accuracies 0-1."""
+
+    images_of: str
+    images: int
+    base_accuracy: float
+    accuracy: float
+    accuracy_among_old: float
+    lost: float
+    forgotten: float
+
+
 class ModelVersion(msgspec.Struct, frozen=True):
     """One immutable result of a training."""
 
@@ -298,6 +310,11 @@ class ModelVersion(msgspec.Struct, frozen=True):
     strategy: str
     labels: list[str]
     evaluation: dict[str, Any]
+
+    @property
+    def old_labels(self) -> list[OldLabels]:
+        """What the labels of the base have lost, where it was trained from one."""
+        return msgspec.convert(self.evaluation.get("old_labels", []), list[OldLabels])
 
 
 class Arm(msgspec.Struct, frozen=True):

@@ -26,7 +26,9 @@ from app.rankings import service as rankings
 from app.recipe import Budget, Recipe
 from app.settings import Settings
 from app.storage import Storage, move
+from app.warmstart import WarmStart
 from worker.analyse import AnalyseWork, analyse
+from worker.bases import BaseWork
 from worker.ingest import IngestOutcome, IngestWork, ingest
 from worker.places import Places
 from worker.rank import Missing, Own, Published, RankWork, rank
@@ -119,7 +121,20 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         folder=storage.job(claim.job_id),
         places=_places(settings, storage),
         max_activation_bytes=settings.max_activation_bytes,
+        base=None if plan is None or plan.base is None else _base(session, plan.base, storage),
     )
+
+
+def _base(session: Session, start: WarmStart, storage: Storage) -> BaseWork:
+    """Where the base of a training lies. Raises `NotFound` where it was deleted since."""
+    _, base = models.referenced(session, start.base)
+    if base.id != start.version_id:
+        raise errors.NotFound(f"{start.base} is not the model version any more that it was", code="base_gone")
+    try:
+        version = datasets.find_version(session, base.dataset_id, base.dataset_version)
+    except errors.NotFound:
+        return BaseWork(storage.model_version(base.id), table=None, tag="")
+    return BaseWork(storage.model_version(base.id), storage.dataset(base.dataset_id), version.table_tag)
 
 
 def _places(settings: Settings, storage: Storage) -> Places:

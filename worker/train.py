@@ -17,13 +17,16 @@ from app.models.artifact import Artifact
 from app.plan import Plan, VersionFacts, resolve
 from app.profile import Profile
 from app.ranking import Ranking
-from app.recipe import NO_WEIGHTS, Budget, Recipe, narrowed
-from worker import analyse, rank
+from app.recipe import NO_WEIGHTS, OF_BASE, Budget, Recipe, narrowed
+from worker import analyse, bases, rank
+from worker.bases import BaseWork
 from worker.places import Places
 from worker.splits import splits_of
 from worker.training import checkpoint, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit, Planned
+from worker.training.rivals import Trained
+from worker.training.warm import Base
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
@@ -53,6 +56,8 @@ class TrainWork:
     """The job's own folder, with one for each attempt: its checkpoints, and the artifact when done."""
     places: Places
     max_activation_bytes: int
+    base: BaseWork | None = None
+    """Where the model version lies that it starts from."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     """Carry out `work`, after deciding what with and how, where that is left open. Raises `WeightsUnavailable`, and
     `Invalid` where no backbone is within the budget."""
     splits = splits_of(work.table, work.tag)
+    base = _base(work)
     settled = _Settled(work.plan) if work.plan else _settle(work, splits, emit)
     plan = settled.plan
     backbone = catalogue.find(plan.backbone)
@@ -105,14 +111,15 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         emit=emit,
         device=device,
         others=tuple(others),
+        base=base,
     )
     result = Artifact(
         backbone=backbone.name,
         labels=splits.labels,
         preprocessing=trained.preprocessing,
         plan=asdict(trained.plan),
-        evaluation=asdict(trained.evaluation),
-        provenance=_provenance(work, backbone, file),
+        evaluation=_evaluation(trained),
+        provenance=_provenance(work, backbone, file, trained),
         state=trained.classifier.state(),
         outlet=trained.classifier.outlet,
     )
@@ -129,8 +136,19 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     )
 
 
+def _base(work: TrainWork) -> Base | None:
+    if work.base is None or work.plan is None or work.plan.base is None:
+        return None
+    return bases.read(work.base, work.plan.base)
+
+
+def _evaluation(trained: Trained) -> dict[str, Any]:
+    figures = asdict(trained.evaluation)
+    return {**figures, "old_labels": [asdict(one) for one in trained.old_labels]} if trained.old_labels else figures
+
+
 def _weights(places: Places, backbone: Backbone, choice: str) -> WeightsFile | None:
-    if choice == NO_WEIGHTS:
+    if choice in (NO_WEIGHTS, OF_BASE):
         return None
     return weights.obtain(
         backbone,
@@ -201,13 +219,16 @@ def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile 
     return plan, measured
 
 
-def _provenance(work: TrainWork, backbone: Backbone, file: WeightsFile | None) -> dict[str, Any]:
+def _provenance(work: TrainWork, backbone: Backbone, file: WeightsFile | None, trained: Trained) -> dict[str, Any]:
+    start = trained.plan.base
     return {
         "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
         "backbone": {
             "name": backbone.name,
             "weights": None if file is None else _weights_provenance(file),
+            "outlet": asdict(trained.classifier.outlet),
         },
+        "base": None if start is None else asdict(start),
         "seed": work.recipe.seed,
         "libraries": {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}},
     }

@@ -38,6 +38,15 @@ _EXAMPLES: dict[str, Example] = {
             "recipe": {"backbone": "tinynet", "strategy": "scratch"},
         },
     },
+    "new classes": {
+        "summary": "A model of one's own that learns further labels",
+        "description": "Labels that it knows keep their rows of its classifier, by name.",
+        "value": {
+            "dataset": "patterns",
+            "model": "patterns",
+            "recipe": {"backbone": "mobilenet_v2", "strategy": "head", "base": "patterns@1"},
+        },
+    },
     "head": {
         "summary": "A new head on a pre-trained backbone",
         "description": "The quickest and mostly the best for few photos; its weights are downloaded if need be.",

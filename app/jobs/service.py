@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import errors
+from app import bases, errors, warm
 from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
@@ -43,6 +43,7 @@ class Archive:
 class Resolved:
     """A recipe with all that it names."""
 
+    recipe: Recipe
     version: DatasetVersion
     backbone: Backbone
     plan: Plan | None
@@ -63,7 +64,8 @@ def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, n
     version = datasets.find_version(session, wanted.dataset, wanted.version)
     recipe, plan = wanted.recipe, None
     if not recipe.picks_backbone:
-        plan = plan_at_once(recipe, check_backbone(recipe), version_facts(version))
+        resolved = resolve_recipe(session, wanted.dataset, wanted.version, recipe)
+        recipe, plan = resolved.recipe, resolved.plan
     job = _queued("train", GPU_QUEUE, version.dataset_id, spec=asdict(recipe), max_attempts=max_attempts, now=now)
     job.dataset_version = version.number
     job.model_name = wanted.model
@@ -77,7 +79,11 @@ def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: R
     `submit_training`."""
     version = datasets.find_version(session, dataset, number)
     backbone = check_backbone(recipe)
-    return Resolved(version, backbone, plan_at_once(recipe, backbone, version_facts(version)))
+    facts = version_facts(version)
+    if recipe.base is None:
+        return Resolved(recipe, version, backbone, plan_at_once(recipe, backbone, facts))
+    found = bases.find(session, recipe, backbone, version)
+    return Resolved(found.recipe, version, backbone, warm.plan(found.recipe, found.start, facts, stages=found.stages))
 
 
 def submit_analysis(
@@ -219,7 +225,7 @@ def workers(session: Session) -> Sequence[Worker]:
 def check_backbone(recipe: Recipe) -> Backbone:
     """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
     backbone = catalogue.find(recipe.backbone)
-    if not _starts_from_random(recipe, backbone):
+    if recipe.base is None and not _starts_from_random(recipe, backbone):
         backbone.find_weights(recipe.start)
     return backbone
 

@@ -14,6 +14,7 @@ from app import errors
 from app.db import new_id
 from app.models.tables import Model, ModelVersion
 
+_NAMES_COMPARED = 1000
 _REFERENCE = re.compile(r"(?P<name>[^@]+)(?:@(?P<number>[1-9]\d{0,8}))?")
 
 
@@ -119,6 +120,12 @@ def versions_newest_first(session: Session, name: str, *, limit: int, after: int
 
 def served(session: Session, reference: str) -> Served:
     """What `name` or `name@version` addresses."""
+    name, version = referenced(session, reference)
+    return Served(version.id, name, version.number)
+
+
+def referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
+    """The model's name and the version that `name` or `name@version` addresses."""
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise errors.NotFound(
@@ -126,8 +133,13 @@ def served(session: Session, reference: str) -> Served:
             code="model_not_found",
         )
     number = match["number"]
-    version = find_version(session, match["name"], None if number is None else int(number))
-    return Served(version.id, match["name"], version.number)
+    return match["name"], find_version(session, match["name"], None if number is None else int(number))
+
+
+def nearest_names(session: Session, name: str) -> list[str]:
+    """Models that somebody may have meant by `name`, among the newest ones."""
+    query = select(Model.name).where(Model.latest_version > 0).order_by(Model.id.desc()).limit(_NAMES_COMPARED)
+    return errors.nearest_names(name, session.scalars(query))
 
 
 def _ensure_model(session: Session, name: str, *, now: datetime) -> None:

@@ -22,7 +22,7 @@ class PlanCreate(BaseModel):
     measure: bool = Field(
         default=False,
         description="Whether the version is to be measured with the backbone first, where that has not been done: the "
-        "answer is then the job that does it.",
+        "answer is then the job that does it. A training from a `base` is planned without.",
     )
 
 

@@ -64,6 +64,9 @@ def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: dateti
 def _plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
     resolved = jobs.resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
     version, backbone = resolved.version, resolved.backbone
+    if resolved.plan is not None and resolved.plan.base is not None:
+        # Nothing was measured with the values of a model version, and published ones would tell of another network.
+        return Planned(version, resolved.plan, None)
     # A training from random values is compared with what the backbone usually knows.
     choice = catalogue.PRETRAINED if wanted.recipe.from_random else wanted.recipe.start
     profile = None

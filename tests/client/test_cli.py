@@ -41,3 +41,12 @@ def test_a_service_that_does_not_start_shows_the_end_of_its_log(
     expected = pytest.raises(Refused, match=r"(?s)ended with code 1.*lease_seconds")
     with expected, local.service(tmp_path / "data", port=service.free_port()):
         pass
+
+
+def test_a_label_that_is_mapped_to_nothing_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        cli.app, ["train", str(tmp_path), "--model", "flowers", "--base", "flowers@1", "--label-map", "rose"]
+    )
+
+    assert result.exit_code == 2
+    assert "'rose' is not OLD=NEW" in result.stderr

@@ -72,6 +72,11 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     assert "has them all" in again.stdout
     assert f"{name}@2, accuracy" in again.stdout
 
+    begun = ("--base", f"{name}@1", "--strategy", "head", "--url", running.url)
+    warm = graft("train", str(photos), "--model", name, *begun)
+    assert f"{name}@3, accuracy" in warm.stdout, warm.stderr
+    assert "points forgotten" in " ".join(warm.stdout.split())
+
     images = sorted(photos.glob("*/*.jpg"))[:3]
     predicted = graft("predict", name, *map(str, images), "--url", running.url)
     assert predicted.returncode == 0, predicted.stderr

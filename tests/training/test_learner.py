@@ -1,5 +1,7 @@
 """Single steps of a network on its way."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -51,3 +53,28 @@ def test_a_batch_that_is_all_wrong_does_not_throw_a_network_without_normalisatio
     ]
     # At most 10 along all gradients together, nearly twice that with Nesterov's momentum, and the weights' decay.
     assert 0 < float(torch.stack(moved).norm()) < 0.01 * 20
+
+
+def test_weights_that_are_pulled_to_their_start_stay_closer_to_it_and_vectors_are_free() -> None:
+    shown, targets = images(12, 32), torch.arange(12) % 2
+    distances = []
+    for pull in (0.0, 5.0):
+        network = build().eval()
+        start = {name: value.detach().clone() for name, value in network.named_parameters()}
+        one = learner(network, replace(DESCENT, weight_decay=pull, decay_to="start"))
+        for number in range(4):
+            one.step([(shown, targets)], rate=0.05, number=number)
+        moved = {name: float((value.detach() - start[name]).norm()) for name, value in network.named_parameters()}
+        distances.append((moved["head.weight"], moved["head.bias"]))
+    assert 0 < distances[1][0] < 0.8 * distances[0][0]
+    assert distances[1][1] > 0
+
+
+def test_what_has_not_moved_is_not_pulled_anywhere() -> None:
+    network = build().eval()
+    begun = network.head.weight.detach().clone()
+    shown, targets = images(4, 32), torch.arange(4) % 2
+    learner(network, replace(DESCENT, weight_decay=1.0, decay_to="start")).step(
+        [(shown, targets)], rate=1e-12, number=0
+    )
+    assert torch.equal(network.head.weight, begun)

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -11,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.training.samples import Recorder
 from worker.training import probe
 from worker.training.events import PenaltyTried, ProbeFitted, Progress
-from worker.training.probe import Linear
+from worker.training.probe import Linear, Prior
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -261,3 +262,47 @@ def test_the_penalty_for_many_images_is_chosen_on_some_and_the_solution_is_for_a
     assert found.tried == same.tried
     expected = reference(features, targets, classes=3, l2=found.l2)
     assert probabilities(features, found) == pytest.approx(probabilities(features, expected), rel=0, abs=1e-4)
+
+
+def prior_of(features: Features, targets: Targets, *, hold: float) -> Prior:
+    """The classifier of the first two of three classes, with a new row between them."""
+    known = targets < 2
+    old = fit(features[known], targets[known], classes=2, l2_grid=(0.1,))
+    weight, bias = torch.from_numpy(old.weight), torch.from_numpy(old.bias)
+    weight, bias = torch.cat([weight, weight.mean(0, keepdim=True)]), torch.cat([bias, bias.mean(0, keepdim=True)])
+    return Prior(weight, bias, torch.tensor([hold, hold, 0.0]))
+
+
+def extended(features: Features, targets: Targets, prior: Prior, *, l2: float) -> Linear:
+    return probe.search(
+        features, targets, classes=3, l2_grid=(l2,), folds=0, seed=0, emit=Recorder(), prior=prior
+    )  # fmt: skip
+
+
+def test_rows_that_are_held_tightly_say_of_old_classes_what_they_said_and_a_new_row_is_learnt() -> None:
+    features, targets = blobs(120, 6, 3, apart=2.0)
+    prior = prior_of(features, targets, hold=1e7)
+    found = extended(features, targets, prior, l2=1e-3)
+    # A common offset of all biases means nothing.
+    shift = found.bias[0] - prior.bias[0].item()
+    assert found.weight[:2] == pytest.approx(prior.weight[:2].numpy(), abs=1e-4)
+    assert found.bias[:2] - shift == pytest.approx(prior.bias[:2].numpy(), abs=1e-3)
+    assert np.abs(found.weight[2] - prior.weight[2].numpy()).max() > 0.01
+    hits = (features @ found.weight.T + found.bias).argmax(axis=1) == targets
+    assert hits[targets == 2].mean() > 0.8
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_solution_with_a_prior_is_where_likelihood_and_pull_balance(
+    chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, targets = blobs(90, 5, 3)
+    if chunked:
+        monkeypatch.setattr("worker.training.regression.MAX_BYTES", 0)
+    prior, l2 = prior_of(features, targets, hold=4.0), 0.05
+    found = extended(features, targets, prior, l2=l2)
+    residual = probabilities(features, found) - np.eye(3)[targets]
+    scale = standardised(features).scale_
+    pull = l2 * np.array([[4.0], [4.0], [1.0]]) * (found.weight - prior.weight.numpy()) * scale
+    standard = standardised(features).transform(features.astype(np.float64))
+    assert residual.T @ standard / 90 == pytest.approx(-pull, abs=1e-5)

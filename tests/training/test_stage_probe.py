@@ -26,8 +26,8 @@ from worker.training import stage_probe
 from worker.training.data import Splits
 from worker.training.events import FeaturesSelected, Progress, StageChosen
 from worker.training.features import HEAD, Features
+from worker.training.rivals import Trained
 from worker.training.stage_probe import Grid
-from worker.training.strategies import Trained
 
 LABELS = ("red", "blue")
 GRID = Grid(l2=(1e-2, 1.0), folds=3, shares=(0.03, 0.3, 1.0))

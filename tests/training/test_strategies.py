@@ -29,7 +29,7 @@ from worker.training.events import (
     RivalJudged,
     TrainingDiverged,
 )
-from worker.training.strategies import Trained
+from worker.training.rivals import Trained
 
 LABELS = ("red", "blue")
 AT_64 = Preprocessing(resize=72, crop=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -22,7 +22,7 @@ from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.events import CheckpointSaved, EpochFinished, NotKept, ProbeFitted, Progress, Resumed
 from worker.training.feed import ImageFeed
-from worker.training.strategies import Trained
+from worker.training.rivals import Trained
 
 LABELS = ("red", "blue")
 FAMILIES = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet"]

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -60,6 +61,57 @@ class Selection:
 
     def read(self, positions: Sequence[int]) -> list[bytes]:
         return self.images.read([int(self.positions[position]) for position in positions])
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """The same images, of which those with target i have target `becomes[i]`."""
+
+    images: Images
+    becomes: NDArray[np.int64]
+
+    @property
+    def sha256(self) -> tuple[str, ...]:
+        return self.images.sha256
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        return self.becomes[self.images.targets]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, positions: Sequence[int]) -> list[bytes]:
+        return self.images.read(positions)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Images of several places, one after the other."""
+
+    parts: tuple[Images, ...]
+
+    @cached_property
+    def sha256(self) -> tuple[str, ...]:
+        return tuple(digest for part in self.parts for digest in part.sha256)
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        return np.concatenate([part.targets for part in self.parts])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def read(self, positions: Sequence[int]) -> list[bytes]:
+        found: dict[int, bytes] = {}
+        first = 0
+        for part in self.parts:
+            inside = [position for position in positions if first <= position < first + len(part)]
+            if inside:
+                files = part.read([position - first for position in inside])
+                found |= dict(zip(inside, files, strict=True))
+            first += len(part)
+        return [found[position] for position in positions]
 
 
 @dataclass(frozen=True)

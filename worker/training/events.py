@@ -219,6 +219,39 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class OldLabel:
+    """A label that the base knew, with its images and the shares of them, 0-1, that base and new classifier get right;
+    the figures as in `OldLabelsJudged`."""
+
+    label: str
+    images: int
+    base_accuracy: float
+    accuracy: float
+    accuracy_among_old: float
+
+
+@dataclass(frozen=True)
+class OldLabelsJudged:
+    """What the labels that a base knew have lost, on validation images that neither was trained on; accuracies 0-1,
+    losses in points, below zero for a gain."""
+
+    images_of: str
+    """Whose validation split: `base` for that of the version which the base was made from, or `version`."""
+    images: int
+    base_accuracy: float
+    """Of the base, among the labels that are kept."""
+    accuracy: float
+    """Of the new classifier, among all of its labels."""
+    accuracy_among_old: float
+    """Of the new classifier, among the labels that are kept: whether it still tells these apart as the base did."""
+    lost: float
+    """From `base_accuracy` to `accuracy`: what was forgotten, and what is taken for a label that is new."""
+    forgotten: float
+    """From `base_accuracy` to `accuracy_among_old`."""
+    labels: tuple[OldLabel, ...]
+
+
+@dataclass(frozen=True)
 class Profiled:
     """The version is measured: the cross-validated accuracy 0-1 of a linear classifier at the network's head and at its
     best depth, and the best of those of the same network with random values."""

@@ -85,6 +85,15 @@ def extract(
     )
 
 
+def digest(values: Mapping[str, Tensor]) -> str:
+    """sha256 over named values on the CPU."""
+    found = hashlib.sha256()
+    for name, value in sorted(values.items()):
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def batch_size(device: torch.device) -> int:
     """Images to push through a network at once where no gradients are kept."""
     return CUDA_BATCH if device.type == "cuda" else BATCH

@@ -254,6 +254,14 @@ def _gathered(batches: Iterable[Tensor], count: int, folder: Path) -> Rows:
     return found
 
 
+def values_behind(classifier: Classifier, stage: str) -> int:
+    """How many activations one image has behind `stage`."""
+    crop = classifier.preprocessing.crop
+    with torch.inference_mode():
+        image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
+        return classifier.eval().activations(image, stage).numel()
+
+
 def views_that_fit(wanted: int, *, values: int, images: int, max_bytes: int) -> int:
     """How many views of `images` images with so many activation `values` each fit into `max_bytes`; 0 for none."""
     return min(wanted, math.floor(max_bytes / max(1, 2 * values * images)))

@@ -70,6 +70,7 @@ class Learner:
         self._descent = descent
         self._criterion = criterion
         self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
+        self._starts = _starts(network) if descent.decay_to == "start" else {}
         self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
 
     def step(
@@ -94,6 +95,7 @@ class Learner:
         # A single batch that is all wrong would throw networks without normalisation so far that they never come back.
         clip_grad_norm_(self.network.parameters(), _LONGEST)
         self._optimizer.step()
+        self._pull_back()
         self._follow(number)
         return float(total)
 
@@ -133,6 +135,15 @@ class Learner:
                     yield name, key, self._optimizer.state[parameter][key]
 
     @torch.no_grad()
+    def _pull_back(self) -> None:
+        """Take each weight that is trained some way back to where it started ("Explicit Inductive Bias for Transfer
+        Learning with Convolutional Networks", Li et al. 2018); apart from the gradient, as in AdamW."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter in self._starts and parameter.requires_grad:
+                    parameter.lerp_(self._starts[parameter], min(1.0, group["lr"] * self._descent.weight_decay))
+
+    @torch.no_grad()
     def _follow(self, number: int) -> None:
         if self._average is None:
             return
@@ -161,7 +172,8 @@ def _groups(network: Classifier, descent: Descent) -> list[dict[str, object]]:
         matrices = [parameter for parameter in parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
         factor = descent.layer_decay**depth
-        groups.append({"params": matrices, "weight_decay": descent.weight_decay, _FACTOR: factor})
+        decay = descent.weight_decay if descent.decay_to == "zero" else 0.0
+        groups.append({"params": matrices, "weight_decay": decay, _FACTOR: factor})
         groups.append({"params": vectors, "weight_decay": 0.0, _FACTOR: factor})
     return groups
 
@@ -177,6 +189,12 @@ def _by_depth(network: Classifier, descent: Descent) -> list[list[nn.Parameter]]
         inside = [name for name in trained if part.holds(name.removeprefix("body."))]
         depths.append([trained.pop(name) for name in inside])
     return [[*trained.values()], *reversed(depths)]
+
+
+def _starts(network: Classifier) -> dict[nn.Parameter, Tensor]:
+    """The values that the weights that are trained have now."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim > 1]
+    return {parameter: parameter.detach().clone() for parameter in trained}
 
 
 def _take(network: Classifier, values: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,9 @@
 """A linear classifier on frozen features: multinomial logistic regression with an L2 penalty on standardised features.
 
 Minimised is the mean negative log-likelihood plus `l2 / 2` times the sum of the squared weights, in nats; the biases
-are free. (scikit-learn's `C` is `1 / (l2 * N)`, for two classes `2 / (l2 * N)`.)
+are free. (scikit-learn's `C` is `1 / (l2 * N)`, for two classes `2 / (l2 * N)`.) With a `prior`, what is squared is the
+distance from its weights: a Gaussian prior around them in place of zero, so that a classifier that is extended keeps
+what the images do not speak against.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from torch.nn import functional
 
 from worker.training import regression, threads
 from worker.training.events import Emit, PenaltyTried, ProbeFitted, Progress
-from worker.training.regression import Axes, Projected, Solution
+from worker.training.regression import Axes, Centre, Projected, Solution
 from worker.training.table import Rows
 
 MAX_CROSS_VALIDATED = 10_000
@@ -31,6 +33,16 @@ class Linear:
     bias: NDArray[np.float32]
     l2: float
     tried: tuple[PenaltyTried, ...]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A linear classifier that another one starts from and stays close to: weights `(K, D)` and biases `(K,)`, for
+    features as they come; and how many times as strongly as the penalty says each row is held `(K,)`; 0: new."""
+
+    weight: Tensor
+    bias: Tensor
+    hold: Tensor
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,7 @@ def fit(
     folds: int,
     seed: int,
     emit: Emit,
+    prior: Prior | None = None,
 ) -> Linear:
     """The best linear classifier of `features (N, D)` with `targets (N,)`, in memory that does not grow with N.
 
@@ -104,7 +117,14 @@ def fit(
     """
     several = len(l2_grid) > 1
     linear = search(
-        features, targets, classes=classes, l2_grid=l2_grid, folds=folds if several else 0, seed=seed, emit=emit
+        features,
+        targets,
+        classes=classes,
+        l2_grid=l2_grid,
+        folds=folds if several else 0,
+        seed=seed,
+        emit=emit,
+        prior=prior,
     )
     emit(ProbeFitted(l2=linear.l2, tried=linear.tried))
     return linear
@@ -120,23 +140,33 @@ def search(
     folds: int,
     seed: int,
     emit: Emit,
+    prior: Prior | None = None,
 ) -> Linear:
     """`fit` that tells of its progress alone, and cross-validates a single penalty, too; with 0 `folds` none."""
     labels = torch.from_numpy(targets)
     axes, images = regression.labelled(features, labels)
+    start = _zeros(axes, classes) if prior is None else axes.of_raw(prior.weight, prior.bias)
+    centre = None if prior is None else Centre(start, prior.hold.double())
     tried: tuple[PenaltyTried, ...] = ()
     l2 = l2_grid[0]
     if folds:
         sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
         fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
         values, held = images.at(sample), labels[sample]
-        crossed = _cross(values, held, axes, fold_of, classes=classes, l2_grid=l2_grid, effort=_CHOOSING, emit=emit)
+        crossed = _cross(
+            values, held, axes, fold_of, start=start, centre=centre, l2_grid=l2_grid, effort=_CHOOSING, emit=emit
+        )
         del values  # they may be large, and what follows needs memory of its own
         tried = _tried(crossed, held)
         l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
-    start = _zeros(axes, classes)
-    solution = regression.solve(images, axes.variances, l2=l2, start=start, tolerance=_THOROUGH.tolerance)
-    return _for_raw_features(axes, solution, l2, tried)
+    solution = regression.solve(
+        images, axes.variances, l2=l2, start=start, tolerance=_THOROUGH.tolerance, centre=centre
+    )
+    if prior is None:
+        return _for_raw_features(axes, solution, l2, tried)
+    # As a change of the prior: what its rows say of features that do not differ among these images stays.
+    change = Solution(solution.weight - start.weight, solution.bias - start.bias)
+    return _changed(prior, _for_raw_features(axes, change, l2, tried))
 
 
 @threads.few
@@ -173,7 +203,8 @@ def cross_validate(
         torch.from_numpy(targets),
         axes,
         fold_of,
-        classes=classes,
+        start=_zeros(axes, classes),
+        centre=None,
         l2_grid=l2_grid,
         effort=_QUICK,
         emit=emit,
@@ -219,7 +250,8 @@ def _cross(
     axes: Axes,
     fold_of: NDArray[np.int64],
     *,
-    classes: int,
+    start: Solution,
+    centre: Centre | None,
     l2_grid: Sequence[float],
     effort: _Effort,
     emit: Emit,
@@ -229,12 +261,12 @@ def _cross(
     predicted = torch.empty(len(penalties), len(targets), dtype=torch.int64)
     log_losses = torch.full((len(penalties), len(targets)), torch.inf, dtype=torch.float64)
     folds = [torch.from_numpy(fold_of == fold) for fold in np.unique(fold_of)]
-    solutions = [_zeros(axes, classes)] * len(folds)
+    solutions = [start] * len(folds)
     rough = values.float()
 
     def solve(held_out: Tensor, start: Solution, l2: float) -> Solution:
         images = Projected(rough[~held_out], targets[~held_out])
-        return regression.solve(images, axes.variances, l2=l2, start=start, tolerance=effort.tolerance)
+        return regression.solve(images, axes.variances, l2=l2, start=start, tolerance=effort.tolerance, centre=centre)
 
     with ThreadPoolExecutor(threads.left(), thread_name_prefix="fold") as pool:
         for step, l2 in enumerate(penalties):
@@ -267,6 +299,15 @@ def _for_raw_features(axes: Axes, solution: Solution, l2: float, tried: tuple[Pe
     # A common offset of all classes means nothing.
     bias = bias - bias.mean()
     return Linear(weight.float().numpy(), bias.float().numpy(), l2, tried)
+
+
+def _changed(prior: Prior, by: Linear) -> Linear:
+    return Linear(
+        (prior.weight.double().numpy() + by.weight).astype(np.float32),
+        (prior.bias.double().numpy() + by.bias).astype(np.float32),
+        by.l2,
+        by.tried,
+    )
 
 
 def _zeros(axes: Axes, classes: int) -> Solution:

@@ -1,6 +1,5 @@
 """The profile of a version with a backbone: how much data there is, and how close it is to what the backbone knows."""
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,7 +95,9 @@ def _random_values(asked: _Measuring, chosen: Images) -> Values:
     """The features of `chosen` that the network has with random values."""
     classifier = classifiers.build(asked.backbone, len(asked.splits.labels), state=None, seed=asked.seed)
     _measure_statistics(asked, classifier, chosen)
-    extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, _digest(classifier))
+    extractor = Extractor(
+        classifiers.inference_form(classifier), classifier.preprocessing, features.digest(classifier.state())
+    )
     nothing = Selection(asked.splits.validation, np.arange(0))
     return _values(asked, Splits(asked.splits.labels, chosen, nothing), extractor, np.arange(len(chosen)))
 
@@ -118,15 +119,6 @@ def _measure_statistics(asked: _Measuring, classifier: Classifier, images: Image
         for batch in features.views(images, several, classifier.preprocessing, max_pixels=asked.max_pixels):
             classifier.features(batch.to(asked.device))
     classifier.eval()
-
-
-def _digest(classifier: Classifier) -> str:
-    """sha256 over all values of the network."""
-    digest = hashlib.sha256()
-    for name, value in sorted(classifier.state().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _judge(

@@ -42,6 +42,12 @@ class Axes:
     variances: Tensor
     """Along each axis `(R,) float64`."""
 
+    def of_raw(self, weight: Tensor, bias: Tensor) -> "Solution":
+        """In these axes, what `weight (K, D)` and `bias (K,)` for raw features give for the images that they are of."""
+        turn = torch.where(self.scale.isinf(), 0.0, self.scale)
+        raw = weight.double()
+        return Solution((raw * turn) @ self.directions, bias.double() + raw @ self.mean)
+
     def project(self, features: Rows) -> Tensor:
         """`features (N, D)` in these axes `(N, R) float64`."""
         return torch.cat(
@@ -58,6 +64,15 @@ class Solution:
 
     weight: Tensor
     bias: Tensor
+
+
+@dataclass(frozen=True)
+class Centre:
+    """What weights are drawn to in place of zero: `solution`. Rows that are held `(K,)` are drawn so many times as
+    strongly as the penalty says, and their biases too; 0 stands for a row that is not, of which the bias is free."""
+
+    solution: Solution
+    hold: Tensor
 
 
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -180,12 +195,18 @@ def typical_spread(features: Rows) -> float:
     return float(varying.mean()) if len(varying) else 1.0
 
 
-def solve(images: Labelled, variances: Tensor, *, l2: float, start: Solution, tolerance: float) -> Solution:
-    """The minimum for images with these variances along their principal axes, to a gradient of `tolerance`."""
+def solve(
+    images: Labelled, variances: Tensor, *, l2: float, start: Solution, tolerance: float, centre: Centre | None = None
+) -> Solution:
+    """The minimum for images with these variances along their principal axes, to a gradient of `tolerance`. What is
+    penalised is the distance of the weights from `centre`, from zero where it is None."""
     classes = len(start.bias)
     # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
-    unit = (variances / classes + l2).rsqrt()
-    slope = images.slope(unit)
+    centre = centre or Centre(Solution(torch.zeros_like(start.weight), start.bias), torch.zeros_like(start.bias))
+    anchor, hold = centre.solution, l2 * centre.hold
+    strength = torch.where(hold > 0, hold, l2)[:, None] if hold.any() else variances.new_tensor(l2)
+    unit = (variances / classes + strength).rsqrt()
+    slope = _slope_in(unit, images)
     weight = (start.weight / unit).requires_grad_()
     bias = start.bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -199,13 +220,26 @@ def solve(images: Labelled, variances: Tensor, *, l2: float, start: Solution, to
 
     def closure() -> float:
         likelihood, by_weight, by_bias = slope(weight.detach(), bias.detach())
-        weights = weight.detach() * unit
-        weight.grad = by_weight + l2 * weights * unit
-        bias.grad = by_bias
-        return float(likelihood + l2 / 2 * weights.square().sum())
+        away, moved = weight.detach() * unit - anchor.weight, bias.detach() - anchor.bias
+        weight.grad = by_weight + strength * away * unit
+        bias.grad = by_bias + hold * moved
+        return float(likelihood + (strength / 2 * away.square()).sum() + (hold / 2 * moved.square()).sum())
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return Solution(weight=weight.detach() * unit, bias=bias.detach())
+
+
+def _slope_in(unit: Tensor, images: Labelled) -> Slope:
+    """With axes that have units of their own `(R,)`, or others for each row `(K, R)`."""
+    if unit.ndim == 1:
+        return images.slope(unit)
+    plain = images.slope(torch.ones_like(unit[0]))
+
+    def slope(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loss, by_weight, by_bias = plain(weight * unit, bias)
+        return loss, by_weight * unit, by_bias
+
+    return slope
 
 
 def _slope(values: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,42 +16,27 @@ from app import errors
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
-from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import WHOLE, Outlet
 from app.backbones.weights import WeightsFile
 from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
-from worker.training import data, evaluate, features, fit, precision, probe, stage_probe
+from app.warmstart import Kept, WarmStart
+from worker.training import data, evaluate, features, fit, precision, probe, retention, rivals, stage_probe, warm
 from worker.training import feed as feeds
 from worker.training.data import Splits
-from worker.training.evaluate import Evaluation
-from worker.training.events import Emit, Evaluated, NotKept, RivalJudged
+from worker.training.events import Emit, Evaluated, NotKept
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
 from worker.training.learner import Diverged
 from worker.training.probe import Linear
+from worker.training.retention import Pair
+from worker.training.rivals import Trained
 from worker.training.stage_probe import Fitted, Grid
 from worker.training.table import Rows
+from worker.training.warm import Base
 
 _VALIDATED_AT_ONCE = 8192
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished classifier, on the CPU, with its figures on the validation images."""
-
-    classifier: Classifier
-    evaluation: Evaluation
-    probabilities: NDArray[np.float64]
-    """For each validation image `(N, K)`."""
-    plan: Plan
-    """What was carried out for it."""
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What images go through before the classifier sees them."""
-        return self.classifier.preprocessing
 
 
 @dataclass(frozen=True)
@@ -60,6 +45,7 @@ class _Training:
     plan: Plan
     backbone: Backbone
     weights: WeightsFile | None
+    base: Base | None
     feature_cache: Path
     workdir: Path
     max_pixels: int
@@ -67,6 +53,18 @@ class _Training:
     emit: Emit
     device: torch.device
     others: tuple[torch.device, ...]
+
+    @property
+    def values_sha256(self) -> str | None:
+        """Of the values that the network starts from; None for random ones."""
+        if self.base is not None:
+            return self.base.sha256
+        return None if self.weights is None else self.weights.sha256
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """The labels of the base whose rows are kept."""
+        return () if self.plan.base is None else self.plan.base.kept
 
 
 def train(
@@ -82,8 +80,10 @@ def train(
     emit: Emit,
     device: torch.device,
     others: tuple[torch.device, ...] = (),
+    base: Base | None = None,
 ) -> Trained:
-    """Carry out `plan` on `splits`, from the values in `weights`, or from random ones where that is None.
+    """Carry out `plan` on `splits`, from the values in `weights`, from those of `base` where the plan has one, or else
+    from random ones.
 
     `feature_cache` may be shared by all trainings; `workdir` is this one's own, and a later call with the same one
     goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. `others` are devices
@@ -91,11 +91,14 @@ def train(
     `Unavailable` and `BadImage`.
     """
     _check(splits)
+    if base is not None and plan.base is not None and plan.base.replay:
+        splits = warm.with_replay(splits, base, plan.base)
     training = _Training(
         splits=splits,
         plan=plan,
         backbone=backbone,
         weights=weights,
+        base=base,
         feature_cache=feature_cache,
         workdir=workdir,
         max_pixels=max_pixels,
@@ -108,7 +111,15 @@ def train(
         trained = STRATEGIES[plan.strategy](training) if plan.rival is None else _best_of_two(training, plan.rival)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
-    return trained
+    return trained if base is None or plan.base is None else _compared(training, base, plan.base, trained)
+
+
+def _compared(training: _Training, base: Base, start: WarmStart, trained: Trained) -> Trained:
+    """`trained` with what it does for the labels that the base knew."""
+    pair = Pair(base, training.backbone.name, start, trained.classifier, training.splits)
+    judged = retention.judge(pair, max_pixels=training.max_pixels, emit=training.emit, device=training.device)
+    trained.classifier.cpu()
+    return replace(trained, old_labels=judged)
 
 
 def _best_of_two(training: _Training, other: Plan) -> Trained:
@@ -120,47 +131,8 @@ def _best_of_two(training: _Training, other: Plan) -> Trained:
         said = f"The rival is kept: the training of strategy '{plan.strategy}' diverged in epoch {error.epoch}."
     rival = STRATEGIES[other.strategy](replace(training, plan=other, workdir=training.workdir / "rival"))
     if trained is None:
-        return _instead(rival, plan, said)
-    return _better(trained, rival, training.splits.validation.targets, training.emit)
-
-
-def _better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: Emit) -> Trained:
-    """The one that explains the labels of the validation images better; the rival, which is simpler, where they do as
-    well."""
-    ours, theirs = (evaluate.tempered_log_loss(one.probabilities, targets) for one in (trained, rival))
-    wins = theirs <= ours
-    kept = rival if wins else trained
-    emit(
-        RivalJudged(
-            strategy=trained.plan.strategy,
-            accuracy=trained.evaluation.accuracy,
-            loss=ours,
-            rival=rival.plan.strategy,
-            rival_accuracy=rival.evaluation.accuracy,
-            rival_loss=theirs,
-            kept=kept.plan.strategy,
-        )
-    )
-    if not wins:
-        return trained
-    said = (
-        f"The rival is kept: its log-loss on the validation images is {theirs:.3f} nats, that of strategy "
-        f"'{trained.plan.strategy}' {ours:.3f}, each at its best temperature; they are right for "
-        f"{rival.evaluation.accuracy:.1%} and {trained.evaluation.accuracy:.1%}."
-    )
-    return _instead(rival, trained.plan, said)
-
-
-def _instead(rival: Trained, overall: Plan, said: str) -> Trained:
-    """`rival` as what has come of the plan as a whole."""
-    plan = replace(
-        rival.plan,
-        quadrant=overall.quadrant,
-        expected=overall.expected,
-        estimate=overall.estimate,
-        reasons=(*overall.reasons, said, *rival.plan.reasons),
-    )
-    return replace(rival, plan=plan)
+        return rivals.instead(rival, plan, said)
+    return rivals.better(trained, rival, training.splits.validation.targets, training.emit)
 
 
 def _check(splits: Splits) -> None:
@@ -171,10 +143,8 @@ def _check(splits: Splits) -> None:
 
 def _train_head(training: _Training) -> Trained:
     """Only a linear classifier, on features that the network gives as it is."""
-    if training.weights is None:
-        raise errors.Invalid("strategy 'head' needs pre-trained weights", code="weights_needed")
     classifier = _build(training)
-    found = _features(training, classifier, training.weights).at(features.HEAD)
+    found = _features(training, classifier).at(features.HEAD)
     _fit_head(training, classifier, found.train)
     return _trained(training, classifier.eval(), _probabilities(classifier, found.validation))
 
@@ -190,11 +160,13 @@ def _probabilities(classifier: Classifier, values: Rows) -> NDArray[np.float64]:
     return found.numpy()
 
 
-def _features(training: _Training, classifier: Classifier, file: WeightsFile) -> Features:
+def _features(training: _Training, classifier: Classifier) -> Features:
     """What the network gives at every depth as it is."""
+    if training.values_sha256 is None:
+        raise errors.Invalid(f"strategy {training.plan.strategy!r} needs pre-trained weights", code="weights_needed")
     return features.extract(
         training.splits,
-        Extractor(classifiers.inference_form(classifier), classifier.preprocessing, file.sha256),
+        Extractor(classifiers.inference_form(classifier), classifier.preprocessing, training.values_sha256),
         cache_dir=training.feature_cache,
         max_pixels=training.max_pixels,
         emit=training.emit,
@@ -216,6 +188,8 @@ def _linear(training: _Training, values: Rows) -> Linear:
         folds=training.plan.folds,
         seed=training.plan.seed,
         emit=training.emit,
+        # Fitted anew, it would throw the rows of the old labels away.
+        prior=None if training.base is None else warm.prior(training.base, training.splits, training.kept),
     )
 
 
@@ -227,9 +201,7 @@ def _set_head(classifier: Classifier, linear: Linear) -> None:
 
 def _train_stage_probe(training: _Training) -> Trained:
     """A linear classifier on the features of a stage or of all stages, and a network that ends where they come from."""
-    if training.weights is None:
-        raise errors.Invalid("strategy 'stage_probe' needs pre-trained weights", code="weights_needed")
-    found = _features(training, _build(training), training.weights)
+    found = _features(training, _build(training))
     fitted = _fit_stages(training, found)
     columns = None if fitted.columns is None else torch.from_numpy(fitted.columns)
     classifier = _build(training, outlet=fitted.outlet, columns=columns)
@@ -239,14 +211,16 @@ def _train_stage_probe(training: _Training) -> Trained:
 
 def _fit_stages(training: _Training, found: Features) -> Fitted:
     plan, targets, classes = training.plan, training.splits.train.targets, len(training.splits.labels)
-    grid = Grid(plan.l2_grid, plan.folds, plan.shares)
-    if plan.stage == ALL_STAGES:
-        return stage_probe.fit_selected(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
-    if plan.stage == BEST_STAGE:
-        return stage_probe.fit_best(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
+    if plan.stage in _COMPARED:
+        grid = Grid(plan.l2_grid, plan.folds, plan.shares)
+        fitted = _COMPARED[plan.stage]
+        return fitted(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
     # Of a network whose own classifier gets the mean over its last stage there are no features of that stage besides.
     depth = plan.stage if plan.stage and plan.stage in found.columns else features.HEAD
     return Fitted(_linear(training, found.at(depth).train), stage_probe.outlet_of(depth), columns=None)
+
+
+_COMPARED = {ALL_STAGES: stage_probe.fit_selected, BEST_STAGE: stage_probe.fit_best}
 
 
 def _train_top(training: _Training) -> Trained:
@@ -269,7 +243,7 @@ def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Fee
     """The activations behind the frozen stages, if there is room for them, else the images themselves."""
     plan, splits = training.plan, training.splits
     assert plan.freeze is not None
-    values = _values_behind(classifier, plan.freeze)
+    values = feeds.values_behind(classifier, plan.freeze)
     count = len(splits.train) + len(splits.validation)
     views = feeds.views_that_fit(plan.views, values=values, images=count, max_bytes=training.max_activation_bytes)
     if views == 0 or not classifier.walk.can_enter:
@@ -289,20 +263,12 @@ def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Fee
         return images
 
 
-def _values_behind(classifier: Classifier, stage: str) -> int:
-    """How many activations one image has behind `stage`."""
-    crop = classifier.preprocessing.crop
-    with torch.inference_mode():
-        image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
-        return classifier.eval().activations(image, stage).numel()
-
-
 def _train_full(training: _Training) -> Trained:
     """Every layer, from the first to the last."""
     classifier = _build(training)
-    if training.weights is not None and training.plan.reinit == "none":
+    if training.values_sha256 is not None and training.plan.reinit == "none":
         # Kept on disk, they are there already where the plan has come from a comparison of backbones.
-        _fit_head(training, classifier, _features(training, classifier, training.weights).at(features.HEAD).train)
+        _fit_head(training, classifier, _features(training, classifier).at(features.HEAD).train)
     return _fitted(training, classifier, _images(training, classifier))
 
 
@@ -359,6 +325,8 @@ STRATEGIES: dict[str, Callable[[_Training], Trained]] = {
 
 
 def _build(training: _Training, *, outlet: Outlet = WHOLE, columns: Tensor | None = None) -> Classifier:
+    if training.base is not None:
+        return warm.build(training.backbone.name, training.base, training.splits.labels, training.kept)
     classes, seed, file = len(training.splits.labels), training.plan.seed, training.weights
     if file is None:
         return classifiers.build(training.backbone, classes, state=None, seed=seed)
@@ -384,7 +352,7 @@ def _fingerprint(training: _Training) -> str:
     plan = replace(training.plan, reasons=(), rival=None, quadrant=None, expected=None, estimate=None)
     facts = [
         asdict(plan),
-        None if training.weights is None else training.weights.sha256,
+        training.values_sha256,
         splits.labels,
         [[images.sha256, images.targets.tolist()] for images in (splits.train, splits.validation)],
     ]

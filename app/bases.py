@@ -1,0 +1,87 @@
+"""The base of a recipe: the model version that a training starts from, found, checked, and its labels matched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import JsonValue
+from sqlalchemy.orm import Session
+
+from app import errors, warmstart
+from app.backbones.catalogue import Backbone
+from app.datasets import service as datasets
+from app.datasets.tables import DatasetVersion
+from app.models import service as models
+from app.models.tables import ModelVersion
+from app.recipe import Recipe
+from app.warmstart import WarmStart
+
+
+@dataclass(frozen=True)
+class FoundBase:
+    """What a recipe's base turned out to be."""
+
+    recipe: Recipe
+    """With the version of the base written out, so that a later one changes nothing."""
+    start: WarmStart
+    stages: tuple[str, ...]
+    """Of the base's network, which may be cut."""
+
+
+def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> FoundBase:
+    """The base that `recipe` names, for a training on `version`. Raises `NotFound` where there is none, `Invalid` where
+    it cannot be started from, `UnknownName` for a label, and `Conflict` where its images are wanted and gone."""
+    name, base = _referenced(session, str(recipe.base))
+    reference = f"{name}@{base.number}"
+    if base.backbone != recipe.backbone:
+        raise errors.Invalid(
+            f"{reference} is a {base.backbone}, and the recipe asks for {recipe.backbone}: values of one network mean "
+            f"nothing in another; take backbone {base.backbone}, or another base",
+            code="base_of_other_backbone",
+            detail={"base": reference, "base_backbone": base.backbone, "backbone": recipe.backbone},
+        ).at("recipe.base")
+    stages = _stages(recipe, backbone, base, reference)
+    if recipe.replay:
+        _check_images(session, base, reference)
+    kept, fresh, dropped = warmstart.match(base.labels, version.labels, recipe.label_map)
+    start = WarmStart(
+        base=reference, version_id=base.id, kept=kept, fresh=fresh, dropped=dropped, replay=bool(recipe.replay)
+    )
+    return FoundBase(replace(recipe, base=reference), start, stages)
+
+
+def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
+    try:
+        return models.referenced(session, reference)
+    except errors.NotFound as error:
+        nearest: list[JsonValue] = [*models.nearest_names(session, reference.partition("@")[0])]
+        wrong_name = nearest and error.code == "model_not_found"
+        hint = f"; did you mean {', '.join(map(str, nearest))}?" if wrong_name else ""
+        detail = {**error.detail, "nearest": nearest}
+        raise errors.NotFound(f"{error.message}{hint}", code=error.code, detail=detail).at("recipe.base") from error
+
+
+def _stages(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: str) -> tuple[str, ...]:
+    """The stages that the base's network has. Raises `Invalid` where it ends so that its layers cannot be trained."""
+    names = tuple(stage.name for stage in backbone.stages)
+    outlet: Mapping[str, Any] = base.provenance.get("backbone", {}).get("outlet") or {}
+    if outlet.get("taps") and recipe.strategy in ("top", "full"):
+        raise errors.Invalid(
+            f"the classifier of {reference} sees selected features of several stages, so none of them can be trained "
+            "on; strategy 'head' extends it",
+            code="base_of_several_stages",
+            detail={"base": reference},
+        ).at("recipe.strategy")
+    last = outlet.get("stage") or next((tap for tap in reversed(outlet.get("taps") or ()) if tap in names), None)
+    return names[: names.index(last) + 1] if last in names else names
+
+
+def _check_images(session: Session, base: ModelVersion, reference: str) -> None:
+    try:
+        datasets.find_version(session, base.dataset_id, base.dataset_version)
+    except errors.NotFound as error:
+        raise errors.Conflict(
+            f"the data set that {reference} was made from is deleted, so its images cannot be added; leave replay out",
+            code="base_images_gone",
+            detail={"base": reference},
+        ).at("recipe.replay") from error

@@ -1,0 +1,75 @@
+"""What a plan becomes where the training starts from a model version of one's own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from app.plan import Plan, VersionFacts, resolve
+from app.recipe import Recipe, narrowed
+from app.warmstart import WarmStart, told
+
+PULL = 0.01
+"""How strongly layers that are trained on are pulled back to where they were, if the recipe does not say; of the
+strengths that Li et al. (2018, L2-SP) found to be best from data set to data set, one in the middle."""
+
+
+def plan(recipe: Recipe, start: WarmStart, version: VersionFacts, *, stages: tuple[str, ...]) -> Plan:
+    """The plan for a `recipe` with a base whose network has these stages. Raises `UnknownName` and `Invalid`."""
+    reasons: list[str] = []
+    if recipe.strategy == "auto":
+        recipe, lost = narrowed(recipe, "head")
+        reasons.append(_WHY_HEAD)
+        if lost:
+            reasons.append(f"Not for strategy 'head', and so left out: {', '.join(lost)}.")
+    made = resolve(recipe, version, stages=stages)
+    if made.descent is not None:
+        pull = PULL if recipe.weight_decay is None else recipe.weight_decay
+        made = replace(made, descent=replace(made.descent, weight_decay=pull, decay_to="start"))
+    return replace(
+        made,
+        base=start,
+        treatments=tuple(
+            replace(one, values="base" if one.values in ("pretrained", "fitted") else one.values)
+            for one in made.treatments
+        ),
+        reasons=(*_about_labels(start), *reasons, *made.reasons, *_about_pull(made), _about_replay(start)),
+    )
+
+
+_WHY_HEAD = (
+    "The layers have been fitted to data of this kind already: they stay as they are, so that they unlearn nothing, "
+    "and only the classifier changes."
+)
+
+
+def _about_labels(start: WarmStart) -> Iterator[str]:
+    renamed = [f"{one.old} as {one.new}" for one in start.kept if one.old != one.new]
+    yield (
+        f"Rows of the classifier of {start.base} are kept for {len(start.kept)} labels, matched by name"
+        f"{', ' + told(renamed) if renamed else ''}; for {len(start.fresh)} they are new"
+        f"{': ' + told(start.fresh) if start.fresh else ''}."
+    )
+    if start.dropped:
+        yield f"The version has no {told(start.dropped)} any more, so these rows go."
+    yield (
+        "The classifier that is fitted first is kept close to those rows: what is penalised is the distance from them, "
+        "and new rows are those of a label that is as likely as the old ones."
+    )
+
+
+def _about_pull(made: Plan) -> Iterator[str]:
+    if made.descent is not None:
+        yield (
+            "Weights that are trained are not pulled to zero but back to where they start, by "
+            f"{made.descent.weight_decay:g} (L2-SP, Li et al. 2018), so that the old labels are not unlearnt."
+        )
+
+
+def _about_replay(start: WarmStart) -> str:
+    if start.replay:
+        return (
+            f"The training images that {start.base} was made from are trained on besides, where the version lacks them."
+        )
+    return (
+        f"Only the version's own images are trained on; replay would add those that {start.base} was made from, for "
+        "labels of which the version has few."
+    )
