@@ -40,6 +40,7 @@ _PHASES = {
     "rank": "ranking",
     "train": "training",
     "validate": "validating",
+    "reference": "looking at the labels",
     "evaluate": "evaluating",
 }
 
