@@ -21,6 +21,7 @@ from app.doorbell import Doorbell
 from app.experiments import routes as experiments
 from app.jobs import imports
 from app.jobs import routes as jobs
+from app.models import evaluation_routes
 from app.models import routes as models
 from app.plans import routes as plans
 from app.predictions import routes as predictions
@@ -74,6 +75,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         labels.router,
         experiments.router,
         models.router,
+        evaluation_routes.router,
         predictions.router,
     ):
         app.include_router(router)

@@ -27,7 +27,7 @@ from app.datasets import store
 from app.datasets.store import Item
 from app.plan import resolve
 from app.recipe import Recipe
-from bench.quality import facts
+from bench.photos import facts
 from worker import analyse
 from worker.splits import splits_of
 from worker.training import probe, strategies, table

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from app.plan import VersionFacts
 from worker.training.data import Splits
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -73,3 +74,14 @@ def splits(chosen: PhotoSet, *, seed: int) -> tuple[Splits, Photos]:
     seen, test = divide(chosen.photos, share=0.3, seed=seed)
     train, validation = divide(seen, share=0.2, seed=seed)
     return Splits(chosen.labels, train, validation), test
+
+
+def facts(splits: Splits) -> VersionFacts:
+    """What a plan is told of them."""
+    counts = np.bincount(splits.train.targets, minlength=len(splits.labels))
+    return VersionFacts(
+        classes=len(splits.labels),
+        train_images=len(splits.train),
+        validation_images=len(splits.validation),
+        smallest_class=int(counts.min()),
+    )

@@ -21,7 +21,7 @@ from app import estimates, policy
 from app.backbones import catalogue, classifier, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
-from app.plan import Plan, VersionFacts, resolve
+from app.plan import Plan, resolve
 from app.profile import Profile
 from app.recipe import Recipe
 from bench import photos
@@ -141,25 +141,14 @@ def _profile(run: Run, seen: Splits, backbone: Backbone, file: WeightsFile | Non
 def _plan(recipe: Recipe, seen: Splits, backbone: Backbone, measured: Profile | None) -> Plan:
     stages = [stage.name for stage in backbone.stages]
     if recipe.strategy != "auto":
-        plan = resolve(recipe, facts(seen), stages=stages)
+        plan = resolve(recipe, photos.facts(seen), stages=stages)
     else:
         assert measured is not None
-        plan = policy.plan(recipe, measured, facts(seen), stages=stages)
+        plan = policy.plan(recipe, measured, photos.facts(seen), stages=stages)
         plan = estimates.fitted(plan, recipe, backbone, measured.costs)
     if measured is None:
         return plan
-    return replace(plan, estimate=estimates.of(plan, facts(seen), backbone, measured.costs))
-
-
-def facts(splits: Splits) -> VersionFacts:
-    """What a plan is told of them."""
-    counts = np.bincount(splits.train.targets, minlength=len(splits.labels))
-    return VersionFacts(
-        classes=len(splits.labels),
-        train_images=len(splits.train),
-        validation_images=len(splits.validation),
-        smallest_class=int(counts.min()),
-    )
+    return replace(plan, estimate=estimates.of(plan, photos.facts(seen), backbone, measured.costs))
 
 
 def table(results: list[tuple[Run, Found]]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from app.backbones.weights import WeightsFile
 from app.errors import WeightsUnavailable
 from app.plan import Plan, resolve
 from app.recipe import Recipe
-from bench import passes, photos, plain, quality
+from bench import passes, photos, plain
 from bench.photos import Photos, PhotoSet
 from worker.training import strategies
 from worker.training.data import Splits
@@ -56,7 +56,7 @@ class Subject:
     validation: Photos
 
     def plan(self, recipe: Recipe) -> Plan:
-        return resolve(recipe, quality.facts(self.splits), stages=[stage.name for stage in self.backbone.stages])
+        return resolve(recipe, photos.facts(self.splits), stages=[stage.name for stage in self.backbone.stages])
 
 
 @dataclass(frozen=True)

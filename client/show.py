@@ -41,6 +41,7 @@ _PHASES = {
     "rank": "ranking",
     "train": "training",
     "validate": "validating",
+    "reference": "looking at the labels",
     "evaluate": "evaluating",
     "old labels": "comparing with the base",
 }

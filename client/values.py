@@ -314,7 +314,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
     @property
     def old_labels(self) -> list[OldLabels]:
         """What the labels of the base have lost, where it was trained from one."""
-        return msgspec.convert(self.evaluation.get("old_labels", []), list[OldLabels])
+        return msgspec.convert(self.evaluation.get("old_labels") or [], list[OldLabels])
 
 
 class Arm(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from app.backbones import catalogue, classifier, networks
 from app.models import artifact
-from app.models.artifact import Artifact
+from app.models.artifact import Artifact, Calibration
 
 Pack = Callable[[Path, Mapping[str, bytes]], Path]
 
@@ -58,10 +59,11 @@ def tar_of(folder: Path, files: Mapping[str, bytes]) -> Path:
     return path
 
 
-def write_artifact(folder: Path) -> None:
+def write_artifact(folder: Path, *, calibration: Calibration | None = None) -> None:
     """An untrained classifier of ants and bees."""
     built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0)
-    artifact.write(folder, Artifact("tinynet", ("ants", "bees"), built.preprocessing, {}, {}, {}, built.state()))
+    plain = Artifact("tinynet", ("ants", "bees"), built.preprocessing, {}, {}, {}, built.state())
+    artifact.write(folder, replace(plain, calibration=calibration))
 
 
 SMALL = "timm:test_resnet"

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from app import errors, estimates, policy, ranking
+from app import errors, estimates, evaluation, policy, ranking
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
+from app.evaluation import Evaluation
 from app.models import artifact
-from app.models.artifact import Artifact
+from app.models.artifact import Artifact, Calibration
 from app.plan import Plan, VersionFacts, resolve
 from app.profile import Profile
 from app.ranking import Ranking
@@ -22,7 +23,7 @@ from worker import analyse, bases, rank
 from worker.bases import BaseWork
 from worker.places import Places
 from worker.splits import splits_of
-from worker.training import checkpoint, strategies
+from worker.training import checkpoint, report, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit, Planned
 from worker.training.rivals import Trained
@@ -69,6 +70,7 @@ class TrainOutcome:
     plan: Plan
     labels: tuple[str, ...]
     evaluation: dict[str, Any]
+    """Its main figures; the artifact has all of them."""
     provenance: dict[str, Any]
     measured: Profile | None
     """What it was decided by, where it was decided here."""
@@ -113,23 +115,25 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         others=tuple(others),
         base=base,
     )
+    found = report.report(trained, splits, also_chosen_by=_is_choosing(plan), max_pixels=work.places.max_image_pixels)
     result = Artifact(
         backbone=backbone.name,
         labels=splits.labels,
         preprocessing=trained.preprocessing,
         plan=asdict(trained.plan),
-        evaluation=_evaluation(trained),
+        evaluation=asdict(found.evaluation),
         provenance=_provenance(work, backbone, file, trained),
         state=trained.classifier.state(),
         outlet=trained.classifier.outlet,
+        calibration=_calibration(found.evaluation, trained),
     )
-    artifact.write(folder / "artifact", result)
+    artifact.write(folder / "artifact", result, thumbnails=found.thumbnails)
     return TrainOutcome(
         artifact=folder / "artifact",
         version_id=work.version_id,
         plan=trained.plan,
         labels=splits.labels,
-        evaluation=dict(result.evaluation),
+        evaluation=dict(evaluation.brief(found.evaluation)),
         provenance=dict(result.provenance),
         measured=settled.measured,
         ranked=settled.ranked,
@@ -142,9 +146,25 @@ def _base(work: TrainWork) -> Base | None:
     return bases.read(work.base, work.plan.base)
 
 
-def _evaluation(trained: Trained) -> dict[str, Any]:
-    figures = asdict(trained.evaluation)
-    return {**figures, "old_labels": [asdict(one) for one in trained.old_labels]} if trained.old_labels else figures
+def _is_choosing(plan: Plan) -> bool:
+    """Whether the validation images may decide which of several classifiers is kept."""
+    descent = plan.descent
+    return plan.rival is not None or (
+        descent is not None and (plan.reinit == "none" or descent.patience is not None)  # the start counts, or an epoch
+    )
+
+
+def _calibration(found: Evaluation, trained: Trained) -> Calibration:
+    """What serving needs of the evaluation, which a report has in full."""
+    assert found.reliability is not None
+    assert found.unknown is not None
+    assert found.conformal is not None
+    return Calibration(
+        temperature=found.reliability.temperature,
+        unknown_below=found.unknown.threshold,
+        conformal=tuple((one.alpha, one.threshold) for one in found.conformal),
+        means=torch.from_numpy(trained.means),
+    )
 
 
 def _weights(places: Places, backbone: Backbone, choice: str) -> WeightsFile | None:

@@ -12,6 +12,7 @@ from app.problems import responses
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 Name = Annotated[str, Path(max_length=100, examples=["patterns"])]
+Number = Annotated[int, Path(ge=1, lt=2**31, examples=[1])]
 
 
 @router.get("", responses=responses(422))
@@ -43,9 +44,7 @@ def list_model_versions(
 
 
 @router.get("/{name}/versions/{number}", responses=responses(404, 422))
-def read_model_version(
-    name: Name, number: Annotated[int, Path(ge=1, lt=2**31, examples=[1])], database: DatabaseDep
-) -> ModelVersionRead:
+def read_model_version(name: Name, number: Number, database: DatabaseDep) -> ModelVersionRead:
     """One version: its labels, how well it did on the validation split, and what it was made from."""
     with database.read() as session:
         return ModelVersionRead.model_validate(service.find_version(session, name, number))

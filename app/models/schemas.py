@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.evaluation import Evaluation
+
 
 class ModelRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
@@ -27,6 +29,16 @@ class ModelVersionRead(BaseModel):
     backbone: str
     strategy: str
     labels: list[str] = Field(description="The label at place i is what output i of the classifier means.")
-    evaluation: dict[str, Any] = Field(description="Figures on the validation split.")
+    evaluation: dict[str, Any] = Field(description="Main figures on the validation split; `…/evaluation` has all.")
     provenance: dict[str, Any] = Field(description="Data, weights, seed and libraries it was made from.")
     created_at: datetime
+
+
+class EvaluationRead(BaseModel):
+    """All that was measured of a version. What a version of an older service lacks is null."""
+
+    model: str = Field(examples=["patterns"])
+    version: int
+    split: str = Field(description="The images that it was measured on.", examples=["validation"])
+    pictures: list[str] = Field(description="Names of the pictures at `…/evaluation/{picture}.svg`.")
+    figures: Evaluation

@@ -7,12 +7,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from app import errors
 from app.backbones import classifier as classifiers
 from app.backbones import preprocess
+from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
 from app.models import artifact as artifacts
+from app.models.artifact import Calibration
 from app.models.service import Served
 from app.storage import Storage
 
@@ -29,12 +32,25 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What is said of one image."""
+
+    labels: list[Ranked]
+    """The most probable first."""
+    similarity: float | None
+    """Cosine of its features with the mean of the nearest label's; None for versions of old, which have no means."""
+    is_unknown: bool | None
+    """Whether that is below the version's threshold."""
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A classifier ready to run."""
 
-    network: torch.nn.Module
+    network: InferenceForm
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    calibration: Calibration | None
 
 
 class Engine:
@@ -48,13 +64,13 @@ class Engine:
         self._choosing = threading.Lock()
         self._running = threading.Lock()
 
-    def classify(self, version: Served, images: Sequence[bytes], *, top_k: int) -> list[list[Ranked]]:
-        """The `top_k` most probable labels of each image (JPEG, PNG or WebP bytes), the most probable first.
+    def classify(self, version: Served, images: Sequence[bytes], *, top_k: int) -> list[Answer]:
+        """For each image (JPEG, PNG or WebP bytes) its `top_k` most probable labels, and whether it is unknown.
 
         Raises `BadImage`, whose detail tells which image it is.
         """
         loaded = self._get(version)
-        ranked: list[list[Ranked]] = []
+        answers: list[Answer] = []
         for start in range(0, len(images), _BATCH):
             batch = torch.stack(
                 [
@@ -62,8 +78,10 @@ class Engine:
                     for place, image in enumerate(images[start : start + _BATCH], start)
                 ]
             )
-            ranked += _rank(self._probabilities(loaded, batch), loaded.labels, top_k)
-        return ranked
+            features, probabilities = self._passed(loaded, batch)
+            ranked = _rank(probabilities, loaded.labels, top_k)
+            answers += _answers(ranked, features, loaded.calibration)
+        return answers
 
     def _get(self, version: Served) -> Loaded:
         """The classifier, loaded by whoever asks for it first; only those who want the same one wait for that."""
@@ -100,7 +118,8 @@ class Engine:
             artifact.state,
             outlet=artifact.outlet,
         )
-        return Loaded(classifiers.inference_form(restored), artifact.labels, artifact.preprocessing)
+        form = classifiers.inference_form(restored)
+        return Loaded(form, artifact.labels, artifact.preprocessing, artifact.calibration)
 
     def _decoded(self, image: bytes, place: int, loaded: Loaded) -> torch.Tensor:
         try:
@@ -110,10 +129,22 @@ class Engine:
             raise
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    def _probabilities(self, loaded: Loaded, batch: torch.Tensor) -> torch.Tensor:
+    def _passed(self, loaded: Loaded, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features `(N, D)` and probabilities `(N, K)`."""
         with self._running, torch.inference_mode():
-            logits: torch.Tensor = loaded.network(batch)
-            return logits.double().softmax(dim=1)
+            features = loaded.network.features(batch)
+            return features, loaded.network.head(features).double().softmax(dim=1)
+
+
+def _answers(ranked: list[list[Ranked]], features: torch.Tensor, calibration: Calibration | None) -> list[Answer]:
+    if calibration is None:
+        return [Answer(labels, similarity=None, is_unknown=None) for labels in ranked]
+    similar = functional.normalize(features.double(), dim=1) @ calibration.means.double().T
+    nearest = similar.amax(dim=1).tolist()
+    return [
+        Answer(labels, similarity=value, is_unknown=value < calibration.unknown_below)
+        for labels, value in zip(ranked, nearest, strict=True)
+    ]
 
 
 def _rank(probabilities: torch.Tensor, labels: tuple[str, ...], top_k: int) -> list[list[Ranked]]:

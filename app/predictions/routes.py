@@ -1,7 +1,7 @@
 """The predict route: an image as the body, in a form, or as base64 in JSON."""
 
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from app import bodies, errors
 from app.bodies import InFlight, Share
 from app.deps import Parts, PartsDep
 from app.models import service
-from app.predictions.engine import Engine, Ranked
+from app.predictions.engine import Answer, Engine
 from app.predictions.schemas import LabelProbability, PredictBody, Prediction, PredictRead
 from app.problems import responses
 from app.settings import Settings
@@ -55,7 +55,8 @@ async def predict(
     parts: PartsDep,
     top_k: Annotated[int, Query(ge=1, le=1000, description="How many labels for each image.")] = 5,
 ) -> PredictRead:
-    """Labels for one image or several, each with its probability."""
+    """Labels for one image or several, each with its probability, and whether the image is like nothing that the model
+    was trained on."""
     version = await run_sync(_find, parts, reference)
     engine: Engine = request.app.state.engine
     limiter: anyio.CapacityLimiter = request.app.state.predict_limiter
@@ -63,9 +64,9 @@ async def predict(
     read = _reader(request)
     with in_flight.share() as share:
         images = await read(request, parts.settings, share)
-        ranked = await run_sync(lambda: engine.classify(version, images, top_k=top_k), limiter=limiter)
+        answers = await run_sync(lambda: engine.classify(version, images, top_k=top_k), limiter=limiter)
     return PredictRead(
-        model=version.model_name, version=version.number, predictions=[_prediction(labels) for labels in ranked]
+        model=version.model_name, version=version.number, predictions=[_prediction(answer) for answer in answers]
     )
 
 
@@ -140,8 +141,9 @@ def _too_many_images(settings: Settings) -> errors.TooLarge:
     )
 
 
-def _prediction(labels: Sequence[Ranked]) -> Prediction:
-    return Prediction(labels=[LabelProbability(label=item.label, probability=item.probability) for item in labels])
+def _prediction(answer: Answer) -> Prediction:
+    labels = [LabelProbability(label=item.label, probability=item.probability) for item in answer.labels]
+    return Prediction(labels=labels, unknown=answer.is_unknown, similarity=answer.similarity)
 
 
 _READERS: dict[str, Reader] = {

@@ -28,6 +28,15 @@ class Prediction(BaseModel):
     """The labels of one image, the most probable first."""
 
     labels: list[LabelProbability]
+    unknown: bool | None = Field(
+        description="Whether the image is like nothing that the model was trained on, so that its labels mean nothing; "
+        "null where the version was trained by a service that did not evaluate that.",
+        examples=[False],
+    )
+    similarity: float | None = Field(
+        description="With the nearest label, up to 1: below the version's threshold (`…/evaluation`) it is unknown.",
+        examples=[0.71],
+    )
 
 
 class PredictRead(BaseModel):

@@ -7,10 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional
 
 from app import errors
+from app.backbones import catalogue, classifier, preprocess
+from app.models.artifact import Calibration
 from app.models.service import Served
-from app.predictions.engine import Engine
+from app.predictions.engine import Answer, Engine
 from app.storage import Storage
 from tests import factories
 
@@ -23,8 +27,8 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.storage = Storage(folder)
 
-    def add(self, name: str) -> Served:
-        factories.write_artifact(self.storage.model_version(name))
+    def add(self, name: str, calibration: Calibration | None = None) -> Served:
+        factories.write_artifact(self.storage.model_version(name), calibration=calibration)
         return Served(name, name, 1)
 
     def remove(self, version: Served) -> None:
@@ -92,3 +96,25 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(shelf: Shelf, engine: E
     shelf.add("missing")
 
     assert len(engine.classify(missing, [PHOTO], top_k=1)) == 1
+
+
+def test_an_image_below_the_threshold_of_its_version_is_unknown(shelf: Shelf, engine: Engine) -> None:
+    built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0).eval()
+    pixels = preprocess.load(PHOTO, built.preprocessing, max_pixels=10**6)
+    with torch.inference_mode():
+        own = functional.normalize(built.features(torch.from_numpy(pixels).permute(2, 0, 1)[None]), dim=1)
+    means = torch.cat([-own, own])
+
+    def answer(name: str, threshold: float) -> Answer:
+        kept = Calibration(temperature=1.0, unknown_below=threshold, conformal=(), means=means)
+        return engine.classify(shelf.add(name, kept), [PHOTO], top_k=2)[0]
+
+    known, foreign = answer("known", 0.99), answer("foreign", 1.01)
+    assert known.similarity == pytest.approx(1, abs=1e-4)
+    assert (known.is_unknown, foreign.is_unknown) == (False, True)
+    assert known.labels == foreign.labels
+
+
+def test_a_version_of_old_says_nothing_of_unknown_images(shelf: Shelf, engine: Engine) -> None:
+    (found,) = engine.classify(shelf.add("old"), [PHOTO], top_k=1)
+    assert found.similarity is found.is_unknown is None

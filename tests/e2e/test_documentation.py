@@ -118,6 +118,7 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
     assert [plan.status_code for plan in plans] == [200, 202]
     measured = service.succeeded(http, service.measure(http, "patterns", backbone=factories.SMALL)["id"])
     ids["profile_id"] = measured["result"]["profile"]
+    left.pop(("get", "/v1/models/{name}/versions/{number}/evaluation/mistakes/{place}.jpg"))  # there may be no mistake
     for method, path in sorted(left):
         if method == "get" or path.endswith("/predict"):
             call(method, path)

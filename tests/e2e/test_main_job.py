@@ -109,6 +109,23 @@ def test_a_training_tells_its_story(http: httpx.Client, model: str, dataset_id: 
     }
 
 
+def test_a_model_comes_with_a_whole_evaluation_pictures_and_a_card(http: httpx.Client, model: str) -> None:
+    url = f"/v1/models/{model}/versions/1"
+    answer = http.get(f"{url}/evaluation").json()
+    figures, brief = answer["figures"], http.get(url).json()["evaluation"]
+
+    assert {name: figures[name] for name in brief} == brief
+    assert figures["reliability"]["after"]["log_loss"] <= figures["reliability"]["before"]["log_loss"]
+    assert [one["label"] for one in figures["unknown"]["left_out"]] == ["blue", "green", "red"]
+    assert figures["also_chosen_by"] is False  # nothing competed with the network after the last epoch
+    assert len(figures["mistakes"]) == round((1 - figures["accuracy"]) * 12)
+    for place in range(len(figures["mistakes"])):
+        assert Image.open(io.BytesIO(http.get(f"{url}/evaluation/mistakes/{place}.jpg").content)).format == "JPEG"
+    for name in answer["pictures"]:
+        assert http.get(f"{url}/evaluation/{name}.svg").headers["content-type"] == "image/svg+xml"
+    assert model in http.get(f"{url}/card").text
+
+
 @pytest.mark.parametrize("colour", sorted(factories.COLOURS))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_new_photo_gets_its_label(http: httpx.Client, model: str, colour: str, kind: str) -> None:

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from app import errors
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.preprocess import Preprocessing
+from app.evaluation import ClassFigures
 from tests.training import samples
 from tests.training.samples import Recorder
 from worker.training import evaluate
@@ -61,6 +63,24 @@ def test_the_accuracy_of_the_five_best_is_that_of_scikit_learn(classes: int) -> 
     assert found.accuracy < found.top5_accuracy < 1
 
 
+@pytest.mark.parametrize("classes", [2, 4, 30])
+def test_the_accuracies_of_the_k_best_are_those_of_scikit_learn(classes: int) -> None:
+    probabilities, targets = guesses(200, classes)
+    found = evaluate.evaluate(probabilities, targets, labels(classes))
+    assert found.top is not None
+    assert [top.k for top in found.top] == [k for k in (2, 3, 5, 10) if k < classes]
+    for top in found.top:
+        expected = metrics.top_k_accuracy_score(targets, probabilities, k=top.k, labels=list(range(classes)))
+        assert top.accuracy == pytest.approx(expected, abs=CLOSE)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (93, 100), (1, 3), (480, 1000)])
+def test_the_interval_of_the_accuracy_is_that_of_scipy(hits: int, count: int) -> None:
+    expected = binomtest(hits, count).proportion_ci(method="wilson")
+    found = evaluate.interval(hits, count)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=CLOSE)
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 def test_of_five_labels_the_five_best_say_nothing(classes: int) -> None:
     assert evaluate.evaluate(*guesses(20, classes), labels(classes)).top5_accuracy is None
@@ -76,7 +96,7 @@ def test_a_label_without_images_or_predictions_has_figures_of_zero() -> None:
     assert [figures.precision for figures in found.classes] == pytest.approx(precision.tolist(), abs=CLOSE)
     assert [figures.recall for figures in found.classes] == pytest.approx(recall.tolist(), abs=CLOSE)
     assert [figures.f1 for figures in found.classes] == pytest.approx(f1.tolist(), abs=CLOSE)
-    assert found.classes[3] == evaluate.ClassFigures("label 3", 0, 0.0, 0.0, 0.0)
+    assert found.classes[3] == ClassFigures("label 3", 0, 0.0, 0.0, 0.0)
 
 
 def test_a_likelihood_that_is_rounded_to_zero_gives_a_finite_loss() -> None:

@@ -14,7 +14,7 @@ from app.backbones.catalogue import Backbone
 from app.backbones.taps import COLUMNS, Outlet
 from app.backbones.weights import WeightsFile
 from app.models import artifact as artifacts
-from app.models.artifact import Artifact
+from app.models.artifact import Artifact, Calibration
 from app.models.service import Served
 from app.predictions.engine import Engine
 from app.recipe import Recipe
@@ -116,14 +116,17 @@ def served(trained: Trained, backbone: Backbone, splits: Splits, folder: Path) -
     storage = Storage(folder)
     outlet = trained.classifier.outlet
     state = trained.classifier.state()
+    kept = Calibration(temperature=1.0, unknown_below=0.0, conformal=(), means=torch.from_numpy(trained.means))
     result = Artifact(
-        backbone.name, splits.labels, trained.preprocessing, {}, asdict(trained.evaluation), {}, state, outlet
+        backbone.name, splits.labels, trained.preprocessing, {}, asdict(trained.evaluation), {}, state, outlet, kept
     )
     artifacts.write(storage.model_version("mv_1"), result)
     engine = Engine(storage, loaded_models=1, max_image_pixels=samples.MAX_PIXELS)
     files = splits.validation.read(range(len(splits.validation)))
-    ranked = engine.classify(Served("mv_1", "m", 1), files, top_k=len(splits.labels))
-    return [[next(r.probability for r in row if r.label == label) for label in splits.labels] for row in ranked]
+    answers = engine.classify(Served("mv_1", "m", 1), files, top_k=len(splits.labels))
+    similar = [answer.similarity for answer in answers]
+    assert similar == pytest.approx(trained.similarities.max(axis=1), rel=0, abs=1e-5)
+    return [[next(r.probability for r in row.labels if r.label == label) for label in splits.labels] for row in answers]
 
 
 @pytest.mark.parametrize("stage", ["best", "all", "layer2", "layer4", HEAD])

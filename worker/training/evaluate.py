@@ -1,49 +1,66 @@
 """How good a classifier is: its probabilities for labelled images, and the figures that follow from them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from app.backbones import preprocess
 from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
-from worker.training import data, features
-from worker.training.data import Images
+from app.evaluation import ClassFigures, Evaluation, Interval, TopAccuracy
+from worker.training import data, features, unknown
+from worker.training.data import Images, Selection, Splits
 from worker.training.events import Emit, Progress
 
 _TOP = 5
+_TOPS = (2, 3, 5, 10)
+_SURENESS = 0.95
 _SHARPNESSES = tuple(2.0 ** (exponent / 4) for exponent in range(-12, 9))
 """Inverse temperatures."""
 _RANKED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """One label: its images, and precision, recall and F1 as 0-1; each is 0 where its denominator is."""
+class Answers:
+    """What a classifier says of N images."""
 
-    label: str
-    images: int
-    precision: float
-    recall: float
-    f1: float
+    probabilities: NDArray[np.float64]
+    """`(N, K)`."""
+    similarities: NDArray[np.float64]
+    """`(N, K)`: cosines with the mean of each label's features."""
+    means: NDArray[np.float32]
+    """Of the features of each label, `(K, D)`."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Figures over labelled images; plain values throughout."""
+class Judge:
+    """A classifier that is shown images, which take the same way as in serving."""
 
-    images: int
-    accuracy: float
-    top5_accuracy: float | None
-    """None where there are no more than five labels."""
-    log_loss: float
-    """Mean, in nats."""
-    classes: tuple[ClassFigures, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    """`confusion[i][j]`: images of label i taken for label j."""
+    network: InferenceForm
+    preprocessing: Preprocessing
+    max_pixels: int
+    device: torch.device
+    emit: Emit
+
+    def features(self, images: Images, *, phase: str) -> Iterator[Tensor]:
+        """What the head gets `(B, D) float32`, batch by batch, on the device. Raises `BadImage`."""
+        done = 0
+        parts = data.parts_of(len(images), features.batch_size(self.device))
+        for batch in features.views(images, parts, self.preprocessing, max_pixels=self.max_pixels):
+            with torch.inference_mode():
+                yield self.network.features(batch.to(self.device))
+            done += len(batch)
+            self.emit(Progress(phase, done, len(images)))
+
+    def probabilities(self, values: Tensor) -> NDArray[np.float64]:
+        """Of features `(B, D)`, for each label `(B, K)`."""
+        with torch.inference_mode():
+            return self.network.head(values).double().softmax(dim=1).cpu().numpy()  # type: ignore[no-any-return]
 
 
 def evaluate(probabilities: NDArray[np.float64], targets: NDArray[np.int64], labels: Sequence[str]) -> Evaluation:
@@ -57,11 +74,22 @@ def evaluate(probabilities: NDArray[np.float64], targets: NDArray[np.int64], lab
     return Evaluation(
         images=len(targets),
         accuracy=float((predicted == targets).mean()),
-        top5_accuracy=_top_accuracy(probabilities, targets) if len(labels) > _TOP else None,
+        top5_accuracy=_top_accuracy(probabilities, targets, _TOP) if len(labels) > _TOP else None,
         log_loss=float(-np.log(likelihood).mean()),
         classes=tuple(_figures(confusion, place, label) for place, label in enumerate(labels)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        accuracy_interval=interval(int((predicted == targets).sum()), len(targets)),
+        top=tuple(TopAccuracy(k, _top_accuracy(probabilities, targets, k)) for k in _TOPS if k < len(labels)),
     )
+
+
+def interval(hits: int, count: int) -> Interval:
+    """Where the share of which `hits` of `count` were found probably lies, 95 % (Wilson 1927)."""
+    z = NormalDist().inv_cdf((1 + _SURENESS) / 2)
+    share, weight = hits / count, 1 + z * z / count
+    centre = (share + z * z / (2 * count)) / weight
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / weight
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def tempered_log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
@@ -92,25 +120,27 @@ def predict(
     device: torch.device,
 ) -> NDArray[np.float64]:
     """Probabilities `(N, K)` for all of `images`, which take the same way as in serving. Raises `BadImage`."""
-
-    def view(_position: int, file: bytes) -> preprocess.Pixels:
-        return preprocess.load(file, preprocessing, max_pixels=max_pixels)
-
-    found: list[NDArray[np.float64]] = []
-    done = 0
-    parts = data.parts_of(len(images), features.batch_size(device))
-    for batch in data.batches(images, parts, view, threads=torch.get_num_threads()):
-        with torch.inference_mode():
-            found.append(network(batch.to(device)).double().softmax(dim=1).cpu().numpy())
-        done += len(batch)
-        emit(Progress(phase, done, len(images)))
-    return np.concatenate(found)
+    judge = Judge(network, preprocessing, max_pixels, device, emit)
+    return np.concatenate([judge.probabilities(values) for values in judge.features(images, phase=phase)])
 
 
-def _top_accuracy(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+def answer(judge: Judge, splits: Splits, *, seed: int) -> Answers:
+    """What is said of the validation images, which are compared with some of the training images. Raises `BadImage`."""
+    chosen = unknown.sample(splits.train.targets, seed=seed)
+    seen = [values.cpu().numpy() for values in judge.features(Selection(splits.train, chosen), phase="reference")]
+    means = unknown.directions(np.concatenate(seen), splits.train.targets[chosen], classes=len(splits.labels))
+    found = [
+        (judge.probabilities(values), unknown.similarities(values.cpu().numpy(), means))
+        for values in judge.features(splits.validation, phase="evaluate")
+    ]
+    probabilities, similarities = zip(*found, strict=True)
+    return Answers(np.concatenate(probabilities), np.concatenate(similarities), means)
+
+
+def _top_accuracy(probabilities: NDArray[np.float64], targets: NDArray[np.int64], k: int) -> float:
     hits = 0
     for part in data.parts_of(len(targets), _RANKED_AT_ONCE):
-        best = np.argpartition(-probabilities[part.start : part.stop], _TOP, axis=1)[:, :_TOP]
+        best = np.argpartition(-probabilities[part.start : part.stop], k, axis=1)[:, :k]
         hits += int((best == targets[part.start : part.stop, None]).any(axis=1).sum())
     return hits / len(targets)
 

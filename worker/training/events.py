@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from app.evaluation import OldLabels
+
 
 class Event(Protocol):
     """Any frozen dataclass of plain values."""
@@ -219,36 +221,8 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class OldLabel:
-    """A label that the base knew, with its images and the shares of them, 0-1, that base and new classifier get right;
-    the figures as in `OldLabelsJudged`."""
-
-    label: str
-    images: int
-    base_accuracy: float
-    accuracy: float
-    accuracy_among_old: float
-
-
-@dataclass(frozen=True)
-class OldLabelsJudged:
-    """What the labels that a base knew have lost, on validation images that neither was trained on; accuracies 0-1,
-    losses in points, below zero for a gain."""
-
-    images_of: str
-    """Whose validation split: `base` for that of the version which the base was made from, or `version`."""
-    images: int
-    base_accuracy: float
-    """Of the base, among the labels that are kept."""
-    accuracy: float
-    """Of the new classifier, among all of its labels."""
-    accuracy_among_old: float
-    """Of the new classifier, among the labels that are kept: whether it still tells these apart as the base did."""
-    lost: float
-    """From `base_accuracy` to `accuracy`: what was forgotten, and what is taken for a label that is new."""
-    forgotten: float
-    """From `base_accuracy` to `accuracy_among_old`."""
-    labels: tuple[OldLabel, ...]
+class OldLabelsJudged(OldLabels):
+    """What the labels that a base knew have lost is told."""
 
 
 @dataclass(frozen=True)

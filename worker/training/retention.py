@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier
+from app.evaluation import OldLabel
 from app.warmstart import WarmStart
 from worker.training import evaluate, warm
 from worker.training.data import Images, Splits
-from worker.training.events import Emit, OldLabel, OldLabelsJudged
+from worker.training.events import Emit, OldLabelsJudged
 from worker.training.warm import Base
 
 

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
+from app.evaluation import Evaluation
 from app.plan import Plan
 from worker.training import evaluate
-from worker.training.evaluate import Evaluation
 from worker.training.events import Emit, OldLabelsJudged, RivalJudged
 
 
@@ -21,6 +21,10 @@ class Trained:
     evaluation: Evaluation
     probabilities: NDArray[np.float64]
     """For each validation image `(N, K)`."""
+    similarities: NDArray[np.float64]
+    """Of each validation image with each label `(N, K)`: cosines of its features with `means`."""
+    means: NDArray[np.float32]
+    """Mean direction of the features of each label `(K, D)`."""
     plan: Plan
     """What was carried out for it."""
     old_labels: tuple[OldLabelsJudged, ...] = ()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from app import errors
@@ -21,9 +20,22 @@ from app.backbones.weights import WeightsFile
 from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
 from app.warmstart import Kept, WarmStart
-from worker.training import data, evaluate, features, fit, precision, probe, retention, rivals, stage_probe, warm
+from worker.training import (
+    data,
+    evaluate,
+    features,
+    fit,
+    precision,
+    probe,
+    retention,
+    rivals,
+    stage_probe,
+    unknown,
+    warm,
+)
 from worker.training import feed as feeds
 from worker.training.data import Splits
+from worker.training.evaluate import Answers, Judge
 from worker.training.events import Emit, Evaluated, NotKept
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
@@ -146,18 +158,21 @@ def _train_head(training: _Training) -> Trained:
     classifier = _build(training)
     found = _features(training, classifier).at(features.HEAD)
     _fit_head(training, classifier, found.train)
-    return _trained(training, classifier.eval(), _probabilities(classifier, found.validation))
+    return _trained(training, classifier.eval(), _answers(training, classifier, found))
 
 
-def _probabilities(classifier: Classifier, values: Rows) -> NDArray[np.float64]:
-    """For each image `(N, K)`, from what its head gets `(N, D)`."""
-    with torch.no_grad():
-        logits = [
-            classifier.head(torch.from_numpy(values[part.start : part.stop]))
-            for part in data.parts_of(len(values), _VALIDATED_AT_ONCE)
-        ]
-        found: Tensor = torch.cat(logits).double().softmax(dim=1)
-    return found.numpy()
+def _answers(training: _Training, classifier: Classifier, found: Features) -> Answers:
+    """From what the head gets of each image."""
+    targets = training.splits.train.targets
+    chosen = unknown.sample(targets, seed=training.plan.seed)
+    means = unknown.directions(found.train[chosen], targets[chosen], classes=len(training.splits.labels))
+    probabilities, similarities = [], []
+    for part in data.parts_of(len(found.validation), _VALIDATED_AT_ONCE):
+        values = found.validation[part.start : part.stop]
+        with torch.no_grad():
+            probabilities.append(classifier.head(torch.from_numpy(values)).double().softmax(dim=1).numpy())
+        similarities.append(unknown.similarities(values, means))
+    return Answers(np.concatenate(probabilities), np.concatenate(similarities), means)
 
 
 def _features(training: _Training, classifier: Classifier) -> Features:
@@ -303,16 +318,14 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
 
 def _judged(training: _Training, classifier: Classifier) -> Trained:
     """With its figures on the validation images, which take the same way as in serving."""
-    probabilities = evaluate.predict(
-        classifiers.inference_form(classifier),
-        training.splits.validation,
-        classifier.preprocessing,
+    judge = Judge(
+        network=classifiers.inference_form(classifier),
+        preprocessing=classifier.preprocessing,
         max_pixels=training.max_pixels,
-        phase="evaluate",
-        emit=training.emit,
         device=training.device,
+        emit=training.emit,
     )
-    return _trained(training, classifier.cpu(), probabilities)
+    return _trained(training, classifier.cpu(), evaluate.answer(judge, training.splits, seed=training.plan.seed))
 
 
 STRATEGIES: dict[str, Callable[[_Training], Trained]] = {
@@ -336,12 +349,14 @@ def _build(training: _Training, *, outlet: Outlet = WHOLE, columns: Tensor | Non
     )
 
 
-def _trained(training: _Training, classifier: Classifier, probabilities: NDArray[np.float64]) -> Trained:
+def _trained(training: _Training, classifier: Classifier, answers: Answers) -> Trained:
     splits = training.splits
     return Trained(
         classifier=classifier,
-        evaluation=evaluate.evaluate(probabilities, splits.validation.targets, splits.labels),
-        probabilities=probabilities,
+        evaluation=evaluate.evaluate(answers.probabilities, splits.validation.targets, splits.labels),
+        probabilities=answers.probabilities,
+        similarities=answers.similarities,
+        means=answers.means,
         plan=training.plan,
     )
 

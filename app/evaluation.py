@@ -1,0 +1,247 @@
+"""How good a model version is, measured on the held-out images. Values only, shared by the API, the artifact and the
+training; figures that a version was stored without are None."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a share probably lies, 0-1."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One label: its images, and precision, recall and F1 as 0-1; each is 0 where its denominator is."""
+
+    label: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class TopAccuracy:
+    """Share of images, 0-1, whose label is among the `k` most probable."""
+
+    k: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """The share of images that are wrongly taken for a label against that of its own that are found, both 0-1."""
+
+    label: str | None
+    """None for the mean over all labels."""
+    false_positives: tuple[float, ...]
+    true_positives: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Roc:
+    """How well probabilities put the images of a label before all others."""
+
+    macro_auc: float
+    """The mean of `aucs`."""
+    aucs: tuple[float | None, ...]
+    """Area under the curve of each label, 0-1; None where all images or none have it."""
+    curves: tuple[RocCurve, ...]
+    """The mean, and the labels with the least area."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images whose most probable label has a probability within these bounds."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    """Mean of that probability; 0 where there are no images."""
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far probabilities can be taken at their word."""
+
+    log_loss: float
+    """Mean, in nats."""
+    calibration_error: float
+    """Mean distance of confidence and accuracy over the bins, weighted by images (expected calibration error)."""
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Probabilities as they are, and with logits divided by a temperature (Guo et al. 2017)."""
+
+    temperature: float
+    """1 where no other does better on images that it was not fitted to."""
+    folds: int
+    before: Trust
+    after: Trust
+    """Each image at a temperature that was fitted without its fold."""
+
+
+@dataclass(frozen=True)
+class RejectionCurve:
+    """What is gained by refusing the images that a score is lowest for."""
+
+    score: str
+    area: float
+    """Mean share of mistakes over all shares of images kept (area under the risk-coverage curve)."""
+    coverage: tuple[float, ...]
+    """Share of images that are kept."""
+    risk: tuple[float, ...]
+    """Share of mistakes among them."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A label that the classifier is not told of, its images taken for foreign ones."""
+
+    label: str
+    auroc: float
+    """Chance that an image of the other labels is more similar to one of those than an image of this."""
+    refused: float
+    """Share of its images, at the threshold that accepts the wanted share of the others."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """When an image is refused as like nothing that was learned: its features' cosine with the mean of the nearest
+    label's is below `threshold`."""
+
+    threshold: float
+    wanted: float
+    """Share of the held-out images that is accepted, 0-1."""
+    accepted: float
+    """Share of the held-out images, each judged by a threshold that was chosen without its fold."""
+    accepted_accuracy: float | None
+    refused_accuracy: float | None
+    """None where none is refused."""
+    mistakes_refused: float | None
+    """Share of all mistakes; None where there are none."""
+    mistakes_auroc: float | None
+    """Chance that an image that is labelled right is more similar than one that is not."""
+    left_out: tuple[LeftOut, ...]
+    """With three labels or more."""
+    curves: tuple[RejectionCurve, ...]
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """Sets of labels that hold the true one with a chance of 1 - alpha: all with a probability, at the temperature, of
+    `threshold` at least (Sadinle et al. 2019)."""
+
+    alpha: float
+    threshold: float
+    splits: int
+    """Random halves of the held-out images: the threshold is chosen on one, the figures are of the other."""
+    coverage: float
+    """Mean share of sets that hold the true label."""
+    coverage_range: Interval
+    """The least and the most over the splits."""
+    mean_size: float
+    empty: float
+    """Share of sets without a label."""
+    single: float
+    """Share of sets with one label."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that is taken for another label; its thumbnail is the picture of the same number."""
+
+    sha256: str
+    label: str
+    predicted: str
+    probability: float
+    """Of what it is taken for, 0-1."""
+    label_probability: float
+
+
+@dataclass(frozen=True)
+class OldLabel:
+    """A label that the base knew, with its images and the shares of them, 0-1, that base and new classifier get right;
+    the figures as in `OldLabels`."""
+
+    label: str
+    images: int
+    base_accuracy: float
+    accuracy: float
+    accuracy_among_old: float
+
+
+@dataclass(frozen=True)
+class OldLabels:
+    """What the labels that a base knew have lost, on validation images that neither was trained on; accuracies 0-1,
+    losses in points, below zero for a gain."""
+
+    images_of: str
+    """Whose validation split: `base` for that of the version which the base was made from, or `version`."""
+    images: int
+    base_accuracy: float
+    """Of the base, among the labels that are kept."""
+    accuracy: float
+    """Of the new classifier, among all of its labels."""
+    accuracy_among_old: float
+    """Of the new classifier, among the labels that are kept: whether it still tells these apart as the base did."""
+    lost: float
+    """From `base_accuracy` to `accuracy`: what was forgotten, and what is taken for a label that is new."""
+    forgotten: float
+    """From `base_accuracy` to `accuracy_among_old`."""
+    labels: tuple[OldLabel, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over the held-out images; plain values throughout."""
+
+    images: int
+    accuracy: float
+    top5_accuracy: float | None
+    """None where there are no more than five labels."""
+    log_loss: float
+    """Mean, in nats."""
+    classes: tuple[ClassFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """`confusion[i][j]`: images of label i taken for label j."""
+    accuracy_interval: Interval | None = None
+    """Wilson's, 95 %."""
+    top: tuple[TopAccuracy, ...] | None = None
+    also_chosen_by: bool | None = None
+    """Whether the same images also decided which of several classifiers was kept, which flatters it a little."""
+    roc: Roc | None = None
+    reliability: Reliability | None = None
+    unknown: Unknown | None = None
+    conformal: tuple[Conformal, ...] | None = None
+    mistakes: tuple[Mistake, ...] | None = None
+    """The worst ones, the surest first."""
+    old_labels: tuple[OldLabels, ...] | None = None
+    """Of a model that was trained from another one: what the labels that this knew have lost."""
+
+
+_BRIEF = (
+    "images",
+    "accuracy",
+    "accuracy_interval",
+    "top5_accuracy",
+    "log_loss",
+    "classes",
+    "confusion",
+    "old_labels",
+)
+
+
+def brief(found: Evaluation) -> Mapping[str, Any]:
+    """The main figures as plain values."""
+    whole = asdict(found)
+    return {name: whole[name] for name in _BRIEF}

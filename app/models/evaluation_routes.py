@@ -1,0 +1,144 @@
+"""Routes for the evaluation of a model version: figures, pictures, worst mistakes, and the card."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import TypeAdapter, ValidationError
+
+from app import errors
+from app.backbones import pages
+from app.deps import PartsDep
+from app.evaluation import Evaluation
+from app.models import artifact, cards, pictures, service
+from app.models.cards import Facts
+from app.models.routes import Name, Number
+from app.models.schemas import EvaluationRead
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/models/{name}/versions/{number}", tags=["models"])
+
+_SPLIT = "validation"
+_EVALUATION = TypeAdapter(Evaluation)
+_SVG, _JPEG, _MARKDOWN = "image/svg+xml", "image/jpeg", "text/markdown"
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A model version with its evaluation."""
+
+    facts: Facts
+    evaluation: Evaluation
+    version_id: str
+
+
+def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
+    with parts.database.read() as session:
+        version = service.find_version(session, name, number)
+    folder = parts.storage.model_version(version.id)
+    try:
+        found = _EVALUATION.validate_python(artifact.document(folder, "evaluation"))
+    except ValidationError as error:
+        raise errors.NotFound(
+            f"version {number} of model {name!r} was stored without an evaluation", code="no_evaluation"
+        ) from error
+    facts = Facts(
+        model=name,
+        number=number,
+        created_at=version.created_at,
+        dataset_id=version.dataset_id,
+        dataset_version=version.dataset_version,
+        backbone=version.backbone,
+        strategy=version.strategy,
+        labels=tuple(version.labels),
+        provenance=version.provenance,
+        reasons=tuple(artifact.document(folder, "plan").get("reasons", ())),
+    )
+    return _Judged(facts, found, version.id)
+
+
+_JudgedDep = Annotated[_Judged, Depends(_judged)]
+
+
+def _content(media_type: str, what: str, schema: dict[str, str]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": what, "content": {media_type: {"schema": schema}}}}
+
+
+@router.get(
+    "/evaluation",
+    response_model=EvaluationRead,
+    responses={200: {"content": {pages.HTML: {"schema": {"type": "string"}}}}, **responses(404, 422, 503)},
+)
+def read_evaluation(
+    request: Request,
+    judged: _JudgedDep,
+    wanted: Annotated[
+        Literal["json", "html"] | None,
+        Query(alias="format", description="Left out, the header `Accept` decides; JSON if that does not."),
+    ] = None,
+) -> Response:
+    """All that was measured of a version on the held-out images, as JSON or as a page; shares are 0-1, log-losses in
+    nats. The mistake at place i has its picture at `…/evaluation/mistakes/{i}.jpg`."""
+    media_type = _MEDIA_TYPES[wanted] if wanted else pages.preferred(request.headers.get("accept", ""), _ANSWERS)
+    return Response(_ANSWERS[media_type](judged), media_type=media_type, headers={"Vary": "Accept"})
+
+
+@router.get(
+    "/evaluation/{picture}.svg",
+    response_class=Response,
+    responses={**_content(_SVG, "The picture.", {"type": "string"}), **responses(404, 422, 503)},
+)
+def read_evaluation_picture(
+    judged: _JudgedDep,
+    picture: Annotated[
+        str,
+        Path(max_length=100, description=f"One of {', '.join(pictures.PICTURES)}.", examples=["confusion"]),
+    ],
+) -> Response:
+    """What is taken for what (`confusion`), whether probabilities can be taken at their word (`reliability`), how well
+    each label is told from the others (`roc`), and what refusing images is good for (`rejection`)."""
+    return Response(pictures.draw(picture, judged.evaluation), media_type=_SVG)
+
+
+@router.get(
+    "/evaluation/mistakes/{place}.jpg",
+    response_class=Response,
+    responses={
+        **_content(_JPEG, "The thumbnail.", {"type": "string", "format": "binary"}),
+        **responses(404, 422, 503),
+    },
+)
+def read_mistake(
+    judged: _JudgedDep, place: Annotated[int, Path(ge=0, lt=1000, examples=[0])], parts: PartsDep
+) -> Response:
+    """A small picture of one of the worst mistakes. It belongs to the model, and stays when the data set goes."""
+    folder = parts.storage.model_version(judged.version_id)
+    return Response(artifact.thumbnail(folder, place), media_type=_JPEG)
+
+
+@router.get(
+    "/card",
+    response_class=Response,
+    responses={**_content(_MARKDOWN, "The card.", {"type": "string"}), **responses(404, 422, 503)},
+)
+def read_card(judged: _JudgedDep) -> Response:
+    """The model card in Markdown: what the version is, how it was made, how good it is, and what is not known."""
+    return Response(cards.markdown(judged.facts, judged.evaluation), media_type=_MARKDOWN)
+
+
+def _json(judged: _Judged) -> str:
+    return EvaluationRead(
+        model=judged.facts.model,
+        version=judged.facts.number,
+        split=_SPLIT,
+        pictures=pictures.available(judged.evaluation),
+        figures=judged.evaluation,
+    ).model_dump_json()
+
+
+_MEDIA_TYPES = {"json": pages.JSON, "html": pages.HTML}
+_ANSWERS: dict[str, Callable[[_Judged], str]] = {
+    pages.JSON: _json,
+    pages.HTML: lambda judged: cards.html(judged.facts, judged.evaluation),
+}

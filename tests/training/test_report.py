@@ -1,0 +1,92 @@
+"""The whole evaluation of a finished classifier."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from app.backbones import catalogue, classifier
+from app.evaluation import Evaluation
+from app.recipe import Recipe
+from bench import unknown as foreign
+from tests.training import samples
+from tests.training.test_evaluate import guesses, labels
+from tests.training.test_strategies import plan_for
+from worker.training import evaluate, report
+from worker.training.data import Splits
+from worker.training.rivals import Trained
+
+
+def trained(splits: Splits, *, count: int, classes: int) -> Trained:
+    """A classifier that guesses."""
+    probabilities, targets = guesses(count, classes)
+    return Trained(
+        classifier=classifier.build(catalogue.find("tinynet"), classes, state=None, seed=0),
+        evaluation=evaluate.evaluate(probabilities, targets, splits.labels),
+        probabilities=probabilities,
+        similarities=probabilities,
+        means=np.zeros((classes, 4), np.float32),
+        plan=plan_for(splits, Recipe(backbone="tinynet", strategy="scratch")),
+    )
+
+
+def splits_of(count: int, classes: int) -> Splits:
+    """Images that nobody opens, but for the one file they all have."""
+    file = samples.plain((90, 120, 150))
+    _, targets = guesses(count, classes)
+    images = samples.images([(file, int(target)) for target in targets])
+    return Splits(tuple(labels(classes)), images, images)
+
+
+def test_nothing_is_left_out_and_it_is_read_as_it_was_stored() -> None:
+    splits = splits_of(200, 6)
+    made = report.report(trained(splits, count=200, classes=6), splits, also_chosen_by=False, max_pixels=10**6)
+    found = made.evaluation
+    adapter = TypeAdapter(Evaluation)
+
+    assert None not in asdict(found).values()
+    assert adapter.validate_json(adapter.dump_json(found)) == found
+    assert found.reliability is not None
+    assert found.reliability.before.log_loss == pytest.approx(found.log_loss, abs=1e-9)
+    assert found.mistakes is not None
+    assert len(made.thumbnails) == len(found.mistakes) == 24
+    assert all(thumbnail[:2] == b"\xff\xd8" for thumbnail in made.thumbnails)
+    surest = [mistake.probability for mistake in found.mistakes]
+    assert surest == sorted(surest, reverse=True)
+
+
+def test_a_classifier_without_mistakes_has_no_pictures_of_them() -> None:
+    splits = splits_of(4, 2)
+    sure = trained(splits, count=4, classes=2)
+    right = np.eye(2)[splits.validation.targets] * 0.8 + 0.1
+    sure = Trained(
+        sure.classifier,
+        evaluate.evaluate(right, splits.validation.targets, splits.labels),
+        right,
+        right,
+        sure.means,
+        sure.plan,
+    )
+    made = report.report(sure, splits, also_chosen_by=True, max_pixels=10**6)
+    assert (made.evaluation.mistakes, made.thumbnails) == ((), ())
+    assert made.evaluation.unknown is not None
+    assert made.evaluation.unknown.mistakes_refused is None
+
+
+@pytest.mark.slow
+def test_textures_are_refused_by_a_classifier_of_flowers(test_data: Path, tmp_path: Path) -> None:
+    sets = test_data / "datasets"
+    found = foreign.measure(
+        sets / "flowers5.zip",
+        sets / "textures10.zip",
+        backbone="formnet",
+        folder=test_data / "weights",
+        cache=tmp_path,
+        seed=0,
+    )
+    assert found.accepted == pytest.approx(0.95, abs=0.03)
+    assert found.refused > 0.5
+    assert found.auroc > 0.8
+    assert found.auroc > found.auroc_by_probability + 0.2
