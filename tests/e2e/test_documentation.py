@@ -118,6 +118,11 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
     assert [plan.status_code for plan in plans] == [200, 202]
     measured = service.succeeded(http, service.measure(http, "patterns", backbone=factories.SMALL)["id"])
     ids["profile_id"] = measured["result"]["profile"]
+    experiments = [answer.json() for answer in call("post", "/v1/experiments")]
+    ids["experiment_id"] = experiments[0]["id"]
+    runs = [arm["job_id"] for experiment in experiments for arm in experiment["arms"].values()]
+    for job_id in runs:  # nothing else could begin until they have ended
+        assert http.post(f"/v1/jobs/{job_id}/cancel").is_success
     left.pop(("get", "/v1/models/{name}/versions/{number}/evaluation/mistakes/{place}.jpg"))  # there may be no mistake
     for method, path in sorted(left):
         if method == "get" or path.endswith("/predict"):
@@ -132,5 +137,5 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
     call("patch", "/v1/datasets/{dataset_id}")
     call("delete", "/v1/datasets/{dataset_id}")
     assert not left
-    for job_id in (*jobs, plans[-1].json()["id"], ids["job_id"]):
+    for job_id in (*jobs, *runs, plans[-1].json()["id"], ids["job_id"]):
         service.finished(http, job_id)
