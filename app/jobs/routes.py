@@ -44,7 +44,7 @@ _EXAMPLES: dict[str, Example] = {
         "value": {
             "dataset": "patterns",
             "model": "patterns",
-            "recipe": {"backbone": "mobilenet_v2", "strategy": "head", "base": "patterns@1"},
+            "recipe": {"backbone": "formnet", "strategy": "head", "base": "patterns@1"},
         },
     },
     "head": {
