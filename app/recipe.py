@@ -79,6 +79,32 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Search:
+    """How long to look for a better way to train than the plan's own; with both limits, whichever comes first."""
+
+    seconds: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=30 * 86400,
+            description="For the whole job but the time that it is paused. The first trial, the plan's own defaults, "
+            "is finished in any case.",
+            examples=[300],
+        ),
+    ] = None
+    trials: Annotated[
+        int | None,
+        Field(ge=2, le=1000, description="Trainings, the first of which is that of the plan's own defaults."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.seconds is None and self.trials is None:
+            refuse({"seconds": (None, "a search needs an end: seconds, trials, or both")})
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Recipe:
     """How to train. What is left out is decided by the plan, which gives its reasons."""
 
@@ -264,6 +290,13 @@ class Recipe:
             "a layer of the network has no such way to be trained."
         ),
     ] = False
+    search: Annotated[
+        Search | None,
+        Field(
+            description="Whether trainings with other learning rates, layers, augmentations, epochs and weight decays "
+            "are tried besides, as far as the recipe leaves these open, and the best is kept."
+        ),
+    ] = None
 
     @property
     def picks_backbone(self) -> bool:
@@ -311,6 +344,8 @@ class Recipe:
         if self.strategy not in WITH_BASE:
             said = f"not for strategy '{self.strategy}'; those that start from a base are {', '.join(WITH_BASE)}"
             refuse({"base": (self.base, said)})
+        if self.search is not None:
+            refuse({"search": (None, "not with a base to start from, whose plan keeps close to it")})
         if self.weights is not None:
             refuse({"weights": (self.weights, "a base brings values of its own; give one or the other")})
         if self.reinit not in (None, "none"):
@@ -376,7 +411,7 @@ def narrowed(recipe: Recipe, strategy: Strategy, **fields: Any) -> tuple[Recipe,
     return Recipe(**common, strategy=strategy, **settled), lost
 
 
-_COMMON = ("backbone", "weights", "base", "label_map", "replay", "seed", "deterministic")
+_COMMON = ("backbone", "weights", "base", "label_map", "replay", "seed", "deterministic", "search")
 
 
 def _known() -> set[str]:

@@ -87,7 +87,7 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
     began = time.perf_counter()
     measured = _profile(run, seen, backbone, file, cache)
     started = time.perf_counter()
-    plan = _plan(recipe, seen, backbone, measured)
+    plan = plan_for(recipe, seen, backbone, measured)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
         trained = strategies.train(
             seen,
@@ -138,7 +138,7 @@ def _profile(run: Run, seen: Splits, backbone: Backbone, file: WeightsFile | Non
     return measured
 
 
-def _plan(recipe: Recipe, seen: Splits, backbone: Backbone, measured: Profile | None) -> Plan:
+def plan_for(recipe: Recipe, seen: Splits, backbone: Backbone, measured: Profile | None) -> Plan:
     stages = [stage.name for stage in backbone.stages]
     if recipe.strategy != "auto":
         plan = resolve(recipe, photos.facts(seen), stages=stages)

@@ -55,6 +55,14 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """How long to look for better settings than the plan's own."""
+
+    seconds: float | None = None
+    trials: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train; what is None is decided by the service, which gives its reasons."""
 
@@ -79,6 +87,7 @@ class Recipe:
     devices: int | None = None
     deterministic: bool | None = None
     budget: Budget | None = None
+    search: Search | None = None
 
 
 class Client:
@@ -211,6 +220,10 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         return self._get(f"/v1/jobs/{job_id}", Job)
+
+    def finish(self, job_id: str) -> Job:
+        """End a search early, with the best that it has found."""
+        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/finish")), Job)
 
     def pause(self, job_id: str) -> Job:
         return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/pause")), Job)

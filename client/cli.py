@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from client import archives, demo, local, show
-from client.api import DEFAULT_URL, Budget, Client, Recipe
+from client.api import DEFAULT_URL, Budget, Client, Recipe, Search
 from client.errors import GraftError
 from client.values import Job, Planned
 
@@ -151,6 +151,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     max_latency: MaxLatency = None,
     max_size: MaxSize = None,
+    search: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Look so long for better settings than the plan's own.")
+    ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
@@ -172,6 +175,7 @@ def train(
         devices=devices,
         deterministic=deterministic or None,
         budget=_budget(max_latency, max_size),
+        search=None if search is None else Search(seconds=search),
     )
     with _told_plainly(), Client(url) as client:
         recipe = replace(recipe, backbone=backbone or _backbone_of(client, base))
@@ -179,7 +183,7 @@ def train(
         with show.step(console, f"train {model}") as step:
             job = client.train(dataset_id, model, recipe)
             done = show.succeeded(client.wait(job.id, step.tell))
-            step.notes = list(done.plan.reasons) if done.plan else []
+            step.notes = [*(done.plan.reasons if done.plan else []), *step.notes]
             result = done.result or {}
             step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
             if base is not None:
@@ -344,6 +348,13 @@ def cancel(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url 
         client.cancel(job)
         ended = client.wait(job)
         console.print(f"{ended.id} is {ended.state}", highlight=False)
+
+
+@app.command()
+def finish(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
+    """End a search early, with the best that it has found."""
+    with _told_plainly(), Client(url) as client:
+        console.print(f"{job} is {client.finish(job).state}", highlight=False)
 
 
 @app.command()

@@ -54,12 +54,17 @@ class Step:
     status: Status
     outcome: str = ""
     notes: list[str] = field(default_factory=list)
+    within: str = ""
 
     def tell(self, happened: Event | Progress) -> None:
         """Show what a job says of itself."""
         if isinstance(happened, Progress):
             share = 100 * happened.done // max(1, happened.total)
-            self.status.update(f"{_PHASES.get(happened.phase, happened.phase)} {share} %")
+            self.status.update(f"{self.within}{_PHASES.get(happened.phase, happened.phase)} {share} %")
+        elif happened.type == "trial_started":
+            self.within = f"trial {happened.data['number']}: "
+        elif happened.type == "search_ended":
+            self.notes += happened.data["reasons"]
 
 
 @contextmanager

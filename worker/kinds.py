@@ -110,7 +110,8 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         plan=plan,
         recipe=recipe,
         facts=jobs.version_facts(version),
-        profile=_known_profile(session, version, recipe, known) if plan is None else None,
+        # A search goes by the costs also where the plan is there.
+        profile=_known_profile(session, version, recipe, known) if plan is None or recipe.search else None,
         ranking=known,
         table=storage.dataset(claim.dataset_id),
         dataset_id=claim.dataset_id,

@@ -10,6 +10,17 @@ import sqlalchemy.orm
 import torch
 import torchvision
 
-from worker.training import profile, strategies
+from worker.training import profile, search, strategies
 
-__all__ = ["PIL", "numpy", "profile", "pydantic", "safetensors", "sqlalchemy", "strategies", "torch", "torchvision"]
+__all__ = [
+    "PIL",
+    "numpy",
+    "profile",
+    "pydantic",
+    "safetensors",
+    "search",
+    "sqlalchemy",
+    "strategies",
+    "torch",
+    "torchvision",
+]

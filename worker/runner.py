@@ -23,7 +23,7 @@ from app.jobs.events import Line
 from app.jobs.leases import Claim, Failure
 from app.settings import Settings
 from app.storage import Storage
-from worker import child, kinds
+from worker import child, kinds, searching
 from worker.child import Done, Failed, GaveUp, Happened, Message
 from worker.training.events import Event, Progress
 
@@ -104,6 +104,7 @@ class _Attempt:
         self._renewed = time.monotonic()
         self._heard = time.monotonic()
         self._stop_by: float | None = None
+        self._is_asked_to_finish = False
 
     def run(self) -> None:
         try:
@@ -141,6 +142,8 @@ class _Attempt:
             self._receive(connection)
             if self._lines or self._progress or time.monotonic() - self._renewed > self._settings.heartbeat_seconds:
                 state = self._record(state)
+            if state == "finishing":
+                self._ask_to_finish()
             if state in ("cancelling", "pausing") or self._stopping.is_set():
                 self._ask_to_stop(connection)
             if self._is_over():
@@ -212,6 +215,11 @@ class _Attempt:
                 connection.send(child.STOP)
             except OSError:
                 return  # gone already
+
+    def _ask_to_finish(self) -> None:
+        if not self._is_asked_to_finish:
+            self._is_asked_to_finish = True
+            searching.ask_to_finish(self._files.job(self._claim.job_id))
 
     def _conclude(self, state: str, exit_code: int | None) -> None:
         """End the job as its last message says, or as its process ended without one."""

@@ -1,6 +1,7 @@
 """The work of a training: a plan carried out on a version, ending in an artifact."""
 
 import platform
+import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -19,9 +20,10 @@ from app.plan import Plan, VersionFacts, resolve
 from app.profile import Profile
 from app.ranking import Ranking
 from app.recipe import NO_WEIGHTS, OF_BASE, Budget, Recipe, narrowed
-from worker import analyse, bases, rank
+from worker import analyse, bases, rank, searching
 from worker.bases import BaseWork
 from worker.places import Places
+from worker.searching import SearchWork
 from worker.splits import splits_of
 from worker.training import checkpoint, report, strategies
 from worker.training.data import Splits
@@ -90,6 +92,7 @@ class _Settled:
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     """Carry out `work`, after deciding what with and how, where that is left open. Raises `WeightsUnavailable`, and
     `Invalid` where no backbone is within the budget."""
+    began = time.monotonic()
     splits = splits_of(work.table, work.tag)
     base = _base(work)
     settled = _Settled(work.plan) if work.plan else _settle(work, splits, emit)
@@ -98,24 +101,15 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     file = _weights(work.places, backbone, plan.weights)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
     folder = work.folder / work.version_id
-    checkpoints = folder / "checkpoints"
-    checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
-    device, *others = _devices(plan)
-    trained = strategies.train(
-        splits,
-        plan,
-        backbone=backbone,
-        weights=file,
-        feature_cache=work.places.feature_cache,
-        workdir=checkpoints,
-        max_pixels=work.places.max_image_pixels,
-        max_activation_bytes=work.max_activation_bytes,
-        emit=emit,
-        device=device,
-        others=tuple(others),
-        base=base,
-    )
-    found = report.report(trained, splits, also_chosen_by=_is_choosing(plan), max_pixels=work.places.max_image_pixels)
+    training = _Training(work, splits, backbone, file, base)
+    if work.recipe.search is None:
+        checkpoints = folder / "checkpoints"
+        checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
+        trained = training.carry_out(plan, checkpoints, emit)
+    else:
+        trained = training.search(plan, settled.measured or work.profile, folder / "search", emit, began=began)
+    chosen = _is_choosing(plan) or work.recipe.search is not None
+    found = report.report(trained, splits, also_chosen_by=chosen, max_pixels=work.places.max_image_pixels)
     result = Artifact(
         backbone=backbone.name,
         labels=splits.labels,
@@ -138,6 +132,48 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         measured=settled.measured,
         ranked=settled.ranked,
     )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What every training of the job has in common."""
+
+    work: TrainWork
+    splits: Splits
+    backbone: Backbone
+    weights: WeightsFile | None
+    base: Base | None
+
+    def carry_out(self, plan: Plan, workdir: Path, emit: Emit) -> Trained:
+        device, *others = _devices(plan)
+        return strategies.train(
+            self.splits,
+            plan,
+            backbone=self.backbone,
+            weights=self.weights,
+            feature_cache=self.work.places.feature_cache,
+            workdir=workdir,
+            max_pixels=self.work.places.max_image_pixels,
+            max_activation_bytes=self.work.max_activation_bytes,
+            emit=emit,
+            device=device,
+            others=tuple(others),
+            base=self.base,
+        )
+
+    def search(self, plan: Plan, profile: Profile | None, workdir: Path, emit: Emit, *, began: float) -> Trained:
+        work = SearchWork(
+            recipe=replace(self.work.recipe, backbone=plan.backbone, budget=None),
+            plan=plan,
+            facts=self.work.facts,
+            backbone=self.backbone,
+            weights=self.weights,
+            costs=None if profile is None else profile.costs,
+            began=began,
+            job_folder=self.work.folder,
+        )
+        others = self.work.folder.glob("*/search")
+        return searching.carry_out(work, self.splits, self.carry_out, folder=workdir, others=others, emit=emit)
 
 
 def _base(work: TrainWork) -> Base | None:

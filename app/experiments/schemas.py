@@ -63,6 +63,9 @@ class ExperimentCreate(BaseModel):
             if recipe.backbone != self.backbone:
                 said = f"the experiment is of {self.backbone}; only runs of one network can be compared"
                 refuse({f"{arm}.backbone": (recipe.backbone, said)})
+            if recipe.search is not None:
+                said = "the runs of an experiment are single trainings, as the best of many cannot be compared with one"
+                refuse({f"{arm}.search": (None, said)})
         return self
 
 

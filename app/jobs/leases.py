@@ -16,7 +16,7 @@ from app.jobs import events
 from app.jobs.events import Line
 from app.jobs.tables import Job, Worker
 
-_HELD = ("running", "pausing", "cancelling")
+_HELD = ("running", "pausing", "cancelling", "finishing")
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
 
 
@@ -60,7 +60,7 @@ def claim(session: Session, job_id: str, *, now: datetime, lease_seconds: float)
         update(Job)
         .where(Job.id == job_id, Job.attempt < Job.max_attempts, _takeable(now))
         .values(
-            state="running",
+            state=case((Job.state == "finishing", "finishing"), else_="running"),
             lease_token=token,
             lease_expires_at=now + timedelta(seconds=lease_seconds),
             attempt=Job.attempt + 1,
@@ -113,7 +113,7 @@ def succeed(session: Session, claim: Claim, result: dict[str, Any], *, now: date
     """End the job well, also where it was to be paused: it was quicker. Raises `LeaseLost` also where the job is to be
     cancelled: then the result must not count."""
     values = {**_NO_LEASE, "state": "succeeded", "result": result, "finished_at": now}
-    _write(session, claim, [Line("succeeded", result)], values, ("running", "pausing"), now=now)
+    _write(session, claim, [Line("succeeded", result)], values, ("running", "pausing", "finishing"), now=now)
 
 
 def fail(session: Session, claim: Claim, failure: Failure, *, now: datetime) -> None:
@@ -131,11 +131,13 @@ def release(session: Session, claim: Claim, failure: Failure, *, counts: bool, n
     if counts and claim.attempt >= claim.max_attempts:
         fail(session, claim, failure, now=now)
         return "failed"
-    state = case((Job.state == "pausing", "paused"), else_="queued")
-    values = {**_NO_LEASE, "state": state, "progress": None, "rung_at": None}
+    state = case((Job.state == "pausing", "paused"), (Job.state == "finishing", "finishing"), else_="queued")
+    values: dict[str, Any] = {**_NO_LEASE, "state": state, "progress": None, "rung_at": None}
+    values["lease_expires_at"] = case((Job.state == "finishing", Job.created_at), else_=None)  # it waits, see `finish`
     if not counts:
         values["attempt"] = Job.attempt - 1
-    return _write(session, claim, [Line("attempt_ended", vars(failure))], values, ("running", "pausing"), now=now)
+    states = ("running", "pausing", "finishing")
+    return _write(session, claim, [Line("attempt_ended", vars(failure))], values, states, now=now)
 
 
 def confirm_pause(session: Session, claim: Claim, *, now: datetime) -> None:
@@ -162,7 +164,7 @@ def fail_out_of_attempts(session: Session, *, now: datetime) -> list[str]:
         ),
         *_end_expired(
             session,
-            and_(Job.state.in_(("running", "pausing")), Job.attempt >= Job.max_attempts),
+            and_(Job.state.in_(("running", "pausing", "finishing")), Job.attempt >= Job.max_attempts),
             {"state": "failed", "error": vars(lost), "finished_at": now},
             Line("failed", vars(lost)),
             now,
@@ -198,7 +200,7 @@ def forget_worker(session: Session, worker_id: str) -> None:
 
 
 def _takeable(now: datetime) -> ColumnElement[bool]:
-    return or_(Job.state == "queued", and_(Job.state == "running", Job.lease_expires_at < now))
+    return or_(Job.state == "queued", and_(Job.state.in_(("running", "finishing")), Job.lease_expires_at < now))
 
 
 def _write(

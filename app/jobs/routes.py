@@ -73,6 +73,15 @@ _EXAMPLES: dict[str, Example] = {
             "candidates": [{"backbone": "formnet"}, {"backbone": "mobilenet_v2"}, {"model": "patterns"}],
         },
     },
+    "search": {
+        "summary": "Five minutes to look for better settings",
+        "description": "The plan's own defaults come first, and stay unless others beat them by more than chance.",
+        "value": {
+            "dataset": "patterns",
+            "model": "patterns",
+            "recipe": {"backbone": "tinynet", "strategy": "scratch", "search": {"seconds": 300}},
+        },
+    },
 }
 
 
@@ -144,6 +153,17 @@ def resume_job(job_id: JobId, parts: PartsDep) -> JobRead:
     """Put a paused job back into its queue; a training goes on at the step where it stopped."""
     with parts.database.write() as session:
         job = service.resume(session, job_id, now=utc_now())
+        queue = job.queue
+        after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+        return JobRead.model_validate(job)
+
+
+@router.post("/{job_id}/finish", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def finish_job(job_id: JobId, parts: PartsDep) -> JobRead:
+    """End a search early: its model is the best of the trials that are finished, or the first one if none is yet.
+    It is `finishing` until that is published; finishing twice is fine."""
+    with parts.database.write() as session:
+        job = service.finish(session, job_id, now=utc_now())
         queue = job.queue
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         return JobRead.model_validate(job)

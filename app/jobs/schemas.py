@@ -10,7 +10,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from app.plan import Plan
 from app.recipe import PRETRAINED, Recipe
 
-JobState = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
+JobState = Literal[
+    "queued", "running", "pausing", "paused", "finishing", "cancelling", "succeeded", "failed", "cancelled"
+]
 JobKind = Literal["ingest", "analyse", "rank", "train"]
 ENDED = ("succeeded", "failed", "cancelled")
 

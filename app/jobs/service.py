@@ -1,4 +1,4 @@
-"""What a client may do with jobs: submit, look, pause, resume, cancel."""
+"""What a client may do with jobs: submit, look, pause, resume, finish, cancel."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +15,7 @@ from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
-from app.jobs import events
+from app.jobs import events, searches
 from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate, RankingCreate
 from app.jobs.tables import Job, Worker
@@ -81,7 +81,9 @@ def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: R
     backbone = check_backbone(recipe)
     facts = version_facts(version)
     if recipe.base is None:
-        return Resolved(recipe, version, backbone, plan_at_once(recipe, backbone, facts))
+        plan = plan_at_once(recipe, backbone, facts)
+        searches.check(session, version, facts, recipe, backbone, plan)
+        return Resolved(recipe, version, backbone, plan)
     found = bases.find(session, recipe, backbone, version)
     return Resolved(found.recipe, version, backbone, warm.plan(found.recipe, found.start, facts, stages=found.stages))
 
@@ -197,7 +199,7 @@ def cancel(session: Session, job_id: str, *, now: datetime) -> Job:
     """Cancel at once what waits; ask the worker to stop what runs. Raises `Conflict` for a job that has ended."""
     cancelled = _Step("cancelled", Line("cancelled", {}), {"finished_at": now})
     asked = _Step("cancelling", Line("cancel_requested", {}))
-    steps = {"queued": cancelled, "paused": cancelled, "running": asked, "pausing": asked}
+    steps = {"queued": cancelled, "paused": cancelled, "running": asked, "pausing": asked, "finishing": asked}
     return _go(session, job_id, steps, fine=("cancelling", "cancelled"), now=now)
 
 
@@ -209,6 +211,18 @@ def pause(session: Session, job_id: str, *, now: datetime) -> Job:
         "running": _Step("pausing", Line("pause_requested", {})),
     }
     return _go(session, job_id, steps, fine=("pausing", "paused"), now=now)
+
+
+def finish(session: Session, job_id: str, *, now: datetime) -> Job:
+    """Have a search end soon, with the best that it has found: at once what runs, the next time it is taken what waits.
+    Raises `Conflict` for a job that is no search, has ended, or is to be paused or cancelled."""
+    if not find(session, job_id).spec.get("search"):
+        raise errors.Conflict(f"job {job_id} is no search, so it has nothing to finish with", code="no_search")
+    line = Line("finish_requested", {})
+    # What waits looks like what a lost worker has left: it is taken as such, or cancelled.
+    waiting = _Step("finishing", line, {"rung_at": now, "lease_expires_at": Job.created_at})
+    steps = {"queued": waiting, "paused": waiting, "running": _Step("finishing", line)}
+    return _go(session, job_id, steps, fine=("finishing",), now=now)
 
 
 def resume(session: Session, job_id: str, *, now: datetime) -> Job:

@@ -68,8 +68,9 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     assert "refused dots/readme.txt: not a JPEG, PNG or WebP image" in trained.stdout
     assert f"{name}@1, accuracy" in trained.stdout
 
-    again = graft("train", str(photos), "--model", name, *options)
+    again = graft("train", str(photos), "--model", name, *options, "--search", "3")
     assert "has them all" in again.stdout
+    assert re.search(r"A search of \d+ s (tried \d+ trainings|ended after the first)", again.stdout), again.stdout
     assert f"{name}@2, accuracy" in again.stdout
 
     begun = ("--base", f"{name}@1", "--strategy", "head", "--url", running.url)

@@ -44,13 +44,16 @@ def splits() -> Splits:
 
 def plan_for(splits: Splits, recipe: Recipe) -> Plan:
     stages = [stage.name for stage in catalogue.find(recipe.backbone).stages]
-    facts = VersionFacts(
+    return resolve(recipe, facts_of(splits), stages=stages)
+
+
+def facts_of(splits: Splits) -> VersionFacts:
+    return VersionFacts(
         classes=len(splits.labels),
         train_images=len(splits.train),
         validation_images=len(splits.validation),
         smallest_class=int(np.bincount(splits.train.targets).min()),
     )
-    return resolve(recipe, facts, stages=stages)
 
 
 def small(name: str, preprocessing: Preprocessing) -> Backbone:

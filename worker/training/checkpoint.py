@@ -65,7 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mappin
         "position": asdict(checkpoint.position),
         "best": None if checkpoint.best is None else asdict(checkpoint.best),
     }
-    _write(folder / _INDEX, json.dumps(index).encode())
+    write(folder / _INDEX, json.dumps(index).encode())
     for path in folder.glob("*.safetensors*"):
         if path.name not in names:
             path.unlink()
@@ -123,7 +123,7 @@ def _link(source: Path, folder: Path) -> None:
     for name in _names(*_read(json.loads(index))):
         (folder / name).unlink(missing_ok=True)
         os.link(source / name, folder / name)
-    _write(folder / _INDEX, index)
+    write(folder / _INDEX, index)
 
 
 def _read(index: Mapping[str, Any]) -> tuple[Position, Best | None]:
@@ -141,10 +141,11 @@ def _best(best: Best) -> str:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    _write(path, safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+    write(path, safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}))
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Make `content` that of the file, durably and in one step."""
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
         file.write(content)

@@ -98,6 +98,11 @@ def tempered_log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.in
     With that, classifiers can be compared on few images: it does not jump from image to image as the accuracy does, and
     does not punish a network that is right but too sure of itself, as most are that were trained for long.
     """
+    return float(tempered_losses(probabilities, targets).mean())
+
+
+def tempered_losses(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The loss of each image `(N,)` at that temperature, the same for all."""
     logits = np.log(np.clip(probabilities, np.finfo(np.float64).eps, 1))
     rows = np.arange(len(targets))
     losses = []
@@ -105,8 +110,8 @@ def tempered_log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.in
         scaled = sharpness * logits
         top = scaled.max(axis=1)
         total = np.log(np.exp(scaled - top[:, None]).sum(axis=1)) + top
-        losses.append(float((total - scaled[rows, targets]).mean()))
-    return min(losses)
+        losses.append(total - scaled[rows, targets])
+    return min(losses, key=lambda one: float(one.mean()))
 
 
 def predict(

@@ -293,6 +293,7 @@ class _Training:
                 train_loss=loss,
                 validation_loss=current.loss,
                 validation_accuracy=current.accuracy,
+                tempered_loss=current.tempered_loss,
                 learning_rate=passed.rate,
                 seconds=passed.seconds,
                 images_per_second=passed.images / passed.seconds,

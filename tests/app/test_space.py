@@ -1,0 +1,116 @@
+"""What a search may change: fields that the recipe leaves open, around the plan's own values."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app import errors, space
+from app.backbones import catalogue
+from app.plan import Plan, VersionFacts, resolve
+from app.recipe import Augmentation, Recipe, Search
+from app.space import Numbers, Space, Ways
+
+FACTS = VersionFacts(classes=2, train_images=200, validation_images=50, smallest_class=90)
+STAGES = [stage.name for stage in catalogue.find("resnet18").stages]
+
+
+def recipe(**fields: Any) -> Recipe:
+    return Recipe(**{"backbone": "resnet18", "search": Search(trials=5), **fields})
+
+
+def space_of(wanted: Recipe, default: Plan | None = None) -> Space:
+    default = default or resolve(wanted, FACTS, stages=STAGES)
+    return space.of(wanted, default, FACTS, stages=STAGES)
+
+
+def planned(**fields: Any) -> Plan:
+    return resolve(recipe(**fields), FACTS, stages=STAGES)
+
+
+def test_the_plans_own_values_are_among_those_tried() -> None:
+    for wanted in (recipe(strategy="full"), recipe(strategy="top"), recipe(strategy="scratch")):
+        found = space_of(wanted)
+        values = found.values(found.default)
+        assert values is not None
+        assert found.plan(values) == found.default
+
+
+def test_what_the_recipe_sets_by_hand_is_not_searched() -> None:
+    assert set(space_of(recipe(strategy="full")).dimensions) == {
+        "learning_rate",
+        "weight_decay",
+        "augmentation",
+        "epochs",
+    }
+    found = space_of(recipe(strategy="full", learning_rate=0.003, epochs=7, augmentation=Augmentation(policy="rand")))
+    assert set(found.dimensions) == {"weight_decay"}
+    plan = found.plan({"weight_decay": 0.001})
+    assert plan.descent is not None
+    assert (plan.descent.learning_rate, plan.descent.epochs, plan.descent.weight_decay) == (0.003, 7, 0.001)
+    assert plan.descent.augmentation.policy == "rand"
+
+
+def test_numbers_lie_around_the_default() -> None:
+    found = space_of(recipe(strategy="full"))
+    assert found.default.descent is not None
+    rate = found.default.descent.learning_rate
+    assert found.dimensions["learning_rate"] == Numbers(pytest.approx(rate / 10), pytest.approx(10 * rate))  # type: ignore[arg-type]
+    epochs = found.dimensions["epochs"]
+    assert isinstance(epochs, Ways)
+    assert set(epochs.fields) == {"5", "10", "20"}
+
+
+def test_where_the_strategy_is_open_so_is_how_deep_it_goes() -> None:
+    found = space_of(recipe(), planned(strategy="top", freeze="layer3"))
+    layers = found.dimensions["layers"]
+    assert isinstance(layers, Ways)
+    assert set(layers.fields) == {"behind layer3", "behind layer2", "all"}
+    values = dict(found.values(found.default) or {})
+    assert values["layers"] == "behind layer3"
+    assert found.plan({**values, "layers": "behind layer2"}).freeze == "layer2"
+    assert found.plan({**values, "layers": "all"}).strategy == "full"
+
+
+def test_a_plan_that_trains_nothing_can_be_searched_for_one_that_does() -> None:
+    found = space_of(recipe(), planned(strategy="head"))
+    assert found.values(found.default) is None
+    assert set(found.dimensions) == {"layers", "learning_rate", "weight_decay", "augmentation", "epochs"}
+    assert [plan.strategy for plan in found.fixed()] == ["stage_probe"]
+
+
+def test_what_the_recipe_sets_rules_out_layers_that_do_not_know_it() -> None:
+    by_stage = space_of(recipe(layer_decay=0.5), planned(strategy="full", layer_decay=0.5))
+    assert by_stage.dimensions["layers"] == Ways({"all": {"strategy": "full"}})
+    mixed = space_of(recipe(augmentation=Augmentation(mixup=0.2)), planned(strategy="full"))
+    assert mixed.dimensions["layers"] == Ways({"all": {"strategy": "full"}})
+    frozen = space_of(recipe(freeze="layer1"), planned(strategy="top", freeze="layer1"))
+    assert set(frozen.dimensions["layers"].fields) == {"behind layer1"}  # type: ignore[union-attr]
+    anew = space_of(recipe(reinit="retrained"), planned(strategy="top", reinit="retrained"))
+    assert "all" not in anew.dimensions["layers"].fields  # type: ignore[union-attr]
+
+
+def test_classifiers_on_fixed_features_are_tried_where_the_default_does_not_look_at_them() -> None:
+    def tried(default: Plan, **fields: Any) -> list[str]:
+        return [plan.strategy for plan in space_of(recipe(**fields), default).fixed()]
+
+    assert tried(planned(strategy="full")) == ["stage_probe"]
+    assert tried(planned(strategy="full", reinit="head"), reinit="head") == ["head", "stage_probe"]
+    rival = planned(strategy="stage_probe", stage="all")
+    assert tried(replace(planned(strategy="full"), rival=rival)) == []
+    assert tried(planned(strategy="full"), strategy="full") == []
+    assert tried(planned(strategy="scratch", weights="none"), weights="none") == []
+
+
+def test_a_recipe_that_leaves_nothing_open_is_refused() -> None:
+    closed = {"learning_rate": 0.01, "weight_decay": 0.0, "augmentation": Augmentation(), "epochs": 3}
+    for wanted in (
+        recipe(strategy="head"),
+        recipe(strategy="stage_probe"),
+        recipe(strategy="full", **closed),
+        recipe(strategy="top", freeze="layer3", **closed),
+    ):
+        with pytest.raises(errors.Invalid) as raised:
+            space_of(wanted)
+        assert raised.value.code == "nothing_to_search"
+    assert set(space_of(recipe(strategy="top", **closed)).dimensions) == {"layers"}

@@ -1,0 +1,94 @@
+"""The work of a search: the trials of a training job, in a folder that the job's next attempt takes over."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from app import estimates, space
+from app.backbones.catalogue import Backbone
+from app.backbones.weights import WeightsFile
+from app.plan import Plan, VersionFacts
+from app.profile import Costs
+from app.recipe import Recipe
+from worker.training import search, trials
+from worker.training.data import Splits
+from worker.training.events import Emit
+from worker.training.rivals import Trained
+from worker.training.search import CarryOut, Searching
+from worker.training.trials import State
+
+_FINISH = "finish"
+"""A file in the job's folder: the search is to end. Later attempts find it, too."""
+
+
+@dataclass(frozen=True)
+class SearchWork:
+    """A recipe with a search, and what its plan goes by."""
+
+    recipe: Recipe
+    plan: Plan
+    facts: VersionFacts
+    backbone: Backbone
+    weights: WeightsFile | None
+    costs: Costs | None
+    began: float
+    """When the attempt did, by `time.monotonic`."""
+    job_folder: Path
+
+
+def ask_to_finish(job_folder: Path) -> None:
+    """Let the search of the job with this folder end soon, with the best that it has found."""
+    job_folder.mkdir(parents=True, exist_ok=True)
+    (job_folder / _FINISH).touch()
+
+
+def carry_out(
+    work: SearchWork, splits: Splits, train: CarryOut, *, folder: Path, others: Iterable[Path], emit: Emit
+) -> Trained:
+    """Search as the recipe says, going on in the new folder `folder` with what the furthest of `others` holds."""
+    limits = work.recipe.search
+    assert limits is not None
+    trials.take_over(folder, others)
+    fingerprint = _fingerprint(work, splits)
+    state = trials.load(folder)
+    if state is None or state.fingerprint != fingerprint:
+        state = State(fingerprint=fingerprint, costs=work.costs)
+    costs = state.costs
+    stages = [stage.name for stage in work.backbone.stages]
+
+    def fitted(plan: Plan) -> Plan:
+        return plan if costs is None else estimates.fitted(plan, work.recipe, work.backbone, costs)
+
+    def estimate(plan: Plan) -> float | None:
+        return None if costs is None else estimates.of(plan, work.facts, work.backbone, costs).seconds
+
+    searching = Searching(
+        space=space.of(work.recipe, work.plan, work.facts, stages=stages),
+        limits=limits,
+        splits=splits,
+        carry_out=train,
+        fitted=fitted,
+        estimate=estimate,
+        folder=folder,
+        seed=work.recipe.seed,
+        clock=time.monotonic,
+        began=work.began,
+        is_to_end=(work.job_folder / _FINISH).exists,
+        emit=emit,
+    )
+    return search.search(searching, state)
+
+
+def _fingerprint(work: SearchWork, splits: Splits) -> str:
+    """sha256 over all that the trials depend on."""
+    facts = [
+        asdict(work.recipe),
+        asdict(work.plan),
+        None if work.weights is None else work.weights.sha256,
+        splits.labels,
+        [[images.sha256, images.targets.tolist()] for images in (splits.train, splits.validation)],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
