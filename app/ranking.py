@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from app import errors
+from app.limits import Budget
 from app.profile import Probe
-from app.recipe import Budget
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from app.contradictions import refuse
+from app.limits import Budget, Search
 
 Strategy = Literal["head", "stage_probe", "top", "full", "scratch"]
 Wish = Literal["auto", "head", "stage_probe", "top", "full", "scratch"]
@@ -65,43 +67,6 @@ class Augmentation:
     erasing: Annotated[float, Field(ge=0, le=1, description="Share of images of which a part is blotted out.")] = 0.0
     mixup: Annotated[float, Field(ge=0, le=10, description="Alpha of mixup; 0 for none.")] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=10, description="Alpha of CutMix; 0 for none.")] = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Budget:
-    """What a prediction of one image may take at most; what is left out does not matter."""
-
-    latency_ms: Annotated[
-        float | None, Field(gt=0, description="Milliseconds on the device of the worker, one image at a time.")
-    ] = None
-    macs: Annotated[int | None, Field(gt=0, lt=2**53, description="Multiply-adds.")] = None
-    size_bytes: Annotated[int | None, Field(gt=0, lt=2**53, description="Of all values of the network.")] = None
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Search:
-    """How long to look for a better way to train than the plan's own; with both limits, whichever comes first."""
-
-    seconds: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=30 * 86400,
-            description="For the whole job but the time that it is paused. The first trial, the plan's own defaults, "
-            "is finished in any case.",
-            examples=[300],
-        ),
-    ] = None
-    trials: Annotated[
-        int | None,
-        Field(ge=2, le=1000, description="Trainings, the first of which is that of the plan's own defaults."),
-    ] = None
-
-    @model_validator(mode="after")
-    def _ends(self) -> Self:
-        if self.seconds is None and self.trials is None:
-            refuse({"seconds": (None, "a search needs an end: seconds, trials, or both")})
-        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -416,20 +381,3 @@ _COMMON = ("backbone", "weights", "base", "label_map", "replay", "seed", "determ
 
 def _known() -> set[str]:
     return {name for fields in FIELDS.values() for name in fields}
-
-
-def refuse(fields: dict[str, tuple[Any, str]]) -> None:
-    """From a validator: say of each of `fields`, by its path, what is wrong with its value; of none, nothing."""
-    if not fields:
-        return
-    raise ValidationError.from_exception_data(
-        "Recipe",
-        [
-            InitErrorDetails(
-                type=PydanticCustomError("contradiction", "{said}", {"said": said}),
-                loc=tuple(path.split(".")),
-                input=value,
-            )
-            for path, (value, said) in fields.items()
-        ],
-    )

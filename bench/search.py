@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from app.backbones import catalogue, classifier, weights
+from app.limits import Search
 from app.plan import Plan
-from app.recipe import Recipe, Search
+from app.recipe import Recipe
 from bench import photos, quality
 from bench.photos import Photos
 from worker import analyse, searching

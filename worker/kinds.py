@@ -16,6 +16,7 @@ from app.jobs import leases
 from app.jobs import service as jobs
 from app.jobs.leases import Claim, Failure
 from app.jobs.schemas import Candidate
+from app.limits import Budget
 from app.models import service as models
 from app.models.service import NewModelVersion
 from app.plan import Plan
@@ -23,7 +24,7 @@ from app.profile import Profile
 from app.profiles import service as profiles
 from app.ranking import Ranking
 from app.rankings import service as rankings
-from app.recipe import Budget, Recipe
+from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage, move
 from app.warmstart import WarmStart

@@ -14,12 +14,13 @@ from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.evaluation import Evaluation
+from app.limits import Budget
 from app.models import artifact
 from app.models.artifact import Artifact, Calibration
 from app.plan import Plan, VersionFacts, resolve
 from app.profile import Profile
 from app.ranking import Ranking
-from app.recipe import NO_WEIGHTS, OF_BASE, Budget, Recipe, narrowed
+from app.recipe import NO_WEIGHTS, OF_BASE, Recipe, narrowed
 from worker import analyse, bases, rank, searching
 from worker.bases import BaseWork
 from worker.places import Places

@@ -5,10 +5,11 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.contradictions import refuse
 from app.experiments.intervals import Interval
 from app.experiments.verdict import ARMS, Arm, Point, Verdict
 from app.jobs.schemas import JobError, JobState, ModelName
-from app.recipe import AUTO_BACKBONE, Recipe, Strategy, refuse
+from app.recipe import AUTO_BACKBONE, Recipe, Strategy
 
 STRATEGIES: dict[Arm, tuple[Strategy, ...]] = {
     "probe": ("head", "stage_probe"),

@@ -6,10 +6,11 @@ from app import errors, estimates, policy, space
 from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.datasets.tables import DatasetVersion
+from app.limits import Search
 from app.plan import Plan, VersionFacts
 from app.profile import Profile
 from app.profiles import service as profiles
-from app.recipe import Recipe, Search
+from app.recipe import Recipe
 
 
 def check(

@@ -13,6 +13,7 @@ from app.jobs import service as jobs
 from app.jobs.schemas import RankingCreate
 from app.jobs.service import Resolved
 from app.jobs.tables import Job
+from app.limits import Budget
 from app.plan import Plan
 from app.plans.schemas import PlanCreate
 from app.profile import Profile
@@ -20,7 +21,7 @@ from app.profiles import service as profiles
 from app.profiles.tables import StoredProfile
 from app.rankings import service as rankings
 from app.rankings.tables import StoredRanking
-from app.recipe import Budget, Recipe
+from app.recipe import Recipe
 
 
 @dataclass(frozen=True)

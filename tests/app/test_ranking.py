@@ -7,9 +7,9 @@ from scipy.stats import kendalltau
 
 from app import ranking
 from app.errors import Invalid
+from app.limits import Budget
 from app.profile import Probe
 from app.ranking import Cost, Latency, Measured, Ranking, Refused, Setting
-from app.recipe import Budget
 
 SETTING = Setting(classes=3, images=100, measured_images=100, seed=0, device="cpu", threads=2)
 

@@ -7,8 +7,9 @@ import pytest
 
 from app import errors, space
 from app.backbones import catalogue
+from app.limits import Search
 from app.plan import Plan, VersionFacts, resolve
-from app.recipe import Augmentation, Recipe, Search
+from app.recipe import Augmentation, Recipe
 from app.space import Numbers, Space, Ways
 
 FACTS = VersionFacts(classes=2, train_images=200, validation_images=50, smallest_class=90)

@@ -12,8 +12,9 @@ import torch
 from app import errors, space
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
+from app.limits import Search
 from app.plan import Plan
-from app.recipe import Recipe, Search
+from app.recipe import Recipe
 from app.space import Space
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped

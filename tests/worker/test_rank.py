@@ -10,9 +10,10 @@ from app.db import Database, utc_now
 from app.jobs import service
 from app.jobs.schemas import Candidate, JobCreate, RankingCreate
 from app.jobs.tables import Job
+from app.limits import Budget
 from app.ranking import Ranking
 from app.rankings import service as rankings
-from app.recipe import Budget, Recipe
+from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories

@@ -6,8 +6,9 @@ from app.db import Database, utc_now
 from app.jobs import events, service
 from app.jobs.schemas import JobCreate
 from app.jobs.tables import Job, JobEvent
+from app.limits import Search
 from app.models import artifact
-from app.recipe import Recipe, Search
+from app.recipe import Recipe
 from app.storage import Storage
 from tests.worker.conftest import Desk
 from tests.worker.test_auto import newest_version

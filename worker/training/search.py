@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app import errors
+from app.limits import Search
 from app.plan import Plan
-from app.recipe import Search
 from app.space import Space
 from worker.training import comparison, evaluate, study, trials
 from worker.training.data import Splits
