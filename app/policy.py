@@ -15,7 +15,7 @@ from typing import Literal
 
 from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, VersionFacts, resolve
 from app.profile import HEAD, Depth, Probe, Profile
-from app.recipe import ALL_STAGES, Recipe, Strategy, narrowed
+from app.recipe import ALL_STAGES, Recipe, Strategy, left_out, narrowed
 
 Chosen = Literal["head", "stage_probe", "top", "full"]
 
@@ -74,13 +74,12 @@ def plan(recipe: Recipe, profile: Profile, version: VersionFacts, *, stages: Seq
     # A head that is fitted first competes anyway, as the network before its first step.
     competes = decision.rival != "head" or resolved.reinit != "none"
     trains = decision.strategy in ("top", "full")
-    ignored = f"Not for strategy {decision.strategy!r}, and so left out: {', '.join(lost)}."
     return replace(
         resolved,
         rival=_rival(recipe, decision, version, stages) if trains and competes else None,
         quadrant=decision.quadrant,
         expected=expected(profile, strategy=decision.strategy),
-        reasons=(*decision.reasons, *resolved.reasons, *([ignored] if lost else [])),
+        reasons=(*decision.reasons, *resolved.reasons, *left_out(decision.strategy, lost)),
     )
 
 

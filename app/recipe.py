@@ -1,5 +1,6 @@
 """What to train, as it is asked for: a value shared by the API and the stored job. `app.plan` resolves it."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -352,7 +353,7 @@ class Recipe:
         if self.l2 is not None and self.reinit not in (None, "none"):
             refuse({"l2": (self.l2, f"with reinit '{self.reinit}' no linear classifier is fitted")})
         if self.strategy == "top" and self.augmentation:
-            mixed = {name: getattr(self.augmentation, name) for name in ("mixup", "cutmix")}
+            mixed = {name: getattr(self.augmentation, name) for name in _MIXED}
             said = "not for strategy 'top', which keeps activations"
             refuse({f"augmentation.{name}": (value, said) for name, value in mixed.items() if value})
         return self
@@ -367,15 +368,28 @@ _FOR_PRETRAINED = ("l2", "reinit", "layer_decay", "unfreeze")
 
 def narrowed(recipe: Recipe, strategy: Strategy, **fields: Any) -> tuple[Recipe, tuple[str, ...]]:
     """`recipe` with this strategy and these fields where it leaves them open, without those that the strategy does not
-    know; and the names of the ones left out."""
+    can take; and the names of the ones left out."""
     known = (*FIELDS[strategy], *_COMMON)
     given = {name: value for name, value in vars(recipe).items() if name in _known() and value is not None}
-    lost = tuple(sorted(set(given).difference(known)))
+    lost = set(given).difference(known)
     settled = {**fields, **{name: value for name, value in given.items() if name in known}}
+    if strategy == "full" and settled.get("reinit") == "retrained":
+        lost.add("reinit")
+        del settled["reinit"]
+    if strategy == "top" and recipe.augmentation:
+        mixed: dict[str, Any] = {name: 0.0 for name in _MIXED if getattr(recipe.augmentation, name)}
+        lost.update(f"augmentation.{name}" for name in mixed)
+        settled["augmentation"] = replace(recipe.augmentation, **mixed)
     common = {name: getattr(recipe, name) for name in _COMMON}
-    return Recipe(**common, strategy=strategy, **settled), lost
+    return Recipe(**common, strategy=strategy, **settled), tuple(sorted(lost))
 
 
+def left_out(strategy: Strategy, lost: tuple[str, ...]) -> tuple[str, ...]:
+    """The sentence about what `narrowed` has left out; none where that is nothing."""
+    return (f"Not for strategy '{strategy}', and so left out: {', '.join(lost)}.",) if lost else ()
+
+
+_MIXED = ("mixup", "cutmix")
 _COMMON = ("backbone", "weights", "base", "label_map", "replay", "seed", "deterministic", "search")
 
 

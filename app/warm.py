@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from app.plan import Plan, VersionFacts, resolve
-from app.recipe import Recipe, narrowed
+from app.recipe import Recipe, left_out, narrowed
 from app.warmstart import WarmStart, told
 
 PULL = 0.01
@@ -17,9 +17,7 @@ def plan(recipe: Recipe, start: WarmStart, version: VersionFacts, *, stages: tup
     reasons: list[str] = []
     if recipe.strategy == "auto":
         recipe, lost = narrowed(recipe, "head")
-        reasons.append(_WHY_HEAD)
-        if lost:
-            reasons.append(f"Not for strategy 'head', and so left out: {', '.join(lost)}.")
+        reasons += [_WHY_HEAD, *left_out("head", lost)]
     made = resolve(recipe, version, stages=stages)
     if made.descent is not None:
         pull = PULL if recipe.weight_decay is None else recipe.weight_decay

@@ -20,7 +20,7 @@ from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate, RankingCreate
 from app.jobs.tables import Job, Worker
 from app.plan import Plan, VersionFacts, resolve
-from app.recipe import NO_WEIGHTS, Recipe, narrowed
+from app.recipe import Recipe, left_out, narrowed
 
 CPU_QUEUE = "cpu"
 GPU_QUEUE = "gpu"
@@ -246,11 +246,14 @@ def check_backbone(recipe: Recipe) -> Backbone:
 
 def plan_at_once(recipe: Recipe, backbone: Backbone, version: VersionFacts) -> Plan | None:
     """The plan for `recipe`, None where it is decided by measurements. Raises `UnknownName` and `Invalid`."""
-    if recipe.strategy == "auto":
-        if not _starts_from_random(recipe, backbone):
-            return None
-        recipe, _ = narrowed(replace(recipe, weights=NO_WEIGHTS), "scratch")
-    return resolve(recipe, version, stages=[stage.name for stage in backbone.stages])
+    stages = [stage.name for stage in backbone.stages]
+    if recipe.strategy != "auto":
+        return resolve(recipe, version, stages=stages)
+    if not _starts_from_random(recipe, backbone):
+        return None
+    settled, lost = narrowed(recipe, "scratch")
+    plan = resolve(settled, version, stages=stages)
+    return replace(plan, reasons=(*plan.reasons, *left_out("scratch", lost)))
 
 
 def _starts_from_random(recipe: Recipe, backbone: Backbone) -> bool:

@@ -111,6 +111,17 @@ def test_what_decides_itself_trains_from_random_values_where_there_are_no_others
         assert http.post("/v1/jobs", json=asked).json()["plan"]["strategy"] == "scratch"
 
 
+@pytest.mark.parametrize("field", [{"l2": 0.1}, {"reinit": "head"}, {"layer_decay": 0.5}])
+def test_what_random_values_have_no_use_for_is_left_out_and_told(
+    http: TestClient, versioned: str, field: dict[str, object]
+) -> None:
+    asked = wanted(versioned, backbone="tinynet", strategy="auto", weights=None, **field)
+    queued = http.post("/v1/jobs", json=asked)
+    assert queued.status_code == 202, queued.text
+    (name,) = field
+    assert f"Not for strategy 'scratch', and so left out: {name}." in queued.json()["plan"]["reasons"]
+
+
 def test_weights_are_asked_for_by_name(http: TestClient, versioned: str) -> None:
     named = wanted(versioned, backbone="resnet50", weights="IMAGENET1K_V2")
     answer = http.post("/v1/jobs", json=named)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from app import policy
+from app.plan import VersionFacts
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
+from app.recipe import Augmentation, Recipe
 
 COSTS = Costs(decode=0.002, forward=0.01, step=0.03, device="cpu", threads=2)
 
@@ -135,6 +137,30 @@ def test_what_is_expected_reaches_further_up_where_layers_are_trained() -> None:
 
 def test_a_network_with_a_single_stage_has_no_top() -> None:
     assert policy.decide(profile(images=3000, stages=(0.9, 0.9))).strategy == "full"
+
+
+@pytest.mark.parametrize(
+    ("images", "asked", "lost"),
+    [
+        (300, Recipe(backbone="resnet18", augmentation=Augmentation(mixup=0.2)), "augmentation.mixup"),
+        (300, Recipe(backbone="resnet18", unfreeze="gradual"), "unfreeze"),
+        (3000, Recipe(backbone="resnet18", layer_decay=0.8), "layer_decay"),
+    ],
+)
+def test_what_the_chosen_strategy_cannot_take_is_left_out_and_told(images: int, asked: Recipe, lost: str) -> None:
+    version = VersionFacts(classes=5, train_images=images, validation_images=images // 4, smallest_class=images // 5)
+    made = policy.plan(asked, profile(images=images), version, stages=("stage1", "stage2", "stage3", "stage4"))
+    assert made.strategy == "top"
+    assert f"Not for strategy 'top', and so left out: {lost}." in made.reasons
+
+
+def test_what_cannot_be_reinitialised_in_full_is_left_out_and_told() -> None:
+    version = VersionFacts(classes=5, train_images=3000, validation_images=600, smallest_class=600)
+    dissimilar = profile(images=3000, stages=(0.4, 0.5, 0.6, 0.6), random=0.55)
+    asked = Recipe(backbone="resnet18", reinit="retrained")
+    made = policy.plan(asked, dissimilar, version, stages=("stage1", "stage2", "stage3"))
+    assert (made.strategy, made.reinit) == ("full", "none")
+    assert "Not for strategy 'full', and so left out: reinit." in made.reasons
 
 
 def test_few_images_that_cannot_be_halved_are_little_data() -> None:
