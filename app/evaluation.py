@@ -5,13 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Interval:
-    """Where a share probably lies, 0-1."""
-
-    low: float
-    high: float
+from app.intervals import Interval
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.contradictions import refuse
-from app.experiments.intervals import Interval
 from app.experiments.verdict import ARMS, Arm, Point, Verdict
+from app.intervals import Interval
 from app.jobs.schemas import JobError, JobState, ModelName
 from app.recipe import AUTO_BACKBONE, Recipe, Strategy
 

@@ -7,14 +7,14 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import errors
+from app import errors, intervals
 from app.datasets import service as datasets
 from app.db import new_id
-from app.experiments import curves, intervals, verdict
-from app.experiments.intervals import Score
+from app.experiments import curves, verdict
 from app.experiments.schemas import ArmRead, ExperimentCreate, ExperimentRead
 from app.experiments.tables import Experiment
 from app.experiments.verdict import ARMS, Arm, Run
+from app.intervals import Score
 from app.jobs import events
 from app.jobs import service as jobs
 from app.jobs.schemas import ENDED, JobCreate, JobError

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from app.experiments import intervals
-from app.experiments.intervals import Interval, Score
+from app import intervals
+from app.intervals import Interval, Score
 
 Arm = Literal["probe", "fine_tune", "scratch"]
 ARMS: tuple[Arm, ...] = ("probe", "fine_tune", "scratch")

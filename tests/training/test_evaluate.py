@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn import metrics
 
 from app import errors
@@ -72,13 +71,6 @@ def test_the_accuracies_of_the_k_best_are_those_of_scikit_learn(classes: int) ->
     for top in found.top:
         expected = metrics.top_k_accuracy_score(targets, probabilities, k=top.k, labels=list(range(classes)))
         assert top.accuracy == pytest.approx(expected, abs=CLOSE)
-
-
-@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (93, 100), (1, 3), (480, 1000)])
-def test_the_interval_of_the_accuracy_is_that_of_scipy(hits: int, count: int) -> None:
-    expected = binomtest(hits, count).proportion_ci(method="wilson")
-    found = evaluate.interval(hits, count)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=CLOSE)
 
 
 @pytest.mark.parametrize("classes", [2, 5])

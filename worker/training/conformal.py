@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation import Conformal, Interval
+from app.evaluation import Conformal
+from app.intervals import Interval
 from worker.training import calibrate
 
 ALPHAS = (0.05, 0.1, 0.2)

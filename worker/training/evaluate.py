@@ -1,25 +1,24 @@
 """How good a classifier is: its probabilities for labelled images, and the figures that follow from them."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app import intervals
 from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
-from app.evaluation import ClassFigures, Evaluation, Interval, TopAccuracy
+from app.evaluation import ClassFigures, Evaluation, TopAccuracy
+from app.intervals import Score
 from worker.training import data, features, unknown
 from worker.training.data import Images, Selection, Splits
 from worker.training.events import Emit, Progress
 
 _TOP = 5
 _TOPS = (2, 3, 5, 10)
-_SURENESS = 0.95
 _SHARPNESSES = tuple(2.0 ** (exponent / 4) for exponent in range(-12, 9))
 """Inverse temperatures."""
 _RANKED_AT_ONCE = 1024
@@ -78,18 +77,9 @@ def evaluate(probabilities: NDArray[np.float64], targets: NDArray[np.int64], lab
         log_loss=float(-np.log(likelihood).mean()),
         classes=tuple(_figures(confusion, place, label) for place, label in enumerate(labels)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        accuracy_interval=interval(int((predicted == targets).sum()), len(targets)),
+        accuracy_interval=intervals.of_share(Score(int((predicted == targets).sum()), len(targets))),
         top=tuple(TopAccuracy(k, _top_accuracy(probabilities, targets, k)) for k in _TOPS if k < len(labels)),
     )
-
-
-def interval(hits: int, count: int) -> Interval:
-    """Where the share of which `hits` of `count` were found probably lies, 95 % (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + _SURENESS) / 2)
-    share, weight = hits / count, 1 + z * z / count
-    centre = (share + z * z / (2 * count)) / weight
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / weight
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def tempered_log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:

@@ -13,7 +13,7 @@ _Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Interval:
-    """From `low` to `high`, which hold the true value 95 times of 100."""
+    """From `low` to `high`."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Score:
 
 
 def of_share(score: Score) -> Interval:
-    """For the accuracy on all images there could be, 0-1, from these."""
+    """What holds the accuracy on all images there could be, 0-1, 95 times of 100."""
     share, count = score.accuracy, score.images
     middle = share + _Z**2 / (2 * count)
     reach = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
@@ -41,8 +41,8 @@ def of_share(score: Score) -> Interval:
 
 
 def of_difference(first: Score, second: Score) -> Interval:
-    """For by how much the accuracy of `first` is above that of `second`, -1 to 1. Taken as if each had images of its
-    own: on the same images the two go up and down together, and the true interval is narrower."""
+    """What holds by how much the accuracy of `first` is above that of `second`, -1 to 1, 95 times of 100. Taken as if each
+    had images of its own: on the same images the two go up and down together, and the true interval is narrower."""
     one, other = of_share(first), of_share(second)
     difference = first.accuracy - second.accuracy
     below = math.hypot(first.accuracy - one.low, other.high - second.accuracy)
