@@ -41,8 +41,11 @@ def of_share(score: Score) -> Interval:
 
 
 def of_difference(first: Score, second: Score) -> Interval:
-    """What holds by how much the accuracy of `first` is above that of `second`, -1 to 1, 95 times of 100. Taken as if each
-    had images of its own: on the same images the two go up and down together, and the true interval is narrower."""
+    """What holds by how much the accuracy of `first` is above that of `second`, -1 to 1, 95 times of 100.
+
+    Taken as if each had images of its own: on the same images the two go up and down together, and the true interval is
+    narrower.
+    """
     one, other = of_share(first), of_share(second)
     difference = first.accuracy - second.accuracy
     below = math.hypot(first.accuracy - one.low, other.high - second.accuracy)
