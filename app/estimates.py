@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from app.backbones.catalogue import Backbone
+from app.evaluation import COMPARED_EACH
 from app.plan import Estimate, Plan, VersionFacts
 from app.profile import Costs
 from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
@@ -57,10 +58,11 @@ def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:
 def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
     train, validation = version.train_images, version.validation_images
     look = costs.decode + costs.forward
+    judged = validation + min(train, COMPARED_EACH * version.classes)
     if plan.strategy == "head":
         return _FIT * costs.probe
     if plan.descent is None:
-        return _classifiers(plan, costs) + validation * look
+        return _classifiers(plan, costs) + judged * look
     begin = _FIT * costs.probe if plan.reinit == "none" else 0.0
     if plan.freeze is None:
         epoch = train * (costs.decode + costs.step) + validation * look
@@ -68,7 +70,7 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
         begin += (plan.views * train + validation) * look
         epoch = (1 - share_up_to(backbone, plan.freeze)) * (train * costs.step + validation * costs.forward)
     # The network before the first step is judged as well, and the one that is kept once more.
-    return begin + plan.descent.epochs * epoch + 2 * validation * look
+    return begin + plan.descent.epochs * epoch + (validation + judged) * look
 
 
 def _classifiers(plan: Plan, costs: Costs) -> float:

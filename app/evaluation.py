@@ -7,6 +7,10 @@ from typing import Any
 
 from app.intervals import Interval
 
+COMPARED_EACH = 32
+"""Training images of a label that others are compared with to tell what is unknown: the mean direction of more is
+hardly another, and a pass takes time."""
+
 
 @dataclass(frozen=True)
 class ClassFigures:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from sklearn import metrics
 from sklearn.metrics.pairwise import cosine_similarity
 
+from app.evaluation import COMPARED_EACH
 from tests.training.test_evaluate import labels
 from worker.training import unknown
 
@@ -81,6 +82,6 @@ def test_without_mistakes_or_refusals_there_is_nothing_to_say_of_them() -> None:
 def test_the_sample_has_some_of_every_label_and_is_the_same_for_the_same_seed() -> None:
     targets = np.repeat([0, 1, 2], [200, 5, 40])
     chosen = unknown.sample(targets, seed=1)
-    assert np.bincount(targets[chosen]).tolist() == [unknown.EACH, 5, unknown.EACH]
+    assert np.bincount(targets[chosen]).tolist() == [COMPARED_EACH, 5, COMPARED_EACH]
     assert (np.diff(chosen) > 0).all()
     assert (chosen == unknown.sample(targets, seed=1)).all()

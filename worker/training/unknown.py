@@ -11,21 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation import LeftOut, Unknown
+from app.evaluation import COMPARED_EACH, LeftOut, Unknown
 from worker.training import probe, separation
 from worker.training.table import Rows
 
 WANTED = 0.95
 """Share of the held-out images that is accepted."""
-EACH = 32
-"""Training images of a label that its direction is the mean of: more change it little, and a pass takes time."""
 FOLDS = 5
 
 
 def sample(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
-    """Positions of up to `EACH` images of every label, in order."""
+    """Positions of up to `COMPARED_EACH` images of every label, in order."""
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(targets == target))[:EACH] for target in np.unique(targets)]
+    chosen = [rng.permutation(np.flatnonzero(targets == target))[:COMPARED_EACH] for target in np.unique(targets)]
     return np.sort(np.concatenate(chosen))
 
 
