@@ -27,14 +27,11 @@ def preprocessing() -> Preprocessing:
     return BACKBONE.find_weights(catalogue.PRETRAINED).preprocessing
 
 
-def test_digits_are_read_better_than_with_random_values(state: dict[str, Tensor], preprocessing: Preprocessing) -> None:
-    digits = evaluate.digits(preprocessing)
-    row = evaluate.compare(BACKBONE, state, digits, seeds=SEEDS)
-    assert row.pretrained.mean > 97
-    assert row.gain > 0
-    assert row.pretrained.mean > row.random_adapted.mean + 3
-    few = evaluate.compare(BACKBONE, state, replace(digits, train_each=10), seeds=SEEDS)
-    assert few.gain > 5
+def test_digits_are_read_better_from_few_than_with_random_values(
+    state: dict[str, Tensor], preprocessing: Preprocessing
+) -> None:
+    few = replace(evaluate.digits(preprocessing), train_each=10)
+    assert evaluate.compare(BACKBONE, state, few, seeds=SEEDS).gain > 5
 
 
 @pytest.mark.parametrize(("name", "least"), [("textures10", 20), ("sign_digits", 15)])

@@ -43,10 +43,20 @@ from worker.training.events import (
 from worker.training.learner import Criterion, Learner
 
 LABELS = ("red", "blue")
-LARGE = ("alexnet", "alexnet_2012", "zfnet", "vgg11_bn", "inception_v3", "inception_v4", "convnext_tiny", "vit_b_32")
+LARGE = ("alexnet", "zfnet", "vgg11_bn", "inception_v3", "convnext_tiny", "vit_b_32", "swin_t")
+OF_THE_SAME_FAMILY = (
+    "alexnet_2012",
+    "inception_v2",
+    "inception_v4",
+    "mobilenetv1_100",
+    "mobilenetv4_conv_small",
+    "swin_v2_t",
+)
+"""As others that are here, and without auxiliary heads."""
 FAMILIES = [
-    pytest.param(name, marks=pytest.mark.slow) if name in LARGE or name.startswith("swin") else name
+    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
     for name in networks.REPRESENTATIVES
+    if name not in OF_THE_SAME_FAMILY
 ]
 DESCENT = Descent(epochs=4, batch_size=6, learning_rate=0.02, weight_decay=0.1)
 
