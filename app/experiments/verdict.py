@@ -118,10 +118,10 @@ def _said(main: Difference, finding: Finding) -> str:
         return f"Pre-training raised the final score: fine-tuning is right more often than scratch by {span}."
     if finding == "lower":
         return f"Pre-training lowered the final score: fine-tuning is right less often than scratch by {span}."
-    said = f"No difference of the final scores is shown: fine-tuning against scratch is {span}, and 0 lies within."
+    said = f"fine-tuning against scratch is {span}, and 0 lies within."
     if finding == "faster":
-        return f"Pre-training only got there faster. {said}"
-    return said
+        return f"Pre-training got there faster; that it raised the final score as well is not shown: {said}"
+    return f"No difference of the final scores is shown: {said}"
 
 
 def _span(one: Difference) -> str:
