@@ -4,7 +4,7 @@ import hashlib
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,12 @@ import torch
 from PIL import Image
 
 from app.backbones import catalogue, classifier, networks
+from app.db import Database, new_id, utc_now
+from app.jobs.tables import Job
 from app.models import artifact
+from app.models import service as models
 from app.models.artifact import Artifact, Calibration
+from app.models.service import NewModelVersion
 
 Pack = Callable[[Path, Mapping[str, bytes]], Path]
 
@@ -64,6 +68,28 @@ def write_artifact(folder: Path, *, calibration: Calibration | None = None) -> N
     built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0)
     plain = Artifact("tinynet", ("ants", "bees"), built.preprocessing, {}, {}, {}, built.state())
     artifact.write(folder, replace(plain, calibration=calibration))
+
+
+def register_version(database: Database, version_id: str, dataset_id: str, *, labels: Sequence[str]) -> None:
+    """The model `insects` with a first version, and the job that made it, ended well."""
+    now = utc_now()
+    job = Job(
+        id=new_id("job"),
+        kind="train",
+        queue="gpu",
+        state="succeeded",
+        dataset_id=dataset_id,
+        spec={},
+        attempt=1,
+        max_attempts=1,
+        last_event=0,
+        created_at=now,
+    )
+    with database.write() as session:
+        session.add(job)
+        session.flush()
+        wanted = NewModelVersion(version_id, "insects", job.id, dataset_id, 1, "tinynet", "full", tuple(labels), {}, {})
+        models.register(session, wanted, now=now)
 
 
 SMALL = "timm:test_resnet"

@@ -13,13 +13,11 @@ from fastapi.testclient import TestClient
 
 from app import evaluation
 from app.backbones import catalogue, classifier
-from app.db import Database, new_id, utc_now
+from app.db import Database
 from app.evaluation import ClassFigures, Evaluation, Mistake
-from app.jobs.tables import Job
 from app.models import artifact, pictures
 from app.models import service as models
 from app.models.artifact import Artifact, Calibration
-from app.models.service import NewModelVersion
 from app.storage import Storage
 from tests import factories
 from tests.app.conftest import sqlite_url
@@ -56,30 +54,12 @@ def register(http: TestClient, database: Database, files: Storage, dataset_id: s
     """Makes the first version of a model with this evaluation."""
 
     def made(document: dict[str, Any], labels: Sequence[str], *, thumbnails: Sequence[bytes] = ()) -> None:
-        version_id, now = models.new_version_id(), utc_now()
+        version_id = models.new_version_id()
         built = classifier.build(catalogue.find("tinynet"), len(labels), state=None, seed=0)
         plan = {"reasons": ["Few images, and *like* photos."]}
         whole = Artifact("tinynet", tuple(labels), built.preprocessing, plan, document, {}, built.state())
         artifact.write(files.model_version(version_id), whole, thumbnails=thumbnails)
-        job = Job(
-            id=new_id("job"),
-            kind="train",
-            queue="gpu",
-            state="succeeded",
-            dataset_id=dataset_id,
-            spec={},
-            attempt=1,
-            max_attempts=1,
-            last_event=0,
-            created_at=now,
-        )
-        with database.write() as session:
-            session.add(job)
-            session.flush()
-            wanted = NewModelVersion(
-                version_id, "insects", job.id, dataset_id, 1, "tinynet", "full", tuple(labels), {}, {}
-            )
-            models.register(session, wanted, now=now)
+        factories.register_version(database, version_id, dataset_id, labels=labels)
 
     return made
 

@@ -9,10 +9,8 @@ from fastapi.testclient import TestClient
 
 from app import errors
 from app.bodies import InFlight
-from app.db import Database, new_id, utc_now
-from app.jobs.tables import Job
+from app.db import Database
 from app.models import service as models
-from app.models.service import NewModelVersion
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
@@ -33,26 +31,9 @@ def database_url(tmp_path: Path) -> str:
 @pytest.fixture
 def url(http: TestClient, database: Database, files: Storage, dataset_id: str) -> str:
     """The predict route of a model."""
-    version_id, now = models.new_version_id(), utc_now()
+    version_id = models.new_version_id()
     factories.write_artifact(files.model_version(version_id))
-    job = Job(
-        id=new_id("job"),
-        kind="train",
-        queue="gpu",
-        state="succeeded",
-        dataset_id=dataset_id,
-        spec={},
-        attempt=1,
-        max_attempts=1,
-        last_event=0,
-        created_at=now,
-    )
-    with database.write() as session:
-        session.add(job)
-        session.flush()
-        labels = ("ants", "bees")
-        wanted = NewModelVersion(version_id, "insects", job.id, dataset_id, 1, "tinynet", "full", labels, {}, {})
-        models.register(session, wanted, now=now)
+    factories.register_version(database, version_id, dataset_id, labels=("ants", "bees"))
     return "/v1/models/insects/predict"
 
 
