@@ -271,7 +271,7 @@ def _about_agreement(agreements: Sequence[Agreement]) -> str:
     lowest, least = min(known, key=lambda pair: pair[0])
     between = f"{TITLES[least.first]} and {TITLES[least.second]}"
     if lowest >= _AGREE:
-        return f"On the order of all they agree: Kendall's tau is {lowest:.2f} or more between any two scores."
+        return f"On the order of all they agree: Kendall's tau is at least {lowest:.2f} between any two scores."
     return f"On the order of all they disagree: Kendall's tau between {between} is {lowest:.2f}."
 
 

@@ -179,16 +179,19 @@ def train(
     )
     with _told_plainly(), Client(url) as client:
         recipe = replace(recipe, backbone=backbone or _backbone_of(client, base))
-        dataset_id = _import(client, photos, dataset or model)
-        with show.step(console, f"train {model}") as step:
-            job = client.train(dataset_id, model, recipe)
-            done = show.succeeded(client.wait(job.id, step.tell))
-            step.notes = [*(done.plan.reasons if done.plan else []), *step.notes]
-            result = done.result or {}
-            step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
-            if base is not None:
-                made = client.model_version(model, result["model_version"])
-                step.notes += [show.old_labels(found) for found in made.old_labels]
+        _train(client, _import(client, photos, dataset or model), model, recipe)
+
+
+def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:
+    with show.step(console, f"train {model}") as step:
+        job = client.train(dataset_id, model, recipe)
+        done = show.succeeded(client.wait(job.id, step.tell))
+        step.notes = [*(done.plan.reasons if done.plan else []), *step.notes]
+        result = done.result or {}
+        step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
+        if recipe.base is not None:
+            made = client.model_version(model, result["model_version"])
+            step.notes += [show.old_labels(found) for found in made.old_labels]
 
 
 def _backbone_of(client: Client, base: str | None) -> str:

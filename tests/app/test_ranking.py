@@ -106,7 +106,7 @@ def test_where_the_scores_agree_it_is_said_too() -> None:
     entries = [measured("b", 0.5, log_me=0.1, h_score=0.1), measured("a", 0.9, log_me=0.9, h_score=0.9)]
     said = ranking.order(SETTING, entries, []).remarks
     assert said[0] == "All scores put a first."
-    assert "tau is 1.00 or more" in said[1]
+    assert "tau is at least 1.00" in said[1]
 
 
 def test_what_the_probe_cannot_tell_apart_is_said() -> None:
