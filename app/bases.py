@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from app import errors, warmstart
@@ -54,11 +53,8 @@ def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
     try:
         return models.referenced(session, reference)
     except errors.NotFound as error:
-        nearest: list[JsonValue] = [*models.nearest_names(session, reference.partition("@")[0])]
-        wrong_name = nearest and error.code == "model_not_found"
-        hint = f"; did you mean {', '.join(map(str, nearest))}?" if wrong_name else ""
-        detail = {**error.detail, "nearest": nearest}
-        raise errors.NotFound(f"{error.message}{hint}", code=error.code, detail=detail).at("recipe.base") from error
+        error.at("recipe.base")
+        raise
 
 
 def _stages(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
 _AFTER_COMMIT = "graft_after_commit"
+_BEFORE_COMMIT = "graft_before_commit"
 _BUSY_TIMEOUT_SECONDS = 30
 _REPLACEMENT = "\ufffd"
 # For PostgreSQL: a server that is gone is noticed well before a lease runs out.
@@ -98,6 +99,9 @@ class Database:
         """A transaction: committed at the end, or rolled back by any exception. What waits for the commit runs then."""
         with self._turn, Session(self._writing, expire_on_commit=False) as session:
             yield session
+            session.flush()
+            for last in session.info.pop(_BEFORE_COMMIT, ()):
+                last(session)
             session.commit()
         for action in session.info.pop(_AFTER_COMMIT, ()):
             action()
@@ -110,6 +114,15 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def before_commit(session: Session, action: Callable[[Session], None]) -> None:
+    """Do `action` as the last thing of the transaction of `session`, and once however often it is asked for.
+
+    What all transactions write, such as a count, is locked from then on; locked last, it is held for a moment only, and
+    nobody who holds it waits for another lock.
+    """
+    session.info.setdefault(_BEFORE_COMMIT, {})[action] = None
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:

@@ -35,6 +35,16 @@ class Page:
     after: str | None
 
 
+@dataclass(frozen=True)
+class PutCondition:
+    """Which state a PUT is based on: on one that is there (`revision`, None for any), or on there being none."""
+
+    is_change: bool
+    revision: int | None
+    must_be_new: bool
+    """Whether the request says so itself; it may not know."""
+
+
 class Listing(BaseModel, Generic[Item]):
     """One page of a list; `after=<id of the last item>` gets the next while `has_more`."""
 
@@ -93,6 +103,28 @@ async def _revision(
 ) -> int | None:
     if if_match is None:
         raise errors.PreconditionRequired("send If-Match with the ETag of the state that this change is based on")
+    return _matched(if_match)
+
+
+async def _put_condition(
+    if_match: Annotated[
+        str | None, Header(alias="If-Match", description="To change what is there: the `ETag` of its state, or `*`.")
+    ] = None,
+    if_none_match: Annotated[
+        str | None,
+        Header(alias="If-None-Match", pattern=r"^\*$", description="`*`: only if there is none yet.", examples=["*"]),
+    ] = None,
+) -> PutCondition:
+    if if_match is not None and if_none_match is not None:
+        raise errors.PreconditionFailed("If-Match and If-None-Match contradict each other; send one of them")
+    return PutCondition(
+        is_change=if_match is not None,
+        revision=None if if_match is None else _matched(if_match),
+        must_be_new=if_none_match is not None,
+    )
+
+
+def _matched(if_match: str) -> int | None:
     if if_match.strip() == "*":
         return None
     match = re.fullmatch(r'"(\d{1,9})"', if_match.strip())
@@ -108,6 +140,7 @@ DatabaseDep = Annotated[Database, Depends(_database)]
 PageDep = Annotated[Page, Depends(_page)]
 IdempotentDep = Annotated[idempotency.Request, Depends(_idempotent)]
 RevisionDep = Annotated[int | None, Depends(_revision)]
+PutConditionDep = Annotated[PutCondition, Depends(_put_condition)]
 
 
 def listing(items: Sequence[Item], limit: int) -> Listing[Item]:

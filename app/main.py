@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import torch
+from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -21,8 +22,9 @@ from app.doorbell import Doorbell
 from app.experiments import routes as experiments
 from app.jobs import imports
 from app.jobs import routes as jobs
-from app.models import evaluation_routes
+from app.models import alias_routes, evaluation_routes
 from app.models import routes as models
+from app.models.directory import Directory
 from app.plans import routes as plans
 from app.predictions import routes as predictions
 from app.predictions.engine import Engine
@@ -75,6 +77,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         labels.router,
         experiments.router,
         models.router,
+        alias_routes.router,
         evaluation_routes.router,
         predictions.router,
     ):
@@ -92,13 +95,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     storage = Storage(settings.data_dir)
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
+    app.state.directory = Directory(database, poll_seconds=settings.registry_seconds)
     app.state.engine = Engine(storage, loaded_models=settings.loaded_models, max_image_pixels=settings.max_image_pixels)
     app.state.predict_bodies = InFlight(settings.max_predict_bytes_in_flight)
     app.state.anatomies = anatomy_routes.workshop()
     app.state.predict_limiter = anyio.CapacityLimiter(_CONCURRENT_PREDICTIONS)
+    await run_sync(app.state.directory.start)
     try:
         yield
     finally:
+        await run_sync(app.state.directory.close)
         database.close()
 
 

@@ -108,10 +108,10 @@ class Recipe:
         str | None,
         Field(
             min_length=1,
-            max_length=100,
-            description="A model version of one's own to start from in place of published weights: `name@version`, or "
-            "`name` for its newest one (`auto`, `head`, `top`, `full`). Labels that it knows keep their rows of its "
-            "classifier, by name; other labels get new ones.",
+            max_length=127,
+            description="A model version of one's own to start from in place of published weights: `name@version`, "
+            "`name:alias`, or `name` for its newest one (`auto`, `head`, `top`, `full`). Labels that it knows keep "
+            "their rows of its classifier, by name; other labels get new ones.",
             examples=["flowers@1"],
         ),
     ] = None

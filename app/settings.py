@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     max_activation_bytes: PositiveInt = 8 * 1024 * _MIB
     """How much one training may keep of what frozen layers made of its images; beyond, they are computed again."""
 
+    registry_seconds: PositiveFloat = 0.2
+    """How often a process that serves models looks whether versions or aliases have changed."""
+
     lease_seconds: PositiveFloat = 30.0
     heartbeat_seconds: PositiveFloat = 2.0
     sweep_seconds: PositiveFloat = 10.0

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from app.models import references
 from app.plan import Plan
 from app.recipe import PRETRAINED, Recipe
 
@@ -54,9 +55,10 @@ class Candidate(BaseModel):
     )
     model: str | None = Field(
         default=None,
-        max_length=100,
+        max_length=references.MAX_LENGTH,
         pattern=r"^[^\x00]*$",
-        description="Name of a model, in place of a backbone: its network, as far as its new classifier.",
+        description="A model in place of a backbone, `name`, `name@version` or `name:alias`: its network, as far as "
+        "its new classifier.",
     )
     version: int | None = Field(
         default=None, ge=1, lt=2**31, description="Of the model; its newest when the job begins if left out."
@@ -70,6 +72,11 @@ class Candidate(BaseModel):
         return str(self.backbone) if self.choice == PRETRAINED else f"{self.backbone} {self.weights}"
 
     @property
+    def is_qualified(self) -> bool:
+        """Whether `model` is more than a name."""
+        return self.model is not None and not {"@", ":"}.isdisjoint(self.model)
+
+    @property
     def choice(self) -> str:
         """Of the backbone's weights."""
         return self.weights or PRETRAINED
@@ -80,6 +87,8 @@ class Candidate(BaseModel):
             raise ValueError("name a backbone or a model, one of the two")
         if self.model is None and self.version is not None:
             raise ValueError("a backbone has no version; say which of its weights")
+        if self.model is not None and self.version is not None and self.is_qualified:
+            raise ValueError(f"{self.model} says its version already")
         if self.model is not None and self.weights is not None:
             raise ValueError("a model has weights of its own")
         return self

@@ -17,8 +17,9 @@ from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
 from app.jobs import events, searches
 from app.jobs.events import Line
-from app.jobs.schemas import ENDED, JobCreate, RankingCreate
+from app.jobs.schemas import ENDED, Candidate, JobCreate, RankingCreate
 from app.jobs.tables import Job, Worker
+from app.models import service as models
 from app.plan import Plan, VersionFacts, resolve
 from app.recipe import Recipe, left_out, narrowed
 
@@ -105,12 +106,16 @@ def submit_ranking(
     session: Session, version: DatasetVersion, wanted: RankingCreate, *, max_attempts: int, now: datetime
 ) -> Job:
     """Queue a comparison of networks on `version`; of all backbones at hand, join the job that is at it already.
-    Raises `UnknownName` for backbones and their weights; whether those are at hand is known to the worker alone."""
+    Raises `UnknownName` for backbones and their weights, and `NotFound` for a version or an alias of a model; whether
+    what is named by its name alone is at hand is known to the worker."""
     for candidate in wanted.candidates or ():
         if candidate.backbone is not None:
             backbone = catalogue.find(candidate.backbone)
             if backbone.weights:
                 backbone.find_weights(candidate.choice)
+    if wanted.candidates is not None:
+        pinned = [_pinned(session, candidate, place) for place, candidate in enumerate(wanted.candidates)]
+        wanted = wanted.model_copy(update={"candidates": pinned})
     spec = wanted.model_dump(mode="json", include={"candidates", "seed"})
     job = _queued("rank", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
     job.dataset_version = version.number
@@ -119,6 +124,19 @@ def submit_ranking(
         return job
     job.subject = f"ranking {version.content_hash} {wanted.seed}"
     return _joined(session, job, now=now)
+
+
+def _pinned(session: Session, candidate: Candidate, place: int) -> Candidate:
+    """The candidate with the number of the version in place of an alias, which may point elsewhere by the time the job
+    begins."""
+    if not candidate.is_qualified:
+        return candidate
+    try:
+        name, version = models.referenced(session, str(candidate.model))
+    except errors.NotFound as error:
+        error.at(f"candidates.{place}.model")
+        raise
+    return candidate.model_copy(update={"model": name, "version": version.number})
 
 
 def _joined(session: Session, job: Job, *, now: datetime) -> Job:

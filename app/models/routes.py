@@ -1,17 +1,26 @@
 """Routes of the model registry."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from sqlalchemy.orm import Session
 
 from app.deps import DatabaseDep, Limit, Listing, PageDep, listing
-from app.models import service
-from app.models.schemas import ModelRead, ModelVersionRead
+from app.models import aliases, references, service
+from app.models.schemas import AliasRead, ModelRead, ModelVersionRead
+from app.models.tables import Model
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 Name = Annotated[str, Path(max_length=100, examples=["patterns"])]
+ModelReference = Annotated[
+    str,
+    Path(
+        max_length=references.MAX_LENGTH, description="`name`, `name@version` or `name:alias`.", examples=["patterns"]
+    ),
+]
 Number = Annotated[int, Path(ge=1, lt=2**31, examples=[1])]
 
 
@@ -20,14 +29,14 @@ def list_models(database: DatabaseDep, page: PageDep) -> Listing[ModelRead]:
     """All models, newest first."""
     with database.read() as session:
         rows = service.newest_first(session, limit=page.limit, after=page.after)
-        return listing([ModelRead.model_validate(row) for row in rows], page.limit)
+        return listing(_read(session, rows), page.limit)
 
 
 @router.get("/{name}", responses=responses(404, 422))
 def read_model(name: Name, database: DatabaseDep) -> ModelRead:
     """One model."""
     with database.read() as session:
-        return ModelRead.model_validate(service.find(session, name))
+        return _read(session, [service.find(session, name)])[0]
 
 
 @router.get("/{name}/versions", responses=responses(404, 422))
@@ -48,3 +57,19 @@ def read_model_version(name: Name, number: Number, database: DatabaseDep) -> Mod
     """One version: its labels, how well it did on the validation split, and what it was made from."""
     with database.read() as session:
         return ModelVersionRead.model_validate(service.find_version(session, name, number))
+
+
+def _read(session: Session, models: Sequence[Model]) -> list[ModelRead]:
+    found: dict[str, list[AliasRead]] = {model.id: [] for model in models}
+    for alias in aliases.of_models(session, list(found)):
+        found[alias.model_id].append(AliasRead.model_validate(alias))
+    return [
+        ModelRead(
+            id=model.id,
+            name=model.name,
+            latest_version=model.latest_version,
+            aliases=found[model.id],
+            created_at=model.created_at,
+        )
+        for model in models
+    ]

@@ -1,19 +1,67 @@
 """Models and their versions as they cross the API."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.evaluation import Evaluation
+from app.models import references
+
+AliasName = Annotated[
+    str,
+    Field(
+        pattern=references.ALIAS,
+        max_length=references.MAX_ALIAS,
+        description="Lower-case letters, digits, dash and underscore; not digits alone.",
+        examples=["production"],
+    ),
+]
+
+
+class AliasPut(BaseModel):
+    """Where an alias is to point."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"version": 1, "keep_loaded": False}})
+
+    version: int = Field(ge=1, lt=2**31, description="A version of the model.")
+    keep_loaded: bool | None = Field(
+        default=None,
+        description="Whether its version is to be in memory at any time, ready for the first request; left out, that "
+        "stays as it is, and is false for a new alias.",
+    )
+
+
+class AliasRead(BaseModel):
+    """A movable name of a version; `{model}:{name}` addresses what it points to."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(examples=["production"])
+    version: int
+    keep_loaded: bool
+    revision: int = Field(description="Grows with each change; in quotes it is the `ETag`.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class AliasMoveRead(BaseModel):
+    """One line of an alias's history."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    revision: int = Field(description="Of the alias, from this move on.")
+    action: Literal["moved", "rolled_back", "removed"]
+    version: int | None = Field(description="Where it points since then; null after its removal.")
+    back_to: int | None = Field(description="Revision of the move that a rollback from here goes back to, if any.")
+    created_at: datetime
 
 
 class ModelRead(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     id: str
     name: str = Field(examples=["patterns"])
     latest_version: int = Field(description="The version that answers predictions that name none.")
+    aliases: list[AliasRead] = Field(description="By name.")
     created_at: datetime
 
 

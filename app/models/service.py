@@ -1,6 +1,5 @@
 """What can be done with models: register a version, look them up."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,12 +9,9 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import errors
-from app.db import new_id
-from app.models.tables import Model, ModelVersion
-
-_NAMES_COMPARED = 1000
-_REFERENCE = re.compile(r"(?P<name>[^@]+)(?:@(?P<number>[1-9]\d{0,8}))?")
+from app.db import before_commit, new_id
+from app.models import references
+from app.models.tables import Alias, Model, ModelVersion, Registry
 
 
 @dataclass(frozen=True)
@@ -74,13 +70,26 @@ def register(session: Session, wanted: NewModelVersion, *, now: datetime) -> int
         )
     )
     session.flush()
+    touch(session)
     return int(number)
+
+
+def touch(session: Session) -> None:
+    """Say that this transaction changes what serving must know: it is counted as the last thing before the commit, so
+    that whoever sees the new count sees the change."""
+    before_commit(session, _count_change)
+
+
+def revision(session: Session) -> int:
+    """How often what serving must know has been changed. Read first what depends on it afterwards: then it is at least
+    as new."""
+    return session.scalars(select(Registry.revision)).one()
 
 
 def find(session: Session, name: str) -> Model:
     model = session.scalar(select(Model).where(Model.name == name, Model.latest_version > 0))
     if model is None:
-        raise errors.NotFound(f"no model {name!r}", code="model_not_found")
+        raise references.no_model(name, _newest_names(session))
     return model
 
 
@@ -99,10 +108,7 @@ def find_version(session: Session, name: str, number: int | None) -> ModelVersio
         select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.number == wanted)
     )
     if version is None:
-        raise errors.NotFound(
-            f"model {name!r} has no version {wanted}; its newest is {model.latest_version}",
-            code="model_version_not_found",
-        )
+        raise references.no_version(name, wanted, newest=model.latest_version)
     return version
 
 
@@ -119,27 +125,35 @@ def versions_newest_first(session: Session, name: str, *, limit: int, after: int
 
 
 def served(session: Session, reference: str) -> Served:
-    """What `name` or `name@version` addresses."""
+    """What `name`, `name@version` or `name:alias` addresses. Raises `NotFound` with the nearest that are there."""
     name, version = referenced(session, reference)
     return Served(version.id, name, version.number)
 
 
 def referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
-    """The model's name and the version that `name` or `name@version` addresses."""
-    match = _REFERENCE.fullmatch(reference)
-    if match is None:
-        raise errors.NotFound(
-            f"no model {reference!r}; write a name, or a name and a version as in 'ants-and-bees@2'",
-            code="model_not_found",
-        )
-    number = match["number"]
-    return match["name"], find_version(session, match["name"], None if number is None else int(number))
+    """The model's name and the version that `name`, `name@version` or `name:alias` addresses. Raises as `served`."""
+    wanted = references.parse(reference)
+    number = wanted.number if wanted.alias is None else _aliased(session, wanted.name, wanted.alias)
+    return wanted.name, find_version(session, wanted.name, number)
 
 
-def nearest_names(session: Session, name: str) -> list[str]:
-    """Models that somebody may have meant by `name`, among the newest ones."""
-    query = select(Model.name).where(Model.latest_version > 0).order_by(Model.id.desc()).limit(_NAMES_COMPARED)
-    return errors.nearest_names(name, session.scalars(query))
+def _aliased(session: Session, name: str, alias: str) -> int:
+    model = find(session, name)
+    present = select(Alias).where(Alias.model_id == model.id, Alias.deleted_at.is_(None))
+    found = session.scalar(present.where(Alias.name == alias))
+    if found is None:
+        known = [one.name for one in session.scalars(present)]
+        raise references.no_alias(name, alias, known, newest=model.latest_version)
+    return found.version
+
+
+def _newest_names(session: Session) -> Sequence[str]:
+    query = select(Model.name).where(Model.latest_version > 0).order_by(Model.id.desc()).limit(references.COMPARED)
+    return session.scalars(query).all()
+
+
+def _count_change(session: Session) -> None:
+    session.execute(update(Registry).values(revision=Registry.revision + 1))
 
 
 def _ensure_model(session: Session, name: str, *, now: datetime) -> None:

@@ -1,9 +1,9 @@
-"""Rows of models and their versions. The classifiers themselves are artifacts on disk."""
+"""Rows of models, their versions and aliases. The classifiers themselves are artifacts on disk."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -36,3 +36,51 @@ class ModelVersion(Base):
     evaluation: Mapped[dict[str, Any]]
     provenance: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class Alias(Base):
+    """A movable name of a version. A removed one stays, so that its revisions go on if it is put again."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        ForeignKeyConstraint(["model_id", "version"], ["model_versions.model_id", "model_versions.number"]),
+    )
+
+    model_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    keep_loaded: Mapped[bool]
+    revision: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+
+
+class AliasMove(Base):
+    """One line of an alias's history: where it points from this revision on."""
+
+    __tablename__ = "alias_moves"
+    __table_args__ = (
+        ForeignKeyConstraint(["model_id", "alias"], ["aliases.model_id", "aliases.name"]),
+        ForeignKeyConstraint(["model_id", "version"], ["model_versions.model_id", "model_versions.number"]),
+    )
+
+    model_id: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    action: Mapped[str]
+    """`moved`, `rolled_back` or `removed`."""
+    version: Mapped[int | None]
+    """None from its removal on."""
+    back_to: Mapped[int | None]
+    """Revision of the move that a rollback goes back to; None where there is none."""
+    created_at: Mapped[datetime]
+
+
+class Registry(Base):
+    """The one row that tells who serves models that something about them has changed."""
+
+    __tablename__ = "registry"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    revision: Mapped[int]

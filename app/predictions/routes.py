@@ -7,14 +7,15 @@ from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app import bodies, errors
 from app.bodies import InFlight, Share
-from app.deps import Parts, PartsDep
-from app.models import service
+from app.deps import PartsDep
+from app.models.directory import Directory
+from app.models.routes import ModelReference
 from app.predictions.engine import Answer, Engine
 from app.predictions.schemas import LabelProbability, PredictBody, Prediction, PredictRead
 from app.problems import responses
@@ -50,14 +51,15 @@ Reader = Callable[[Request, Settings, Share], Awaitable[list[bytes]]]
     },
 )
 async def predict(
-    reference: Annotated[str, Path(max_length=100, description="`name` or `name@version`.", examples=["patterns"])],
+    reference: ModelReference,
     request: Request,
     parts: PartsDep,
     top_k: Annotated[int, Query(ge=1, le=1000, description="How many labels for each image.")] = 5,
 ) -> PredictRead:
     """Labels for one image or several, each with its probability, and whether the image is like nothing that the model
     was trained on."""
-    version = await run_sync(_find, parts, reference)
+    directory: Directory = request.app.state.directory
+    version = await directory.find(reference)
     engine: Engine = request.app.state.engine
     limiter: anyio.CapacityLimiter = request.app.state.predict_limiter
     in_flight: InFlight = request.app.state.predict_bodies
@@ -68,11 +70,6 @@ async def predict(
     return PredictRead(
         model=version.model_name, version=version.number, predictions=[_prediction(answer) for answer in answers]
     )
-
-
-def _find(parts: Parts, reference: str) -> service.Served:
-    with parts.database.read() as session:
-        return service.served(session, reference)
 
 
 def _reader(request: Request) -> Reader:

@@ -56,6 +56,13 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_models_name")),
     )
     op.create_table(
+        "registry",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_registry")),
+    )
+    op.execute("INSERT INTO registry (id, revision) VALUES (1, 0)")
+    op.create_table(
         "workers",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("queues", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
@@ -174,6 +181,42 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", "number", name=op.f("uq_model_versions_model_id_number")),
     )
     op.create_table(
+        "aliases",
+        sa.Column("model_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("keep_loaded", sa.Boolean(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["model_id", "version"],
+            ["model_versions.model_id", "model_versions.number"],
+            name=op.f("fk_aliases_model_id_version"),
+        ),
+        sa.PrimaryKeyConstraint("model_id", "name", name=op.f("pk_aliases")),
+    )
+    op.create_table(
+        "alias_moves",
+        sa.Column("model_id", sa.String(), nullable=False),
+        sa.Column("alias", sa.String(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=True),
+        sa.Column("back_to", sa.Integer(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id", "alias"], ["aliases.model_id", "aliases.name"], name=op.f("fk_alias_moves_model_id_alias")
+        ),
+        sa.ForeignKeyConstraint(
+            ["model_id", "version"],
+            ["model_versions.model_id", "model_versions.number"],
+            name=op.f("fk_alias_moves_model_id_version"),
+        ),
+        sa.PrimaryKeyConstraint("model_id", "alias", "revision", name=op.f("pk_alias_moves")),
+    )
+    op.create_table(
         "experiments",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("dataset_id", sa.String(), nullable=False),
@@ -251,6 +294,8 @@ def downgrade() -> None:
 
     op.drop_table("profiles")
     op.drop_table("experiments")
+    op.drop_table("alias_moves")
+    op.drop_table("aliases")
     op.drop_table("model_versions")
     op.drop_table("job_events")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
@@ -275,6 +320,7 @@ def downgrade() -> None:
     op.drop_table("imports")
     op.drop_table("dataset_versions")
     op.drop_table("workers")
+    op.drop_table("registry")
     op.drop_table("models")
     op.drop_table("idempotency_keys")
     with op.batch_alter_table("datasets", schema=None) as batch_op:

@@ -1,0 +1,67 @@
+"""How a model version is addressed: `name`, `name@version` or `name:alias`; and what is said where there is none."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from pydantic import JsonValue
+
+from app import errors
+
+MAX_LENGTH = 127
+"""Characters: those of the longest name, those of the longest alias, and one between them."""
+ALIAS = r"^[0-9]*([a-z]|[0-9][_-])[a-z0-9_-]*$"
+"""What an alias looks like: never like the number of a version."""
+MAX_ALIAS = 63
+COMPARED = 200
+"""Names that a wrong one is compared with: each takes some thirty microseconds, and rubbish shall cost little."""
+
+_REFERENCE = re.compile(r"(?P<name>[^@:]+)(?:@(?P<number>[1-9]\d{0,8})|:(?P<alias>[a-z0-9][a-z0-9_-]{0,62}))?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model, and which of its versions: the one with this number, the one of this alias, or else the newest."""
+
+    name: str
+    number: int | None
+    alias: str | None
+
+
+def parse(text: str) -> Reference:
+    """What `text` addresses. Raises `NotFound` for what addresses nothing."""
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        raise errors.NotFound(
+            f"no model {text!r}; write a name, or a name and a version as in 'ants-and-bees@2', or a name and an alias "
+            "as in 'ants-and-bees:production'",
+            code="model_not_found",
+        )
+    number = match["number"]
+    return Reference(match["name"], None if number is None else int(number), match["alias"])
+
+
+def no_model(name: str, known: Iterable[str]) -> errors.NotFound:
+    """There is no model of that name; `known` are those there are, the likeliest to be meant first."""
+    return _missing(f"no model {name!r}", "model_not_found", errors.nearest_names(name, islice(known, COMPARED)))
+
+
+def no_version(name: str, number: int, *, newest: int) -> errors.NotFound:
+    """The model has versions 1 to `newest`, and not that one."""
+    message = f"model {name!r} has no version {number}; its newest is {newest}"
+    return _missing(message, "model_version_not_found", [f"{name}@{newest}"], is_told=True)
+
+
+def no_alias(name: str, alias: str, known: Iterable[str], *, newest: int) -> errors.NotFound:
+    """The model has the aliases `known`, and versions 1 to `newest`."""
+    nearest = [f"{name}:{one}" for one in errors.nearest_names(alias, known)]
+    if alias.isdecimal() and 1 <= int(alias) <= newest:
+        nearest = [f"{name}@{int(alias)}"]
+    return _missing(f"model {name!r} has no alias {alias!r}", "alias_not_found", nearest)
+
+
+def _missing(message: str, code: str, nearest: list[str], *, is_told: bool = False) -> errors.NotFound:
+    hint = f"; did you mean {', '.join(nearest)}?" if nearest and not is_told else ""
+    listed: list[JsonValue] = [*nearest]
+    return errors.NotFound(f"{message}{hint}", code=code, detail={"nearest": listed})

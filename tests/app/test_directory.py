@@ -1,0 +1,360 @@
+"""The registry in memory: it answers what the database would, follows its changes, and outlives its absence."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import event, insert
+
+from app import errors
+from app.datasets import service as datasets
+from app.datasets.schemas import DatasetCreate
+from app.db import Database, utc_now
+from app.jobs.tables import Job
+from app.models import aliases
+from app.models import service as models
+from app.models.directory import Directory, Snapshot
+from app.models.schemas import AliasPut
+from app.models.tables import Model, ModelVersion
+from tests import factories
+
+NEVER = 3600.0
+"""Seconds between two looks at the database that nobody asked for."""
+
+
+@pytest.fixture
+def dataset_id(database: Database) -> str:
+    with database.write() as session:
+        return datasets.create(session, DatasetCreate(name="photos"), now=utc_now()).id
+
+
+@pytest.fixture
+def add_version(database: Database, dataset_id: str) -> Callable[[], str]:
+    def add() -> str:
+        version_id = models.new_version_id()
+        factories.register_version(database, version_id, dataset_id, labels=("ants", "bees"))
+        return version_id
+
+    return add
+
+
+@pytest.fixture
+def directory(database: Database) -> Iterator[Directory]:
+    directory = Directory(database, poll_seconds=NEVER)
+    directory.start()
+    yield directory
+    directory.close()
+
+
+def point(database: Database, alias: str, version: int, *, keep_loaded: bool = False) -> None:
+    with database.write() as session:
+        wanted, now = AliasPut(version=version, keep_loaded=keep_loaded), utc_now()
+        try:
+            aliases.find(session, "insects", alias)
+        except errors.NotFound:
+            aliases.create(session, "insects", alias, wanted, now=now)
+        else:
+            aliases.move(session, "insects", alias, wanted, revision=None, now=now)
+
+
+class Watched:
+    """The statements that a database is asked."""
+
+    def __init__(self, database: Database) -> None:
+        self.count = 0
+        event.listen(database.engine, "before_cursor_execute", self._note)
+
+    def _note(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
+        self.count += statement.startswith("SELECT")
+
+
+def break_off(database: Database) -> Callable[[], None]:
+    """Let every statement fail, as where the server is gone, until the function that is returned is called."""
+
+    def refuse(*_: object) -> None:
+        raise ConnectionError("gone")
+
+    event.listen(database.engine, "before_cursor_execute", refuse)
+    return lambda: event.remove(database.engine, "before_cursor_execute", refuse)
+
+
+def test_it_answers_as_the_database_would_and_does_not_ask_it(
+    database: Database, directory: Directory, add_version: Callable[[], str]
+) -> None:
+    for _ in range(3):
+        add_version()
+    point(database, "production", 2)
+    assert directory.refresh()
+    asked = Watched(database)
+
+    for reference in ("insects", "insects@1", "insects@2", "insects@3", "insects:production"):
+        found = directory.resolve(reference)
+        assert asyncio.run(directory.find(reference)) is found
+        assert asked.count == 0
+        with database.read() as session:
+            assert models.served(session, reference) == found
+        asked.count = 0
+
+
+@pytest.mark.parametrize(
+    "reference", ["insect", "insects@9", "insects:prod", "insects:1", "insects@0", "a@b@c", "", ":"]
+)
+def test_what_is_not_there_is_said_as_the_database_would_say_it(
+    database: Database, directory: Directory, add_version: Callable[[], str], reference: str
+) -> None:
+    add_version()
+    point(database, "production", 1)
+    with pytest.raises(errors.NotFound) as found:
+        directory.resolve(reference)
+    with pytest.raises(errors.NotFound) as expected, database.read() as session:
+        models.served(session, reference)
+    assert vars(found.value) == vars(expected.value)
+
+
+def test_a_version_that_another_process_made_is_found_although_nobody_looked_since(
+    directory: Directory, add_version: Callable[[], str]
+) -> None:
+    made = add_version()
+    assert asyncio.run(directory.find("insects@1")).version_id == made
+    newer = add_version()
+    assert directory.resolve("insects@2").version_id == newer
+    assert directory.resolve("insects").version_id == newer
+
+
+def test_changes_are_followed_without_being_asked_for(database: Database, add_version: Callable[[], str]) -> None:
+    directory, seen = Directory(database, poll_seconds=0.02), threading.Event()
+    directory.start()
+    directory.subscribe(lambda snapshot: seen.set() if "insects" in snapshot.served else None)
+    made = add_version()
+    assert seen.wait(10)
+    assert directory.snapshot.served["insects"].version_id == made
+    directory.close()
+
+
+def test_after_a_refresh_nothing_older_is_ever_answered(
+    database: Database, directory: Directory, add_version: Callable[[], str]
+) -> None:
+    for _ in range(3):
+        add_version()
+    point(database, "production", 1)
+    floor, stop, wrong = [0], threading.Event(), []
+
+    def read() -> None:
+        while not stop.wait(0.001):
+            least = floor[0]
+            revision = directory.snapshot.revision
+            if revision < least:
+                wrong.append((least, revision))
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        others = pool.submit(lambda: [directory.refresh() for _ in range(20)])
+        for turn in range(10):
+            point(database, "production", turn % 3 + 1)
+            assert directory.refresh()
+            assert directory.resolve("insects:production").number == turn % 3 + 1
+            floor[0] = directory.snapshot.revision
+        others.result()
+        stop.set()
+        for reader in readers:
+            reader.result()
+    assert not wrong
+
+
+def test_rubbish_names_cost_the_database_little_and_one_look_is_for_all(
+    database: Database, directory: Directory, add_version: Callable[[], str]
+) -> None:
+    add_version()
+    directory.refresh()
+    asked, started = Watched(database), time.monotonic()
+
+    async def hammer() -> list[object]:
+        names = (f"rubbish-{turn}-{number}" for turn in range(3) for number in range(300))
+        return await asyncio.gather(*map(directory.find, names), return_exceptions=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        more = [pool.submit(directory.resolve, f"rubbish-{number}") for number in range(40)]
+        answers = asyncio.run(hammer()) + [answer.exception() for answer in more]
+    assert {type(answer) for answer in answers} == {errors.NotFound}
+    # A look is one statement where nothing has changed, and there is one in 0.1 s.
+    assert asked.count <= (time.monotonic() - started) / 0.1 + 1
+    assert len(answers) == 940
+
+
+def test_names_that_no_model_can_have_are_refused_without_a_look(database: Database, directory: Directory) -> None:
+    asked = Watched(database)
+    for reference in ("a@b", "a:B", "@1", "a@01", "a:1:2"):
+        with pytest.raises(errors.NotFound, match="write a name"):
+            directory.resolve(reference)
+    assert asked.count == 0
+
+
+def test_one_who_goes_away_takes_the_answer_from_nobody(directory: Directory, add_version: Callable[[], str]) -> None:
+    made = add_version()
+
+    async def two() -> str:
+        gone, stays = (asyncio.create_task(directory.find("insects")) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        return (await stays).version_id
+
+    assert asyncio.run(two()) == made
+
+
+def test_without_the_database_what_is_known_is_served_and_that_is_logged_once(
+    database: Database, directory: Directory, add_version: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = add_version()
+    directory.refresh()
+    caplog.set_level(logging.INFO)
+    bring_back = break_off(database)
+
+    for _ in range(3):
+        assert not directory.refresh()
+        assert directory.resolve("insects").version_id == made
+    with pytest.raises(errors.Unavailable) as refused:
+        directory.resolve("wasps")
+    assert refused.value.code == "database_unavailable"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+    bring_back()
+    add_version()
+    assert directory.refresh()
+    assert directory.resolve("insects").number == 2
+    assert [record.message for record in caplog.records][1:] == ["the registry can be read again"]
+
+
+def test_a_process_that_starts_without_the_database_serves_once_it_is_there(
+    database: Database, add_version: Callable[[], str]
+) -> None:
+    made = add_version()
+    bring_back = break_off(database)
+    directory = Directory(database, poll_seconds=NEVER)
+    directory.start()
+    with pytest.raises(errors.Unavailable):
+        directory.resolve("insects")
+    bring_back()
+    assert directory.resolve("insects").version_id == made
+    directory.close()
+
+
+def test_listeners_are_told_of_each_snapshot_in_order_and_one_that_fails_hinders_none(
+    database: Database, directory: Directory, add_version: Callable[[], str]
+) -> None:
+    told: list[Snapshot] = []
+
+    def fail(_: Snapshot) -> None:
+        if told:
+            raise RuntimeError("listener")
+
+    directory.subscribe(fail)
+    directory.subscribe(told.append)
+    first, second = add_version(), add_version()
+    point(database, "production", 1, keep_loaded=True)
+    directory.refresh()
+    directory.refresh()
+    point(database, "canary", 2)
+    point(database, "spare", 1, keep_loaded=True)
+    directory.refresh()
+
+    assert [len(snapshot.pointers) for snapshot in told] == [0, 1, 3]
+    assert told == sorted(told, key=lambda snapshot: snapshot.revision)
+    assert [one.version_id for one in told[-1].kept_loaded] == [first]
+    assert {one.alias: one.version.version_id for one in told[-1].pointers} == {
+        "production": first, "spare": first, "canary": second,
+    }  # fmt: skip
+
+
+def test_a_change_that_is_rolled_back_is_not_counted(database: Database, add_version: Callable[[], str]) -> None:
+    add_version()
+    with database.read() as session:
+        before = models.revision(session)
+
+    def fail() -> None:
+        with database.write() as session:
+            models.touch(session)
+            models.find(session, "wasps")
+
+    with pytest.raises(errors.NotFound):
+        fail()
+    with database.write() as session:
+        models.touch(session)
+        models.touch(session)
+    with database.read() as session:
+        assert models.revision(session) == before + 1
+
+
+def test_whoever_sees_a_count_sees_every_change_that_it_counts(
+    database: Database, add_version: Callable[[], str]
+) -> None:
+    add_version()
+    with database.read() as session:
+        start = models.revision(session)
+    many, stop, missed = 40, threading.Event(), []
+
+    def make(number: int) -> None:
+        with database.write() as session:
+            aliases.create(session, "insects", f"a{number}", AliasPut(version=1), now=utc_now())
+
+    def watch() -> None:
+        while not stop.is_set():
+            with database.read() as session:
+                counted = models.revision(session) - start
+                there = len(aliases.by_name(session, "insects", limit=200, after=None))
+                if there < counted:
+                    missed.append((counted, there))
+
+    with ThreadPoolExecutor(9) as pool:
+        watcher = pool.submit(watch)
+        list(pool.map(make, range(many)))
+        stop.set()
+        watcher.result()
+    assert not missed
+    with database.read() as session:
+        assert models.revision(session) == start + many
+
+
+def test_ten_thousand_versions_are_loaded_in_a_moment(database: Database, dataset_id: str) -> None:
+    now, models_there, versions_each = utc_now(), 1000, 10
+    numbers = [(model, number) for model in range(models_there) for number in range(1, versions_each + 1)]
+    with database.write() as session:
+        session.execute(
+            insert(Model),
+            [
+                {"id": f"mdl_{m:04}", "name": f"m{m}", "latest_version": 10, "created_at": now}
+                for m in range(models_there)
+            ],
+        )
+        job = {"kind": "train", "queue": "gpu", "state": "succeeded", "dataset_id": dataset_id, "spec": {}}
+        counts = {"attempt": 1, "max_attempts": 1, "last_event": 0, "created_at": now}
+        session.execute(insert(Job), [{"id": f"job_{m}_{n}", **job, **counts} for m, n in numbers])
+        facts = {"dataset_id": dataset_id, "dataset_version": 1, "backbone": "tinynet", "strategy": "full"}
+        facts |= {"labels": ["ants"], "evaluation": {}, "provenance": {}, "created_at": now}
+        session.execute(
+            insert(ModelVersion),
+            [
+                {
+                    "id": f"mv_{m}_{n}",
+                    "model_id": f"mdl_{m:04}",
+                    "number": n,
+                    "job_id": f"job_{m}_{n}",
+                    **facts,
+                }
+                for m, n in numbers
+            ],
+        )
+        models.touch(session)
+    directory = Directory(database, poll_seconds=NEVER)
+    started = time.monotonic()
+    directory.start()
+    seconds = time.monotonic() - started
+
+    assert len(directory.snapshot.served) == models_there * (versions_each + 1)
+    assert directory.snapshot.names[0] == "m999"
+    assert directory.resolve("m17").version_id == "mv_17_10"
+    assert seconds < 2
+    directory.close()
