@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 
 from client import local, samples
-from client.api import Client, Recipe
+from client.api import Client
+from client.recipe import Recipe
 
 LIMIT_SECONDS = 0.05
 """What the median while training must stay under."""

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
@@ -13,7 +13,10 @@ import httpx_sse
 import msgspec
 
 from client.errors import Problem, Unreachable
+from client.recipe import Recipe
 from client.values import (
+    Alias,
+    AliasMove,
     Backbone,
     Dataset,
     DatasetVersion,
@@ -43,51 +46,6 @@ _EVENT = msgspec.json.Decoder(Event)
 _PROGRESS = msgspec.json.Decoder(Progress)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What a prediction of one image may take, where the backbone is `auto`; None for any."""
-
-    latency_ms: float | None = None
-    macs: int | None = None
-    size_bytes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """How long to look for better settings than the plan's own."""
-
-    seconds: float | None = None
-    trials: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to train; what is None is decided by the service, which gives its reasons."""
-
-    backbone: str
-    strategy: str = "auto"
-    weights: str | None = None
-    base: str | None = None
-    label_map: Mapping[str, str] | None = None
-    replay: bool | None = None
-    seed: int = 0
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    l2: float | None = None
-    stage: str | None = None
-    freeze: str | None = None
-    reinit: str | None = None
-    layer_decay: float | None = None
-    unfreeze: str | None = None
-    precision: str | None = None
-    devices: int | None = None
-    deterministic: bool | None = None
-    budget: Budget | None = None
-    search: Search | None = None
 
 
 class Client:
@@ -199,8 +157,8 @@ class Client:
         models: Sequence[str] = (),
         version: int | None = None,
     ) -> Job:
-        """Start a comparison of backbones and models (`name` or `name@version`) on a version of a data set; of all
-        backbones whose weights are at hand where neither are given. The job's result names the ranking."""
+        """Start a comparison of backbones and models (`name`, `name@version`, `name:alias`) on a version of a data
+        set; of all backbones whose weights are at hand where neither are given. The job's result names the ranking."""
         candidates: list[dict[str, object]] = [{"backbone": name} for name in backbones or ()]
         candidates += [_own(reference) for reference in models]
         wanted: dict[str, object] = {
@@ -273,8 +231,50 @@ class Client:
     def model_version(self, name: str, number: int) -> ModelVersion:
         return self._get(f"/v1/models/{name}/versions/{number}", ModelVersion)
 
+    def aliases(self, model: str) -> Iterator[Alias]:
+        """The aliases of a model, by name."""
+        return self._pages(f"/v1/models/{model}/aliases", Alias, lambda last: last.name)
+
+    def alias(self, model: str, alias: str) -> Alias:
+        return self._get(_alias_path(model, alias), Alias)
+
+    def alias_history(self, model: str, alias: str) -> Iterator[AliasMove]:
+        """Where it pointed, newest first."""
+        return self._pages(f"{_alias_path(model, alias)}/history", AliasMove, lambda last: last.revision)
+
+    def put_alias(
+        self, model: str, alias: str, version: int, *, keep_loaded: bool | None = None, revision: int | None = None
+    ) -> Alias:
+        """Let an alias point to a version, whether it is there or not; with `revision`, only if it is at that one.
+        Where `keep_loaded` is None, that stays as it is."""
+        path, wanted = _alias_path(model, alias), {"version": version, "keep_loaded": keep_loaded}
+        if revision is not None:
+            return self._change("PUT", path, f'"{revision}"', wanted)
+        try:
+            return self._change("PUT", path, "*", wanted)
+        except Problem as problem:
+            if problem.code != "precondition_failed":
+                raise
+        try:
+            headers = {"If-None-Match": "*"}
+            return _read(self._again(lambda: self._http.put(path, json=wanted, headers=headers)), Alias)
+        except Problem as problem:  # made since then, by somebody else or by an answer that was lost
+            if problem.code != "precondition_failed":
+                raise
+        return self._change("PUT", path, "*", wanted)
+
+    def roll_back(self, model: str, alias: str, *, revision: int | None = None) -> Alias:
+        """Let an alias point to where it did before; from the state that it has now, or from that of `revision`."""
+        based_on = self.alias(model, alias).revision if revision is None else revision
+        return self._change("POST", f"{_alias_path(model, alias)}/rollback", f'"{based_on}"', None)
+
+    def remove_alias(self, model: str, alias: str, *, revision: int | None = None) -> None:
+        """Remove an alias, whatever its state, or only at `revision`; the version stays."""
+        headers = {"If-Match": "*" if revision is None else f'"{revision}"'}
+        _checked(self._again(lambda: self._http.delete(_alias_path(model, alias), headers=headers)))
+
     def predict(self, model: str, images: Sequence[Path], *, top_k: int = 5) -> list[Prediction]:
-        """Labels for image files, in their order; `model` is `name` or `name@version`."""
+        """Labels for image files, in their order; `model` is `name`, `name@version` or `name:alias`."""
         predictions: list[Prediction] = []
         for start in range(0, len(images), _IMAGES_A_REQUEST):
             part = [("file", (path.name, path.read_bytes())) for path in images[start : start + _IMAGES_A_REQUEST]]
@@ -284,6 +284,10 @@ class Client:
     def _predict(self, model: str, files: list[tuple[str, tuple[str, bytes]]], top_k: int) -> Predictions:
         path, params = f"/v1/models/{model}/predict", {"top_k": top_k}
         return _read(self._again(lambda: self._http.post(path, params=params, files=files)), Predictions)
+
+    def _change(self, method: str, path: str, if_match: str, wanted: Mapping[str, object] | None) -> Alias:
+        headers = {"If-Match": if_match}
+        return _read(self._again(lambda: self._http.request(method, path, json=wanted, headers=headers)), Alias)
 
     def _get(self, path: str, kind: type[T]) -> T:
         return _read(self._again(lambda: self._http.get(path)), kind)
@@ -346,6 +350,10 @@ class Client:
 class _Page(msgspec.Struct, frozen=True):
     data: list[object]
     has_more: bool
+
+
+def _alias_path(model: str, alias: str) -> str:
+    return f"/v1/models/{model}/aliases/{alias}"
 
 
 def _own(reference: str) -> dict[str, object]:

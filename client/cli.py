@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,11 +13,11 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from client import archives, demo, local, show
-from client.api import DEFAULT_URL, Budget, Client, Recipe, Search
-from client.errors import GraftError
+from client import aliases, archives, demo, local, show
+from client.api import DEFAULT_URL, Client
+from client.recipe import Budget, Recipe, Search
+from client.terminal import Url, console, told_plainly
 from client.values import Job, Planned
 
 app = typer.Typer(
@@ -28,10 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 DEFAULT_BACKBONE = "mobilenet_v2"
-console = Console()
-errors = Console(stderr=True)
 
-Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of the service.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at; 8000 if left out.")]
 BackboneName = Annotated[
     str | None,
@@ -45,19 +41,10 @@ MaxLatency = Annotated[
 ]
 MaxSize = Annotated[float | None, typer.Option(help="Megabytes that a network may have (--backbone auto).", min=0.001)]
 Base = Annotated[
-    str | None, typer.Option(help="Model version to start from, name@version; labels it knows keep their rows.")
+    str | None,
+    typer.Option(help="Model version to start from, name@version or name:alias; labels it knows keep their rows."),
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder for all that the service keeps.")]
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """What goes wrong is one red line and exit code 1, not a traceback."""
-    try:
-        yield
-    except GraftError as error:
-        errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -67,7 +54,7 @@ def up(
     data_dir: DataDir = None,
 ) -> None:
     """Run the service on this machine until Ctrl-C: the API, and one worker, over files in one folder."""
-    with _told_plainly():
+    with told_plainly():
         command = local.command(host=host, port=port)
     console.print(f"Graft will be at http://{host}:{port}, every route at /docs; Ctrl-C stops it.", highlight=False)
     # The service takes the place of this process, so that signals reach it itself.
@@ -82,7 +69,7 @@ def run_demo(
 ) -> None:
     """Start a service, draw sample photos, fine-tune on them and predict; leaves the service up."""
     signal.signal(signal.SIGTERM, _interrupt)
-    with _told_plainly():
+    with told_plainly():
         chosen = local.port_or_free(port)
         try:
             _demonstrate(data_dir, chosen, leave=leave)
@@ -109,7 +96,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database that GRAFT_DATABASE_URL names to the newest revision."""
-    with _told_plainly():
+    with told_plainly():
         local.command(host=local.HOST, port=local.PORT)
     raise typer.Exit(subprocess.run([sys.executable, "-m", "migrations", "upgrade"], check=False).returncode)
 
@@ -177,7 +164,7 @@ def train(
         budget=_budget(max_latency, max_size),
         search=None if search is None else Search(seconds=search),
     )
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         recipe = replace(recipe, backbone=backbone or _backbone_of(client, base))
         _train(client, _import(client, photos, dataset or model), model, recipe)
 
@@ -199,6 +186,9 @@ def _backbone_of(client: Client, base: str | None) -> str:
     if base is None:
         return DEFAULT_BACKBONE
     name, _, number = base.partition("@")
+    model, _, alias = base.partition(":")
+    if alias:
+        name, number = model, str(client.alias(model, alias).version)
     version = int(number) if number.isdecimal() else client.model(name).latest_version
     return client.model_version(name, version).backbone
 
@@ -249,7 +239,7 @@ def plan(
 ) -> None:
     """Say what a training would do and why, without training."""
     budget = _budget(max_latency, max_size)
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         recipe = Recipe(
             backbone=backbone or _backbone_of(client, base),
             strategy=strategy,
@@ -284,13 +274,13 @@ def rank(
         list[str] | None, typer.Option(help="Network to compare, as often as there are; all at hand if left out.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Model of your own to compare: name, or name@version.")
+        list[str] | None, typer.Option(help="Model of your own to compare: name, name@version, or name:alias.")
     ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Say which network suits the data best and what each costs, without training any."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         with show.step(console, f"rank backbones on {dataset}") as step:
             job = client.rank(dataset, backbones=backbone, models=model or (), version=version)
             done = show.succeeded(client.wait(job.id, step.tell))
@@ -310,7 +300,7 @@ def control(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Find out whether pre-training raises the final score on your photos, or only gets there faster."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         fine_tune = Recipe(backbone=backbone, strategy="full", epochs=epochs)
         scratch = Recipe(backbone=backbone, strategy="scratch", epochs=scratch_epochs)
         begun = client.create_experiment(dataset, model, backbone, fine_tune=fine_tune, scratch=scratch)
@@ -324,13 +314,13 @@ def control(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="name, or name@version.")],
+    model: Annotated[str, typer.Argument(help="name, name@version, or name:alias.")],
     images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG or WebP files.")],
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 3,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print the labels of images, the most probable first."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         for path, prediction in zip(images, client.predict(model, images, top_k=top_k), strict=True):
             console.print(f"{path}: {show.best(prediction)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -340,14 +330,14 @@ def jobs(
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20, url: Url = DEFAULT_URL
 ) -> None:
     """List jobs, newest first."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         console.print(show.jobs(islice(client.jobs(), limit)))
 
 
 @app.command()
 def cancel(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
     """Cancel a job, and return once it has ended."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         client.cancel(job)
         ended = client.wait(job)
         console.print(f"{ended.id} is {ended.state}", highlight=False)
@@ -356,33 +346,37 @@ def cancel(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url 
 @app.command()
 def finish(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
     """End a search early, with the best that it has found."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         console.print(f"{job} is {client.finish(job).state}", highlight=False)
 
 
 @app.command()
 def pause(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
     """Pause a job; it keeps what it has done."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         console.print(f"{job} is {client.pause(job).state}", highlight=False)
 
 
 @app.command()
 def resume(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
     """Let a paused job go on where it stopped."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         console.print(f"{job} is {client.resume(job).state}", highlight=False)
 
 
 @app.command()
 def models(url: Url = DEFAULT_URL) -> None:
     """List models, newest first."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         console.print(show.models(client.models()))
+
+
+for _command in (aliases.alias, aliases.aliases, aliases.rollback):
+    app.command()(_command)
 
 
 @app.command()
 def backbones(url: Url = DEFAULT_URL) -> None:
     """List the networks that can be fine-tuned, smallest first."""
-    with _told_plainly(), Client(url) as client:
+    with told_plainly(), Client(url) as client:
         console.print(show.backbones(client.backbones()))

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from client import samples, show
-from client.api import Client, Recipe
+from client.api import Client
+from client.recipe import Recipe
 from client.values import Backbone
 
 MODEL = "patterns"

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from client.errors import Refused
 from client.values import (
+    Alias,
     Backbone,
     Candidate,
     Costs,
@@ -110,9 +111,18 @@ def jobs(rows: Iterable[Job]) -> Table:
 
 
 def models(rows: Iterable[Model]) -> Table:
-    table = _table("Model", "Newest version", "Since")
+    table = _table("Model", "Newest version", "Aliases", "Since")
     for model in rows:
-        table.add_row(model.name, str(model.latest_version), f"{model.created_at:%Y-%m-%d %H:%M:%S}")
+        aliases = ", ".join(f"{alias.name} @{alias.version}" for alias in model.aliases)
+        table.add_row(model.name, str(model.latest_version), aliases, f"{model.created_at:%Y-%m-%d %H:%M:%S}")
+    return table
+
+
+def aliases(model: str, rows: Iterable[Alias]) -> Table:
+    table = _table("Alias", "Version", "Kept loaded", "Since")
+    for alias in rows:
+        kept = "yes" if alias.keep_loaded else ""
+        table.add_row(f"{model}:{alias.name}", str(alias.version), kept, f"{alias.updated_at:%Y-%m-%d %H:%M:%S}")
     return table
 
 

@@ -278,12 +278,32 @@ class Ranking(msgspec.Struct, frozen=True):
     figures: RankingFigures
 
 
+class Alias(msgspec.Struct, frozen=True):
+    """A movable name of a model version; whoever changes it may say on which `revision` that is based."""
+
+    name: str
+    version: int
+    keep_loaded: bool
+    revision: int
+    updated_at: datetime
+
+
+class AliasMove(msgspec.Struct, frozen=True):
+    """Where an alias points from a revision on; `version` is null after its removal."""
+
+    revision: int
+    action: str
+    version: int | None
+    created_at: datetime
+
+
 class Model(msgspec.Struct, frozen=True):
     """A named classifier."""
 
     id: str
     name: str
     latest_version: int
+    aliases: list[Alias]
     created_at: datetime
 
 

@@ -23,7 +23,22 @@ def test_every_command_says_what_it_does() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
 
     assert result.exit_code == 0
-    for name in ("up", "demo", "migrate", "train", "plan", "rank", "predict", "jobs", "cancel", "models", "backbones"):
+    for name in (
+        "up",
+        "demo",
+        "migrate",
+        "train",
+        "plan",
+        "rank",
+        "predict",
+        "jobs",
+        "cancel",
+        "models",
+        "alias",
+        "aliases",
+        "rollback",
+        "backbones",
+    ):
         assert name in result.stdout
 
 

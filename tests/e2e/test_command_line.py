@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from client import archives, samples
-from client.api import Client, Recipe
+from client.api import Client
 from client.errors import Problem
+from client.recipe import Recipe
 from client.values import Event
 from tests import factories
 from tests.e2e import service
@@ -73,13 +74,24 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     assert re.search(r"A search of \d+ s (tried \d+ trainings|ended after the first)", again.stdout), again.stdout
     assert f"{name}@2, accuracy" in again.stdout
 
-    begun = ("--base", f"{name}@1", "--strategy", "head", "--url", running.url)
+    def pointed(*asked: str) -> str:
+        return graft(*asked, "--url", running.url).stdout
+
+    assert pointed("alias", name, "production", "1", "--keep-loaded") == f"{name}:production is {name}@1\n"
+    assert pointed("alias", name, "production", "2") == f"{name}:production is {name}@2\n"
+    assert re.search(rf"{name}:production +2 +yes", pointed("aliases", name))
+    begun = ("--base", f"{name}:production", "--strategy", "head", "--url", running.url)
     warm = graft("train", str(photos), "--model", name, *begun)
     assert f"{name}@3, accuracy" in warm.stdout, warm.stderr
     assert "points forgotten" in " ".join(warm.stdout.split())
 
+    assert pointed("rollback", name, "production") == f"{name}:production is {name}@1\n"
+    refused = graft("rollback", name, "production", "--url", running.url)
+    assert refused.returncode == 1
+    assert "nothing to roll back to" in refused.stderr
+
     images = sorted(photos.glob("*/*.jpg"))[:3]
-    predicted = graft("predict", name, *map(str, images), "--url", running.url)
+    predicted = graft("predict", f"{name}:production", *map(str, images), "--url", running.url)
     assert predicted.returncode == 0, predicted.stderr
     assert [line.partition(":")[0] for line in predicted.stdout.splitlines()] == [str(image) for image in images]
     assert re.search(r"(dots|stripes) \d+\.\d %", predicted.stdout)

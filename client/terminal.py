@@ -1,0 +1,25 @@
+"""What all commands have in common: where they print, which service they ask, and how they say what goes wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.errors import GraftError
+
+console = Console()
+errors = Console(stderr=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of the service.")]
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """What goes wrong is one red line and exit code 1, not a traceback."""
+    try:
+        yield
+    except GraftError as error:
+        errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
