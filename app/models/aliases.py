@@ -84,7 +84,7 @@ def roll_back(session: Session, name: str, alias: str, *, revision: int | None, 
     back_to = _last_move(session, found).back_to
     if back_to is None:
         raise errors.Conflict(
-            f"{name}:{alias} points to version {found.version} from the first; there is nothing to roll back to",
+            f"there is nothing to roll back to before version {found.version} of {name}:{alias}",
             code="nothing_to_roll_back_to",
         )
     target = session.get_one(AliasMove, (found.model_id, alias, back_to))
