@@ -5,18 +5,15 @@ those beside it, and as many at once as there are threads.
 """
 
 import itertools
-import tempfile
 import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from app.backbones import export
 from app.backbones.classifier import InferenceForm
 from app.backbones.walk import Survey
 from worker.training import data, precision, threads
@@ -141,30 +138,7 @@ class _Surveyed(nn.Module):
 
 
 def _exported(network: InferenceForm, size: int) -> bytes:
-    """As ONNX."""
-    images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    with (
-        tempfile.TemporaryDirectory(prefix="graft-") as folder,
-        warnings.catch_warnings(),
-        _slow_attention(),
-        threads.one(wanted=True),
-    ):
-        path = Path(folder) / "network.onnx"
-        # The exporter by tracing is out of favour with torch, but a hundred times as fast as its successor.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(_Surveyed(network).eval(), (images,), path, dynamo=False)
-        return path.read_bytes()
-
-
-@contextmanager
-def _slow_attention() -> Iterator[None]:
-    """The fused attention of torch, which runs without gradients, has no ONNX form: the plain one has."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    return export.to_onnx(_Surveyed(network), torch.zeros(1, 3, size, size, dtype=torch.uint8))
 
 
 def _agree(found: Survey, expected: Survey, *, exact: bool) -> bool:

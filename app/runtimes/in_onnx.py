@@ -1,0 +1,84 @@
+"""Classifiers executed by ONNX Runtime; by TensorRT within it, where both are installed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app import errors
+from app.runtimes.form import Files, Form, Images, Machine, Passed
+
+try:
+    import onnxruntime
+except ImportError:  # there is none for this machine
+    onnxruntime = None
+
+NAMES = {"fp32": "fp32.onnx", "int8": "int8.onnx"}
+"""The files of an optimisation, by precision."""
+INPUT, OUTPUTS = "images", ("features", "logits")
+Providers = list[str | tuple[str, dict[str, Any]]]
+_TENSORRT = "TensorrtExecutionProvider"
+
+
+class InOnnx:
+    """A classifier as ONNX Runtime runs it: a session in which each caller computes in its own thread, and maybe one
+    that computes in all."""
+
+    def __init__(self, path: Path, machine: Machine, providers: Providers) -> None:
+        self._path, self._machine, self._providers = path, machine, providers
+        self._single = _session(path, 1, providers)
+        self._wide: onnxruntime.InferenceSession | None = None
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        session = self._wide if alone and self._wide is not None else self._single
+        features, logits = session.run(OUTPUTS, {INPUT: images.astype(np.float32, copy=False)})
+        return Passed(features, logits)
+
+    def widen(self) -> None:
+        self._wide = _session(self._path, self._machine.threads, self._providers)
+
+
+def open_onnx(files: Files, form: Form, machine: Machine) -> InOnnx:
+    """For the CPU. Raises `Unavailable`."""
+    if onnxruntime is None:
+        raise errors.Unavailable("ONNX Runtime is not installed", code="runtime_unavailable")
+    return InOnnx(file_of(files, form.precision), machine, ["CPUExecutionProvider"])
+
+
+def open_tensorrt(files: Files, form: Form, machine: Machine) -> InOnnx:
+    """For an NVIDIA GPU. Raises `Unavailable`."""
+    path = file_of(files, "fp32")
+    if onnxruntime is None or _TENSORRT not in onnxruntime.get_available_providers():
+        raise errors.Unavailable("ONNX Runtime with TensorRT is not installed", code="runtime_unavailable")
+    number = int(machine.device.partition(":")[2] or 0)
+    options = {
+        "device_id": number,
+        "trt_fp16_enable": form.precision == "fp16",
+        "trt_bf16_enable": form.precision == "bf16",
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(path.parent),
+    }
+    return InOnnx(path, machine, [(_TENSORRT, options), "CPUExecutionProvider"])
+
+
+def file_of(files: Files, precision: str) -> Path:
+    """The network in `precision` as ONNX. Raises `Unavailable` where no optimisation has made it."""
+    path = files.optimised / NAMES[precision] if files.optimised and precision in NAMES else None
+    if path is None or not path.is_file():
+        raise errors.Unavailable(f"the network was not written down in {precision}", code="runtime_unavailable")
+    return path
+
+
+def _session(path: Path, threads: int, providers: Providers) -> "onnxruntime.InferenceSession":
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that wait busily take the cores from those who decode images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # its own classes, which share no base but this
+        raise errors.Unavailable(
+            f"ONNX Runtime cannot load the network: {error}", code="runtime_unavailable"
+        ) from error

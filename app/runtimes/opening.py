@@ -1,0 +1,107 @@
+"""Which forms a machine can run, and a classifier opened in the first of them that works."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import errors
+from app.runtimes import in_onnx, in_openvino, in_torch
+from app.runtimes.form import PLAIN, Files, Form, Machine, Network, Passed, Precision, Runtime
+
+logger = logging.getLogger(__name__)
+
+_CLOSE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05, "int8": 0.5}
+"""How far logits may be from those that the optimisation saw in the same form, by the root mean square: a form may
+have chosen other instructions there, but one that is further off was not loaded as it should be."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a form is known to make of a few images, to see that it does the same here."""
+
+    images: NDArray[np.uint8]
+    """`(N, H, W, 3)`."""
+    logits: Mapping[str, NDArray[np.float32]]
+    """For the name of each form `(N, K)`."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A classifier ready to run."""
+
+    network: Network
+    form: Form
+    failed: tuple[tuple[Form, str], ...]
+    """Those that would have been preferred, and why they do not run."""
+
+
+def forms(device: torch.device) -> tuple[Form, ...]:
+    """Every form that may run on `device`, whether or not its runtime is installed; `PLAIN` first."""
+    if device.type == "cuda":
+        return (
+            PLAIN,
+            Form("torch", "bf16"),
+            Form("torch-compiled", "bf16"),
+            Form("tensorrt", "fp16"),
+            Form("tensorrt", "bf16"),
+        )
+    found = torch.cpu.get_capabilities()
+    whole: list[tuple[Runtime, Precision]] = [("onnxruntime", "fp32"), ("openvino", "fp32")]
+    half: list[tuple[Runtime, Precision]] = [("torch", "bf16"), ("torch-compiled", "bf16"), ("openvino", "bf16")]
+    has_half = any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    small: list[tuple[Runtime, Precision]] = [("onnxruntime", "int8"), ("openvino", "int8")]
+    return (PLAIN, *(Form(*pair) for pair in (*whole, *(half if has_half else [("torch-compiled", "fp32")]), *small)))
+
+
+def open_form(files: Files, form: Form, machine: Machine) -> Network:
+    """The classifier in `form`. Raises `Unavailable` where that cannot be had here."""
+    return _OPENERS[form.runtime](files, form, machine)
+
+
+def open_first(files: Files, wanted: Sequence[Form], machine: Machine, *, check: Check | None = None) -> Opened:
+    """The classifier in the first of the forms `wanted` that loads and, where there is a `check`, passes it; in `PLAIN`
+    where none does. Raises `Unavailable` where even that cannot be had."""
+    failed: list[tuple[Form, str]] = []
+    for form in dict.fromkeys((*wanted, PLAIN)):
+        try:
+            network = open_form(files, form, machine)
+            _verify(network, form, check)
+        except Exception as error:  # runtimes raise what they like, and the next one may do
+            if form == PLAIN:
+                raise
+            logger.warning("%s does not run (%s); the next form is tried", form.name, error)
+            failed.append((form, str(error)))
+        else:
+            return Opened(network, form, tuple(failed))
+    raise AssertionError("the plain form is always among them")
+
+
+def distance(found: Passed, expected: NDArray[np.float32]) -> float:
+    """The root mean square of the logits' differences by that of the logits; infinite where one is not finite."""
+    if not np.isfinite(found.logits).all():
+        return float("inf")
+    return float(np.sqrt(np.square(found.logits - expected).mean() / max(np.square(expected).mean(), 1e-12)))
+
+
+def _verify(network: Network, form: Form, check: Check | None) -> None:
+    if check is None or form.name not in check.logits:
+        return
+    far = distance(network.run(check.images), check.logits[form.name])
+    if far > _CLOSE[form.precision]:
+        raise errors.Unavailable(
+            f"its answers here are {far:.2g} away from those that were seen when it was chosen",
+            code="runtime_unavailable",
+        )
+
+
+_OPENERS: dict[Runtime, Callable[[Files, Form, Machine], Network]] = {
+    "torch": in_torch.open_plain,
+    "torch-compiled": in_torch.open_compiled,
+    "onnxruntime": in_onnx.open_onnx,
+    "openvino": in_openvino.open_openvino,
+    "tensorrt": in_onnx.open_tensorrt,
+}
