@@ -103,6 +103,12 @@ async def chunks(request: Request, *, max_bytes: int, share: Share | None = None
         yield chunk
 
 
+async def whole(request: Request, *, max_bytes: int, share: Share) -> bytes:
+    """All of the body in memory. Raises as `chunks`."""
+    async with aclosing(chunks(request, max_bytes=max_bytes, share=share)) as found:
+        return b"".join([chunk async for chunk in found])
+
+
 async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "the body") -> bytes:
     """All of `source` in memory. Raises `TooLarge`, which calls it `what`."""
     gathered = bytearray()

@@ -7,12 +7,14 @@
     │   ├── BadArchive          an upload that is no usable archive of labelled images
     │   └── BadImage            bytes that are no usable image
     ├── TooLarge            over a limit that the message names
+    ├── TooSlow             a request that did not arrive in the time it has
     ├── UnsupportedMedia    a media type that is not taken here
     ├── Conflict            against the present state of the thing
     │   └── PreconditionFailed  changed since the caller read it
     ├── PreconditionRequired    a change that must say what it is based on
     ├── Unavailable         cannot be done now, may work later
     │   ├── Overloaded          too much at once; the same request will do in a moment
+    │   │   └── Busy                too much for one model
     │   └── WeightsUnavailable  no copy of the pre-trained weights could be had
     ├── NoRoom              the disk is full
     └── LeaseLost           the worker no longer holds the job it wants to write to
@@ -23,6 +25,7 @@ is `at` that field, by its path (`recipe.base`).
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Self
 
@@ -95,6 +98,11 @@ class TooLarge(GraftError):
     default_code = "too_large"
 
 
+class TooSlow(GraftError):
+    title = "Too slow"
+    default_code = "too_slow"
+
+
 class UnsupportedMedia(GraftError):
     title = "Media type not taken here"
     default_code = "unsupported_media_type"
@@ -125,7 +133,25 @@ class Overloaded(Unavailable):
 
     title = "Overloaded"
     default_code = "overloaded"
-    retry_after_seconds: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        detail: Mapping[str, JsonValue] | None = None,
+        retry_after_seconds: float = 1.0,
+    ) -> None:
+        super().__init__(message, code=code, detail=detail)
+        self.retry_after_seconds = max(1, math.ceil(retry_after_seconds))
+        """As whole seconds, which is what HTTP has."""
+
+
+class Busy(Overloaded):
+    """More is waiting for one thing than it takes, whatever the others do."""
+
+    title = "Too much is waiting"
+    default_code = "model_busy"
 
 
 class NoRoom(GraftError):

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import torch
 from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI
@@ -14,7 +13,6 @@ from fastapi_offline import FastAPIOffline
 from app import doorbell, labels, logs, operations, problems
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
-from app.bodies import InFlight
 from app.datasets import routes as datasets
 from app.db import Database
 from app.deps import Parts, refuse_nul
@@ -26,15 +24,14 @@ from app.models import alias_routes, evaluation_routes
 from app.models import routes as models
 from app.models.directory import Directory
 from app.plans import routes as plans
+from app.predictions import desk
 from app.predictions import routes as predictions
-from app.predictions.engine import Engine
 from app.predictions.schemas import PredictBody
 from app.rankings import routes as rankings
 from app.settings import Settings
 from app.storage import Storage
 
 VERSION = "0.1.0"
-_CONCURRENT_PREDICTIONS = 4
 _DESCRIPTION = """Labelled photos in, a served image classifier out.
 
 1. `POST /v1/datasets`, then upload an archive with a folder per class to `/v1/datasets/{id}/imports`.
@@ -95,15 +92,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     storage = Storage(settings.data_dir)
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
-    app.state.directory = Directory(database, poll_seconds=settings.registry_seconds)
-    app.state.engine = Engine(storage, loaded_models=settings.loaded_models, max_image_pixels=settings.max_image_pixels)
-    app.state.predict_bodies = InFlight(settings.max_predict_bytes_in_flight)
     app.state.anatomies = anatomy_routes.workshop()
-    app.state.predict_limiter = anyio.CapacityLimiter(_CONCURRENT_PREDICTIONS)
+    app.state.directory = Directory(database, poll_seconds=settings.registry_seconds)
+    app.state.desk = desk.assemble(app.state.parts, app.state.directory)
     await run_sync(app.state.directory.start)
     try:
         yield
     finally:
+        app.state.desk.close()
         await run_sync(app.state.directory.close)
         database.close()
 

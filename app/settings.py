@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MIB = 1024 * 1024
@@ -69,8 +69,20 @@ class Settings(BaseSettings):
 
     threads: NonNegativeInt = 0
     """Threads for training and for inference, each; 0 means one per core."""
-    loaded_models: PositiveInt = 4
-    """How many classifiers the service keeps in memory, the least recently used one going first."""
+    model_memory_bytes: PositiveInt = 2048 * _MIB
+    """What the classifiers that the service keeps loaded may take together, the least recently used one going first."""
+    predict_timeout_seconds: PositiveFloat = 10.0
+    """How long a prediction may take where the request does not say (`X-Request-Timeout`); one that could not be
+    answered in that time is told so at once."""
+    predict_body_seconds: PositiveFloat = 60.0
+    """How long a predict request may take to arrive."""
+    max_queued_images: PositiveInt = 1024
+    """How many images may wait for one model."""
+    batch_size: NonNegativeInt = 0
+    """How many images are passed through a network together at most; 0 means what is best by measurement when a model
+    is loaded."""
+    batch_wait_seconds: NonNegativeFloat = 0.002
+    """How long a decoded image waits for others to make up a batch, where batches are made."""
 
     @property
     def sqlalchemy_url(self) -> str:

@@ -109,6 +109,32 @@ def read(folder: Path) -> Artifact:
     )
 
 
+@dataclass(frozen=True)
+class Description:
+    """What the images and outputs of a classifier are, without its values."""
+
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    calibration: Calibration | None
+    weights_bytes: int
+
+
+def describe(folder: Path) -> Description:
+    """Of the artifact in `folder`. Raises as `read`."""
+    try:
+        manifest = _read_json(folder / _MANIFEST)
+        weights_bytes = (folder / _WEIGHTS).stat().st_size
+        calibration = _read_calibration(folder) if _CALIBRATION in manifest["files"] else None
+    except FileNotFoundError as error:
+        raise errors.Unavailable(f"the artifact is incomplete: {error.filename} is missing") from error
+    return Description(
+        labels=tuple(document(folder, "labels")),
+        preprocessing=Preprocessing.from_json(document(folder, "preprocessing")),
+        calibration=calibration,
+        weights_bytes=weights_bytes,
+    )
+
+
 def document(folder: Path, name: str) -> Any:
     """One of the JSON documents of the artifact in `folder`, by its name without suffix. Raises as `read`."""
     return json.loads(_part(folder, f"{name}.json"))

@@ -1,155 +1,134 @@
-"""Loaded classifiers, and labels for images from them. Knows artifacts, no database and no HTTP."""
+"""Answers from classifiers: the one use case under all transports. Knows no database and no HTTP."""
 
-import threading
+import asyncio
+import logging
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
-import torch
-from torch.nn import functional
-
 from app import errors
-from app.backbones import classifier as classifiers
-from app.backbones import preprocess
-from app.backbones.classifier import InferenceForm
-from app.backbones.preprocess import Preprocessing
-from app.models import artifact as artifacts
-from app.models.artifact import Calibration
 from app.models.service import Served
-from app.storage import Storage
+from app.predictions.loaded import Answer, Loaded
+from app.predictions.scheduler import Lane, Scheduler, Ticket
+from app.predictions.shelf import Shelf, Standing
+from app.runtimes.form import Images
 
-# Measured on CPUs: small batches stay in the cache, and larger ones bring nothing.
-_BATCH = 8
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Ranked:
-    """One label of one image; probability 0-1."""
-
-    label: str
-    probability: float
+_REFERENCES = 10_000
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is said of one image."""
+class Timing:
+    """What a request took, in seconds; of several images decoding and passing are the sums."""
 
-    labels: list[Ranked]
-    """The most probable first."""
-    similarity: float | None
-    """Cosine of its features with the mean of the nearest label's; None for versions of old, which have no means."""
-    is_unknown: bool | None
-    """Whether that is below the version's threshold."""
+    waited: float
+    decoding: float
+    passing: float
+    whole: float
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A classifier ready to run."""
+class Answered:
+    """The answers to one request, in the order of its images, and who gave them."""
 
-    network: InferenceForm
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
-    calibration: Calibration | None
+    version: Served
+    loaded: Loaded
+    answers: Sequence[Answer]
+    timing: Timing
 
 
 class Engine:
-    """Keeps the classifiers used last, and runs one batch at a time on all threads of the process."""
+    """For the event loop alone; the work is done in the threads of the shelf and the scheduler."""
 
-    def __init__(self, storage: Storage, *, loaded_models: int, max_image_pixels: int) -> None:
-        self._storage = storage
-        self._capacity = loaded_models
-        self._max_image_pixels = max_image_pixels
-        self._loaded: OrderedDict[str, Future[Loaded]] = OrderedDict()
-        self._choosing = threading.Lock()
-        self._running = threading.Lock()
+    def __init__(self, shelf: Shelf, scheduler: Scheduler) -> None:
+        self._shelf = shelf
+        self._scheduler = scheduler
+        self._answering: OrderedDict[str, Served] = OrderedDict()
+        """For each reference that was asked for, who answered."""
 
-    def classify(self, version: Served, images: Sequence[bytes], *, top_k: int) -> list[Answer]:
-        """For each image (JPEG, PNG or WebP bytes) its `top_k` most probable labels, and whether it is unknown.
+    async def classify(
+        self, reference: str, target: Served, images: Sequence[bytes | Images], *, timeout_seconds: float
+    ) -> Answered:
+        """What `target`, which `reference` means now, says of `images`: files (JPEG, PNG, WebP), or RGB pixels
+        `(H, W, 3)` 0-255 of the size that it takes.
 
-        Raises `BadImage`, whose detail tells which image it is.
+        While `target` is being loaded, who answered to the reference before goes on. Raises `BadImage`, whose detail
+        tells which image it is, `Overloaded` and `Unavailable`.
         """
-        loaded = self._get(version)
-        answers: list[Answer] = []
-        for start in range(0, len(images), _BATCH):
-            batch = torch.stack(
-                [
-                    self._decoded(image, place, loaded)
-                    for place, image in enumerate(images[start : start + _BATCH], start)
-                ]
-            )
-            features, probabilities = self._passed(loaded, batch)
-            ranked = _rank(probabilities, loaded.labels, top_k)
-            answers += _answers(ranked, features, loaded.calibration)
-        return answers
+        arrived = time.monotonic()
+        version = self._answers_to(reference, target)
+        with self._shelf.use(version) as standing:
+            lane = await self._lane(standing, timeout_seconds)
+            ticket = await self._answered(lane, images, arrived, timeout_seconds)
+        answers = [answer for answer in ticket.answers if answer is not None]
+        whole = time.monotonic() - arrived
+        timing = Timing(ticket.waited_seconds, ticket.decode_seconds, ticket.pass_seconds, whole)
+        return Answered(version, lane.loaded, answers, timing)
 
-    def _get(self, version: Served) -> Loaded:
-        """The classifier, loaded by whoever asks for it first; only those who want the same one wait for that."""
-        with self._choosing:
-            known = self._loaded.get(version.version_id)
-            if known is not None:
-                self._loaded.move_to_end(version.version_id)
-            else:
-                mine = self._loaded[version.version_id] = Future()
-        if known is not None:
-            return known.result()
+    async def prepare(self, version: Served) -> Loaded:
+        """Load it, if it is not there. Raises `Unavailable`."""
+        with self._shelf.use(version) as standing:
+            return (await asyncio.wrap_future(standing.future)).loaded
+
+    def has(self, version: Served) -> bool:
+        """Whether it can answer at once."""
+        return self._shelf.has(version)
+
+    def check(self, version: Served, *, timeout_seconds: float) -> None:
+        """Raise `Overloaded` where a request that came now could not be answered in time, before it is received."""
+        if self._shelf.has(version):
+            with self._shelf.use(version) as standing:
+                wait = self._scheduler.expected_wait_seconds(standing.future.result())
+            if wait > timeout_seconds:
+                raise errors.Overloaded(
+                    f"the answer would take {wait:.1f} s, more than the {timeout_seconds:.1f} s that there are",
+                    retry_after_seconds=wait,
+                )
+
+    def _answers_to(self, reference: str, target: Served) -> Served:
+        before = self._answering.get(reference)
+        if before is not None and before != target and not self._shelf.has(target) and self._shelf.has(before):
+            # It begins to load, and this request does not wait for it.
+            self._shelf.release(self._shelf.want(target))
+            return before
+        self._answering[reference] = target
+        self._answering.move_to_end(reference)
+        if len(self._answering) > _REFERENCES:
+            self._answering.popitem(last=False)
+        return target
+
+    async def _lane(self, standing: Standing, timeout_seconds: float) -> Lane:
+        if standing.future.done():
+            return standing.future.result()
+        # Others wait for the same one: that this request goes away must not end it.
+        waiting = asyncio.shield(asyncio.wrap_future(standing.future))
         try:
-            mine.set_result(self._load(version))
-        except BaseException as error:
-            with self._choosing:
-                del self._loaded[version.version_id]
-            mine.set_exception(error)
-            raise
-        self._make_room()
-        return mine.result()
+            return await asyncio.wait_for(waiting, timeout_seconds)
+        except TimeoutError as error:
+            raise errors.Overloaded("the model is still being loaded; try again in a moment") from error
 
-    def _make_room(self) -> None:
-        with self._choosing:
-            ready = [version_id for version_id, loaded in self._loaded.items() if loaded.done()]
-            for version_id in ready[: max(0, len(ready) - self._capacity)]:
-                del self._loaded[version_id]
+    async def _answered(
+        self, lane: Lane, images: Sequence[bytes | Images], arrived: float, timeout_seconds: float
+    ) -> Ticket:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
 
-    def _load(self, version: Served) -> Loaded:
-        artifact = artifacts.read(self._storage.model_version(version.version_id))
-        restored = classifiers.restore(
-            artifact.backbone,
-            len(artifact.labels),
-            artifact.preprocessing,
-            artifact.state,
-            outlet=artifact.outlet,
-        )
-        form = classifiers.inference_form(restored)
-        return Loaded(form, artifact.labels, artifact.preprocessing, artifact.calibration)
+        def tell(_ticket: Ticket) -> None:
+            loop.call_soon_threadsafe(_settle, done)
 
-    def _decoded(self, image: bytes, place: int, loaded: Loaded) -> torch.Tensor:
+        ticket = Ticket(images, deadline=arrived + timeout_seconds, now=time.monotonic(), done=tell)
+        self._scheduler.submit(lane, ticket)
         try:
-            pixels = preprocess.load(image, loaded.preprocessing, max_pixels=self._max_image_pixels)
-        except errors.BadImage as error:
-            error.detail["image"] = place
-            raise
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def _passed(self, loaded: Loaded, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features `(N, D)` and probabilities `(N, K)`."""
-        with self._running, torch.inference_mode():
-            features = loaded.network.features(batch)
-            return features, loaded.network.head(features).double().softmax(dim=1)
+            await done
+        finally:
+            ticket.is_gone = True
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket
 
 
-def _answers(ranked: list[list[Ranked]], features: torch.Tensor, calibration: Calibration | None) -> list[Answer]:
-    if calibration is None:
-        return [Answer(labels, similarity=None, is_unknown=None) for labels in ranked]
-    similar = functional.normalize(features.double(), dim=1) @ calibration.means.double().T
-    nearest = similar.amax(dim=1).tolist()
-    return [
-        Answer(labels, similarity=value, is_unknown=value < calibration.unknown_below)
-        for labels, value in zip(ranked, nearest, strict=True)
-    ]
-
-
-def _rank(probabilities: torch.Tensor, labels: tuple[str, ...], top_k: int) -> list[list[Ranked]]:
-    values, indices = probabilities.topk(min(top_k, len(labels)), dim=1)
-    return [
-        [Ranked(labels[index], value) for value, index in zip(row_values, row_indices, strict=True)]
-        for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
+def _settle(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)

@@ -21,13 +21,18 @@ class PredictBody(BaseModel):
 
 class LabelProbability(BaseModel):
     label: str = Field(examples=["bees"])
-    probability: float = Field(ge=0, le=1, examples=[0.97])
+    probability: float = Field(
+        ge=0,
+        le=1,
+        description="Calibrated on the validation split: of images with 0.9 about nine of ten have the label.",
+        examples=[0.97],
+    )
 
 
 class Prediction(BaseModel):
     """The labels of one image, the most probable first."""
 
-    labels: list[LabelProbability]
+    labels: list[LabelProbability] = Field(description="Not more than `top_k`, and none below `threshold`.")
     unknown: bool | None = Field(
         description="Whether the image is like nothing that the model was trained on, so that its labels mean nothing; "
         "null where the version was trained by a service that did not evaluate that.",
@@ -39,7 +44,17 @@ class Prediction(BaseModel):
     )
 
 
+class TimingRead(BaseModel):
+    """What the request took in milliseconds, its transport aside; of several images decoding and inference are sums."""
+
+    waited_ms: float = Field(description="Until its first image was begun with; of several, the longest.")
+    decoding_ms: float
+    inference_ms: float
+    whole_ms: float
+
+
 class PredictRead(BaseModel):
     model: str
     version: int
     predictions: list[Prediction] = Field(description="One for each image, in the order of the request.")
+    timing: TimingRead

@@ -1,11 +1,13 @@
-"""The engine: which classifiers it keeps, and who waits for one that is being loaded."""
+"""The engine: which classifiers it keeps, who waits for one that is being loaded, and who answers meanwhile."""
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -14,18 +16,24 @@ from app import errors
 from app.backbones import catalogue, classifier, preprocess
 from app.models.artifact import Calibration
 from app.models.service import Served
-from app.predictions.engine import Answer, Engine
+from app.predictions.engine import Answered, Engine
+from app.predictions.loaded import Answer
+from app.predictions.opener import FromStorage
+from app.predictions.scheduler import Limits, Scheduler
+from app.predictions.shelf import Opener, Shelf
+from app.runtimes.form import Machine
 from app.storage import Storage
 from tests import factories
 
 PHOTO = factories.image(factories.COLOURS["red"])
+LIMITS = Limits(threads=2, max_queued=100, batch_wait_seconds=0.01, max_image_pixels=1_000_000)
 
 
-class Shelf:
+@dataclass
+class Versions:
     """Model versions on disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self.storage = Storage(folder)
+    storage: Storage
 
     def add(self, name: str, calibration: Calibration | None = None) -> Served:
         factories.write_artifact(self.storage.model_version(name), calibration=calibration)
@@ -42,9 +50,11 @@ class Shelf:
         os.mkfifo(manifest)
 
         def go_on() -> None:
-            # One reader alone is served, so a second loading of the same would wait for ever.
-            manifest.write_text(content)
-            manifest.unlink()
+            # One reader alone is served, so what is read again is the file.
+            with manifest.open("w") as pipe:
+                manifest.unlink()
+                manifest.write_text(content)
+                pipe.write(content)
 
         return go_on
 
@@ -53,52 +63,119 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path)
+def versions(tmp_path: Path) -> Versions:
+    return Versions(Storage(tmp_path))
 
 
 @pytest.fixture
-def engine(shelf: Shelf) -> Engine:
-    return Engine(shelf.storage, loaded_models=2, max_image_pixels=1_000_000)
+def scheduler() -> Iterator[Scheduler]:
+    scheduler = Scheduler(LIMITS)
+    yield scheduler
+    scheduler.close()
 
 
-def test_a_model_that_takes_long_to_load_holds_up_no_other_and_is_loaded_once(shelf: Shelf, engine: Engine) -> None:
-    slow, other = shelf.add("slow"), shelf.add("other")
-    go_on = shelf.stall(slow)
-    with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(engine.classify, slow, [PHOTO], top_k=1) for _ in range(2)]
-        answered = pool.submit(engine.classify, other, [PHOTO], top_k=1)
-        try:
-            assert len(answered.result(timeout=60)) == 1
-            assert not any(future.done() for future in waiting)
-        finally:
-            threading.Thread(target=go_on).start()
-        assert waiting[0].result(timeout=60) == waiting[1].result(timeout=60)
+@pytest.fixture
+def shelf(versions: Versions, scheduler: Scheduler) -> Iterator[Shelf]:
+    """With room for two."""
+    source = FromStorage(versions.storage, Machine(threads=2), batch=1)
+    size = source.size_of(versions.add("measured"))
+    shelf = Shelf(Opener(source.size_of, source.open, scheduler.lane), max_bytes=size * 5 // 2, retry_seconds=0)
+    yield shelf
+    shelf.close()
 
 
-def test_the_models_used_last_are_kept(shelf: Shelf, engine: Engine) -> None:
-    versions = [shelf.add(name) for name in ("first", "second", "third")]
-    for version in (versions[0], versions[1], versions[0], versions[2]):
-        engine.classify(version, [PHOTO], top_k=1)
-    for version in versions:
-        shelf.remove(version)
+@pytest.fixture
+def engine(shelf: Shelf, scheduler: Scheduler) -> Engine:
+    return Engine(shelf, scheduler)
 
-    engine.classify(versions[0], [PHOTO], top_k=1)
-    engine.classify(versions[2], [PHOTO], top_k=1)
+
+def ask(engine: Engine, version: Served, *, reference: str | None = None, photos: int = 1) -> Awaitable[Answered]:
+    return engine.classify(reference or version.model_name, version, [PHOTO] * photos, timeout_seconds=60)
+
+
+def one(engine: Engine, version: Served) -> Answer:
+    async def asked() -> Answered:
+        return await ask(engine, version)
+
+    (answer,) = asyncio.run(asked()).answers
+    return answer
+
+
+def test_a_model_that_takes_long_to_load_holds_up_no_other_and_is_loaded_once(
+    versions: Versions, engine: Engine
+) -> None:
+    slow, other = versions.add("slow"), versions.add("other")
+    go_on = versions.stall(slow)
+
+    async def scene() -> None:
+        waiting = [asyncio.ensure_future(ask(engine, slow)) for _ in range(2)]
+        await ask(engine, other)
+        assert not any(task.done() for task in waiting)
+        await asyncio.to_thread(go_on)
+        first, second = await asyncio.gather(*waiting)
+        assert first.loaded is second.loaded
+
+    asyncio.run(scene())
+
+
+def test_the_models_used_last_are_kept(versions: Versions, engine: Engine) -> None:
+    all_three = [versions.add(name) for name in ("first", "second", "third")]
+    for version in (all_three[0], all_three[1], all_three[0], all_three[2]):
+        one(engine, version)
+    for version in all_three:
+        versions.remove(version)
+
+    one(engine, all_three[0])
+    one(engine, all_three[2])
     with pytest.raises(errors.Unavailable):
-        engine.classify(versions[1], [PHOTO], top_k=1)
+        one(engine, all_three[1])
 
 
-def test_a_model_that_could_not_be_loaded_is_tried_again(shelf: Shelf, engine: Engine) -> None:
+def test_what_is_pinned_stays_and_the_budget_is_kept(versions: Versions, engine: Engine, shelf: Shelf) -> None:
+    all_four = [versions.add(name) for name in ("first", "second", "third", "fourth")]
+    shelf.pin(frozenset({"first"}))
+    for version in all_four:
+        one(engine, version)
+
+    assert [engine.has(version) for version in all_four] == [True, False, False, True]
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again(versions: Versions, engine: Engine) -> None:
     missing = Served("missing", "missing", 1)
     with pytest.raises(errors.Unavailable):
-        engine.classify(missing, [PHOTO], top_k=1)
-    shelf.add("missing")
+        one(engine, missing)
+    versions.add("missing")
 
-    assert len(engine.classify(missing, [PHOTO], top_k=1)) == 1
+    assert one(engine, missing).labels == ("ants", "bees")
 
 
-def test_an_image_below_the_threshold_of_its_version_is_unknown(shelf: Shelf, engine: Engine) -> None:
+def test_who_answered_before_goes_on_until_the_next_one_is_loaded(versions: Versions, engine: Engine) -> None:
+    old, new = versions.add("old"), versions.add("new")
+    go_on = versions.stall(new)
+
+    async def scene() -> None:
+        assert (await ask(engine, old, reference="m:production")).version == old
+        assert (await ask(engine, new, reference="m:production")).version == old
+        assert (await ask(engine, old, reference="m@1")).version == old
+        await asyncio.to_thread(go_on)
+        await engine.prepare(new)
+        assert (await ask(engine, new, reference="m:production")).version == new
+
+    asyncio.run(scene())
+
+
+def test_a_new_version_that_cannot_be_loaded_takes_nobodys_place(versions: Versions, engine: Engine) -> None:
+    old, broken = versions.add("old"), Served("gone", "gone", 2)
+
+    async def scene() -> None:
+        await ask(engine, old, reference="m")
+        for _ in range(3):
+            assert (await ask(engine, broken, reference="m")).version == old
+
+    asyncio.run(scene())
+
+
+def test_an_image_below_the_threshold_of_its_version_is_unknown(versions: Versions, engine: Engine) -> None:
     built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0).eval()
     pixels = preprocess.load(PHOTO, built.preprocessing, max_pixels=10**6)
     with torch.inference_mode():
@@ -107,14 +184,46 @@ def test_an_image_below_the_threshold_of_its_version_is_unknown(shelf: Shelf, en
 
     def answer(name: str, threshold: float) -> Answer:
         kept = Calibration(temperature=1.0, unknown_below=threshold, conformal=(), means=means)
-        return engine.classify(shelf.add(name, kept), [PHOTO], top_k=2)[0]
+        return one(engine, versions.add(name, kept))
 
     known, foreign = answer("known", 0.99), answer("foreign", 1.01)
     assert known.similarity == pytest.approx(1, abs=1e-4)
     assert (known.is_unknown, foreign.is_unknown) == (False, True)
-    assert known.labels == foreign.labels
+    assert known.ranked(2) == foreign.ranked(2)
 
 
-def test_a_version_of_old_says_nothing_of_unknown_images(shelf: Shelf, engine: Engine) -> None:
-    (found,) = engine.classify(shelf.add("old"), [PHOTO], top_k=1)
+def test_a_version_of_old_says_nothing_of_unknown_images(versions: Versions, engine: Engine) -> None:
+    found = one(engine, versions.add("old"))
     assert found.similarity is found.is_unknown is None
+
+
+def test_probabilities_are_those_at_the_temperature(versions: Versions, engine: Engine) -> None:
+    kept = Calibration(temperature=4.0, unknown_below=-1.0, conformal=(), means=torch.zeros(2, 128))
+    plain, cooled = one(engine, versions.add("plain")), one(engine, versions.add("cooled", kept))
+
+    expected = np.exp(plain.logits.astype(np.float64) / 4)
+    assert cooled.probabilities == pytest.approx(expected / expected.sum())
+    assert plain.probabilities != pytest.approx(cooled.probabilities)
+
+
+def test_labels_below_the_threshold_are_left_out_and_equals_come_in_their_order() -> None:
+    answer = Answer(("a", "b", "c", "d"), np.array([0.1, 0.4, 0.4, 0.1]), np.zeros(4, np.float32), None, None)
+    assert [item.label for item in answer.ranked(10)] == ["b", "c", "a", "d"]
+    assert [item.label for item in answer.ranked(10, threshold=0.2)] == ["b", "c"]
+    assert [item.label for item in answer.ranked(1)] == ["b"]
+
+
+def test_a_request_whose_client_goes_away_while_a_model_loads_ends_no_other(versions: Versions, engine: Engine) -> None:
+    slow = versions.add("slow")
+    go_on = versions.stall(slow)
+
+    async def scene() -> None:
+        impatient, patient = (asyncio.ensure_future(ask(engine, slow)) for _ in range(2))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+        threading.Thread(target=go_on).start()
+        assert (await patient).version == slow
+
+    asyncio.run(scene())

@@ -2,6 +2,7 @@
 
 import base64
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,8 @@ def test_a_json_body_over_its_limit_has_the_code_of_every_other(http: TestClient
 
 def test_bodies_beyond_what_may_be_in_memory_are_asked_to_come_again(http: TestClient, url: str) -> None:
     whole = InFlight(len(PHOTO) + 1000)
-    http.app.state.predict_bodies = whole  # type: ignore[attr-defined]
+    state = http.app.state  # type: ignore[attr-defined]
+    state.desk = replace(state.desk, in_flight=whole)
     with whole.share() as other:
         other.add(1000)
         assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200

@@ -10,14 +10,16 @@ import torch
 
 from app import errors
 from app.backbones import classifier as classifiers
+from app.backbones import preprocess
 from app.backbones.catalogue import Backbone
 from app.backbones.taps import COLUMNS, Outlet
 from app.backbones.weights import WeightsFile
 from app.models import artifact as artifacts
 from app.models.artifact import Artifact, Calibration
 from app.models.service import Served
-from app.predictions.engine import Engine
+from app.predictions.opener import FromStorage
 from app.recipe import Recipe
+from app.runtimes.form import Machine
 from app.storage import Storage
 from tests.training import samples
 from tests.training.samples import Recorder
@@ -121,12 +123,13 @@ def served(trained: Trained, backbone: Backbone, splits: Splits, folder: Path) -
         backbone.name, splits.labels, trained.preprocessing, {}, asdict(trained.evaluation), {}, state, outlet, kept
     )
     artifacts.write(storage.model_version("mv_1"), result)
-    engine = Engine(storage, loaded_models=1, max_image_pixels=samples.MAX_PIXELS)
+    loaded = FromStorage(storage, Machine(threads=1), batch=None).open(Served("mv_1", "m", 1))
     files = splits.validation.read(range(len(splits.validation)))
-    answers = engine.classify(Served("mv_1", "m", 1), files, top_k=len(splits.labels))
+    pixels = [preprocess.load(file, loaded.preprocessing, max_pixels=samples.MAX_PIXELS) for file in files]
+    answers = loaded.answers(pixels, alone=False)
     similar = [answer.similarity for answer in answers]
     assert similar == pytest.approx(trained.similarities.max(axis=1), rel=0, abs=1e-5)
-    return [[next(r.probability for r in row.labels if r.label == label) for label in splits.labels] for row in answers]
+    return [row.probabilities.tolist() for row in answers]
 
 
 @pytest.mark.parametrize("stage", ["best", "all", "layer2", "layer4", HEAD])

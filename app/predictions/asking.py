@@ -1,0 +1,130 @@
+"""What all prediction routes do with a request: how long it may take, whom it is for, and is its client still there."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from app.bodies import Share
+from app.predictions.desk import Desk
+from app.predictions.engine import Answered
+from app.runtimes.form import Images
+from app.settings import Settings
+
+T = TypeVar("T")
+
+TIMEOUT_HEADER = "x-request-timeout"
+_MAX_TIMEOUT_SECONDS = 3600.0
+_WATCH_AFTER_SECONDS = 0.1
+"""Most answers are there before, and to look whether the client still is costs something."""
+
+
+class PlainRoute(APIRoute):
+    """A route that takes the request as it is: what FastAPI does besides costs more time than a prediction has. Its
+    parameters are described, and checked, by hand."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handle: Callable[[Request], Awaitable[Response]] = self.endpoint
+        return handle
+
+
+def router(prefix: str, tag: str) -> APIRouter:
+    """For plain routes."""
+    return APIRouter(prefix=prefix, tags=[tag], route_class=PlainRoute)
+
+
+def desk(request: Request) -> Desk:
+    found: Desk = request.app.state.desk
+    return found
+
+
+def timeout_seconds(request: Request, settings: Settings) -> float:
+    """How long the answer may take. Raises `RequestValidationError`."""
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return settings.predict_timeout_seconds
+    return number(given, ("header", "X-Request-Timeout"), least=0.001, most=_MAX_TIMEOUT_SECONDS)
+
+
+def number(text: str, location: Sequence[str | int], *, least: float, most: float) -> float:
+    """`text` as a number of that range. Raises `RequestValidationError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise wrong(
+            location, f"should be a number from {least:g} to {most:g}, not {text[:50]!r}", "number_out_of_range"
+        )
+    return value
+
+
+def whole_number(text: str, location: Sequence[str | int], *, least: int, most: int) -> int:
+    """`text` as a whole number of that range. Raises `RequestValidationError`."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise wrong(location, f"should be a whole number from {least} to {most}, not {text[:50]!r}", "out_of_range")
+    return int(text)
+
+
+def wrong(location: Sequence[str | int], message: str, code: str) -> RequestValidationError:
+    """Something of the request that is not as it should be."""
+    return RequestValidationError([{"loc": tuple(location), "msg": message, "type": code}])
+
+
+async def answered(
+    request: Request, reference: str, read: Callable[[Share], Awaitable[Sequence[bytes | Images]]]
+) -> Answered:
+    """The answers for the images that `read` takes from the request, unless that could not be in time or the client
+    goes away. Raises as `Engine.classify`, `ClientDisconnect`, and what `read` raises."""
+    place = desk(request)
+    seconds = timeout_seconds(request, place.settings)
+    version = await place.directory.find(reference)
+    with place.in_flight.share() as share:
+        images = await read(share)
+        work = place.engine.classify(reference, version, images, timeout_seconds=seconds)
+        return await _while_connected(request, work)
+
+
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
+    """`work`, which is given up when the client goes away."""
+    task = asyncio.current_task()
+    assert task is not None
+    watch = _Watch(request, task)
+    timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, watch.start)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if watch.has_seen_it_go and not task.uncancel():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        timer.cancel()
+        watch.stop()
+
+
+class _Watch:
+    """Cancels a task when the client of its request goes away."""
+
+    def __init__(self, request: Request, task: "asyncio.Task[Any]") -> None:
+        self._request = request
+        self._task = task
+        self._watching: asyncio.Task[None] | None = None
+        self.has_seen_it_go = False
+
+    def start(self) -> None:
+        self._watching = asyncio.create_task(self._watch())
+
+    def stop(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self.has_seen_it_go = True
+        self._task.cancel()

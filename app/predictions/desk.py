@@ -1,0 +1,61 @@
+"""What answers predictions in one process, put together."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from app.bodies import InFlight
+from app.deps import Parts
+from app.models.directory import Directory
+from app.predictions.engine import Engine
+from app.predictions.opener import FromStorage
+from app.predictions.scheduler import Limits, Scheduler
+from app.predictions.shelf import Opener, Shelf
+from app.runtimes.form import Machine
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The parts of this process that predictions need."""
+
+    parts: Parts
+    directory: Directory
+    engine: Engine
+    in_flight: InFlight
+    shelf: Shelf
+    scheduler: Scheduler
+
+    @property
+    def settings(self) -> Settings:
+        return self.parts.settings
+
+    def close(self) -> None:
+        """Answer what was taken in, and end."""
+        self.scheduler.close()
+        self.shelf.close()
+
+
+def assemble(parts: Parts, directory: Directory) -> Desk:
+    """For this machine; its threads run until it is closed."""
+    settings = parts.settings
+    machine = Machine(settings.threads or _cores(), "cuda" if torch.cuda.is_available() else "cpu")
+    scheduler = Scheduler(
+        Limits(
+            threads=machine.threads,
+            max_queued=settings.max_queued_images,
+            batch_wait_seconds=settings.batch_wait_seconds,
+            max_image_pixels=settings.max_image_pixels,
+        )
+    )
+    source = FromStorage(parts.storage, machine, settings.batch_size or None)
+    shelf = Shelf(Opener(source.size_of, source.open, scheduler.lane), max_bytes=settings.model_memory_bytes)
+    return Desk(
+        parts, directory, Engine(shelf, scheduler), InFlight(settings.max_predict_bytes_in_flight), shelf, scheduler
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

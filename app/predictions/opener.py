@@ -1,0 +1,49 @@
+"""How a model version gets from its folders into memory."""
+
+from dataclasses import dataclass
+
+from app.models import artifact as artifacts
+from app.models.service import Served
+from app.predictions.loaded import Loaded
+from app.runtimes import opening
+from app.runtimes.form import Files, Machine, Runtime
+from app.storage import Storage
+
+_MEMORY: dict[Runtime, float] = {
+    "torch": 1.3,
+    "torch-compiled": 1.5,
+    "onnxruntime": 2.2,
+    "openvino": 2.2,
+    "tensorrt": 2.0,
+}
+"""What a network takes, by the size of its weights in fp32; on all threads and by one."""
+
+
+@dataclass(frozen=True)
+class FromStorage:
+    """Opens what lies in `storage`, for `machine`; `batch` images at once, or as measurement says for None."""
+
+    storage: Storage
+    machine: Machine
+    batch: int | None
+
+    def size_of(self, version: Served) -> int:
+        """The bytes of memory that the version takes, about. Raises `Unavailable`."""
+        weights = artifacts.describe(self.storage.model_version(version.version_id)).weights_bytes
+        return round(weights * _MEMORY["torch"])
+
+    def open(self, version: Served) -> Loaded:
+        """The version, warmed up. Raises `Unavailable`."""
+        folder = self.storage.model_version(version.version_id)
+        described = artifacts.describe(folder)
+        opened = opening.open_first(Files(folder), (), self.machine)
+        loaded = Loaded(
+            opened.network,
+            opened.form,
+            labels=described.labels,
+            preprocessing=described.preprocessing,
+            calibration=described.calibration,
+            machine=self.machine,
+        )
+        loaded.measure(batch=self.batch)
+        return loaded

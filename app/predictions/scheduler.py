@@ -1,0 +1,328 @@
+"""Who is served next: a queue of images for each model, and the threads that decode them and pass them through it.
+
+What waits is bounded, and nobody waits who could not be answered in time. Between models that are asked for at the same
+time the threads are shared evenly, however many images each has waiting. Knows no HTTP.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app import errors
+from app.backbones import preprocess
+from app.predictions.loaded import Answer, Loaded
+from app.runtimes.form import Images
+
+logger = logging.getLogger(__name__)
+
+_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may wait, and how it is taken from the queues."""
+
+    threads: int
+    max_queued: int
+    """Images that may wait for one model."""
+    batch_wait_seconds: float
+    """How long an image may wait for others to make up a batch, where batches help at all."""
+    max_image_pixels: int
+
+
+class Ticket:
+    """One request: its images, and the answers to them as they come."""
+
+    def __init__(
+        self, images: Sequence[bytes | Images], *, deadline: float, now: float, done: Callable[["Ticket"], None]
+    ) -> None:
+        self.images = images
+        self.deadline = deadline
+        """On the clock of `time.monotonic`."""
+        self.arrived = now
+        self.answers: list[Answer | None] = [None] * len(images)
+        self.error: Exception | None = None
+        self.is_gone = False
+        """Whether nobody waits for it any more."""
+        self.waited_seconds = 0.0
+        self.decode_seconds = 0.0
+        self.pass_seconds = 0.0
+        self._left = len(images)
+        self._done = done
+
+    def answer(self, place: int, answer: Answer) -> bool:
+        """Take in the answer to one image; whether it was the last."""
+        self.answers[place] = answer
+        self._left -= 1
+        return self._left == 0
+
+    def end(self, error: Exception | None = None) -> None:
+        """Tell whoever waits, once."""
+        if not self.is_gone:
+            self.is_gone = True
+            self.error = error
+            self._done(self)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One image of a request."""
+
+    ticket: Ticket
+    place: int
+
+
+@dataclass(eq=False)
+class Lane:
+    """The queue of one model."""
+
+    loaded: Loaded
+    decode_seconds: float = 0.0
+    """What an image took lately to be decoded, on one thread."""
+    pass_seconds: float = 0.0
+    """And to be passed through the network."""
+    encoded: deque[_Item] = field(default_factory=deque)
+    ready: deque[tuple[_Item, Images]] = field(default_factory=deque)
+    """Decoded, and waiting for others to make up a batch."""
+    ready_since: float = 0.0
+    decoding: int = 0
+    passing: int = 0
+    """How many threads do that."""
+    used: float = 0.0
+    """How much of the threads it has had, by a clock that stands still while nobody asks for it."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self.encoded) + len(self.ready)
+
+    @property
+    def seconds(self) -> float:
+        """What an image takes of a thread."""
+        return self.decode_seconds + self.pass_seconds
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.encoded or self.ready or self.decoding)
+
+    @property
+    def makes_batches(self) -> bool:
+        return self.loaded.batch > 1
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a thread does next: it decodes an image, passes a batch, or both where images are passed one by one."""
+
+    lane: Lane
+    item: _Item | None
+    batch: Sequence[tuple[_Item, Images]]
+    alone: bool
+
+
+class Scheduler:
+    """The queues of all models of this process and the threads that work on them, until `close`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lanes: list[Lane] = []
+        """Those that have something waiting."""
+        self._busy = 0
+        self._clock = 0.0
+        self._is_closed = False
+        self._change = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"predict-{number}", daemon=True)
+            for number in range(limits.threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def lane(self, loaded: Loaded) -> Lane:
+        """A queue for `loaded`."""
+        return Lane(loaded, pass_seconds=loaded.seconds)
+
+    def submit(self, lane: Lane, ticket: Ticket) -> None:
+        """Queue all images of `ticket`. Raises `Overloaded` where the queue is full or there is no time left."""
+        count = len(ticket.images)
+        with self._change:
+            if self._is_closed:
+                raise errors.Overloaded("the service is stopping; send this to another one")
+            self._admit(lane, ticket, count)
+            if lane not in self._lanes:
+                lane.used = max(lane.used, self._clock)
+                self._lanes.append(lane)
+            lane.encoded.extend(_Item(ticket, place) for place in range(count))
+            self._change.notify(count)
+
+    def expected_wait_seconds(self, lane: Lane) -> float:
+        """How long an image that came now would wait."""
+        with self._change:
+            return self._expected_wait(lane)
+
+    def queued(self) -> int:
+        """Images that wait, of all models."""
+        with self._change:
+            return sum(lane.waiting for lane in self._lanes)
+
+    def close(self) -> None:
+        """Finish what was taken in, and end."""
+        with self._change:
+            self._is_closed = True
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _admit(self, lane: Lane, ticket: Ticket, count: int) -> None:
+        wait = self._expected_wait(lane)
+        if lane.waiting and lane.waiting + count > self._limits.max_queued:
+            raise errors.Busy(
+                f"{lane.waiting} images wait for this model, and it takes no more than {self._limits.max_queued}",
+                retry_after_seconds=wait,
+            )
+        needed = wait + lane.seconds * -(-count // self._limits.threads)
+        left = ticket.deadline - ticket.arrived
+        # Whoever finds nobody waiting is let in, whatever the estimate says.
+        if wait > 0 and needed > left:
+            raise errors.Overloaded(
+                f"the answer would take about {needed:.1f} s, more than the {left:.1f} s that there are",
+                retry_after_seconds=wait,
+            )
+
+    def _expected_wait(self, lane: Lane) -> float:
+        others = [other for other in self._lanes if other is not lane]
+        whole = sum(other.waiting * other.seconds for other in others) + lane.waiting * lane.seconds
+        shared = lane.waiting * lane.seconds * (1 + len(others))
+        return min(whole, shared) / self._limits.threads
+
+    def _work(self) -> None:
+        while (step := self._take()) is not None:
+            try:
+                self._carry_out(step)
+            except Exception as error:  # the thread must live on, whatever a runtime does
+                logger.exception("a prediction failed unexpectedly")
+                for item in (*([step.item] if step.item else []), *(item for item, _ in step.batch)):
+                    item.ticket.end(error)
+            finally:
+                with self._change:
+                    self._busy -= 1
+
+    def _take(self) -> _Step | None:
+        """The next step, waited for; None at the end."""
+        with self._change:
+            while True:
+                step, wait_seconds = self._next(time.monotonic())
+                if step is not None:
+                    self._busy += 1
+                    return step
+                if self._is_closed and not self._lanes:
+                    self._change.notify_all()
+                    return None
+                self._change.wait(wait_seconds)
+
+    def _next(self, now: float) -> tuple[_Step | None, float | None]:
+        """A step of the model that has had least, or else how long until there may be one."""
+        soonest: float | None = None
+        for lane in sorted(self._lanes, key=lambda lane: lane.used):
+            step, wait_seconds = self._next_of(lane, now)
+            if lane.is_idle:
+                self._lanes.remove(lane)
+            if step is not None:
+                self._clock = max(self._clock, lane.used)
+                # Of an image that will be part of a batch, the pass is what counts.
+                lane.used += lane.seconds * (len(step.batch) if lane.makes_batches else 1)
+                return step, None
+            if wait_seconds is not None:
+                soonest = wait_seconds if soonest is None else min(soonest, wait_seconds)
+        return None, soonest
+
+    def _next_of(self, lane: Lane, now: float) -> tuple[_Step | None, float | None]:
+        wait_seconds: float | None = None
+        if lane.ready and lane.passing < lane.loaded.passes_at_once:
+            wait_seconds = max(0.0, lane.ready_since + self._limits.batch_wait_seconds - now)
+            # Whoever is being decoded will be there in a moment; if nobody is, there is nobody to wait for.
+            is_all = not lane.encoded and not lane.decoding
+            if len(lane.ready) >= lane.loaded.batch or is_all or not wait_seconds:
+                batch = [lane.ready.popleft() for _ in range(min(len(lane.ready), lane.loaded.batch))]
+                lane.ready_since = now
+                lane.passing += 1
+                return _Step(lane, None, batch, alone=False), None
+        item = _first_wanted(lane.encoded, now)
+        if item is None:
+            return None, wait_seconds
+        alone = self._busy == 0 and len(self._lanes) == 1 and lane.waiting == 0
+        lane.decoding += 1
+        return _Step(lane, item, (), alone), None
+
+    def _carry_out(self, step: _Step) -> None:
+        lane = step.lane
+        if step.item is None:
+            try:
+                self._pass(lane, step.batch, alone=False)
+            finally:
+                with self._change:
+                    lane.passing -= 1
+                    self._change.notify()
+            return
+        image: Images | None = None
+        try:
+            image = self._decoded(lane, step.item)
+            if image is not None and not lane.makes_batches:
+                self._pass(lane, [(step.item, image)], alone=step.alone)
+        finally:
+            with self._change:
+                lane.decoding -= 1
+                if image is not None and lane.makes_batches:
+                    self._stand_ready(lane, step.item, image)
+
+    def _stand_ready(self, lane: Lane, item: _Item, image: Images) -> None:
+        if not lane.ready:
+            lane.ready_since = time.monotonic()
+        lane.ready.append((item, image))
+        if lane not in self._lanes:
+            self._lanes.append(lane)
+        self._change.notify()
+
+    def _decoded(self, lane: Lane, item: _Item) -> Images | None:
+        """The pixels of an image; None for one that is none, which is told."""
+        ticket, image = item.ticket, item.ticket.images[item.place]
+        started = time.monotonic()
+        ticket.waited_seconds = max(ticket.waited_seconds, started - ticket.arrived)
+        if not isinstance(image, bytes):
+            return image
+        try:
+            pixels = preprocess.load(image, lane.loaded.preprocessing, max_pixels=self._limits.max_image_pixels)
+        except errors.BadImage as error:
+            error.detail["image"] = item.place
+            ticket.end(error)
+            return None
+        seconds = time.monotonic() - started
+        ticket.decode_seconds += seconds
+        lane.decode_seconds += _SMOOTHING * (seconds - lane.decode_seconds)
+        return pixels
+
+    def _pass(self, lane: Lane, batch: Sequence[tuple[_Item, Images]], *, alone: bool) -> None:
+        started = time.monotonic()
+        answers = lane.loaded.answers([image for _, image in batch], alone=alone)
+        each = (time.monotonic() - started) / len(batch)
+        lane.pass_seconds += _SMOOTHING * (each - lane.pass_seconds)
+        for (item, _), answer in zip(batch, answers, strict=True):
+            with self._change:
+                item.ticket.pass_seconds += each
+                is_last = item.ticket.answer(item.place, answer)
+            if is_last:
+                item.ticket.end()
+
+
+def _first_wanted(items: deque[_Item], now: float) -> _Item | None:
+    """The first image that somebody still waits for and that is in time."""
+    while items:
+        item = items.popleft()
+        if item.ticket.is_gone:
+            continue
+        if now <= item.ticket.deadline:
+            return item
+        item.ticket.end(errors.Overloaded("the request waited for longer than it had time", code="deadline_exceeded"))
+    return None

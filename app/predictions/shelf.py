@@ -1,0 +1,170 @@
+"""The classifiers in memory, within a budget: loaded when they are asked for, the least recently used ones going first.
+
+Those that must stay are pinned, and whoever is being asked stays until it has answered.
+"""
+
+import ctypes
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from app import errors
+from app.models.service import Served
+from app.predictions.loaded import Loaded
+from app.predictions.scheduler import Lane
+
+logger = logging.getLogger(__name__)
+
+_LOADING_AT_ONCE = 2
+_ROOM_SECONDS = 30.0
+"""How long a classifier waits for others to have answered, when they hold all memory that there is."""
+
+
+@dataclass(frozen=True)
+class Opener:
+    """How a model version gets into memory."""
+
+    size_of: Callable[[Served], int]
+    """The bytes that it will take, about. Raises `Unavailable`."""
+    open: Callable[[Served], Loaded]
+    """Raises `Unavailable`."""
+    lane: Callable[[Loaded], Lane]
+
+
+@dataclass(eq=False)
+class Standing:
+    """A model version on the shelf, or on its way."""
+
+    version: Served
+    future: Future[Lane] = field(default_factory=Future)
+    memory_bytes: int = 0
+    users: int = 0
+    failed_at: float | None = None
+
+
+class Shelf:
+    """For any thread."""
+
+    def __init__(self, opener: Opener, *, max_bytes: int, retry_seconds: float = 2.0) -> None:
+        self._opener = opener
+        self._max_bytes = max_bytes
+        self._retry_seconds = retry_seconds
+        self._standing: OrderedDict[Served, Standing] = OrderedDict()
+        self._pinned: frozenset[str] = frozenset()
+        self._used_bytes = 0
+        self._change = threading.Condition()
+        self._loaders = ThreadPoolExecutor(_LOADING_AT_ONCE, thread_name_prefix="load")
+
+    def want(self, version: Served) -> Standing:
+        """The version's place on the shelf; where it has none, it gets one and is loaded. Whoever wants it is a user,
+        for whom it stays until `release`."""
+        with self._change:
+            standing = self._standing.get(version)
+            if standing is None or self._is_worth_another_try(standing):
+                standing = self._standing[version] = Standing(version)
+                self._loaders.submit(self._load, standing)
+            self._standing.move_to_end(version)
+            standing.users += 1
+            return standing
+
+    def release(self, standing: Standing) -> None:
+        """The other end of `want`."""
+        with self._change:
+            standing.users -= 1
+            if not standing.users:
+                self._change.notify_all()
+
+    @contextmanager
+    def use(self, version: Served) -> Iterator[Standing]:
+        """`want` it inside."""
+        standing = self.want(version)
+        try:
+            yield standing
+        finally:
+            self.release(standing)
+
+    def has(self, version: Served) -> bool:
+        """Whether it is loaded."""
+        standing = self._standing.get(version)
+        return standing is not None and standing.future.done() and standing.future.exception() is None
+
+    def pin(self, version_ids: frozenset[str]) -> None:
+        """Keep these, and only these, whatever else is asked for."""
+        with self._change:
+            self._pinned = version_ids
+
+    def loaded(self) -> list[Loaded]:
+        """All that is there."""
+        with self._change:
+            return [
+                standing.future.result().loaded
+                for standing in self._standing.values()
+                if standing.future.done() and standing.future.exception() is None
+            ]
+
+    @property
+    def used_bytes(self) -> int:
+        """Of the budget."""
+        return self._used_bytes
+
+    def close(self) -> None:
+        self._loaders.shutdown(cancel_futures=True)
+
+    def _load(self, standing: Standing) -> None:
+        try:
+            self._make_room(standing, self._opener.size_of(standing.version))
+            standing.future.set_result(self._opener.lane(self._opener.open(standing.version)))
+        except BaseException as error:  # passed on to whoever waits for it
+            with self._change:
+                self._free(standing)
+                standing.failed_at = time.monotonic()
+            standing.future.set_exception(error)
+            if not isinstance(error, errors.GraftError):
+                logger.exception("%s@%d could not be loaded", standing.version.model_name, standing.version.number)
+
+    def _make_room(self, standing: Standing, needed_bytes: int) -> None:
+        with self._change:
+            while self._used_bytes and self._used_bytes + needed_bytes > self._max_bytes:
+                leaving = self._next_to_go()
+                if leaving is not None:
+                    self._remove(leaving)
+                elif not self._change.wait(_ROOM_SECONDS):
+                    raise errors.Overloaded("the models that are being asked hold all memory that there is for them")
+            if needed_bytes > self._max_bytes:
+                logger.warning(
+                    "%s takes %d bytes, more than all models may together", standing.version.model_name, needed_bytes
+                )
+            standing.memory_bytes = needed_bytes
+            self._used_bytes += needed_bytes
+        _give_back()
+
+    def _is_worth_another_try(self, standing: Standing) -> bool:
+        """Whether it failed, and not just now: a request each millisecond is not to read the disk each millisecond."""
+        return standing.failed_at is not None and time.monotonic() - standing.failed_at > self._retry_seconds
+
+    def _next_to_go(self) -> Standing | None:
+        for version, standing in self._standing.items():
+            is_there = standing.memory_bytes and standing.future.done()
+            if is_there and not standing.users and version.version_id not in self._pinned:
+                return standing
+        return None
+
+    def _remove(self, standing: Standing) -> None:
+        del self._standing[standing.version]
+        self._free(standing)
+
+    def _free(self, standing: Standing) -> None:
+        self._used_bytes -= standing.memory_bytes
+        standing.memory_bytes = 0
+        self._change.notify_all()
+
+
+def _give_back() -> None:
+    """Memory that is free to the system: glibc would keep it in the arenas of threads that have gone on."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
