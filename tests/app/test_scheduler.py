@@ -1,0 +1,245 @@
+"""The scheduler: who is served next, who is refused, and what becomes of those nobody waits for any more."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from app import errors
+from app.backbones.preprocess import Preprocessing
+from app.predictions.loaded import Loaded
+from app.predictions.scheduler import Lane, Limits, Scheduler, Ticket
+from app.runtimes.form import PLAIN, Images, Machine, Passed
+from tests import factories
+
+PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PHOTO = factories.image(factories.COLOURS["red"])
+LIMITS = Limits(threads=2, max_queued=10, batch_wait_seconds=0.005, max_image_pixels=1_000_000)
+PATIENCE = 60.0
+
+
+@dataclass
+class Net:
+    """A network whose logits are the mean of the red channel, that can be held up, and that tells what it was given."""
+
+    batches: list[int] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    name: str = ""
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        self.begun.release()
+        assert self.gate.wait(PATIENCE)
+        self.batches.append(len(images))
+        self.order.append(self.name)
+        red = images[..., 0].astype(np.float32).mean(axis=(1, 2))
+        logits = (np.stack([red, -red], axis=1) / 255).astype(np.float32)
+        return Passed(features=logits, logits=logits)
+
+    def widen(self) -> None:
+        raise AssertionError("a network as quick as this needs no second copy")
+
+
+def loaded(net: Net, *, batch: int = 1) -> Loaded:
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
+    found.measure(batch=batch)
+    net.batches.clear()
+    net.order.clear()
+    net.begun = threading.Semaphore(0)
+    return found
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    scheduler = Scheduler(LIMITS)
+    yield scheduler
+    scheduler.close()
+
+
+@dataclass
+class Asked:
+    """A ticket, and the moment it ended."""
+
+    ticket: Ticket
+    ended: threading.Event
+
+    def wait(self) -> Ticket:
+        assert self.ended.wait(PATIENCE)
+        return self.ticket
+
+
+def ask(
+    scheduler: Scheduler, lane: Lane, images: Sequence[bytes | Images] = (PHOTO,), *, seconds: float = PATIENCE
+) -> Asked:
+    ended = threading.Event()
+    now = time.monotonic()
+    ticket = Ticket(images, deadline=now + seconds, now=now, done=lambda _ticket: ended.set())
+    scheduler.submit(lane, ticket)
+    return Asked(ticket, ended)
+
+
+def grey(value: int) -> Images:
+    return np.full((8, 8, 3), value, np.uint8)
+
+
+def hold(scheduler: Scheduler, net: Net, lane: Lane, *, threads: int = 2) -> Callable[[], None]:
+    """Keep all threads busy with `net` until the function returned is called."""
+    net.gate.clear()
+    held = [ask(scheduler, lane) for _ in range(threads)]
+    for _ in held:
+        assert net.begun.acquire(timeout=PATIENCE)
+
+    def go_on() -> None:
+        net.gate.set()
+        for asked in held:
+            asked.wait()
+
+    return go_on
+
+
+def test_answers_come_in_the_order_of_the_images(scheduler: Scheduler) -> None:
+    ticket = ask(scheduler, scheduler.lane(loaded(Net())), [grey(value) for value in range(0, 80, 10)]).wait()
+
+    reds = [answer.logits[0] * 255 for answer in ticket.answers if answer is not None]
+    assert reds == pytest.approx(range(0, 80, 10), abs=1e-3)
+    assert ticket.error is None
+
+
+def test_an_image_that_is_none_ends_its_request_and_no_other(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    bad, good = ask(scheduler, lane, [PHOTO, b"rubbish", PHOTO]), ask(scheduler, lane)
+
+    error = bad.wait().error
+    assert isinstance(error, errors.BadImage)
+    assert error.detail["image"] == 1
+    assert good.wait().error is None
+
+
+def test_a_network_that_breaks_ends_the_request_and_the_threads_live_on(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    wrong = np.zeros((8, 8), np.uint8)
+    failed = [ask(scheduler, lane, [wrong]) for _ in range(4)]
+
+    assert all(isinstance(asked.wait().error, Exception) for asked in failed)
+    assert ask(scheduler, lane).wait().error is None
+
+
+def test_a_full_queue_takes_no_more_and_that_of_another_model_does(scheduler: Scheduler) -> None:
+    net = Net()
+    full, other = scheduler.lane(loaded(net)), scheduler.lane(loaded(Net()))
+    go_on = hold(scheduler, net, full)
+    waiting = ask(scheduler, full, [PHOTO] * LIMITS.max_queued)
+    with pytest.raises(errors.Busy, match="10 images wait"):
+        ask(scheduler, full)
+    taken = ask(scheduler, other)
+    go_on()
+
+    assert waiting.wait().error is None
+    assert taken.wait().error is None
+
+
+def test_who_could_not_be_answered_in_time_is_told_at_once(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    lane.decode_seconds, lane.pass_seconds = 1.0, 3.0
+    ask(scheduler, lane, [grey(0)])
+    with pytest.raises(errors.Overloaded) as refused:
+        ask(scheduler, lane, seconds=3.0)
+    assert refused.value.retry_after_seconds == 2  # one image of four seconds, on two threads
+    ask(scheduler, lane, seconds=7.0)
+    go_on()
+
+
+def test_who_has_waited_too_long_is_told_and_costs_nothing(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    late = ask(scheduler, lane, seconds=0.01)
+    late.ticket.deadline = time.monotonic() - 1
+    go_on()
+
+    error = late.wait().error
+    assert isinstance(error, errors.Overloaded)
+    assert error.code == "deadline_exceeded"
+    assert len(net.batches) == 2
+
+
+def test_nothing_is_computed_for_a_client_that_has_gone(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    gone, stayed = ask(scheduler, lane, [PHOTO] * 3), ask(scheduler, lane)
+    gone.ticket.is_gone = True
+    go_on()
+    stayed.wait()
+
+    assert len(net.batches) == 3
+    assert not gone.ended.is_set()
+
+
+def test_models_share_the_threads_however_much_waits_for_each() -> None:
+    scheduler = Scheduler(replace(LIMITS, threads=1))
+    busy, rare = Net(name="busy"), Net(name="rare")
+    many, few = scheduler.lane(loaded(busy)), scheduler.lane(loaded(rare))
+    rare.order = busy.order = []
+    go_on = hold(scheduler, busy, many, threads=1)
+    for lane in (many, few):
+        lane.decode_seconds, lane.pass_seconds = 0.0, 100.0
+    asked = [ask(scheduler, many, [grey(0)] * 8), ask(scheduler, few, [grey(0)] * 2)]
+    go_on()
+    for each in asked:
+        each.wait()
+    scheduler.close()
+
+    # One that was held, and then in turns.
+    assert [place for place, name in enumerate(busy.order) if name == "rare"][-1] <= 4
+
+
+def test_images_of_different_requests_are_passed_together_and_answered_alike(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net, batch=4))
+    alone = [ask(scheduler, lane, [grey(value)]).wait() for value in (10, 20, 30, 40, 50, 60)]
+    net.gate.clear()
+    first = ask(scheduler, lane, [grey(0)])
+    second = ask(scheduler, lane, [grey(0)])
+    assert net.begun.acquire(timeout=PATIENCE)
+    together = [ask(scheduler, lane, [grey(value)]) for value in (10, 20, 30, 40, 50, 60)]
+    net.gate.set()
+    found = [asked.wait() for asked in together]
+    first.wait()
+    second.wait()
+
+    assert max(net.batches) > 1
+    assert max(net.batches) <= 4
+    for ours, theirs in zip(found, alone, strict=True):
+        assert ours.answers[0] is not None
+        assert theirs.answers[0] is not None
+        assert ours.answers[0].logits == pytest.approx(theirs.answers[0].logits, abs=1e-6)
+
+
+def test_what_was_taken_in_is_answered_before_the_end_and_nothing_else_is_taken_in() -> None:
+    for batch in (1, 4):
+        scheduler = Scheduler(LIMITS)
+        net = Net()
+        lane = scheduler.lane(loaded(net, batch=batch))
+        go_on = hold(scheduler, net, lane) if batch == 1 else (lambda: None)
+        accepted = [ask(scheduler, lane) for _ in range(5)]
+        closing = threading.Thread(target=scheduler.close)
+        closing.start()
+        go_on()
+        closing.join(PATIENCE)
+
+        assert not closing.is_alive()
+        assert all(asked.ended.is_set() and asked.ticket.error is None for asked in accepted)
+        with pytest.raises(errors.Overloaded, match="stopping"):
+            ask(scheduler, lane)
