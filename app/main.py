@@ -20,6 +20,7 @@ from app.doorbell import Doorbell
 from app.experiments import routes as experiments
 from app.jobs import imports
 from app.jobs import routes as jobs
+from app.metrics import Metrics
 from app.models import alias_routes, evaluation_routes
 from app.models import routes as models
 from app.models.directory import Directory
@@ -63,6 +64,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
     app.state.doorbell = bell
     problems.install(app)
     for router in (
+        predictions.router,  # routes are tried in this order, and these are in a hurry
         operations.router,
         datasets.router,
         imports.router,
@@ -76,7 +78,6 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         models.router,
         alias_routes.router,
         evaluation_routes.router,
-        predictions.router,
     ):
         app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)
@@ -94,7 +95,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
     app.state.anatomies = anatomy_routes.workshop()
     app.state.directory = Directory(database, poll_seconds=settings.registry_seconds)
-    app.state.desk = desk.assemble(app.state.parts, app.state.directory)
+    app.state.metrics = Metrics()
+    app.state.desk = desk.assemble(app.state.parts, app.state.directory, app.state.metrics)
     await run_sync(app.state.directory.start)
     try:
         yield

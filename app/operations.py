@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -11,6 +12,7 @@ from app import errors
 from app.db import utc_now
 from app.deps import PartsDep
 from app.jobs import service
+from app.metrics import MEDIA_TYPE, Metrics
 from app.problems import responses
 
 router = APIRouter(tags=["operations"])
@@ -55,3 +57,10 @@ def readyz(parts: PartsDep) -> Ready:
             f"the database does not answer as it should ({type(error).__name__}); has `graft migrate` been run?",
             code="database_unavailable",
         ) from error
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(request: Request) -> Response:
+    """What this process has counted and measured, in the text format of Prometheus."""
+    found: Metrics = request.app.state.metrics
+    return Response(found.text(), media_type=MEDIA_TYPE)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-import openvino
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,6 +16,7 @@ from torch import Tensor
 from app.backbones import preprocess
 from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
+from app.libraries import onnxruntime, openvino
 from bench.photos import Photos
 from worker.training import data
 

@@ -84,10 +84,28 @@ async def answered(
     place = desk(request)
     seconds = timeout_seconds(request, place.settings)
     version = await place.directory.find(reference)
-    with place.in_flight.share() as share:
-        images = await read(share)
-        work = place.engine.classify(reference, version, images, timeout_seconds=seconds)
-        return await _while_connected(request, work)
+    try:
+        place.engine.check(version, timeout_seconds=seconds)
+        with place.in_flight.share() as share:
+            images = await read(share)
+            work = place.engine.classify(reference, version, images, timeout_seconds=seconds)
+            found = await _while_connected(request, work)
+    except Exception as error:
+        place.metrics.predictions.labels(version.model_name, _outcome(error)).inc()
+        raise
+    place.metrics.predictions.labels(version.model_name, "ok").inc()
+    place.metrics.images.labels(version.model_name).inc(len(found.answers))
+    place.metrics.seconds.labels(version.model_name).observe(found.timing.whole)
+    return found
+
+
+def _outcome(error: Exception) -> str:
+    if isinstance(error, errors.GraftError):
+        return error.code
+    return _OUTCOMES.get(type(error), "internal_error")
+
+
+_OUTCOMES: dict[type[Exception], str] = {RequestValidationError: "invalid_request", ClientDisconnect: "client_gone"}
 
 
 async def _while_connected(request: Request, work: Awaitable[T]) -> T:

@@ -7,6 +7,7 @@ import torch
 
 from app.bodies import InFlight
 from app.deps import Parts
+from app.metrics import Metrics
 from app.models.directory import Directory
 from app.predictions.engine import Engine
 from app.predictions.opener import FromStorage
@@ -26,6 +27,7 @@ class Desk:
     in_flight: InFlight
     shelf: Shelf
     scheduler: Scheduler
+    metrics: Metrics
 
     @property
     def settings(self) -> Settings:
@@ -37,7 +39,7 @@ class Desk:
         self.shelf.close()
 
 
-def assemble(parts: Parts, directory: Directory) -> Desk:
+def assemble(parts: Parts, directory: Directory, metrics: Metrics) -> Desk:
     """For this machine; its threads run until it is closed."""
     settings = parts.settings
     machine = Machine(settings.threads or _cores(), "cuda" if torch.cuda.is_available() else "cpu")
@@ -49,11 +51,15 @@ def assemble(parts: Parts, directory: Directory) -> Desk:
             max_image_pixels=settings.max_image_pixels,
         )
     )
-    source = FromStorage(parts.storage, machine, settings.batch_size or None)
+    source = FromStorage(parts.storage, machine, settings.batch_size or None, metrics)
     shelf = Shelf(Opener(source.size_of, source.open, scheduler.lane), max_bytes=settings.model_memory_bytes)
-    return Desk(
-        parts, directory, Engine(shelf, scheduler), InFlight(settings.max_predict_bytes_in_flight), shelf, scheduler
-    )
+    metrics.queued.set_function(scheduler.queued)
+    metrics.loaded.set_function(lambda: len(shelf.loaded()))
+    metrics.memory.set_function(lambda: shelf.used_bytes)
+    in_flight = InFlight(settings.max_predict_bytes_in_flight)
+    engine = Engine(shelf, scheduler)
+    directory.subscribe(lambda snapshot: engine.follow(snapshot.served, snapshot.kept_loaded))
+    return Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics)
 
 
 def _cores() -> int:

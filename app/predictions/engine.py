@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from app import errors
@@ -66,6 +66,14 @@ class Engine:
         whole = time.monotonic() - arrived
         timing = Timing(ticket.waited_seconds, ticket.decode_seconds, ticket.pass_seconds, whole)
         return Answered(version, lane.loaded, answers, timing)
+
+    def follow(self, served: Mapping[str, Served], kept: Collection[Served]) -> None:
+        """Begin to load what references that were asked for mean now, and what is to be `kept` in memory at any time.
+        For any thread."""
+        moved = {served[name] for name, before in list(self._answering.items()) if served.get(name, before) != before}
+        self._shelf.pin(frozenset(version.version_id for version in kept))
+        for version in (*kept, *moved):
+            self._shelf.release(self._shelf.want(version))
 
     async def prepare(self, version: Served) -> Loaded:
         """Load it, if it is not there. Raises `Unavailable`."""

@@ -1,5 +1,6 @@
 """A classifier that is ready to answer: its network in some runtime, with what its outputs mean."""
 
+import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,15 +44,10 @@ class Answer:
 
     def ranked(self, top_k: int, threshold: float = 0.0) -> list[Ranked]:
         """The `top_k` most probable labels with at least `threshold`, the most probable first."""
-        count = min(top_k, len(self.labels))
-        best = np.argpartition(-self.probabilities, count - 1)[:count]
-        # Equals in the order of the labels.
-        order = sorted(best.tolist(), key=lambda place: (-self.probabilities[place], place))
-        return [
-            Ranked(self.labels[place], float(self.probabilities[place]))
-            for place in order
-            if self.probabilities[place] >= threshold
-        ]
+        # Not by numpy: it lets go of the interpreter, and the event loop would have to wait to have it back.
+        values = self.probabilities.tolist()
+        best = heapq.nsmallest(top_k, range(len(values)), key=lambda place: (-values[place], place))
+        return [Ranked(self.labels[place], values[place]) for place in best if values[place] >= threshold]
 
 
 class Loaded:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.metrics import Metrics
 from app.models import artifact as artifacts
 from app.models.service import Served
 from app.predictions.loaded import Loaded
@@ -26,6 +27,7 @@ class FromStorage:
     storage: Storage
     machine: Machine
     batch: int | None
+    metrics: Metrics
 
     def size_of(self, version: Served) -> int:
         """The bytes of memory that the version takes, about. Raises `Unavailable`."""
@@ -34,10 +36,22 @@ class FromStorage:
 
     def open(self, version: Served) -> Loaded:
         """The version, warmed up. Raises `Unavailable`."""
+        try:
+            loaded = self._opened(version)
+        except Exception:
+            self.metrics.loads.labels("failed").inc()
+            raise
+        loaded.measure(batch=self.batch)
+        self.metrics.loads.labels(loaded.form.name).inc()
+        return loaded
+
+    def _opened(self, version: Served) -> Loaded:
         folder = self.storage.model_version(version.version_id)
         described = artifacts.describe(folder)
         opened = opening.open_first(Files(folder), (), self.machine)
-        loaded = Loaded(
+        for form, _ in opened.failed:
+            self.metrics.fallbacks.labels(form.name).inc()
+        return Loaded(
             opened.network,
             opened.form,
             labels=described.labels,
@@ -45,5 +59,3 @@ class FromStorage:
             calibration=described.calibration,
             machine=self.machine,
         )
-        loaded.measure(batch=self.batch)
-        return loaded

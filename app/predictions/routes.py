@@ -1,9 +1,11 @@
 """The predict route: an image as the body, in a form, or as base64 in JSON."""
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from fastapi import Request, Response
+from starlette.datastructures import QueryParams
 
 from app.predictions import asking, images
 from app.predictions.engine import Answered
@@ -76,14 +78,20 @@ _QUERY: list[dict[str, Any]] = [
 async def predict(request: Request) -> Response:
     """Labels for one image or several, each with its probability, and whether the image is like nothing that the model
     was trained on."""
-    query = request.query_params
-    top_k = asking.whole_number(query.get("top_k", str(_TOP_K)), ("query", "top_k"), least=1, most=_MOST_LABELS)
-    threshold = asking.number(query.get("threshold", "0"), ("query", "threshold"), least=0, most=1)
+    top_k, threshold = _wanted(request.scope["query_string"])
     settings = asking.desk(request).settings
     found = await asking.answered(
         request, request.path_params["reference"], lambda share: images.read(request, settings, share)
     )
     return Response(msgspec.json.encode(_read(found, top_k, threshold)), media_type="application/json")
+
+
+@lru_cache(maxsize=256)
+def _wanted(query_string: bytes) -> tuple[int, float]:
+    """How many labels, and from which probability on. Raises `RequestValidationError`."""
+    query = QueryParams(query_string)
+    top_k = asking.whole_number(query.get("top_k", str(_TOP_K)), ("query", "top_k"), least=1, most=_MOST_LABELS)
+    return top_k, asking.number(query.get("threshold", "0"), ("query", "threshold"), least=0, most=1)
 
 
 def _read(found: Answered, top_k: int, threshold: float) -> dict[str, Any]:

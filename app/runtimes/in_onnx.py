@@ -6,12 +6,8 @@ from typing import Any
 import numpy as np
 
 from app import errors
+from app.libraries import onnxruntime
 from app.runtimes.form import Files, Form, Images, Machine, Passed
-
-try:
-    import onnxruntime
-except ImportError:  # there is none for this machine
-    onnxruntime = None
 
 NAMES = {"fp32": "fp32.onnx", "int8": "int8.onnx"}
 """The files of an optimisation, by precision."""

@@ -6,13 +6,9 @@ from queue import SimpleQueue
 import numpy as np
 
 from app import errors
+from app.libraries import openvino
 from app.runtimes import in_onnx
 from app.runtimes.form import Files, Form, Images, Machine, Passed
-
-try:
-    import openvino
-except ImportError:  # there is none for this machine
-    openvino = None
 
 _FILES = {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from app import errors
 from app.backbones import catalogue, classifier, preprocess
+from app.metrics import Metrics
 from app.models.artifact import Calibration
 from app.models.service import Served
 from app.predictions.engine import Answered, Engine
@@ -77,7 +78,7 @@ def scheduler() -> Iterator[Scheduler]:
 @pytest.fixture
 def shelf(versions: Versions, scheduler: Scheduler) -> Iterator[Shelf]:
     """With room for two."""
-    source = FromStorage(versions.storage, Machine(threads=2), batch=1)
+    source = FromStorage(versions.storage, Machine(threads=2), 1, Metrics())
     size = source.size_of(versions.add("measured"))
     shelf = Shelf(Opener(source.size_of, source.open, scheduler.lane), max_bytes=size * 5 // 2, retry_seconds=0)
     yield shelf

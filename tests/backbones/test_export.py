@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 
 from app.backbones import catalogue, classifier
+from app.libraries import onnxruntime
 from tests.backbones.samples import REPRESENTATIVES, images, live_in
 
 FAST = ("tinynet", "resnet18", "mobilenet_v3_small", "squeezenet1_1")

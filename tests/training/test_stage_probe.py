@@ -14,6 +14,7 @@ from app.backbones import preprocess
 from app.backbones.catalogue import Backbone
 from app.backbones.taps import COLUMNS, Outlet
 from app.backbones.weights import WeightsFile
+from app.metrics import Metrics
 from app.models import artifact as artifacts
 from app.models.artifact import Artifact, Calibration
 from app.models.service import Served
@@ -123,7 +124,7 @@ def served(trained: Trained, backbone: Backbone, splits: Splits, folder: Path) -
         backbone.name, splits.labels, trained.preprocessing, {}, asdict(trained.evaluation), {}, state, outlet, kept
     )
     artifacts.write(storage.model_version("mv_1"), result)
-    loaded = FromStorage(storage, Machine(threads=1), batch=None).open(Served("mv_1", "m", 1))
+    loaded = FromStorage(storage, Machine(threads=1), 1, Metrics()).open(Served("mv_1", "m", 1))
     files = splits.validation.read(range(len(splits.validation)))
     pixels = [preprocess.load(file, loaded.preprocessing, max_pixels=samples.MAX_PIXELS) for file in files]
     answers = loaded.answers(pixels, alone=False)

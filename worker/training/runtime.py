@@ -16,12 +16,8 @@ from torch import Tensor, nn
 from app.backbones import export
 from app.backbones.classifier import InferenceForm
 from app.backbones.walk import Survey
+from app.libraries import openvino
 from worker.training import data, precision, threads
-
-try:
-    import openvino
-except ImportError:  # there is none for this machine
-    openvino = None
 
 LEAST_IMAGES = 128
 """Fewer are through before the compilation would have paid off. A fixed number, and not what the first images take:

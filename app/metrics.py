@@ -1,0 +1,49 @@
+"""What this process counts and measures, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """One set of them, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.predictions = Counter(
+            "graft_predictions",
+            "Requests for predictions, by model and by what became of them: `ok` or the code of the problem.",
+            ["model", "outcome"],
+            registry=self._registry,
+        )
+        self.images = Counter("graft_predicted_images", "Images answered.", ["model"], registry=self._registry)
+        self.seconds = Histogram(
+            "graft_prediction_seconds",
+            "From a request's last byte to its answer, of those that were answered.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.loads = Counter(
+            "graft_model_loads",
+            "Model versions loaded, by runtime and precision, and those that failed.",
+            ["form"],
+            registry=self._registry,
+        )
+        self.fallbacks = Counter(
+            "graft_runtime_fallbacks",
+            "Times that a model version was to be run in a form that did not load, so that the next one was taken.",
+            ["form"],
+            registry=self._registry,
+        )
+        self.queued = Gauge("graft_queued_images", "Images that wait.", registry=self._registry)
+        self.loaded = Gauge("graft_loaded_models", "Model versions in memory.", registry=self._registry)
+        self.memory = Gauge(
+            "graft_loaded_models_bytes", "What they take of the budget, about.", registry=self._registry
+        )
+
+    def text(self) -> bytes:
+        """All of them, as Prometheus reads them."""
+        return generate_latest(self._registry)
