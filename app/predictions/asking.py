@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from app import errors
 from app.bodies import Share
 from app.predictions.desk import Desk
 from app.predictions.engine import Answered
