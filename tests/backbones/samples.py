@@ -85,18 +85,20 @@ def live_in(network: nn.Module) -> None:
 
 
 class Undrawn(TorchFunctionMode):
-    """Networks are made without the random values that they would start from: to draw those takes longer than to run a
-    network once.
+    """Networks are made with zeros for the random values that they would start from: to draw those takes longer than
+    to run a network once.
     """
 
-    _DRAWING = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, init.kaiming_normal_, init.kaiming_uniform_)
+    _DRAWING = (Tensor.normal_, Tensor.uniform_, init.kaiming_normal_, init.kaiming_uniform_)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
         if func in self._DRAWING:
-            return args[0] if args else given["tensor"]
+            drawn: Tensor = args[0] if args else given["tensor"]
+            with torch.no_grad():
+                return drawn.zero_()
         return func(*args, **given)
 
 
