@@ -1,16 +1,19 @@
 """What tests share: real databases and brokers, which the test run brings itself, and the service over them."""
 
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import torch
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
+from xdist.scheduler import LoadScopeScheduling
 
 import migrations
 from app.db import Database
@@ -19,6 +22,8 @@ from app.storage import Storage
 
 torch.set_num_threads(1)
 
+LONGEST = ("e2e", "worker", "training", "backbones", "pretraining")
+"""Folders of the tests that take long, in the order to run them."""
 TEST_DATA = Path(os.environ.get("GRAFT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -31,9 +36,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--timed")
     if chosen is not None:
-        left = [item for item in items if (item.get_closest_marker("timed") is None) == (chosen == "only")]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in left]
+        parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
+        for item in items:
+            parts[(item.get_closest_marker("timed") is not None) == (chosen == "only")].append(item)
+        config.hook.pytest_deselected(items=parts[False])
+        items[:] = parts[True]
+    # What takes longest comes first, so that no process waits long for the other at the end.
+    items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
+
+
+class ByService(LoadScopeScheduling):  # type: ignore[misc]
+    """One process runs a module, or all tests of one running service, which starts once for them."""
+
+    _SERVICE = re.compile(r"tests/e2e/.*\[(?:.*-)?(embedded|distributed)(?:-.*)?\]")
+
+    def _split_scope(self, nodeid: str) -> str:
+        service = self._SERVICE.fullmatch(nodeid)
+        return f"the {service[1]} service" if service else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByService:
+    return ByService(config, log)
 
 
 @pytest.fixture(scope="session")

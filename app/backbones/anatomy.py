@@ -134,7 +134,8 @@ def of(
     if batch < 1:
         raise errors.Invalid(f"a batch of {batch} images; at least 1 is needed", code="bad_batch")
     shape = (channels, height, width)
-    tracer, kept = _passes(_hollow(network), shape, batch)
+    with tracing.ShortNorm():
+        tracer, kept = _passes(_hollow(network), shape, batch)
     rows = _rows(tracer.steps, batch, DTYPES[name].itemsize, stages)
     return Anatomy(
         input=shape,
@@ -220,7 +221,7 @@ def _sides(most: int) -> list[int]:
 
 def _takes(network: nn.Module, shape: tuple[int, int, int]) -> bool:
     try:
-        with torch.no_grad():
+        with tracing.ShortNorm(), torch.no_grad():
             result = network(_image(1, shape))
     except _REFUSALS:
         return False

@@ -15,11 +15,12 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from app.backbones import anatomy, catalogue, networks
+from app.backbones import anatomy, catalogue, networks, tracing
 from app.backbones.catalogue import Backbone
 from app.backbones.entry import IMAGENET_MEAN, IMAGENET_STD, Entry
 from app.backbones.families import ENTRIES
 from app.backbones.intermediates import WHOLE, IntermediatesWalk
+from app.backbones.walk import ChainWalk
 
 Facts = dict[str, Any]
 
@@ -41,15 +42,18 @@ def of(entry: Entry) -> Facts:
     images = torch.zeros(1, 3, size, size, device="meta")
     stages = [(stage.name, [step for step in stage.steps if not step.startswith(":")]) for stage in entry.chain.stages]
     found = anatomy.of(network, size=size, stages=stages)
-    walk = networks.walk(backbone)
-    per_stage = [_stage(found, backbone, name, walk.activations(network, images, name)) for name in walk.stages]
+    walk = ChainWalk(entry.chain)
+    with torch.no_grad(), tracing.ShortNorm():
+        shapes = [activations.shape for activations in walk.each(network, images)]
+        feature_dim = walk.features(network, images, auxiliary=False).features.shape[1]
+    per_stage = [_stage(found, backbone, name, shape) for name, shape in zip(walk.stages, shapes, strict=True)]
     return {
         "parameters": found.totals.parameters,
         "gmac": round(found.totals.macs / 1e9, 3),
         "activations": found.totals.conv_fc_values,
         "layers": found.layers,
         "receptive_field": per_stage[-1]["receptive_field"],
-        "feature_dim": walk.features(network, images, auxiliary=False).features.shape[1],
+        "feature_dim": feature_dim,
         "min_size": _min_size(backbone, network),
         "preprocessing": scratch,
         "stages": per_stage,
@@ -84,9 +88,8 @@ def _of_timm(architecture: str, device: str) -> Facts:
     }
 
 
-def _stage(found: anatomy.Anatomy, backbone: Backbone, name: str, activations: Tensor) -> Facts:
+def _stage(found: anatomy.Anatomy, backbone: Backbone, name: str, shape: torch.Size) -> Facts:
     assert backbone.chain is not None
-    shape = activations.shape
     places = {"nchw": (1, shape[2:]), "nhwc": (3, shape[1:3]), "tokens": (2, None)}
     axis, size = places[backbone.chain.layout]
     totals = next(totals for totals in found.stages if totals.name == name)

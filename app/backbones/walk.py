@@ -153,12 +153,17 @@ class ChainWalk:
     def onward(self, network: nn.Module, activations: Tensor, stage: str, *, auxiliary: bool) -> Passed:
         return self._finish(network, activations, self.chain.stages[self._place(stage) + 1 :], auxiliary=auxiliary)
 
-    def survey(self, network: nn.Module, images: Tensor) -> Survey:
-        found, x = [], images
+    def each(self, network: nn.Module, images: Tensor) -> Iterator[Tensor]:
+        """What comes out of each stage; to be used at once, since the next step may write over its input."""
+        x = images
         for stage in self.chain.stages:
             for step in stage.steps:
                 x = _run(network, step, x)
-            # At once, since the next step may write over its input.
+            yield x
+
+    def survey(self, network: nn.Module, images: Tensor) -> Survey:
+        found, x = [], images
+        for x in self.each(network, images):
             found.append(_run(network, _mean(self.chain.layout), x))
         for step in self.chain.pool:
             x = _run(network, step, x)

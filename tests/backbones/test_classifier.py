@@ -1,4 +1,6 @@
-"""Every network of the catalogue as a classifier; what is costly is done on one network of each family."""
+"""Networks as classifiers, one of each family: its siblings differ in width and depth, which the tests of the catalogue
+and of the walk look at.
+"""
 
 import re
 from dataclasses import dataclass, replace
@@ -16,7 +18,7 @@ from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import Outlet
-from tests.backbones.samples import close, equal, heavy, images, library_network, published_state
+from tests.backbones.samples import REPRESENTATIVES, close, equal, images, library_network, published_state
 
 ALL = list(catalogue.backbones().values())
 WITH_AUXILIARY = [backbone for backbone in ALL if backbone.auxiliary]
@@ -36,13 +38,9 @@ class Sample:
         return self.network.state_dict()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if heavy(entry) else []) for entry in ALL],
-)
+@pytest.fixture(scope="module", params=REPRESENTATIVES)
 def sample(request: pytest.FixtureRequest) -> Sample:
-    backbone: Backbone = request.param
-    return Sample(backbone, library_network(backbone.name))
+    return Sample(catalogue.find(request.param), library_network(request.param))
 
 
 def build(sample: Sample, classes: int, *, stage: str | None = None) -> Classifier:

@@ -23,9 +23,9 @@ FAST = {
 ELSEWHERE = os.environ.get("GRAFT_TEST_URL")
 
 
-@pytest.fixture(scope="module", params=["elsewhere"] if ELSEWHERE else ["embedded", "distributed"])
+@pytest.fixture(scope="session", params=["elsewhere"] if ELSEWHERE else ["embedded", "distributed"])
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service, in each of its two forms; or only the one that `GRAFT_TEST_URL` names."""
+    """The service, in each of its two forms and for all modules; or only the one that `GRAFT_TEST_URL` names."""
     if ELSEWHERE:
         yield Service(ELSEWHERE)
         return
@@ -36,17 +36,17 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         with service.embedded(folder, **settings) as here:
             yield here
         return
-    database_url = request.getfixturevalue("module_postgres_url")
-    redis_url = request.getfixturevalue("module_redis_url")
+    database_url = request.getfixturevalue("service_postgres_url")
+    redis_url = request.getfixturevalue("service_redis_url")
     with service.distributed(folder, database_url, redis_url, **settings) as here:
         yield here
 
 
-@pytest.fixture(scope="module")
-def module_postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def service_postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
     yield from postgres_copy(postgres_server, postgres_template)
 
 
-@pytest.fixture(scope="module")
-def module_redis_url(redis_server: str) -> str:
+@pytest.fixture(scope="session")
+def service_redis_url(redis_server: str) -> str:
     return f"{redis_server}/1"

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 ENDED = ("succeeded", "failed", "cancelled")
-START_SECONDS = 120
+START_SECONDS = 200
 JOB_SECONDS = 240
 
 
@@ -126,16 +126,17 @@ def celery(folder: Path, environment: dict[str, str]) -> Iterator[Process]:
 def ready(url: str, process: Process, *, workers: int = 1) -> Service:
     """Wait until the service answers and has so many workers."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.popen.poll() is not None:
-            raise AssertionError(f"the service ended at its start:\n{process.log.read_text()[-5000:]}")
-        try:
-            answer = httpx.get(f"{url}/readyz", timeout=10)
-            if answer.status_code == 200 and len(answer.json()["workers"]) >= workers:
-                return Service(url)
-        except httpx.TransportError:
-            pass  # not listening yet
-        time.sleep(0.1)
+    with httpx.Client(base_url=url, timeout=10) as http:
+        while time.monotonic() < deadline:
+            if process.popen.poll() is not None:
+                raise AssertionError(f"the service ended at its start:\n{process.log.read_text()[-5000:]}")
+            try:
+                answer = http.get("/readyz")
+                if answer.status_code == 200 and len(answer.json()["workers"]) >= workers:
+                    return Service(url)
+            except httpx.TransportError:
+                pass  # not listening yet
+            time.sleep(0.1)
     raise AssertionError(f"the service was not ready after {START_SECONDS} s:\n{process.log.read_text()[-5000:]}")
 
 

@@ -22,7 +22,6 @@ from tests.e2e.service import Service
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timed,
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(ELSEWHERE), reason="needs weights at hand"),
 ]
@@ -104,21 +103,34 @@ def predicted(http: httpx.Client, model: str, photos: dict[str, bytes]) -> dict[
     return labels
 
 
-def test_head_reaches_the_reference_within_two_passes_and_serves_what_it_evaluated(
+@pytest.mark.timed
+def test_head_is_trained_within_two_passes(
     running: Service,
     photos: dict[str, bytes],
     test_data: Path,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    accuracies, seconds = [], []
+    archive = tmp_path / "split.zip"
+    divided(photos, SEEDS[0], archive)
+    with running.http() as http:
+        started = time.perf_counter()
+        run_main_job(http, archive, "insects-timed")
+        seconds = time.perf_counter() - started
+    allowed = 2.0 * one_pass(photos, test_data)
+    record_property("figures", f"seconds {seconds:.1f}, allowed {allowed:.1f}")
+    assert seconds <= allowed
+
+
+def test_head_reaches_the_reference_and_serves_what_it_evaluated(
+    running: Service, photos: dict[str, bytes], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    accuracies = []
     with running.http() as http:
         for seed in SEEDS:
             archive = tmp_path / f"split{seed}.zip"
             held_out = divided(photos, seed, archive)
-            started = time.perf_counter()
             job = run_main_job(http, archive, f"insects-{seed}")
-            seconds.append(time.perf_counter() - started)
             evaluation = http.get(f"/v1/models/insects-{seed}/versions/1").json()["evaluation"]
             accuracies.append(evaluation["accuracy"])
             assert evaluation["images"] == len(held_out)
@@ -127,12 +139,9 @@ def test_head_reaches_the_reference_within_two_passes_and_serves_what_it_evaluat
             # To the image: the served classifier is the evaluated one, preprocessing and label index included.
             assert right == round(evaluation["accuracy"] * evaluation["images"])
             assert job["attempt"] == 1
-    allowed = 2.0 * one_pass(photos, test_data)
-
     mean = sum(accuracies) / len(accuracies)
-    record_property("figures", f"accuracy {accuracies}, mean {mean:.4f}; seconds {seconds}, allowed {allowed:.1f}")
+    record_property("figures", f"accuracy {accuracies}, mean {mean:.4f}")
     assert abs(mean - REFERENCE_ACCURACY) <= 0.02 or mean > REFERENCE_ACCURACY
-    assert seconds[0] <= allowed
 
 
 def test_the_network_that_is_cut_behind_the_stages_used_serves_what_it_evaluated(

@@ -20,6 +20,9 @@ from tests import factories
 from worker import station
 from worker.runner import Runner
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For tests that train for seconds, where others of the module do what touches the database on both kinds."""
+
 
 @pytest.fixture(scope="session")
 def context() -> ForkServerContext:

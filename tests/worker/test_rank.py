@@ -17,7 +17,7 @@ from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_auto import newest_version
 from worker.places import Places
 from worker.rank import at_hand
@@ -52,6 +52,7 @@ def train(desk: Desk, runner: Runner, dataset_id: str, budget: Budget | None = N
     return desk.job(job.id)
 
 
+@on_sqlite
 def test_backbones_and_own_models_are_ranked_and_what_is_missing_is_told(
     desk: Desk, runner: Runner, dataset_id: str, settings: Settings, database: Database
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_training_chooses_its_backbone_by_a_ranking_that_is_kept(
     assert not {"ranked", "profiled"} & {*desk.history(train(desk, runner, dataset_id).id)}
 
 
+@on_sqlite
 def test_a_ranking_of_other_networks_than_those_at_hand_is_made_anew(
     desk: Desk, runner: Runner, dataset_id: str, settings: Settings, database: Database
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_ranking_of_other_networks_than_those_at_hand_is_made_anew(
     assert "ranked" in desk.history(done.id)
 
 
+@on_sqlite
 def test_a_budget_that_none_fits_ends_the_training_and_says_so(desk: Desk, runner: Runner, dataset_id: str) -> None:
     error = train(desk, runner, dataset_id, Budget(size_bytes=1_000_000)).error
     assert error is not None

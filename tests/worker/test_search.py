@@ -10,7 +10,7 @@ from app.limits import Search
 from app.models import artifact
 from app.recipe import Recipe
 from app.storage import Storage
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_auto import newest_version
 from tests.worker.test_runner import files_left, job_processes, running, until
 from worker.runner import Runner
@@ -80,6 +80,7 @@ def test_a_search_that_is_killed_and_paused_goes_on_to_the_same_end(
     assert files_left(files) == []
 
 
+@on_sqlite
 def test_a_search_that_is_to_finish_publishes_the_best_so_far(
     desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_search_that_is_to_finish_publishes_the_best_so_far(
     assert files_left(files) == []
 
 
+@on_sqlite
 def test_auto_searches_with_what_it_has_measured(
     desk: Desk, runner: Runner, dataset_id: str, database: Database
 ) -> None:
@@ -114,6 +116,7 @@ def test_auto_searches_with_what_it_has_measured(
     assert len(others) == 2
 
 
+@on_sqlite
 def test_a_time_too_short_for_more_is_the_first_trials(
     desk: Desk, runner: Runner, dataset_id: str, database: Database
 ) -> None:
