@@ -17,6 +17,7 @@ import httpx
 from bench.serving import bare, figures, pictures, rivals, servers, subjects, wrk
 from bench.serving.bare import Bare
 from bench.serving.figures import Agreement, Rounds, Served
+from bench.serving.peers import task
 from bench.serving.pictures import Pictures
 from bench.serving.servers import Server
 from bench.serving.subjects import Folder, Labelled, Subject
@@ -48,12 +49,11 @@ class Bench:
             with httpx.Client(timeout=60) as http:
                 answers = [found.label(photo, http=http) for photo in checked]
             same = figures.agreement(answers, reference[: len(checked)])
-            wrk.run(found.url, body, server.posting.content_type, callers=wrk.CALLERS, seconds=_WARM_UP_SECONDS)
-            many, one = (
-                wrk.run(found.url, body, server.posting.content_type, callers=callers, seconds=self.seconds)
-                for callers in (wrk.CALLERS, 1)
-            )
-        return Served(many, one), same
+            loads = []
+            for callers, seconds in ((wrk.CALLERS, _WARM_UP_SECONDS), (wrk.CALLERS, self.seconds), (1, self.seconds)):
+                loads.append(wrk.run(found.url, body, server.posting.content_type, callers=callers, seconds=seconds))
+                found.catch_up(self.pictures.sent)
+        return Served(many=loads[1], one=loads[2]), same
 
     def rate(self, server: Server) -> float:
         """Photos per second of a server, measured briefly; none where it fails."""
@@ -61,6 +61,7 @@ class Bench:
         with servers.running(server, self.pictures.sent, cores=self.cores, log=self.scratch / "tried.log") as found:
             for seconds in (_WARM_UP_SECONDS, _TRY_SECONDS):
                 load = wrk.run(found.url, body, server.posting.content_type, callers=wrk.CALLERS, seconds=seconds)
+                found.catch_up(self.pictures.sent)
         return 0.0 if load.errors else load.rate
 
     def _body(self, server: Server) -> Path:
@@ -86,14 +87,10 @@ def compare(bench: Bench, folder: Folder, subject: Subject, order: list[Server],
 def _peers(bench: Bench, subject: Subject, arguments: argparse.Namespace, precision: str) -> list[Server]:
     known, found = rivals.peers(len(bench.cores)), []
     for name in arguments.peers:
-        choice = rivals.best(
-            known[name],
-            subject,
-            bench.rate,
-            precision=precision,
-            cores=len(bench.cores),
-            again=arguments.sweep,
-        )
+        if arguments.quick:
+            choice = rivals.Choice(task.CHANNELS_LAST, known[name].layouts[0])
+        else:
+            choice = rivals.best(known[name], subject, bench.rate, precision=precision, again=arguments.sweep)
         print(f"{name}: {choice}", flush=True)
         found.append(rivals.server(known[name], choice, subject))
     return found
@@ -140,7 +137,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="all servers so often, medians count (default: 3)")
     cores = sorted(os.sched_getaffinity(0))[:2]
     parser.add_argument("--cores", nargs="+", type=int, default=cores, help="of this machine (default: the first two)")
-    parser.add_argument("--sweep", action="store_true", help="find anew what each peer is best at")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--sweep", action="store_true", help="find anew what each peer is best at")
+    chosen.add_argument("--quick", action="store_true", help="the peers as they come, not at their best: only to try")
     return parser.parse_args()
 
 

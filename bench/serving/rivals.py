@@ -79,7 +79,7 @@ def server(peer: Peer, choice: Choice, subject: Subject) -> Server:
     return Server(peer.name, command, peer.posting, port, environment)
 
 
-def best(peer: Peer, subject: Subject, rate: Rate, *, precision: str, cores: int, again: bool) -> Choice:
+def best(peer: Peer, subject: Subject, rate: Rate, *, precision: str, again: bool) -> Choice:
     """The choice with which the peer serves the subject quickest: the one that is kept, or else, or to do it `again`,
     the best of those that are tried."""
     forwards = FULL_PRECISION if precision == "fp32" or not _has_half() else (*FULL_PRECISION, *HALF_PRECISION)
@@ -88,7 +88,7 @@ def best(peer: Peer, subject: Subject, rate: Rate, *, precision: str, cores: int
             peer.name,
             subject.network,
             environments.fingerprint(peer.name),
-            f"{cores} cores",
+            str(peer.layouts[0]),
             platform.processor() or platform.machine(),
             torch.backends.cpu.get_cpu_capability(),
             *forwards,

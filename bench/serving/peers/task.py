@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 
 VARIABLE = "GRAFT_BENCH_TASK"
 
-FULL_PRECISION = ("eager", "channels_last", "compiled")
+CHANNELS_LAST = "channels_last"
+FULL_PRECISION = ("eager", CHANNELS_LAST, "compiled")
 HALF_PRECISION = ("channels_last bf16", "compiled bf16")
 """Ways to run a network; these only where the CPU has instructions for bf16."""
 
