@@ -19,8 +19,9 @@ from bench.serving.bare import Bare
 from bench.serving.figures import Agreement, Rounds, Served
 from bench.serving.peers import task
 from bench.serving.pictures import Pictures
-from bench.serving.servers import Server
+from bench.serving.servers import Running, Server
 from bench.serving.subjects import Folder, Labelled, Subject
+from bench.serving.wrk import Load
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_small")
 PRECISIONS = ("best", "fp32")
@@ -48,21 +49,27 @@ class Bench:
             checked = self.pictures.validation.files[:_CHECKED]
             with httpx.Client(timeout=60) as http:
                 answers = [found.label(photo, http=http) for photo in checked]
-            same = figures.agreement(answers, reference[: len(checked)])
-            loads = []
-            for callers, seconds in ((wrk.CALLERS, _WARM_UP_SECONDS), (wrk.CALLERS, self.seconds), (1, self.seconds)):
-                loads.append(wrk.run(found.url, body, server.posting.content_type, callers=callers, seconds=seconds))
-                found.catch_up(self.pictures.sent)
-        return Served(many=loads[1], one=loads[2]), same
+            self._load(found, body, callers=wrk.CALLERS, seconds=_WARM_UP_SECONDS)
+            many, cpu_seconds = self._load(found, body, callers=wrk.CALLERS, seconds=self.seconds)
+            one, _ = self._load(found, body, callers=1, seconds=self.seconds)
+        same = figures.agreement(answers, reference[: len(checked)])
+        return Served(many, one, 1000 * cpu_seconds / max(1, many.requests)), same
 
     def rate(self, server: Server) -> float:
         """Photos per second of a server, measured briefly; none where it fails."""
         body = self._body(server)
         with servers.running(server, self.pictures.sent, cores=self.cores, log=self.scratch / "tried.log") as found:
             for seconds in (_WARM_UP_SECONDS, _TRY_SECONDS):
-                load = wrk.run(found.url, body, server.posting.content_type, callers=wrk.CALLERS, seconds=seconds)
-                found.catch_up(self.pictures.sent)
+                load, _ = self._load(found, body, callers=wrk.CALLERS, seconds=seconds)
         return 0.0 if load.errors else load.rate
+
+    def _load(self, server: Running, body: Path, *, callers: int, seconds: float) -> tuple[Load, float]:
+        """A load, and the CPU seconds that the server took for it."""
+        before = server.cpu_seconds()
+        found = wrk.run(server.url, body, server.posting.content_type, callers=callers, seconds=seconds)
+        taken = server.cpu_seconds() - before
+        server.catch_up(self.pictures.sent)
+        return found, taken
 
     def _body(self, server: Server) -> Path:
         path = self.scratch / f"{server.name}.body"

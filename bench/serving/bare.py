@@ -1,12 +1,13 @@
 """What the cores could do without a server: the decoding and the network of the service in a bare loop."""
 
+import functools
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,8 @@ class Bare:
     """Decoded and sent through the network."""
     forward: float
     """Through the network alone."""
+    cpu_ms: float
+    """CPU time for a photo that is decoded and sent through the network."""
 
 
 def opened(folder: Folder, subject: Subject) -> Opened:
@@ -68,19 +71,20 @@ def measure(opened: Opened, photo: bytes, *, cores: Sequence[int], seconds: floa
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)
     image = opened.decode(photo)[None]
+    both = functools.partial(_rate, threads=len(cores), seconds=seconds / _ROUNDS)
     try:
-        whole = [
-            _rate(lambda: opened.forward(opened.decode(photo)[None]), len(cores), seconds / _ROUNDS)
-            for _ in range(_ROUNDS)
-        ]
-        forward = [_rate(lambda: opened.forward(image), len(cores), seconds / _ROUNDS) for _ in range(_ROUNDS)]
+        whole = [both(lambda: opened.forward(opened.decode(photo)[None])) for _ in range(_ROUNDS)]
+        forward = [both(lambda: opened.forward(image)) for _ in range(_ROUNDS)]
     finally:
         os.sched_setaffinity(0, before[0])
         torch.set_num_threads(before[1])
-    return Bare(statistics.median(whole), statistics.median(forward))
+    rate, cpu_ms = np.median(whole, axis=0)
+    return Bare(float(rate), float(np.median(forward, axis=0)[0]), float(cpu_ms))
 
 
-def _rate(work: Callable[[], object], threads: int, seconds: float) -> float:
+def _rate(work: Callable[[], object], *, threads: int, seconds: float) -> tuple[float, float]:
+    """How often per second, and in how many milliseconds of CPU time."""
+
     def repeated() -> int:
         torch.set_num_threads(1)  # each thread has a number of its own
         count = 0
@@ -89,8 +93,8 @@ def _rate(work: Callable[[], object], threads: int, seconds: float) -> float:
             count += 1
         return count
 
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     end = started + seconds
     with ThreadPoolExecutor(threads) as pool:
         done = sum(future.result() for future in [pool.submit(repeated) for _ in range(threads)])
-    return done / (time.perf_counter() - started)
+    return done / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / done

@@ -35,6 +35,8 @@ class Served:
 
     many: Load
     one: Load
+    cpu_ms: float
+    """CPU time of the server for a photo, with many callers: other work on the machine changes it less."""
 
 
 Rounds = dict[str, list[Served]]
@@ -64,15 +66,15 @@ class Comparison:
     def table(self) -> Iterator[str]:
         """A line per server, of the medians of its rounds."""
         yield (
-            f"{'':10}{'req/s':>8}{'p50 ms':>9}{'p99 ms':>9}{'one: p50':>10}{'p99 ms':>9}{'errors':>8}"
+            f"{'':10}{'req/s':>8}{'CPU ms':>8}{'p50 ms':>9}{'p99 ms':>9}{'one: p50':>10}{'p99 ms':>9}{'errors':>8}"
             f"{'same first':>12}{'same five':>11}{'differ by':>11}"
         )
         for name, served in self.rounds.items():
             same = self.agreements[name]
             yield (
-                f"{name:10}{_median(served, _rate):8.1f}{_median(served, lambda s: s.many.p50_ms):9.1f}"
-                f"{_median(served, lambda s: s.many.p99_ms):9.1f}{_median(served, _one):10.1f}"
-                f"{_median(served, lambda s: s.one.p99_ms):9.1f}{_errors(served):8}"
+                f"{name:10}{_median(served, _rate):8.1f}{_median(served, _cpu):8.1f}"
+                f"{_median(served, lambda s: s.many.p50_ms):9.1f}{_median(served, lambda s: s.many.p99_ms):9.1f}"
+                f"{_median(served, _one):10.1f}{_median(served, lambda s: s.one.p99_ms):9.1f}{_errors(served):8}"
                 f"{same.first:12.1%}{same.all:11.1%}{same.difference:11.1e}"
             )
 
@@ -84,13 +86,17 @@ class Comparison:
             best = max(peers, key=lambda name: _median(peers[name], _rate))
             least = _ABOVE_BEST_FP32 if precision == "fp32" else _ABOVE_BEST.get(network, _ABOVE_BEST_FP32)
             yield _at_least(f"throughput by that of the best peer, {best}", _ratio(ours, peers[best], _rate), least)
+            thrifty = min(peers, key=lambda name: _median(peers[name], _cpu))
+            saved = 1 / _ratio(ours, peers[thrifty], _cpu)
+            yield f"to compare, CPU time of {thrifty}, the thriftiest, by ours: {saved:.2f}", True
         if "litserve" in peers:
             ratio = _ratio(ours, peers["litserve"], _one)
             yield f"median of one caller by LitServe's: {ratio:.2f}, at most {ONE_CALLER:g}", ratio <= ONE_CALLER
         whole = statistics.median(one.whole for one in self.loops)
         forward = statistics.median(one.forward for one in self.loops)
+        cpu = statistics.median(one.cpu_ms for one in self.loops)
         share = statistics.median(_rate(served) / one.whole for served, one in zip(ours, self.loops, strict=True))
-        told = f"throughput by a bare loop's ({whole:.1f}/s; its network alone {forward:.1f}/s)"
+        told = f"throughput by a bare loop's ({whole:.1f}/s, {cpu:.1f} ms of CPU; its network alone {forward:.1f}/s)"
         yield _at_least(told, share, BARE_SHARE)
         yield f"errors of ours: {_errors(ours)}, none may be", _errors(ours) == 0
 
@@ -110,6 +116,10 @@ def _median(served: Sequence[Served], figure: Callable[[Served], float]) -> floa
 
 def _rate(served: Served) -> float:
     return served.many.rate
+
+
+def _cpu(served: Served) -> float:
+    return served.cpu_ms
 
 
 def _one(served: Served) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 
 from bench.serving.subjects import Labelled
 
@@ -83,6 +84,12 @@ class Running:
         answer.raise_for_status()
         (prediction,) = answer.json()["predictions"]
         return [(entry["label"], entry["probability"]) for entry in prediction["labels"]]
+
+    def cpu_seconds(self) -> float:
+        """Of CPU time that it and its processes have taken so far."""
+        process = psutil.Process(self.process_id)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        return float(sum(one.user + one.system for one in times))
 
     def catch_up(self, photo: bytes) -> None:
         """Return once it has answered a photo, behind all that callers have left in its queues when they went."""
