@@ -18,7 +18,7 @@ from bench.serving.subjects import Labelled
 
 HOST = "127.0.0.1"
 _REPOSITORY = Path(__file__).parents[2]
-_START_SECONDS = 300.0
+_START_SECONDS = 900.0
 """A network that is compiled takes its time."""
 _STOP_SECONDS = 20.0
 _LOG_CHARACTERS = 3000
