@@ -18,20 +18,21 @@ class Moves:
 
 @asynccontextmanager
 async def moving(url: str, model: str, alias: str, *, versions: tuple[int, ...], every: float) -> AsyncIterator[Moves]:
-    """Move the alias on by one of `versions` after `every` seconds, while the block runs. It is there when that begins.
+    """Move the alias on by one of `versions` after `every` seconds, while the block runs. It is
+    made before that begins.
 
     Raises `httpx.HTTPStatusError` for a move that is refused.
     """
     moves = Moves()
     path = f"/v1/models/{model}/aliases/{alias}"
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        etag = await _move(http, path, versions[0], etag="*")
+        etag = await _move(http, path, versions[0], {"If-None-Match": "*"})
 
         async def move() -> None:
             nonlocal etag
             for version in itertools.cycle((*versions[1:], versions[0])):
                 await asyncio.sleep(every)
-                etag = await _move(http, path, version, etag=etag)
+                etag = await _move(http, path, version, {"If-Match": etag})
                 moves.count += 1
 
         task = asyncio.create_task(move())
@@ -44,8 +45,8 @@ async def moving(url: str, model: str, alias: str, *, versions: tuple[int, ...],
             task.result()
 
 
-async def _move(http: httpx.AsyncClient, path: str, version: int, *, etag: str) -> str:
+async def _move(http: httpx.AsyncClient, path: str, version: int, condition: dict[str, str]) -> str:
     """The ETag of the alias after it was moved."""
-    answer = await http.put(path, json={"version": version, "keep_loaded": False}, headers={"If-Match": etag})
+    answer = await http.put(path, json={"version": version, "keep_loaded": False}, headers=condition)
     answer.raise_for_status()
     return str(answer.headers.get("ETag", "*"))
