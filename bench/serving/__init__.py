@@ -1,0 +1,1 @@
+"""How fast and how steady classifiers are served, beside what people use today."""

@@ -1,0 +1,62 @@
+"""Memory of a server over time."""
+
+import asyncio
+import contextlib
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import psutil
+
+_EACH_SECONDS = 0.5
+_MIB = 1024 * 1024
+
+
+@dataclass
+class Memory:
+    """Resident memory of a process and its children, in MB, as it was sampled."""
+
+    process_id: int
+    seconds: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+
+    def sample(self) -> float:
+        """What it is now."""
+        process = psutil.Process(self.process_id)
+        found = 0.0
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += one.memory_info().rss / _MIB
+        self.seconds.append(time.perf_counter())
+        self.megabytes.append(found)
+        return found
+
+    @property
+    def peak(self) -> float:
+        return max(self.megabytes)
+
+    def quarter(self, number: int) -> float:
+        """The median of a quarter of the time, 0-3."""
+        count = len(self.megabytes)
+        return statistics.median(self.megabytes[count * number // 4 : max(count * (number + 1) // 4, 1)])
+
+
+@asynccontextmanager
+async def sampled(process_id: int) -> AsyncIterator[Memory]:
+    """The memory of the process while the block runs."""
+    memory = Memory(process_id)
+    memory.sample()
+
+    async def sample() -> None:
+        while True:
+            await asyncio.sleep(_EACH_SECONDS)
+            memory.sample()
+
+    task = asyncio.create_task(sample())
+    try:
+        yield memory
+    finally:
+        task.cancel()
+        memory.sample()
