@@ -1,12 +1,12 @@
 """The HTTP application, put together from its parts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import torch
 from anyio.to_thread import run_sync
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
@@ -42,6 +42,23 @@ _DESCRIPTION = """Labelled photos in, a served image classifier out.
 Whatever goes wrong is answered with a problem document (RFC 9457), whose `code` is stable.
 """
 
+_PREDICTING = (predictions.router, operations.router)
+_ROUTERS = (
+    *_PREDICTING,  # routes are tried in this order, and predictions are in a hurry
+    datasets.router,
+    imports.router,
+    plans.router,
+    rankings.router,
+    jobs.router,
+    anatomy_routes.router,  # first, or its pictures would be taken for names of backbones
+    backbones.router,
+    labels.router,
+    experiments.router,
+    models.router,
+    alias_routes.router,
+    evaluation_routes.router,
+)
+
 
 def create() -> FastAPI:
     """The application of an API process of its own, as `uvicorn --factory app.main:create` runs it."""
@@ -50,8 +67,16 @@ def create() -> FastAPI:
     return assemble(settings, doorbell.connect(settings))
 
 
-def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
-    """The application over the given settings, with nothing opened until it is started."""
+def create_predict() -> FastAPI:
+    """The part of it that answers predictions, for processes that do nothing else."""
+    settings = Settings()
+    logs.configure(settings.log_level, process="predict")
+    return assemble(settings, doorbell.connect(settings), routers=_PREDICTING)
+
+
+def assemble(settings: Settings, bell: Doorbell, *, routers: Sequence[APIRouter] | None = None) -> FastAPI:
+    """The application over the given settings, with nothing opened until it is started; with all its routers, or those
+    given."""
     app: FastAPI = FastAPIOffline(
         title="Graft",
         version=VERSION,
@@ -63,22 +88,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
     app.state.settings = settings
     app.state.doorbell = bell
     problems.install(app)
-    for router in (
-        predictions.router,  # routes are tried in this order, and these are in a hurry
-        operations.router,
-        datasets.router,
-        imports.router,
-        plans.router,
-        rankings.router,
-        jobs.router,
-        anatomy_routes.router,  # first, or its pictures would be taken for names of backbones
-        backbones.router,
-        labels.router,
-        experiments.router,
-        models.router,
-        alias_routes.router,
-        evaluation_routes.router,
-    ):
+    for router in _ROUTERS if routers is None else routers:
         app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)
     _complete_description(app)
