@@ -18,10 +18,10 @@ from app.db import Database
 from app.deps import Parts, refuse_nul
 from app.doorbell import Doorbell
 from app.experiments import routes as experiments
-from app.jobs import imports
+from app.jobs import imports, optimisations
 from app.jobs import routes as jobs
 from app.metrics import Metrics
-from app.models import alias_routes, evaluation_routes
+from app.models import alias_routes, evaluation_routes, runtime_routes, serving
 from app.models import routes as models
 from app.models.directory import Directory
 from app.plans import routes as plans
@@ -60,6 +60,7 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         dependencies=[Depends(refuse_nul)],
         separate_input_output_schemas=False,
     )
+    serving.process_pins(settings)  # names that nothing has end it here
     app.state.settings = settings
     app.state.doorbell = bell
     problems.install(app)
@@ -78,6 +79,8 @@ def assemble(settings: Settings, bell: Doorbell) -> FastAPI:
         models.router,
         alias_routes.router,
         evaluation_routes.router,
+        runtime_routes.router,
+        optimisations.router,
     ):
         app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)

@@ -1,0 +1,1 @@
+"""A classifier in other forms, and how they compare. Pure: no session, no settings, no job ids, no print."""
