@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from app.models import references
 from app import errors, optimisation
+from app.models import references
 from app.optimisation import DEFAULT_TOLERANCE, Tolerance
 from app.plan import Plan
 from app.recipe import PRETRAINED, Recipe

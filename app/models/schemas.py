@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.evaluation import Evaluation
 from app.models import references
+from app.optimisation import AUTO, PRECISIONS, RUNTIMES, DeviceKind, Report
 
 AliasName = Annotated[
     str,
@@ -55,7 +56,6 @@ class AliasMoveRead(BaseModel):
     version: int | None = Field(description="Where it points since then; null after its removal.")
     back_to: int | None = Field(description="Revision of the move that a rollback from here goes back to, if any.")
     created_at: datetime
-from app.optimisation import AUTO, PRECISIONS, RUNTIMES, DeviceKind, Report
 
 
 class ModelRead(BaseModel):
