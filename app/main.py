@@ -24,6 +24,8 @@ from app.metrics import Metrics
 from app.models import alias_routes, evaluation_routes, runtime_routes, serving
 from app.models import routes as models
 from app.models.directory import Directory
+from app.models.serving import Process
+from app.optimisation import DeviceKind
 from app.plans import routes as plans
 from app.predictions import desk
 from app.predictions import routes as predictions
@@ -97,7 +99,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
     app.state.anatomies = anatomy_routes.workshop()
-    app.state.directory = Directory(database, poll_seconds=settings.registry_seconds)
+    app.state.directory = Directory(
+        database, poll_seconds=settings.registry_seconds, process=Process(_device(), serving.process_pins(settings))
+    )
     app.state.metrics = Metrics()
     app.state.desk = desk.assemble(app.state.parts, app.state.directory, app.state.metrics)
     await run_sync(app.state.directory.start)
@@ -107,6 +111,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.desk.close()
         await run_sync(app.state.directory.close)
         database.close()
+
+
+def _device() -> DeviceKind:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 async def _home() -> RedirectResponse:

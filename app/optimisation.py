@@ -128,12 +128,18 @@ class Pins:
         return self.runtime in (AUTO, form.runtime) and self.precision in (AUTO, form.precision)
 
 
+NO_PINS = Pins()
+
+
 @dataclass(frozen=True)
 class Serving:
     """How a classifier is to be run: the first of `forms` that works, with the files of this optimisation."""
 
     optimisation_id: str | None
     forms: tuple[str, ...]
+
+
+UNOPTIMISED = Serving(None, (PLAIN_NAME,))
 
 
 def miss(found: Figures, plain: Figures, tolerance: Tolerance) -> str | None:

@@ -12,7 +12,7 @@ from app import errors, optimisation
 from app.db import new_id
 from app.models import service
 from app.models.tables import ModelVersion, Optimisation
-from app.optimisation import DeviceKind, Pins, Report, Serving
+from app.optimisation import NO_PINS, DeviceKind, Pins, Report, Serving
 from app.settings import Settings
 
 _REPORT = TypeAdapter(Report)
@@ -26,6 +26,18 @@ class NewOptimisation:
     version_id: str
     job_id: str
     report: Report
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that runs classifiers."""
+
+    device: DeviceKind = "cpu"
+    pins: Pins = NO_PINS
+    """What it pins for all versions, before what those have pinned themselves."""
+
+
+PLAIN_PROCESS = Process()
 
 
 def new_optimisation_id() -> str:
@@ -69,19 +81,20 @@ def process_pins(settings: Settings) -> Pins:
     return pins
 
 
-def serving(session: Session, version: ModelVersion, *, device: DeviceKind, process: Pins) -> Serving:
-    """How `version` is to be run on such a device by a process with pins of its own, which come first."""
-    row = newest(session, version.id).get(device)
-    return _serving(row, process.over(pins_of(version)))
+def of_version(session: Session, version: ModelVersion, process: Process) -> Serving:
+    """How `version` is to be run by `process`."""
+    row = newest(session, version.id).get(process.device)
+    return _serving(row, process.pins.over(pins_of(version)))
 
 
-def serving_of_all(session: Session, *, device: DeviceKind, process: Pins) -> Mapping[str, Serving]:
+def of_all(session: Session, process: Process) -> Mapping[str, Serving]:
     """The same for every version there is, by its id."""
-    last = select(func.max(Optimisation.id)).where(Optimisation.device == device).group_by(Optimisation.version_id)
+    on_device = select(func.max(Optimisation.id)).where(Optimisation.device == process.device)
+    last = on_device.group_by(Optimisation.version_id)
     rows = {row.version_id: row for row in session.scalars(select(Optimisation).where(Optimisation.id.in_(last)))}
     versions = session.execute(select(ModelVersion.id, ModelVersion.runtime, ModelVersion.precision))
     return {
-        version_id: _serving(rows.get(version_id), process.over(Pins(runtime, precision)))
+        version_id: _serving(rows.get(version_id), process.pins.over(Pins(runtime, precision)))
         for version_id, runtime, precision in versions
     }
 

@@ -39,7 +39,7 @@ def write(folder: Path, found: Optimised) -> None:
     """Complete `folder`, in which the networks lie already; durable when this returns."""
     _write_json(folder / _REPORT, asdict(found.report))
     safetensors.numpy.save_file({_IMAGES: found.check.images, **found.check.logits}, folder / _CHECK)
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != _MANIFEST}
     _write_json(folder / _MANIFEST, {"format": FORMAT, "files": files})
     for path in (*folder.iterdir(), folder):
         _make_durable(path)

@@ -19,6 +19,7 @@ from app.jobs.schemas import OptimisationCreate
 from app.jobs.tables import Job
 from app.models import artifact, serving
 from app.models import service as models
+from app.models.serving import Process
 from app.optimisation import Pins, Report, Serving, Tolerance
 from app.runtimes import opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine
@@ -177,10 +178,10 @@ def test_the_newest_optimisation_counts_and_the_sweep_keeps_what_has_a_row(
     assert files.optimisation(first).exists()
     with database.read() as session:
         version = models.find_version(session, "colours", 1)
-        served = serving.serving(session, version, device="cpu", process=Pins())
+        served = serving.of_version(session, version, Process())
         assert served.optimisation_id == second
-        assert serving.serving_of_all(session, device="cpu", process=Pins()) == {trained: served}
-        elsewhere = serving.serving(session, version, device="cuda", process=Pins())
+        assert serving.of_all(session, Process()) == {trained: served}
+        elsewhere = serving.of_version(session, version, Process("cuda"))
     assert elsewhere == Serving(None, (PLAIN.name,))
 
 
