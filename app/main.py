@@ -18,12 +18,14 @@ from app.db import Database
 from app.deps import Parts, refuse_nul
 from app.doorbell import Doorbell
 from app.experiments import routes as experiments
-from app.jobs import imports
+from app.jobs import imports, optimisations
 from app.jobs import routes as jobs
 from app.metrics import Metrics
-from app.models import alias_routes, evaluation_routes
+from app.models import alias_routes, evaluation_routes, runtime_routes, serving
 from app.models import routes as models
 from app.models.directory import Directory
+from app.models.serving import Process
+from app.optimisation import DeviceKind
 from app.plans import routes as plans
 from app.predictions import desk
 from app.predictions import routes as predictions
@@ -57,6 +59,8 @@ _ROUTERS = (
     models.router,
     alias_routes.router,
     evaluation_routes.router,
+    runtime_routes.router,
+    optimisations.router,
 )
 
 
@@ -85,6 +89,7 @@ def assemble(settings: Settings, bell: Doorbell, *, routers: Sequence[APIRouter]
         dependencies=[Depends(refuse_nul)],
         separate_input_output_schemas=False,
     )
+    serving.process_pins(settings)  # names that nothing has end it here
     app.state.settings = settings
     app.state.doorbell = bell
     problems.install(app)
@@ -104,7 +109,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
     app.state.anatomies = anatomy_routes.workshop()
-    app.state.directory = Directory(database, poll_seconds=settings.registry_seconds)
+    app.state.directory = Directory(
+        database, poll_seconds=settings.registry_seconds, process=Process(_device(), serving.process_pins(settings))
+    )
     app.state.metrics = Metrics()
     app.state.desk = desk.assemble(app.state.parts, app.state.directory, app.state.metrics)
     await run_sync(app.state.directory.start)
@@ -114,6 +121,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.desk.close()
         await run_sync(app.state.directory.close)
         database.close()
+
+
+def _device() -> DeviceKind:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 async def _home() -> RedirectResponse:

@@ -56,6 +56,14 @@ class Settings(BaseSettings):
     registry_seconds: PositiveFloat = 0.2
     """How often a process that serves models looks whether versions or aliases have changed."""
 
+    optimise_after_training: bool = True
+    """Whether all forms of each new model version are measured, so that the fastest is served."""
+    runtime: str = "auto"
+    """What executes every classifier of this process, whatever was measured: torch, torch-compiled, onnxruntime,
+    openvino, tensorrt; `auto` leaves it to what was measured and pinned."""
+    precision: str = "auto"
+    """... and in which precision: fp32, bf16, fp16, int8."""
+
     lease_seconds: PositiveFloat = 30.0
     heartbeat_seconds: PositiveFloat = 2.0
     sweep_seconds: PositiveFloat = 10.0

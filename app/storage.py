@@ -36,6 +36,10 @@ class Storage:
         """The artifact of a model version."""
         return self._file("models", version_id)
 
+    def optimisation(self, optimisation_id: str) -> Path:
+        """What a model version was optimised to."""
+        return self._file("optimisations", optimisation_id)
+
     def abandoned_uploads(self, *, older_than_seconds: float) -> Iterator[Path]:
         """Uploads that nothing was written to for so long."""
         limit = time.time() - older_than_seconds

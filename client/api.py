@@ -13,6 +13,7 @@ import httpx_sse
 import msgspec
 
 from client.errors import Problem, Unreachable
+from client.forms import Runtimes
 from client.recipe import Recipe
 from client.values import (
     Alias,
@@ -33,6 +34,7 @@ from client.values import (
     Ranking,
     Ready,
     RefusedFile,
+    alias_path,
 )
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -236,18 +238,18 @@ class Client:
         return self._pages(f"/v1/models/{model}/aliases", Alias, lambda last: last.name)
 
     def alias(self, model: str, alias: str) -> Alias:
-        return self._get(_alias_path(model, alias), Alias)
+        return self._get(alias_path(model, alias), Alias)
 
     def alias_history(self, model: str, alias: str) -> Iterator[AliasMove]:
         """Where it pointed, newest first."""
-        return self._pages(f"{_alias_path(model, alias)}/history", AliasMove, lambda last: last.revision)
+        return self._pages(f"{alias_path(model, alias)}/history", AliasMove, lambda last: last.revision)
 
     def put_alias(
         self, model: str, alias: str, version: int, *, keep_loaded: bool | None = None, revision: int | None = None
     ) -> Alias:
         """Let an alias point to a version, whether it is there or not; with `revision`, only if it is at that one.
         Where `keep_loaded` is None, that stays as it is."""
-        path, wanted = _alias_path(model, alias), {"version": version, "keep_loaded": keep_loaded}
+        path, wanted = alias_path(model, alias), {"version": version, "keep_loaded": keep_loaded}
         if revision is not None:
             return self._change("PUT", path, f'"{revision}"', wanted)
         try:
@@ -266,12 +268,33 @@ class Client:
     def roll_back(self, model: str, alias: str, *, revision: int | None = None) -> Alias:
         """Let an alias point to where it did before; from the state that it has now, or from that of `revision`."""
         based_on = self.alias(model, alias).revision if revision is None else revision
-        return self._change("POST", f"{_alias_path(model, alias)}/rollback", f'"{based_on}"', None)
+        return self._change("POST", f"{alias_path(model, alias)}/rollback", f'"{based_on}"', None)
 
     def remove_alias(self, model: str, alias: str, *, revision: int | None = None) -> None:
         """Remove an alias, whatever its state, or only at `revision`; the version stays."""
         headers = {"If-Match": "*" if revision is None else f'"{revision}"'}
-        _checked(self._again(lambda: self._http.delete(_alias_path(model, alias), headers=headers)))
+        _checked(self._again(lambda: self._http.delete(alias_path(model, alias), headers=headers)))
+
+    def resolve(self, reference: str) -> tuple[str, int]:
+        """The model and the number of the version that `name`, `name@version` or `name:alias` addresses."""
+        name, _, alias = reference.partition(":")
+        if alias:
+            return name, self.alias(name, alias).version
+        name, _, number = reference.partition("@")
+        return name, int(number) if number.isdecimal() else self.model(name).latest_version
+
+    def optimise(self, model: str, number: int, wanted: Mapping[str, object]) -> Job:
+        """Start, or join, the comparison of a version's forms; `wanted` has `tolerance`, `forms`, `device`, or none."""
+        return self._create(f"/v1/models/{model}/versions/{number}/optimise", wanted, Job)
+
+    def runtimes(self, model: str, number: int) -> Runtimes:
+        """How each form of a version did, and which is served."""
+        return self._get(f"/v1/models/{model}/versions/{number}/runtimes", Runtimes)
+
+    def pin(self, model: str, number: int, pins: Mapping[str, str], *, revision: int) -> Runtimes:
+        """Decide by which `runtime` and in which `precision` a version is run, if its pins are still at `revision`."""
+        path, state = f"/v1/models/{model}/versions/{number}/runtimes", {"If-Match": f'"{revision}"'}
+        return _read(self._http.put(path, json=pins, headers=state), Runtimes)
 
     def predict(self, model: str, images: Sequence[Path], *, top_k: int = 5) -> list[Prediction]:
         """Labels for image files, in their order; `model` is `name`, `name@version` or `name:alias`."""
@@ -350,10 +373,6 @@ class Client:
 class _Page(msgspec.Struct, frozen=True):
     data: list[object]
     has_more: bool
-
-
-def _alias_path(model: str, alias: str) -> str:
-    return f"/v1/models/{model}/aliases/{alias}"
 
 
 def _own(reference: str) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, archives, demo, local, show
+from client import aliases, archives, demo, local, optimising, show
 from client.api import DEFAULT_URL, Client
 from client.recipe import Budget, Recipe, Search
 from client.terminal import Url, console, told_plainly
@@ -371,7 +371,7 @@ def models(url: Url = DEFAULT_URL) -> None:
         console.print(show.models(client.models()))
 
 
-for _command in (aliases.alias, aliases.aliases, aliases.rollback):
+for _command in (aliases.alias, aliases.aliases, aliases.rollback, optimising.optimise, optimising.runtimes):
     app.command()(_command)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.errors import Refused
+from client.forms import Form, Runtimes
 from client.values import (
     Alias,
     Backbone,
@@ -45,6 +46,10 @@ _PHASES = {
     "reference": "looking at the labels",
     "evaluate": "evaluating",
     "old labels": "comparing with the base",
+    "decode validation": "decoding the held-out images",
+    "decode calibration": "decoding training images",
+    "calibrate int8": "looking for ranges",
+    "judge int8": "judging int8",
 }
 
 
@@ -152,6 +157,32 @@ def ranking(found: Ranking) -> Iterator[RenderableType]:
     table.caption_justify = "left"
     yield from (table, Text())
     yield from (Text(remark) for remark in figures.remarks)
+
+
+def runtimes(found: Runtimes) -> Iterator[RenderableType]:
+    """How each form did, and which is served."""
+    for optimisation in found.optimisations:
+        report = optimisation.report
+        table = _table("Form", "Accuracy", "Agreement", "One image", "On one thread", "Images/s", "Memory", "")
+        table.title = f"{report.machine.name}, {report.machine.threads} threads, {report.images} held-out images"
+        for form in report.forms:
+            table.add_row(*_form(form))
+        yield from (table, Text())
+    for served in found.served:
+        where = "" if served.device is None else f" on {served.device}"
+        yield Text(f"Served{where}: {served.forms[0]}. {served.why}")
+
+
+def _form(form: Form) -> Iterator[str]:
+    yield form.name
+    if form.figures is None or form.speed is None:
+        yield from ("",) * 6
+    else:
+        speed = form.speed
+        yield from (f"{100 * form.figures.accuracy:.1f} %", f"{100 * form.figures.agreement:.1f} %")
+        yield from (f"{speed.latency_ms:.1f} ms", f"{speed.single_thread_ms:.1f} ms", f"{speed.images_per_second:.0f}")
+        yield "" if speed.memory_bytes is None else _size(speed.memory_bytes)
+    yield escape(form.reason or "")
 
 
 def _ranked(place: Place, entry: Candidate) -> Iterator[str]:

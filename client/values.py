@@ -81,7 +81,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One run: an import, an analysis, a ranking or a training."""
+    """One run: an import, an analysis, a ranking, a training or an optimisation."""
 
     id: str
     kind: str
@@ -276,6 +276,11 @@ class Ranking(msgspec.Struct, frozen=True):
     dataset_id: str
     dataset_version: int
     figures: RankingFigures
+
+
+def alias_path(model: str, alias: str) -> str:
+    """Below the address of the service."""
+    return f"/v1/models/{model}/aliases/{alias}"
 
 
 class Alias(msgspec.Struct, frozen=True):

@@ -172,6 +172,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         max_predict_bytes=3_000_000,
         max_images_per_predict=8,
         threads=1,
+        optimise_after_training=False,
     )
 
 

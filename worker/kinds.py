@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -15,10 +16,12 @@ from app.datasets.tables import DatasetVersion
 from app.jobs import leases
 from app.jobs import service as jobs
 from app.jobs.leases import Claim, Failure
-from app.jobs.schemas import Candidate
+from app.jobs.schemas import Candidate, OptimisationCreate
 from app.limits import Budget
 from app.models import service as models
+from app.models import serving
 from app.models.service import NewModelVersion
+from app.models.serving import NewOptimisation
 from app.plan import Plan
 from app.profile import Profile
 from app.profiles import service as profiles
@@ -31,6 +34,7 @@ from app.warmstart import WarmStart
 from worker.analyse import AnalyseWork, analyse
 from worker.bases import BaseWork
 from worker.ingest import IngestOutcome, IngestWork, ingest
+from worker.optimise import OptimiseOutcome, OptimiseWork, optimise
 from worker.places import Places
 from worker.rank import Missing, Own, Published, RankWork, rank
 from worker.train import TrainOutcome, TrainWork, train
@@ -124,6 +128,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         places=_places(settings, storage),
         max_activation_bytes=settings.max_activation_bytes,
         base=None if plan is None or plan.base is None else _base(session, plan.base, storage),
+        is_optimised=settings.optimise_after_training,
     )
 
 
@@ -190,10 +195,18 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
     number = models.register(session, wanted, now=now)
     result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
     leases.succeed(session, claim, result, now=now)
-    # Last, when nothing but the commit can go wrong any more: the artifact comes before the row that names it.
-    place = storage.model_version(outcome.version_id)
-    if not place.exists():  # it is there already where the first commit went wrong; that it is nowhere must not pass
-        move(outcome.artifact, place)
+    if outcome.is_optimised:
+        made = models.find_version(session, name, number)
+        jobs.submit_optimisation(session, name, made, OptimisationCreate(), max_attempts=claim.max_attempts, now=now)
+    _put(outcome.artifact, storage.model_version(outcome.version_id))
+
+
+def _put(folder: Path, place: Path) -> None:
+    """Last, when nothing but the commit can go wrong any more: the files come before the row that names them."""
+    if (
+        not place.exists()
+    ):  # they are there already where the first commit went wrong; that they are nowhere must not pass
+        move(folder, place)
 
 
 def _prepare_analyse(session: Session, claim: Claim, settings: Settings, storage: Storage) -> AnalyseWork:
@@ -245,9 +258,38 @@ def _publish_rank(session: Session, claim: Claim, outcome: Ranking, _storage: St
     leases.succeed(session, claim, {"ranking": ranking_id, "best": outcome.measured[0].name}, now=now)
 
 
+def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storage: Storage) -> OptimiseWork:
+    version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
+    wanted = OptimisationCreate.model_validate(claim.spec["wanted"])
+    version_id = claim.spec["version_id"]
+    return OptimiseWork(
+        version_id=version_id,
+        optimisation_id=serving.new_optimisation_id(),
+        artifact=storage.model_version(version_id),
+        table=storage.dataset(claim.dataset_id),
+        tag=version.table_tag,
+        folder=storage.job(claim.job_id),
+        max_image_pixels=settings.max_image_pixels,
+        tolerance=wanted.tolerance,
+        forms=None if wanted.forms is None else tuple(wanted.forms),
+        device=wanted.device,
+    )
+
+
+def _publish_optimise(
+    session: Session, claim: Claim, outcome: OptimiseOutcome, storage: Storage, now: datetime
+) -> None:
+    made = NewOptimisation(outcome.optimisation_id, outcome.version_id, claim.job_id, outcome.report)
+    serving.record(session, made, now=now)
+    result = {"optimisation": outcome.optimisation_id, "served": outcome.report.order[0]}
+    leases.succeed(session, claim, result, now=now)
+    _put(outcome.folder, storage.optimisation(outcome.optimisation_id))
+
+
 KINDS: dict[str, Kind] = {
     "ingest": Kind(_prepare_ingest, ingest, _publish_ingest),
     "analyse": Kind(_prepare_analyse, analyse, _publish_analyse),
     "rank": Kind(_prepare_rank, rank, _publish_rank),
     "train": Kind(_prepare_train, train, _publish_train),
+    "optimise": Kind(_prepare_optimise, optimise, _publish_optimise),
 }

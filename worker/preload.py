@@ -10,10 +10,12 @@ import sqlalchemy.orm
 import torch
 import torchvision
 
+from worker.optimising import compare
 from worker.training import profile, search, strategies
 
 __all__ = [
     "PIL",
+    "compare",
     "numpy",
     "profile",
     "pydantic",

@@ -22,7 +22,7 @@ from app.doorbell import Doorbell
 from app.jobs import leases
 from app.jobs.schemas import ENDED
 from app.jobs.tables import Job
-from app.models.tables import ModelVersion
+from app.models.tables import ModelVersion, Optimisation
 from app.settings import Settings
 from app.storage import Storage
 
@@ -145,6 +145,10 @@ def _needed_models(session: Session, names: Sequence[str]) -> set[str]:
     return set(session.scalars(select(ModelVersion.id).where(ModelVersion.id.in_(names))))
 
 
+def _needed_optimisations(session: Session, names: Sequence[str]) -> set[str]:
+    return set(session.scalars(select(Optimisation.id).where(Optimisation.id.in_(names))))
+
+
 def _is_recent(path: Path) -> bool:
     return time.time() - path.stat().st_mtime < _UNPUBLISHED_SECONDS
 
@@ -154,5 +158,6 @@ _NEEDED: dict[str, Callable[[Session, Sequence[str]], set[str]]] = {
     "archives": _needed_archives,
     "datasets": _needed_datasets,
     "models": _needed_models,
+    "optimisations": _needed_optimisations,
 }
-_PUBLISHED_LATER = ("archives", "models")
+_PUBLISHED_LATER = ("archives", "models", "optimisations")

@@ -62,6 +62,8 @@ class TrainWork:
     max_activation_bytes: int
     base: BaseWork | None = None
     """Where the model version lies that it starts from."""
+    is_optimised: bool = False
+    """Whether an optimisation is to follow."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class TrainOutcome:
     """What it was decided by, where it was decided here."""
     ranked: Ranking | None
     """What the backbone was chosen by, where it was ranked here."""
+    is_optimised: bool = False
+    """Whether an optimisation is to follow."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         provenance=dict(result.provenance),
         measured=settled.measured,
         ranked=settled.ranked,
+        is_optimised=work.is_optimised,
     )
 
 

@@ -7,14 +7,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from app import errors, optimisation
 from app.models import references
+from app.optimisation import DEFAULT_TOLERANCE, Tolerance
 from app.plan import Plan
 from app.recipe import PRETRAINED, Recipe
 
 JobState = Literal[
     "queued", "running", "pausing", "paused", "finishing", "cancelling", "succeeded", "failed", "cancelled"
 ]
-JobKind = Literal["ingest", "analyse", "rank", "train"]
+JobKind = Literal["ingest", "analyse", "rank", "train", "optimise"]
 ENDED = ("succeeded", "failed", "cancelled")
 
 ModelName = Annotated[
@@ -119,6 +121,37 @@ class RankingCreate(BaseModel):
         return self
 
 
+class OptimisationCreate(BaseModel):
+    """A comparison of all forms that a model version can be run in."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"tolerance": {"accuracy_points": 0.5, "agreement": 0.99}, "device": "gpu"}},
+    )
+
+    tolerance: Tolerance = Field(default=DEFAULT_TOLERANCE, description="How far a form may be from the plain one.")
+    forms: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=len(optimisation.RUNTIMES) * len(optimisation.PRECISIONS),
+        description="Those to compare with the plain one, such as `openvino-int8`; left out, all that the machine of "
+        "the worker may run.",
+        examples=[["onnxruntime-fp32", "openvino-int8"]],
+    )
+    device: Literal["cpu", "gpu"] = Field(
+        default="gpu", description="`gpu` for the GPU of a worker that has one, and its CPU where it has none."
+    )
+
+    @model_validator(mode="after")
+    def _is_of_known_forms(self) -> Self:
+        unknown = [name for name in self.forms or () if name not in optimisation.FORM_NAMES]
+        if unknown:
+            nearest = errors.nearest_names(unknown[0], optimisation.FORM_NAMES)
+            valid = ", ".join(nearest or optimisation.FORM_NAMES)
+            raise ValueError(f"no form {unknown[0]!r}; valid are {valid}")
+        return self
+
+
 def _by_kind(value: Any, _plain: Callable[[Any], Any]) -> JobCreate | RankingCreate:
     """The kind of job decides what a request is read as, so that what is said of it is said of its fields."""
     if isinstance(value, JobCreate | RankingCreate):
@@ -161,7 +194,7 @@ class JobRead(BaseModel):
     model_name: str | None
     spec: dict[str, Any] = Field(
         description="What was asked: the recipe of a training, the import of an ingest, the backbone of an analysis, "
-        "the candidates of a ranking."
+        "the candidates of a ranking, the model version of an optimisation."
     )
     plan: Plan | None = Field(description="The recipe resolved against the version, with reasons.")
     attempt: int

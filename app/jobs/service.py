@@ -1,5 +1,6 @@
 """What a client may do with jobs: submit, look, pause, resume, finish, cancel."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -17,9 +18,10 @@ from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
 from app.jobs import events, searches
 from app.jobs.events import Line
-from app.jobs.schemas import ENDED, Candidate, JobCreate, RankingCreate
+from app.jobs.schemas import ENDED, Candidate, JobCreate, OptimisationCreate, RankingCreate
 from app.jobs.tables import Job, Worker
 from app.models import service as models
+from app.models.tables import ModelVersion
 from app.plan import Plan, VersionFacts, resolve
 from app.recipe import Recipe, left_out, narrowed
 
@@ -137,6 +139,27 @@ def _pinned(session: Session, candidate: Candidate, place: int) -> Candidate:
         error.at(f"candidates.{place}.model")
         raise
     return candidate.model_copy(update={"model": name, "version": version.number})
+
+
+def submit_optimisation(
+    session: Session,
+    model: str,
+    version: ModelVersion,
+    wanted: OptimisationCreate,
+    *,
+    max_attempts: int,
+    now: datetime,
+) -> Job:
+    """Queue the comparison of all forms of a version of `model`, or join the job that is at just that already."""
+    asked = wanted.model_dump(mode="json")
+    spec = {"version_id": version.id, "model_version": version.number, "wanted": asked}
+    queue = GPU_QUEUE if wanted.device == "gpu" else CPU_QUEUE
+    job = _queued("optimise", queue, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
+    job.rung_at = None  # where a training queues it, nobody else tells a worker
+    job.dataset_version = version.dataset_version
+    job.model_name = model
+    job.subject = f"optimisation {version.id} {json.dumps(asked, sort_keys=True)}"
+    return _joined(session, job, now=now)
 
 
 def _joined(session: Session, job: Job, *, now: datetime) -> Job:

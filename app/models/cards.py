@@ -9,6 +9,7 @@ from app import errors
 from app.backbones import catalogue
 from app.evaluation import Evaluation
 from app.models import pictures
+from app.optimisation import Report
 
 _PAIRS = 10
 
@@ -27,6 +28,17 @@ class Facts:
     labels: tuple[str, ...]
     provenance: Mapping[str, Any]
     reasons: tuple[str, ...]
+    runs: tuple["Run", ...] = ()
+    """The newest optimisation for each kind of device."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a version is run on one kind of device."""
+
+    report: Report
+    served: str
+    why: str
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
-from app import errors
+from app import errors, optimisation
 from app.backbones import pages
 from app.deps import PartsDep
 from app.evaluation import Evaluation
-from app.models import artifact, cards, pictures, service
-from app.models.cards import Facts
+from app.models import artifact, cards, pictures, service, serving
+from app.models.cards import Facts, Run
 from app.models.routes import Name, Number
 from app.models.schemas import EvaluationRead
 from app.problems import responses
@@ -36,6 +36,8 @@ class _Judged:
 def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
     with parts.database.read() as session:
         version = service.find_version(session, name, number)
+        reports = [serving.report_of(row) for row in serving.newest(session, version.id).values()]
+    pins = serving.process_pins(parts.settings).over(serving.pins_of(version))
     folder = parts.storage.model_version(version.id)
     try:
         found = _EVALUATION.validate_python(artifact.document(folder, "evaluation"))
@@ -54,6 +56,9 @@ def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
         labels=tuple(version.labels),
         provenance=version.provenance,
         reasons=tuple(artifact.document(folder, "plan").get("reasons", ())),
+        runs=tuple(
+            Run(report, optimisation.choose(report, pins)[0], optimisation.explain(report, pins)) for report in reports
+        ),
     )
     return _Judged(facts, found, version.id)
 

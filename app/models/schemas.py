@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.evaluation import Evaluation
 from app.models import references
+from app.optimisation import AUTO, PRECISIONS, RUNTIMES, DeviceKind, Report
 
 AliasName = Annotated[
     str,
@@ -80,6 +81,55 @@ class ModelVersionRead(BaseModel):
     evaluation: dict[str, Any] = Field(description="Main figures on the validation split; `…/evaluation` has all.")
     provenance: dict[str, Any] = Field(description="Data, weights, seed and libraries it was made from.")
     created_at: datetime
+
+
+class PinsPut(BaseModel):
+    """What a version is to be run by."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"runtime": "auto", "precision": "auto"}})
+
+    runtime: str = Field(
+        default=AUTO, max_length=100, description=f"`auto` for what was measured, or one of {', '.join(RUNTIMES)}."
+    )
+    precision: str = Field(
+        default=AUTO, max_length=100, description=f"`auto` for what was measured, or one of {', '.join(PRECISIONS)}."
+    )
+
+
+class PinsRead(BaseModel):
+    """What somebody has decided that a version is run by; `auto` leaves it to what was measured."""
+
+    runtime: str
+    precision: str
+
+
+class ServedRead(BaseModel):
+    """How a version is run on one kind of device."""
+
+    device: DeviceKind | None = Field(description="Null where it was optimised for none yet.")
+    optimisation: str | None = Field(description="Id of the one that counts.")
+    forms: list[str] = Field(description="Tried in this order; what fails to load is passed over.")
+    why: str
+
+
+class OptimisationRead(BaseModel):
+    """What one job has measured; latencies in milliseconds, shares 0-1, log-loss in nats."""
+
+    id: str
+    job_id: str
+    created_at: datetime
+    report: Report
+
+
+class RuntimesRead(BaseModel):
+    """The forms that a version can be run in, and which of them it is."""
+
+    model: str = Field(examples=["patterns"])
+    version: int
+    pins: PinsRead
+    revision: int = Field(description="Of the pins; in quotes it is the `ETag`.")
+    served: list[ServedRead]
+    optimisations: list[OptimisationRead] = Field(description="The newest for each kind of device.")
 
 
 class EvaluationRead(BaseModel):

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.db import before_commit, new_id
 from app.models import references
 from app.models.tables import Alias, Model, ModelVersion, Registry
+from app.optimisation import UNOPTIMISED, Serving
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Served:
     version_id: str
     model_name: str
     number: int
+    serving: Serving = UNOPTIMISED
+    """Another one is another thing to be loaded: an optimisation or a pin is put in place as a new version is."""
 
 
 def new_version_id() -> str:

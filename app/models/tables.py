@@ -7,6 +7,7 @@ from sqlalchemy import ForeignKey, ForeignKeyConstraint, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
+from app.optimisation import AUTO
 
 
 class Model(Base):
@@ -35,6 +36,26 @@ class ModelVersion(Base):
     labels: Mapped[list[str]]
     evaluation: Mapped[dict[str, Any]]
     provenance: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    runtime: Mapped[str] = mapped_column(default=AUTO)
+    """What somebody has pinned it to be run by; this and the precision are all that ever changes of a version."""
+    precision: Mapped[str] = mapped_column(default=AUTO)
+    pins_revision: Mapped[int] = mapped_column(default=1)
+
+
+class Optimisation(Base):
+    """The forms of a model version as one machine has measured them; the newest for a kind of device counts. The
+    networks lie in a folder of its own."""
+
+    __tablename__ = "optimisations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    device: Mapped[str]
+    """`cpu` or `cuda`."""
+    report: Mapped[dict[str, Any]]
+    """An `app.optimisation.Report`."""
     created_at: Mapped[datetime]
 
 

@@ -1,14 +1,21 @@
 """How a model version gets from its folders into memory."""
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
+from app import errors
 from app.metrics import Metrics
 from app.models import artifact as artifacts
 from app.models.service import Served
+from app.optimisation import Runtime
 from app.predictions.loaded import Loaded
-from app.runtimes import opening
-from app.runtimes.form import Files, Machine, Runtime
+from app.runtimes import form, opening, optimised
+from app.runtimes.form import Files, Machine
+from app.runtimes.opening import Check
 from app.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 _MEMORY: dict[Runtime, float] = {
     "torch": 1.3,
@@ -32,7 +39,7 @@ class FromStorage:
     def size_of(self, version: Served) -> int:
         """The bytes of memory that the version takes, about. Raises `Unavailable`."""
         weights = artifacts.describe(self.storage.model_version(version.version_id)).weights_bytes
-        return round(weights * _MEMORY["torch"])
+        return round(weights * _MEMORY[form.named(version.serving.forms[0]).runtime])
 
     def open(self, version: Served) -> Loaded:
         """The version, warmed up. Raises `Unavailable`."""
@@ -48,9 +55,11 @@ class FromStorage:
     def _opened(self, version: Served) -> Loaded:
         folder = self.storage.model_version(version.version_id)
         described = artifacts.describe(folder)
-        opened = opening.open_first(Files(folder), (), self.machine)
-        for form, _ in opened.failed:
-            self.metrics.fallbacks.labels(form.name).inc()
+        wanted = tuple(form.named(name) for name in version.serving.forms)
+        place, check = self._optimised(version)
+        opened = opening.open_first(Files(folder, place), wanted, self.machine, check=check)
+        for failed, _ in opened.failed:
+            self.metrics.fallbacks.labels(failed.name).inc()
         return Loaded(
             opened.network,
             opened.form,
@@ -59,3 +68,14 @@ class FromStorage:
             calibration=described.calibration,
             machine=self.machine,
         )
+
+    def _optimised(self, version: Served) -> tuple[Path | None, Check | None]:
+        """Where its other forms lie, and what to check them by; neither where they are not as they were written."""
+        if version.serving.optimisation_id is None:
+            return None, None
+        place = self.storage.optimisation(version.serving.optimisation_id)
+        try:
+            return place, optimised.read(place).check
+        except errors.Unavailable as error:
+            logger.warning("%s@%d is run as it was trained: %s", version.model_name, version.number, error)
+            return None, None

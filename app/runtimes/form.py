@@ -2,16 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Runtime = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "tensorrt"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-
-RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+from app.optimisation import PRECISIONS, RUNTIMES, Precision, Runtime
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
 """RGB images `(N, H, W, 3)` of the size that the classifier takes, with values 0-255, before any normalisation."""
@@ -28,6 +24,16 @@ class Form:
     def name(self) -> str:
         """Such as `openvino-int8`."""
         return f"{self.runtime}-{self.precision}"
+
+
+def named(name: str) -> Form:
+    """The form with this name."""
+    return next(
+        Form(runtime, precision)
+        for runtime in RUNTIMES
+        for precision in PRECISIONS
+        if Form(runtime, precision).name == name
+    )
 
 
 PLAIN = Form("torch", "fp32")

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from app import errors
+from app.optimisation import Precision, Runtime
 from app.runtimes import in_onnx, in_openvino, in_torch
-from app.runtimes.form import PLAIN, Files, Form, Machine, Network, Passed, Precision, Runtime
+from app.runtimes.form import PLAIN, Files, Form, Machine, Network, Passed
 
 logger = logging.getLogger(__name__)
 

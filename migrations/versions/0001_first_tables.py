@@ -173,6 +173,9 @@ def upgrade() -> None:
         sa.Column("evaluation", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("provenance", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("runtime", sa.String(), nullable=False),
+        sa.Column("precision", sa.String(), nullable=False),
+        sa.Column("pins_revision", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_model_versions_dataset_id")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_model_versions_job_id")),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_model_versions_model_id")),
@@ -216,6 +219,21 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("model_id", "alias", "revision", name=op.f("pk_alias_moves")),
     )
+    op.create_table(
+        "optimisations",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("version_id", sa.String(), nullable=False),
+        sa.Column("job_id", sa.String(), nullable=False),
+        sa.Column("device", sa.String(), nullable=False),
+        sa.Column("report", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_optimisations_job_id")),
+        sa.ForeignKeyConstraint(["version_id"], ["model_versions.id"], name=op.f("fk_optimisations_version_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_optimisations")),
+    )
+    with op.batch_alter_table("optimisations", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_optimisations_version_id"), ["version_id"], unique=False)
+
     op.create_table(
         "experiments",
         sa.Column("id", sa.String(), nullable=False),
@@ -296,6 +314,10 @@ def downgrade() -> None:
     op.drop_table("experiments")
     op.drop_table("alias_moves")
     op.drop_table("aliases")
+    with op.batch_alter_table("optimisations", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_optimisations_version_id"))
+
+    op.drop_table("optimisations")
     op.drop_table("model_versions")
     op.drop_table("job_events")
     with op.batch_alter_table("jobs", schema=None) as batch_op:

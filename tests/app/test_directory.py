@@ -15,12 +15,15 @@ from app.datasets import service as datasets
 from app.datasets.schemas import DatasetCreate
 from app.db import Database, utc_now
 from app.jobs.tables import Job
-from app.models import aliases
+from app.models import aliases, serving
 from app.models import service as models
 from app.models.directory import Directory, Snapshot
 from app.models.schemas import AliasPut
+from app.models.serving import NewOptimisation
 from app.models.tables import Model, ModelVersion
+from app.optimisation import UNOPTIMISED, Pins, Serving
 from tests import factories
+from tests.app.test_optimisation import REPORT
 
 NEVER = 3600.0
 """Seconds between two looks at the database that nobody asked for."""
@@ -358,3 +361,22 @@ def test_ten_thousand_versions_are_loaded_in_a_moment(database: Database, datase
     assert directory.resolve("m17").version_id == "mv_17_10"
     assert seconds < 2
     directory.close()
+
+
+def test_an_optimisation_and_a_pin_are_known_as_other_ways_to_run_the_version(
+    database: Database, directory: Directory, add_version: Callable[[], str]
+) -> None:
+    version_id = add_version()
+    directory.refresh()
+    assert directory.resolve("insects").serving == UNOPTIMISED
+    with database.write() as session:
+        job_id = models.find_version(session, "insects", 1).job_id
+        serving.record(session, NewOptimisation("opt_1", version_id, job_id, REPORT), now=utc_now())
+    directory.refresh()
+    before = directory.resolve("insects")
+    assert before.serving == Serving("opt_1", REPORT.order)
+    with database.write() as session:
+        serving.pin(session, "insects", 1, Pins("openvino", "int8"), revision=None)
+    directory.refresh()
+    assert directory.resolve("insects@1").serving == Serving("opt_1", ("openvino-int8", "torch-fp32"))
+    assert directory.resolve("insects") != before

@@ -38,6 +38,8 @@ def test_every_command_says_what_it_does() -> None:
         "aliases",
         "rollback",
         "backbones",
+        "optimise",
+        "runtimes",
     ):
         assert name in result.stdout
 

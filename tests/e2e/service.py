@@ -68,7 +68,12 @@ def start(arguments: list[str], environment: dict[str, str], log: Path) -> Proce
     with log.open("ab") as output:
         popen = subprocess.Popen(
             [sys.executable, *arguments],
-            env={**inherited, "GRAFT_DOWNLOAD_WEIGHTS": "false", **environment},
+            env={
+                **inherited,
+                "GRAFT_DOWNLOAD_WEIGHTS": "false",
+                "GRAFT_OPTIMISE_AFTER_TRAINING": "false",
+                **environment,
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=Path(__file__).parents[2],

@@ -27,7 +27,13 @@ def graft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
     return subprocess.run(
         [sys.executable, "-m", "client", *arguments],
-        env={**inherited, "GRAFT_DOWNLOAD_WEIGHTS": "false", "COLUMNS": "200", **environment},
+        env={
+            **inherited,
+            "GRAFT_DOWNLOAD_WEIGHTS": "false",
+            "GRAFT_OPTIMISE_AFTER_TRAINING": "false",
+            "COLUMNS": "200",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=service.JOB_SECONDS,
@@ -95,6 +101,14 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     assert predicted.returncode == 0, predicted.stderr
     assert [line.partition(":")[0] for line in predicted.stdout.splitlines()] == [str(image) for image in images]
     assert re.search(r"(dots|stripes) \d+\.\d %", predicted.stdout)
+    compared = graft("optimise", name, "--form", "onnxruntime-fp32", "--url", running.url)
+    assert compared.returncode == 0, compared.stderr
+    assert re.search(r"onnxruntime-fp32 +\d+\.\d %", compared.stdout), compared.stdout
+    pinned = graft("runtimes", f"{name}@3", "--runtime", "onnxruntime", "--url", running.url)
+    assert "Served on cpu: onnxruntime-fp32. As runtime onnxruntime and precision auto are pinned." in pinned.stdout
+    refused = graft("runtimes", name, "--runtime", "openvino", "--url", running.url)
+    assert (refused.returncode, "built are onnxruntime-fp32, torch-fp32" in refused.stderr) == (1, True)
+
     for command, expected in (("models", name), ("jobs", "succeeded"), ("backbones", "mobilenet_v2")):
         assert expected in graft(command, GRAFT_URL=running.url).stdout
 

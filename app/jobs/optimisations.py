@@ -1,0 +1,38 @@
+"""Routes of optimisations: a model version is handed to a job that compares all forms it can be run in."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+
+from app.bodies import JsonRoute
+from app.db import after_commit, utc_now
+from app.deps import PartsDep
+from app.jobs import service
+from app.jobs.schemas import JobRead, OptimisationCreate
+from app.models import service as models
+from app.models.routes import Name, Number
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/models/{name}/versions/{number}/optimise", tags=["models"], route_class=JsonRoute)
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def optimise_version(
+    name: Name,
+    number: Number,
+    wanted: Annotated[OptimisationCreate, Body()],
+    parts: PartsDep,
+    response: Response,
+) -> JobRead:
+    """Build a version for every runtime at hand, in every precision that the machine has, and measure each on the
+    validation images; the fastest inside the tolerance is served from then on. Whoever asks for the same meanwhile
+    gets the same job. What came of it is read at `…/runtimes`."""
+    with parts.database.write() as session:
+        version = models.find_version(session, name, number)
+        attempts = parts.settings.max_attempts
+        job = service.submit_optimisation(session, name, version, wanted, max_attempts=attempts, now=utc_now())
+        queue, job_id = job.queue, job.id
+        after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        return JobRead.model_validate(job)

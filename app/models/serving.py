@@ -1,0 +1,125 @@
+"""How model versions are run: what was measured of their forms, what somebody has pinned, and what follows."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from pydantic import TypeAdapter
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app import errors, optimisation
+from app.db import new_id
+from app.models import service
+from app.models.tables import ModelVersion, Optimisation
+from app.optimisation import NO_PINS, DeviceKind, Pins, Report, Serving
+from app.settings import Settings
+
+_REPORT = TypeAdapter(Report)
+
+
+@dataclass(frozen=True)
+class NewOptimisation:
+    """An optimisation whose files lie under its id and that is to be registered."""
+
+    optimisation_id: str
+    version_id: str
+    job_id: str
+    report: Report
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that runs classifiers."""
+
+    device: DeviceKind = "cpu"
+    pins: Pins = NO_PINS
+    """What it pins for all versions, before what those have pinned themselves."""
+
+
+PLAIN_PROCESS = Process()
+
+
+def new_optimisation_id() -> str:
+    return new_id("opt")
+
+
+def record(session: Session, made: NewOptimisation, *, now: datetime) -> None:
+    """Keep what a job has found; for the kind of device it counts from now on."""
+    row = Optimisation(
+        id=made.optimisation_id,
+        version_id=made.version_id,
+        job_id=made.job_id,
+        device=made.report.machine.device,
+        report=asdict(made.report),
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    service.touch(session)
+
+
+def newest(session: Session, version_id: str) -> dict[DeviceKind, Optimisation]:
+    """What counts for each kind of device."""
+    query = select(Optimisation).where(Optimisation.version_id == version_id).order_by(Optimisation.id)
+    return {"cuda" if row.device == "cuda" else "cpu": row for row in session.scalars(query)}
+
+
+def report_of(row: Optimisation) -> Report:
+    """What was measured."""
+    return _REPORT.validate_python(row.report)
+
+
+def pins_of(version: ModelVersion) -> Pins:
+    return Pins(version.runtime, version.precision)
+
+
+def process_pins(settings: Settings) -> Pins:
+    """What the settings of this process pin for all versions. Raises `UnknownName`."""
+    pins = Pins(settings.runtime, settings.precision)
+    optimisation.check_names(pins)
+    return pins
+
+
+def of_version(session: Session, version: ModelVersion, process: Process) -> Serving:
+    """How `version` is to be run by `process`."""
+    row = newest(session, version.id).get(process.device)
+    return _serving(row, process.pins.over(pins_of(version)))
+
+
+def of_all(session: Session, process: Process) -> Mapping[str, Serving]:
+    """The same for every version there is, by its id."""
+    on_device = select(func.max(Optimisation.id)).where(Optimisation.device == process.device)
+    last = on_device.group_by(Optimisation.version_id)
+    rows = {row.version_id: row for row in session.scalars(select(Optimisation).where(Optimisation.id.in_(last)))}
+    versions = session.execute(select(ModelVersion.id, ModelVersion.runtime, ModelVersion.precision))
+    return {
+        version_id: _serving(rows.get(version_id), process.pins.over(Pins(runtime, precision)))
+        for version_id, runtime, precision in versions
+    }
+
+
+def pin(session: Session, name: str, number: int, pins: Pins, *, revision: int | None) -> ModelVersion:
+    """Decide what a version is run by. Raises `UnknownName`, `Invalid` where that was not built, and
+    `PreconditionFailed` unless the pins are at `revision` (None: any)."""
+    version = service.find_version(session, name, number)
+    optimisation.check(pins, [report_of(row) for row in newest(session, version.id).values()])
+    statement = update(ModelVersion).where(ModelVersion.id == version.id)
+    if revision is not None:
+        statement = statement.where(ModelVersion.pins_revision == revision)
+    changed = session.scalar(
+        statement.values(
+            runtime=pins.runtime, precision=pins.precision, pins_revision=ModelVersion.pins_revision + 1
+        ).returning(ModelVersion.id),
+        execution_options={"synchronize_session": False},
+    )
+    if changed is None:
+        raise errors.PreconditionFailed(f"the runtimes of version {number} of model {name!r} are at another revision")
+    service.touch(session)
+    session.expire_all()
+    return service.find_version(session, name, number)
+
+
+def _serving(row: Optimisation | None, pins: Pins) -> Serving:
+    forms = optimisation.choose(None if row is None else report_of(row), pins)
+    return Serving(None if row is None else row.id, forms)

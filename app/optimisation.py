@@ -1,0 +1,226 @@
+"""How the forms of one classifier compare: which runtime, in which precision, gives the answers of the plain one, and
+how fast. Values only, shared by the API, the artifact's neighbours on disk and the work that measures them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from app import errors
+
+Runtime = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+DeviceKind = Literal["cpu", "cuda"]
+
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+FORM_NAMES = tuple(f"{runtime}-{precision}" for runtime in RUNTIMES for precision in PRECISIONS)
+AUTO = "auto"
+PLAIN_NAME = "torch-fp32"
+"""The form that every artifact can be run in, and that the others are compared with."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a form may be from the plain one to be served."""
+
+    accuracy_points: Annotated[float, Field(ge=0, le=100)] = 0.5
+    """By how many points, of 100, its accuracy may be lower."""
+    agreement: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """The least share of images, 0-1, for which its most probable label is to be the same."""
+
+
+DEFAULT_TOLERANCE = Tolerance()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a form makes of the validation images."""
+
+    accuracy: float
+    """Share of images, 0-1, that are labelled right."""
+    agreement: float
+    """Share of images, 0-1, with the same most probable label as in the plain form."""
+    log_loss: float
+    """Mean, in nats, at the version's temperature."""
+    calibration_error: float
+    """Expected calibration error at that temperature, 0-1."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What it takes, on the machine that measured."""
+
+    latency_ms: float
+    """Median for one image by itself, on all threads."""
+    single_thread_ms: float
+    """... and on one thread."""
+    images_per_second: float
+    """As many at once as there are threads on a CPU, in batches on a GPU."""
+    memory_bytes: int | None
+    """By which the process grew when it was loaded and first run; None where that cannot be told."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One form; `reason` says why it is not inside the tolerance, or why there are no figures."""
+
+    runtime: Runtime
+    precision: Precision
+    figures: Figures | None
+    speed: Speed | None
+    within: bool
+    reason: str | None
+
+    @property
+    def name(self) -> str:
+        """Such as `openvino-int8`."""
+        return f"{self.runtime}-{self.precision}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on."""
+
+    device: DeviceKind
+    name: str
+    """Of its CPU or GPU."""
+    threads: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All forms of a classifier that its machine may run, measured on all validation images."""
+
+    machine: Machine
+    images: int
+    temperature: float
+    tolerance: Tolerance
+    forms: tuple[Measured, ...]
+    """The plain one first."""
+    order: tuple[str, ...]
+    """Those inside the tolerance that are faster than the plain one, the fastest first; then the plain one."""
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What somebody has decided a classifier is to be run by; `auto` leaves it to what was measured."""
+
+    runtime: str = AUTO
+    precision: str = AUTO
+
+    @property
+    def is_open(self) -> bool:
+        return self.runtime == self.precision == AUTO
+
+    def over(self, others: "Pins") -> "Pins":
+        """These, and where they leave something open, `others`."""
+        return Pins(
+            others.runtime if self.runtime == AUTO else self.runtime,
+            others.precision if self.precision == AUTO else self.precision,
+        )
+
+    def fit(self, form: Measured) -> bool:
+        return self.runtime in (AUTO, form.runtime) and self.precision in (AUTO, form.precision)
+
+
+NO_PINS = Pins()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a classifier is to be run: the first of `forms` that works, with the files of this optimisation."""
+
+    optimisation_id: str | None
+    forms: tuple[str, ...]
+
+
+UNOPTIMISED = Serving(None, (PLAIN_NAME,))
+
+
+def miss(found: Figures, plain: Figures, tolerance: Tolerance) -> str | None:
+    """Why a form is not inside the tolerance, None where it is."""
+    lower = 100 * (plain.accuracy - found.accuracy)
+    if lower > tolerance.accuracy_points + _ROUNDING:
+        return f"its accuracy is {lower:.2f} points lower; {tolerance.accuracy_points:g} are allowed"
+    if found.agreement < tolerance.agreement - _ROUNDING:
+        wanted = 100 * tolerance.agreement
+        return f"it agrees on {100 * found.agreement:.2f} % of the images; {wanted:g} % are wanted"
+    return None
+
+
+def order(forms: Sequence[Measured]) -> tuple[str, ...]:
+    """The names of those to serve, the fastest first, as far as they are faster than the plain one, which is last."""
+    rates = {form.name: form.speed.images_per_second for form in forms if form.within and form.speed}
+    plain = rates.get(PLAIN_NAME, 0.0)
+    faster = [name for name, rate in rates.items() if name != PLAIN_NAME and rate > plain]
+    return (*sorted(faster, key=lambda name: -rates[name]), PLAIN_NAME)
+
+
+def choose(report: Report | None, pins: Pins) -> tuple[str, ...]:
+    """The forms to try in order, the plain one last: as measured, or those that somebody has pinned.
+
+    Who pins has decided, so what is pinned is served also where it is outside the tolerance or slow; among several
+    that fit, those inside come first, and then the fastest. In place of what was not built there is the plain form.
+    """
+    if report is None:
+        return (PLAIN_NAME,)
+    if pins.is_open:
+        return report.order
+    fitting = [form for form in report.forms if form.speed is not None and pins.fit(form)]
+    fitting.sort(key=lambda form: (not form.within, -(form.speed.images_per_second if form.speed else 0.0)))
+    return tuple(dict.fromkeys([*(form.name for form in fitting), PLAIN_NAME]))
+
+
+def explain(report: Report | None, pins: Pins) -> str:
+    """Why the first of `choose` is that, in words."""
+    first = choose(report, pins)[0]
+    if report is None:
+        return "It was not optimised on such a device, so it is run as it was trained."
+    entry = next(form for form in report.forms if form.name == first)
+    if pins.is_open:
+        if first == PLAIN_NAME:
+            return "No other form inside the tolerance is faster."
+        plain = next(form for form in report.forms if form.name == PLAIN_NAME)
+        assert entry.speed is not None
+        assert plain.speed is not None
+        times = entry.speed.images_per_second / plain.speed.images_per_second
+        return f"The fastest form inside the tolerance: {times:.1f} times as many images per second as {PLAIN_NAME}."
+    asked = f"runtime {pins.runtime} and precision {pins.precision} are pinned"
+    if not pins.fit(entry):
+        return f"It is run as it was trained: {asked}, which was not built here."
+    outside = "" if entry.within else f"; it is outside the tolerance: {entry.reason}"
+    return f"As {asked}{outside}."
+
+
+def check_names(pins: Pins) -> None:
+    """Raise `UnknownName` for a runtime or precision that there is none of."""
+    if pins.runtime not in (AUTO, *RUNTIMES):
+        raise errors.UnknownName("runtime", pins.runtime, (AUTO, *RUNTIMES)).at("runtime")
+    if pins.precision not in (AUTO, *PRECISIONS):
+        raise errors.UnknownName("precision", pins.precision, (AUTO, *PRECISIONS)).at("precision")
+
+
+def check(pins: Pins, reports: Sequence[Report]) -> None:
+    """Raise `UnknownName` for names that nothing has, and `Invalid` where none of `reports`, one for each kind of
+    device, has a form with figures that fits."""
+    check_names(pins)
+    if pins.is_open or pins == Pins("torch", "fp32"):
+        return
+    measured = {form.name: form for report in reports for form in report.forms}
+    if any(pins.fit(form) and form.speed is not None for report in reports for form in report.forms):
+        return
+    failed = {name: form.reason or "" for name, form in measured.items() if pins.fit(form)}
+    valid = sorted({form.name for report in reports for form in report.forms if form.speed}) or [PLAIN_NAME]
+    why = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    raise errors.Invalid(
+        f"this version was not built with runtime {pins.runtime} and precision {pins.precision}"
+        + (f" ({why})" if why else "")
+        + f"; built are {', '.join(valid)}",
+        code="form_not_built",
+        detail={"runtime": pins.runtime, "precision": pins.precision, "valid": [*valid], "failed": dict(failed)},
+    )

@@ -1,0 +1,64 @@
+"""Commands for the forms that a model can be run in."""
+
+from typing import Annotated
+
+import typer
+
+from client import show
+from client.api import DEFAULT_URL, Client
+from client.terminal import Url, console, told_plainly
+
+Reference = Annotated[str, typer.Argument(help="name for the newest version, name@version, or name:alias.")]
+
+
+def optimise(
+    model: Reference,
+    accuracy_points: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of accuracy that a form may be lower by.")
+    ] = 0.5,
+    agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of images whose label is to stay the same.")
+    ] = 0.99,
+    form: Annotated[
+        list[str] | None, typer.Option(help="Form to compare, such as openvino-int8; all that can be if left out.")
+    ] = None,
+    on_cpu: Annotated[bool, typer.Option("--cpu", help="On a CPU, also where the worker has a GPU.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Compare all runtimes and precisions on the held-out images; the fastest that is as good is served."""
+    with told_plainly(), Client(url) as client:
+        name, number = client.resolve(model)
+        with show.step(console, f"optimise {name}@{number}") as step:
+            wanted = {
+                "tolerance": {"accuracy_points": accuracy_points, "agreement": agreement},
+                "forms": form,
+                "device": "cpu" if on_cpu else "gpu",
+            }
+            job = client.optimise(name, number, wanted)
+            show.succeeded(client.wait(job.id, step.tell))
+        for part in show.runtimes(client.runtimes(name, number)):
+            console.print(part)
+
+
+def runtimes(
+    model: Reference,
+    pin_runtime: Annotated[
+        str | None, typer.Option("--runtime", help="Run it by this from now on; auto for what was measured.")
+    ] = None,
+    pin_precision: Annotated[
+        str | None, typer.Option("--precision", help="... in this precision; auto for what was measured.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Show how each form of a model did, which is served and why; or decide which."""
+    with told_plainly(), Client(url) as client:
+        name, number = client.resolve(model)
+        found = client.runtimes(name, number)
+        if pin_runtime is not None or pin_precision is not None:
+            pins = {
+                "runtime": pin_runtime or found.pins.runtime,
+                "precision": pin_precision or found.pins.precision,
+            }
+            found = client.pin(name, number, pins, revision=found.revision)
+        for part in show.runtimes(found):
+            console.print(part)

@@ -1,0 +1,86 @@
+"""How a model version gets into memory: in the form that was chosen, or in the next that works."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app import optimisation
+from app.backbones import export
+from app.metrics import Metrics
+from app.models.service import Served
+from app.optimisation import Machine as MeasuredOn
+from app.optimisation import Report, Serving, Tolerance
+from app.predictions.opener import FromStorage
+from app.runtimes import in_onnx, in_torch, optimised
+from app.runtimes.form import Files, Machine
+from app.runtimes.opening import Check
+from app.runtimes.optimised import Optimised
+from app.storage import Storage
+from tests import factories
+from tests.app.test_optimisation import form
+
+VERSION = Served("mv_1", "insects", 1, Serving("opt_1", ("onnxruntime-fp32", "torch-fp32")))
+FORMS = (form("torch", "fp32", 10), form("onnxruntime", "fp32", 20))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """With an optimised version, whose check says of each form what it gives."""
+    storage = Storage(tmp_path)
+    factories.write_artifact(storage.model_version("mv_1"))
+    network = in_torch.whole(Files(storage.model_version("mv_1")))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(images).float())[1].numpy()
+    folder = storage.optimisation("opt_1")
+    folder.mkdir()
+    names = (in_onnx.INPUT, *in_onnx.OUTPUTS)
+    written = export.to_onnx(
+        network,
+        torch.zeros(1, 64, 64, 3),
+        inputs=[in_onnx.INPUT],
+        outputs=list(in_onnx.OUTPUTS),
+        dynamic={name: {0: "n"} for name in names},
+    )
+    (folder / "fp32.onnx").write_bytes(written)
+    report = Report(MeasuredOn("cpu", "a CPU", 1), 2, 1.0, Tolerance(), FORMS, optimisation.order(FORMS))
+    optimised.write(folder, Optimised(report, Check(images, {"onnxruntime-fp32": logits})))
+    return storage
+
+
+@pytest.fixture
+def source(storage: Storage) -> FromStorage:
+    return FromStorage(storage, Machine(threads=1), 1, Metrics())
+
+
+def test_a_version_is_opened_in_the_form_that_was_chosen(source: FromStorage) -> None:
+    assert source.open(VERSION).form.name == "onnxruntime-fp32"
+    assert source.open(Served("mv_1", "insects", 1)).form.name == "torch-fp32"
+
+
+def test_a_report_is_read_as_it_was_written(storage: Storage) -> None:
+    found = optimised.read(storage.optimisation("opt_1"))
+    assert asdict(found.report)["order"] == ("onnxruntime-fp32", "torch-fp32")
+    assert list(found.check.logits) == ["onnxruntime-fp32"]
+
+
+def test_what_has_changed_on_disk_is_not_run(
+    source: FromStorage, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    (storage.optimisation("opt_1") / "fp32.onnx").write_bytes(b"no network")
+    assert source.open(VERSION).form.name == "torch-fp32"
+    assert "insects@1 is run as it was trained: the optimisation has changed" in caplog.text
+
+
+def test_a_form_that_answers_otherwise_than_it_did_is_passed_over(
+    source: FromStorage, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = storage.optimisation("opt_1")
+    found = optimised.read(folder)
+    moved = {name: logits + 1 for name, logits in found.check.logits.items()}
+    optimised.write(folder, Optimised(found.report, Check(found.check.images, moved)))
+    assert source.open(VERSION).form.name == "torch-fp32"
+    assert "onnxruntime-fp32 does not run (its answers here are" in caplog.text

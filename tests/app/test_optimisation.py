@@ -1,0 +1,115 @@
+"""Which form of a classifier is served: the tolerance, the order, and what is pinned."""
+
+import pytest
+
+from app import errors, optimisation
+from app.optimisation import Figures, Machine, Measured, Pins, Precision, Report, Runtime, Speed, Tolerance
+
+PLAIN_FIGURES = Figures(accuracy=0.9, agreement=1.0, log_loss=0.3, calibration_error=0.02)
+
+
+def form(runtime: Runtime, precision: Precision, rate: float | None, *, within: bool = True) -> Measured:
+    """One that passes so many images a second; None for one that could not be built."""
+    if rate is None:
+        return Measured(runtime, precision, None, None, within=False, reason="not installed")
+    reason = None if within else "its accuracy is lower"
+    return Measured(runtime, precision, PLAIN_FIGURES, Speed(1.0, 2.0, rate, None), within=within, reason=reason)
+
+
+FORMS = (
+    form("torch", "fp32", 50),
+    form("onnxruntime", "fp32", 100),
+    form("openvino", "fp32", 40),
+    form("openvino", "int8", 300, within=False),
+    form("onnxruntime", "int8", 200),
+    form("torch-compiled", "fp32", None),
+)
+REPORT = Report(Machine("cpu", "a CPU", 2), 100, 1.0, Tolerance(), FORMS, optimisation.order(FORMS))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "agreement", "said"),
+    [
+        (0.9, 1.0, None),
+        (0.895, 0.99, None),
+        (0.95, 0.99, None),
+        (0.894, 1.0, "0.60 points lower; 0.5 are allowed"),
+        (0.9, 0.989, "agrees on 98.90 %"),
+    ],
+)
+def test_a_form_is_inside_the_tolerance_or_there_is_a_reason(
+    accuracy: float, agreement: float, said: str | None
+) -> None:
+    found = optimisation.miss(Figures(accuracy, agreement, 0.3, 0.02), PLAIN_FIGURES, Tolerance())
+    assert found is None if said is None else said in str(found)
+
+
+def test_the_fastest_come_first_as_far_as_they_are_faster_than_the_plain_one() -> None:
+    assert REPORT.order == ("onnxruntime-int8", "onnxruntime-fp32", "torch-fp32")
+
+
+@pytest.mark.parametrize(
+    ("pins", "tried"),
+    [
+        (Pins(), REPORT.order),
+        (Pins("torch", "fp32"), ("torch-fp32",)),
+        (Pins("torch"), ("torch-fp32",)),
+        (Pins("onnxruntime"), ("onnxruntime-int8", "onnxruntime-fp32", "torch-fp32")),
+        (Pins(precision="fp32"), ("onnxruntime-fp32", "torch-fp32", "openvino-fp32")),
+        (Pins("openvino"), ("openvino-fp32", "openvino-int8", "torch-fp32")),
+        (Pins("openvino", "int8"), ("openvino-int8", "torch-fp32")),
+        (Pins("torch-compiled"), ("torch-fp32",)),
+        (Pins("tensorrt", "fp16"), ("torch-fp32",)),
+    ],
+)
+def test_what_is_pinned_is_tried_and_the_plain_form_is_always_there(pins: Pins, tried: tuple[str, ...]) -> None:
+    assert optimisation.choose(REPORT, pins) == tried
+    assert optimisation.choose(None, pins) == ("torch-fp32",)
+
+
+@pytest.mark.parametrize(
+    ("process", "version", "together"),
+    [
+        (Pins(), Pins(), Pins()),
+        (Pins(), Pins("openvino", "int8"), Pins("openvino", "int8")),
+        (Pins("torch"), Pins("openvino", "fp32"), Pins("torch", "fp32")),
+        (Pins(precision="fp32"), Pins("openvino", "int8"), Pins("openvino", "fp32")),
+    ],
+)
+def test_the_pins_of_a_process_come_before_those_of_a_version(process: Pins, version: Pins, together: Pins) -> None:
+    assert process.over(version) == together
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        (Pins(), "The fastest form inside the tolerance: 4.0 times as many images per second as torch-fp32."),
+        (Pins("openvino", "int8"), "outside the tolerance: its accuracy is lower"),
+        (Pins("onnxruntime"), "As runtime onnxruntime and precision auto are pinned."),
+        (Pins("tensorrt"), "It is run as it was trained: runtime tensorrt and precision auto are pinned"),
+    ],
+)
+def test_there_is_a_reason_for_what_is_served(pins: Pins, said: str) -> None:
+    assert said in optimisation.explain(REPORT, pins)
+    assert "was not optimised" in optimisation.explain(None, pins)
+
+
+def test_pins_are_refused_with_the_nearest_names_or_with_what_was_built() -> None:
+    for good in (Pins(), Pins("torch", "fp32"), Pins("openvino", "int8"), Pins(precision="int8")):
+        optimisation.check(good, [REPORT])
+    with pytest.raises(errors.UnknownName, match="did you mean openvino"):
+        optimisation.check(Pins("openvin"), [REPORT])
+    with pytest.raises(errors.UnknownName, match="int8"):
+        optimisation.check(Pins(precision="int4"), [REPORT])
+    with pytest.raises(errors.Invalid, match="torch-compiled-fp32: not installed") as caught:
+        optimisation.check(Pins("torch-compiled"), [REPORT])
+    assert caught.value.code == "form_not_built"
+    assert caught.value.detail["valid"] == [
+        "onnxruntime-fp32",
+        "onnxruntime-int8",
+        "openvino-fp32",
+        "openvino-int8",
+        "torch-fp32",
+    ]
+    with pytest.raises(errors.Invalid, match="built are torch-fp32"):
+        optimisation.check(Pins("openvino"), [])

@@ -1,0 +1,168 @@
+"""The forms of a model version over HTTP: a job that compares them, what it found, and what is pinned."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app import errors
+from app.db import Database, utc_now
+from app.jobs.tables import Job
+from app.main import assemble
+from app.models import service as models
+from app.models import serving
+from app.models.serving import NewOptimisation
+from app.settings import Settings
+from app.storage import Storage
+from tests import factories
+from tests.app.conftest import Bell
+from tests.app.test_evaluation_api import measured, register
+from tests.app.test_optimisation import REPORT
+from tests.problems import problem
+
+__all__ = ["register"]
+
+VERSION = "/v1/models/insects/versions/1"
+URL = f"{VERSION}/runtimes"
+LABELS = ("ants", "bees")
+
+
+@pytest.fixture
+def version_id(http: TestClient, database: Database, dataset_id: str) -> str:
+    identifier = models.new_version_id()
+    factories.register_version(database, identifier, dataset_id, labels=LABELS)
+    return identifier
+
+
+@pytest.fixture
+def optimised(database: Database, version_id: str) -> str:
+    """Id of an optimisation of that version."""
+    return record(database, version_id)
+
+
+def record(database: Database, version_id: str) -> str:
+    identifier = serving.new_optimisation_id()
+    with database.write() as session:
+        job_id = models.find_version(session, "insects", 1).job_id
+        serving.record(session, NewOptimisation(identifier, version_id, job_id, REPORT), now=utc_now())
+    return identifier
+
+
+def test_a_job_is_queued_once_for_all_who_ask_for_the_same(
+    http: TestClient, bell: Bell, database: Database, version_id: str
+) -> None:
+    first = http.post(f"{VERSION}/optimise", json={})
+    assert first.status_code == 202
+    job = first.json()
+    assert first.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["kind"], job["model_name"], job["dataset_version"]) == ("optimise", "insects", 1)
+    assert job["spec"]["wanted"]["tolerance"] == {"accuracy_points": 0.5, "agreement": 0.99}
+    assert ("gpu", job["id"]) in bell.rung
+    assert http.post(f"{VERSION}/optimise", json={"device": "gpu"}).json()["id"] == job["id"]
+    strict = http.post(f"{VERSION}/optimise", json={"tolerance": {"agreement": 1.0}, "device": "cpu"}).json()
+    assert strict["id"] != job["id"]
+    with database.read() as session:
+        queued = session.get(Job, strict["id"])
+        assert queued is not None
+        assert queued.queue == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"forms": ["openvino-int9"]}, "openvino-int8"),
+        ({"tolerance": {"agreement": 1.5}}, "less than or equal to 1"),
+        ({"tolerance": {"accuracy": 1}}, "accuracy"),
+        ({"forms": []}, "at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(http: TestClient, version_id: str, body: dict[str, object], said: str) -> None:
+    assert said in http.post(f"{VERSION}/optimise", json=body).text
+    problem(http.post(f"{VERSION}/optimise", json=body), 422)
+    assert problem(http.post("/v1/models/insects/versions/2/optimise", json={}), 404)["code"] == (
+        "model_version_not_found"
+    )
+
+
+def test_a_version_that_was_not_optimised_is_run_as_it_was_trained(http: TestClient, version_id: str) -> None:
+    answer = http.get(URL)
+    assert answer.headers["etag"] == '"1"'
+    body = answer.json()
+    assert body["pins"] == {"runtime": "auto", "precision": "auto"}
+    assert body["optimisations"] == []
+    (served,) = body["served"]
+    assert (served["device"], served["forms"]) == (None, ["torch-fp32"])
+    assert "not optimised" in served["why"]
+
+
+def test_all_forms_are_told_with_what_is_served_and_why(
+    http: TestClient, database: Database, version_id: str, optimised: str
+) -> None:
+    newer = record(database, version_id)
+    body = http.get(URL).json()
+    (found,) = body["optimisations"]
+    assert found["id"] == newer
+    assert len(found["report"]["forms"]) == len(REPORT.forms)
+    assert found["report"]["forms"][-1]["reason"] == "not installed"
+    (served,) = body["served"]
+    assert (served["device"], served["optimisation"]) == ("cpu", newer)
+    assert served["forms"] == list(REPORT.order)
+    assert "4.0 times" in served["why"]
+
+
+def test_pins_need_the_state_that_they_are_based_on(http: TestClient, optimised: str) -> None:
+    problem(http.put(URL, json={"runtime": "onnxruntime"}), 428)
+    changed = http.put(URL, json={"runtime": "onnxruntime", "precision": "fp32"}, headers={"If-Match": '"1"'})
+    assert changed.status_code == 200, changed.text
+    assert changed.headers["etag"] == '"2"'
+    assert changed.json()["served"][0]["forms"] == ["onnxruntime-fp32", "torch-fp32"]
+    problem(http.put(URL, json={}, headers={"If-Match": '"1"'}), 412)
+    assert http.get(URL).json()["pins"] == {"runtime": "onnxruntime", "precision": "fp32"}
+    back = http.put(URL, json={}, headers={"If-Match": "*"})
+    assert back.json()["served"][0]["forms"] == list(REPORT.order)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        ({"runtime": "onnx"}, "unknown_runtime", ["onnxruntime"]),
+        ({"precision": "int4"}, "unknown_precision", ["int8"]),
+        ({"runtime": "tensorrt"}, "form_not_built", ["onnxruntime-int8"]),
+        ({"runtime": "torch-compiled"}, "form_not_built", ["not installed"]),
+    ],
+)
+def test_pins_that_cannot_be_are_answered_with_those_that_can(
+    http: TestClient, optimised: str, body: dict[str, str], code: str, told: Sequence[str]
+) -> None:
+    answer = http.put(URL, json=body, headers={"If-Match": "*"})
+    assert problem(answer, 422)["code"] == code
+    assert all(word in answer.text for word in told)
+    assert http.get(URL).headers["etag"] == '"1"'
+
+
+def test_a_process_may_pin_for_all_versions(settings: Settings, bell: Bell, version_id: str, optimised: str) -> None:
+    fixed = settings.model_copy(update={"precision": "fp32"})
+    with TestClient(assemble(fixed, bell)) as client:
+        assert client.get(URL).json()["served"][0]["forms"] == ["onnxruntime-fp32", "torch-fp32", "openvino-fp32"]
+    with pytest.raises(errors.UnknownName, match="did you mean openvino"):
+        assemble(settings.model_copy(update={"runtime": "opnvino"}), bell)
+
+
+def test_the_card_and_the_page_have_the_table(
+    http: TestClient, database: Database, files: Storage, register: Callable[..., Any]
+) -> None:
+    register(asdict(measured(LABELS)), LABELS)
+    assert "How it is run" not in http.get(f"{VERSION}/card").text
+    with database.read() as session:
+        version_id = models.find_version(session, "insects", 1).id
+    record(database, version_id)
+    card = http.get(f"{VERSION}/card").text
+    assert "On a CPU with 2 threads, **onnxruntime-int8** is served." in card
+    rows = [line for line in card.splitlines() if line.startswith(("| torch", "| onnx", "| openvino"))]
+    assert len(rows) == len(REPORT.forms)
+    assert {row.count("|") for row in rows} == {11}
+    page = http.get(f"{VERSION}/evaluation", headers={"Accept": "text/html"}).text
+    assert "<h2>Runtimes on a CPU</h2>" in page
+    assert page.count('<td class="text">onnxruntime-int8</td>') == 1

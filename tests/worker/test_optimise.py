@@ -1,0 +1,221 @@
+"""Optimisations in real processes: a model version in all forms, compared, kept, and chosen from."""
+
+import os
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app import errors, optimisation
+from app.backbones import preprocess
+from app.datasets import service as datasets
+from app.db import Database, utc_now
+from app.jobs import leases, service
+from app.jobs.schemas import OptimisationCreate
+from app.jobs.tables import Job
+from app.models import artifact, serving
+from app.models import service as models
+from app.models.serving import Process
+from app.optimisation import Pins, Report, Serving, Tolerance
+from app.runtimes import opening, optimised
+from app.runtimes.form import PLAIN, Files, Form, Machine
+from app.settings import Settings
+from app.storage import Storage
+from tests.worker.conftest import Desk
+from tests.worker.test_runner import files_left
+from worker import sweep
+from worker.runner import Runner
+from worker.splits import splits_of
+
+FORMS = ["onnxruntime-fp32", "openvino-fp32", "onnxruntime-int8", "openvino-int8"]
+MACHINE = Machine(threads=1)
+
+
+@pytest.fixture
+def trained(desk: Desk, runner: Runner, dataset_id: str) -> str:
+    """Id of a version of the model `colours`."""
+    job = desk.submit_training(dataset_id, epochs=12)
+    runner.run(job.id)
+    assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
+    with desk.database.read() as session:
+        return models.find_version(session, "colours", 1).id
+
+
+def submit(desk: Desk, wanted: OptimisationCreate) -> Job:
+    with desk.database.write() as session:
+        version = models.find_version(session, "colours", 1)
+        return service.submit_optimisation(session, "colours", version, wanted, max_attempts=1, now=utc_now())
+
+
+def ended(desk: Desk, runner: Runner, wanted: OptimisationCreate) -> str:
+    """Id of the optimisation."""
+    job = submit(desk, wanted)
+    assert runner.run(job.id)
+    done = desk.job(job.id)
+    assert done.state == "succeeded", done.error
+    assert done.result is not None
+    return str(done.result["optimisation"])
+
+
+def report_of(database: Database, version_id: str) -> Report:
+    with database.read() as session:
+        return serving.report_of(serving.newest(session, version_id)["cpu"])
+
+
+def pixels(desk: Desk, dataset_id: str, version_id: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The validation images as serving sees them, and their targets."""
+    known = artifact.read(desk.files.model_version(version_id))
+    with desk.database.read() as session:
+        tag = datasets.find_version(session, dataset_id, 1).table_tag
+    validation = splits_of(desk.files.dataset(dataset_id), tag).validation
+    files = validation.read(range(len(validation)))
+    return np.stack(
+        [preprocess.load(file, known.preprocessing, max_pixels=10**7) for file in files]
+    ), validation.targets
+
+
+def test_every_form_gives_the_answers_of_the_plain_one_and_the_report_is_right(
+    desk: Desk, runner: Runner, dataset_id: str, trained: str, files: Storage
+) -> None:
+    optimisation_id = ended(desk, runner, OptimisationCreate(forms=FORMS))
+    report = report_of(desk.database, trained)
+    place = files.optimisation(optimisation_id)
+    assert optimised.read(place).report == report
+    assert [form.name for form in report.forms] == [PLAIN.name, *FORMS]
+    assert report.order[-1] == PLAIN.name
+
+    images, targets = pixels(desk, dataset_id, trained)
+    assert report.images == len(images)
+    where = Files(files.model_version(trained), place)
+    plain = opening.open_form(where, PLAIN, MACHINE).run(images).logits
+    for form in report.forms:
+        logits = opening.open_form(where, Form(form.runtime, form.precision), MACHINE).run(images).logits
+        assert np.abs(logits - plain).max() < (1e-4 if form.precision == "fp32" else 0.5)
+        assert form.figures is not None
+        assert form.speed is not None
+        assert form.figures.accuracy == (logits.argmax(axis=1) == targets).mean()
+        assert form.figures.agreement == (logits.argmax(axis=1) == plain.argmax(axis=1)).mean()
+        likelihood = np.exp(logits / report.temperature)
+        likelihood /= likelihood.sum(axis=1, keepdims=True)
+        log_loss = -np.log(likelihood[np.arange(len(targets)), targets]).mean()
+        assert form.figures.log_loss == pytest.approx(log_loss, rel=1e-3, abs=1e-4)
+        assert min(form.speed.latency_ms, form.speed.single_thread_ms, form.speed.images_per_second) > 0
+        assert form.within
+    rates = {form.name: form.speed.images_per_second for form in report.forms if form.speed}
+    assert [rates[name] for name in report.order] == sorted((rates[name] for name in report.order), reverse=True)
+
+
+def test_the_job_tells_of_each_form_and_leaves_nothing_behind(
+    desk: Desk, runner: Runner, trained: str, files: Storage
+) -> None:
+    job = submit(desk, OptimisationCreate(forms=["onnxruntime-fp32", "openvino-int8"]))
+    runner.run(job.id)
+    history = desk.history(job.id)
+    assert history.count("form_measured") == 3
+    assert history[-2:] == ["forms_ordered", "succeeded"]
+    assert "quantised" in history
+    assert [name for name in files_left(files) if name.startswith("jobs")] == []
+
+
+def test_a_form_outside_the_tolerance_is_not_served_unless_it_is_pinned(
+    desk: Desk, runner: Runner, trained: str, database: Database
+) -> None:
+    # Nothing agrees on more than all images, so the reports' figures are judged by a tolerance that they cannot meet.
+    ended(desk, runner, OptimisationCreate(forms=["onnxruntime-fp32"]))
+    found = report_of(database, trained)
+    plain, other = found.forms
+    assert other.figures is not None
+    worse = replace(other.figures, agreement=0.5)
+    assert "agrees on 50.00 %" in str(optimisation.miss(worse, worse, Tolerance()))
+    bad = replace(other, figures=worse, within=False, reason="it agrees on 50 %")
+    report = replace(found, forms=(plain, bad), order=optimisation.order([plain, bad]))
+    assert optimisation.choose(report, Pins()) == (PLAIN.name,)
+    assert optimisation.choose(report, Pins(runtime="onnxruntime")) == ("onnxruntime-fp32", PLAIN.name)
+
+
+def test_a_broken_file_is_noticed_and_a_form_that_does_not_load_is_passed_over(
+    desk: Desk, runner: Runner, trained: str, files: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = files.optimisation(ended(desk, runner, OptimisationCreate(forms=["onnxruntime-fp32", "openvino-fp32"])))
+    check = optimised.read(place).check
+    (place / "fp32.onnx").write_bytes(b"no network")
+    with pytest.raises(errors.Unavailable, match=r"has changed since it was written: fp32\.onnx"):
+        optimised.read(place)
+    where = Files(files.model_version(trained), place)
+    wanted = (Form("onnxruntime", "fp32"), Form("openvino", "fp32"), PLAIN)
+    opened = opening.open_first(where, wanted, MACHINE, check=check)
+    assert opened.form == PLAIN
+    assert [form.name for form, _ in opened.failed] == ["onnxruntime-fp32", "openvino-fp32"]
+    assert caplog.text.count("the next form is tried") == 2
+
+
+def test_forms_that_the_machine_cannot_run_end_the_job_with_those_it_can(
+    desk: Desk, runner: Runner, trained: str
+) -> None:
+    job = submit(desk, OptimisationCreate(forms=["tensorrt-fp16"]))
+    runner.run(job.id)
+    error = desk.job(job.id).error
+    assert error is not None
+    assert error["code"] == "no_form_here"
+    assert "onnxruntime-int8" in error["detail"]["possible"]
+
+
+def test_the_newest_optimisation_counts_and_the_sweep_keeps_what_has_a_row(
+    desk: Desk, runner: Runner, trained: str, database: Database, files: Storage
+) -> None:
+    first, second = (ended(desk, runner, OptimisationCreate(forms=["onnxruntime-fp32"])) for _ in range(2))
+    stray = files.optimisation("opt_stray")
+    stray.mkdir()
+    os.utime(stray, (0, 0))
+    for name in (first, second):
+        os.utime(files.optimisation(name), (0, 0))
+    sweep.tidy(database, files)
+    assert not stray.exists()
+    assert files.optimisation(first).exists()
+    with database.read() as session:
+        version = models.find_version(session, "colours", 1)
+        served = serving.of_version(session, version, Process())
+        assert served.optimisation_id == second
+        assert serving.of_all(session, Process()) == {trained: served}
+        elsewhere = serving.of_version(session, version, Process("cuda"))
+    assert elsewhere == Serving(None, (PLAIN.name,))
+
+
+def test_a_cancelled_optimisation_leaves_no_row_and_no_files(
+    desk: Desk, runner: Runner, trained: str, database: Database, files: Storage
+) -> None:
+    job = submit(desk, OptimisationCreate(forms=["onnxruntime-fp32"]))
+    running = threading.Thread(target=runner.run, args=(job.id,))
+    running.start()
+    while "attempt_started" not in desk.history(job.id):
+        time.sleep(0.01)
+    desk.cancel(job.id)
+    running.join()
+    assert desk.job(job.id).state == "cancelled"
+    with database.read() as session:
+        assert serving.newest(session, trained) == {}
+    assert list((files.root / "optimisations").glob("*")) == []
+
+
+def test_a_training_is_followed_by_an_optimisation_in_the_same_transaction(
+    desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings, context: ForkServerContext
+) -> None:
+    following = settings.model_copy(update={"optimise_after_training": True})
+    job = desk.submit_training(dataset_id, epochs=1)
+    later = desk.submit_training(dataset_id, epochs=1, model="later")
+    Runner(database, files, following, context).run(job.id)
+    with database.read() as session:
+        (queued,) = [
+            row
+            for row in service.newest_first(session, state="queued", dataset=None, limit=9, after=None)
+            if row.kind == "optimise"
+        ]
+        version = models.find_version(session, "colours", 1)
+        waiting = leases.waiting(session, ["gpu"], now=utc_now())
+    assert queued.spec["version_id"] == version.id
+    assert waiting == [later.id, queued.id]
+    assert submit(desk, OptimisationCreate()).id == queued.id

@@ -1,0 +1,103 @@
+"""The work of an optimisation: a model version in all forms that this machine can run, compared with one another."""
+
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app import errors
+from app.models import artifact
+from app.optimisation import Report, Tolerance
+from app.runtimes import opening, optimised
+from app.runtimes.form import PLAIN, Files, Form, Machine
+from worker.optimising import compare
+from worker.optimising.compare import Setting, Subject
+from worker.splits import splits_of
+from worker.training.events import Emit
+
+_CPU_FACTS = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class OptimiseWork:
+    """A model version, the images it was trained on, and the folders to work in."""
+
+    version_id: str
+    optimisation_id: str
+    """The id that the optimisation is to have."""
+    artifact: Path
+    table: Path
+    tag: str
+    """Under which the table has the version of the data set."""
+    folder: Path
+    """The job's own folder, with one for each attempt."""
+    max_image_pixels: int
+    tolerance: Tolerance
+    forms: tuple[str, ...] | None
+    """Names of those to compare; None for all that the machine may run."""
+    device: str
+    """`cpu`, or `gpu` for one if there is one."""
+
+
+@dataclass(frozen=True)
+class OptimiseOutcome:
+    """A finished optimisation, which lies in `folder`."""
+
+    folder: Path
+    optimisation_id: str
+    version_id: str
+    report: Report
+
+
+def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
+    """Carry out `work`. Raises `Unavailable` where the artifact cannot be run, `Invalid` where none of the forms wanted
+    is one of this machine's, and `BadImage`."""
+    stored = artifact.read(work.artifact)
+    device = torch.device("cuda" if work.device == "gpu" and torch.cuda.is_available() else "cpu")
+    # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
+    folder = work.folder / work.optimisation_id
+    networks = folder / "optimisation"
+    networks.mkdir(parents=True)
+    subject = Subject(
+        files=Files(work.artifact, networks),
+        preprocessing=stored.preprocessing,
+        temperature=1.0 if stored.calibration is None else stored.calibration.temperature,
+        splits=splits_of(work.table, work.tag),
+        max_pixels=work.max_image_pixels,
+    )
+    setting = Setting(
+        forms=_forms(work.forms, device),
+        tolerance=work.tolerance,
+        machine=Machine(torch.get_num_threads(), str(device)),
+        machine_name=_name(device),
+        workdir=folder,
+    )
+    found = compare.compare(subject, setting, emit)
+    optimised.write(networks, found)
+    return OptimiseOutcome(networks, work.optimisation_id, work.version_id, found.report)
+
+
+def _forms(wanted: tuple[str, ...] | None, device: torch.device) -> tuple[Form, ...]:
+    possible = opening.forms(device)
+    if wanted is None:
+        return possible
+    chosen = tuple(form for form in possible if form == PLAIN or form.name in wanted)
+    if wanted and len(chosen) == 1 and PLAIN.name not in wanted:
+        names = ", ".join(form.name for form in possible)
+        raise errors.Invalid(
+            f"none of {', '.join(wanted)} is a form that this machine may run; these are {names}",
+            code="no_form_here",
+            detail={"wanted": [*wanted], "possible": [form.name for form in possible]},
+        )
+    return chosen
+
+
+def _name(device: torch.device) -> str:
+    """Of the CPU or GPU, as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = _CPU_FACTS.read_text(errors="replace") if _CPU_FACTS.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()

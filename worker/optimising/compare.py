@@ -1,0 +1,229 @@
+"""All forms of a classifier: built, run on the whole validation split, and put in the order that they are served in."""
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import optimisation
+from app.backbones.export import to_onnx
+from app.backbones.preprocess import Preprocessing
+from app.optimisation import Figures, Measured, Report, Tolerance
+from app.runtimes import in_onnx, in_torch, opening
+from app.runtimes.form import PLAIN, Files, Form, Machine
+from app.runtimes.opening import Check
+from app.runtimes.optimised import Optimised
+from worker.optimising import measure, pixels, quantise
+from worker.optimising.measure import Memory, Pace
+from worker.training.data import Splits
+from worker.training.events import Emit, FormMeasured, FormRefused, FormsOrdered, Quantised
+
+CALIBRATED_ON = 256
+"""Training images that show how far activations go."""
+_JUDGED_ON = 512
+"""Validation images that tell whether a way of quantising will do; the forms themselves are run on all."""
+_CHECKED_BY = 4
+_OF_ONNX = ("onnxruntime", "openvino", "tensorrt")
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier, and the images of the version that it was trained on."""
+
+    files: Files
+    """`optimised` is the folder that the networks are written to."""
+    preprocessing: Preprocessing
+    temperature: float
+    splits: Splits
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to measure, where, and how."""
+
+    forms: tuple[Form, ...]
+    tolerance: Tolerance
+    machine: Machine
+    machine_name: str
+    workdir: Path
+    """For the decoded images."""
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What the classifier makes of all validation images as it was trained."""
+
+    images: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    figures: Figures
+
+
+def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
+    """Measure all forms of `setting`, the plain one always among them. Raises `BadImage`, and `Unavailable` where not
+    even that one can be had."""
+    validation = subject.splits.validation
+    everything = np.arange(len(validation), dtype=np.int64)
+    images = pixels.decode(
+        validation,
+        everything,
+        subject.preprocessing,
+        setting.workdir / "validation.npy",
+        max_pixels=subject.max_pixels,
+        emit=emit,
+    )
+    bench = _Bench(subject, setting, images, emit)
+    plain, first = bench.plain()
+    lacking = bench.write_down(plain)
+    measured, logits = [first], {PLAIN.name: plain.logits}
+    for form in setting.forms:
+        if form != PLAIN:
+            entry, found = bench.try_form(form, plain, lacking)
+            measured.append(entry)
+            if found is not None:
+                logits[form.name] = found
+    order = optimisation.order(measured)
+    emit(FormsOrdered(order))
+    machine = optimisation.Machine(
+        "cuda" if torch.device(setting.machine.device).type == "cuda" else "cpu",
+        setting.machine_name,
+        setting.machine.threads,
+    )
+    report = Report(machine, len(images), subject.temperature, setting.tolerance, tuple(measured), order)
+    return Optimised(report, _check(images, logits))
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where one form after the other is built and measured."""
+
+    subject: Subject
+    setting: Setting
+    images: NDArray[np.uint8]
+    emit: Emit
+
+    def plain(self) -> tuple[_Plain, Measured]:
+        entry, logits = self._measured(PLAIN, None)
+        assert entry.figures is not None
+        return _Plain(self.images, self.subject.splits.validation.targets, logits, entry.figures), entry
+
+    def try_form(
+        self, form: Form, plain: _Plain, lacking: Mapping[str, str]
+    ) -> tuple[Measured, NDArray[np.float32] | None]:
+        """The form with its logits `(N, K)`; None where it cannot be had, with the reason."""
+        reason = lacking.get(form.precision) if form.runtime in _OF_ONNX else None
+        try:
+            if reason is None:
+                return self._measured(form, plain)
+        except (
+            Exception
+        ) as error:  # runtimes raise what they like; an end that was asked for comes out of the next event
+            reason = str(error) or type(error).__name__
+        self.emit(FormRefused(form.name, str(reason)))
+        return Measured(form.runtime, form.precision, None, None, within=False, reason=reason), None
+
+    def write_down(self, plain: _Plain) -> dict[str, str]:
+        """Write the networks that the forms need; for each precision that could not be had, why."""
+        wanted = [form for form in self.setting.forms if form.runtime in _OF_ONNX]
+        if not wanted:
+            return {}
+        try:
+            self._write_plain()
+        except Exception as error:  # of the exporter, for what has no ONNX form
+            return {form.precision: f"the network has no ONNX form: {error}" for form in wanted}
+        if not any(form.precision == "int8" for form in wanted):
+            return {}
+        try:
+            self._write_int8(plain)
+        except Exception as error:  # of the quantiser, which knows fewer operations than ONNX has
+            return {"int8": f"the network cannot be quantised: {error}"}
+        return {}
+
+    def _measured(self, form: Form, plain: _Plain | None) -> tuple[Measured, NDArray[np.float32]]:
+        started = time.perf_counter()
+        machine, targets = self.setting.machine, self.subject.splits.validation.targets
+        memory = Memory(machine.device)
+        network = opening.open_form(self.subject.files, form, machine)
+        network.run(np.array(self.images[:1]))
+        grown = memory.grown()
+        logits = measure.logits(network, self.images, machine, phase=f"run {form.name}", emit=self.emit)
+        compared = logits if plain is None else plain.logits
+        figures = measure.figures(logits, compared, targets, temperature=self.subject.temperature)
+        speed = measure.speed(network, self.images, Pace(machine), memory_bytes=grown)
+        del network
+        gc.collect()
+        reason = None if plain is None else optimisation.miss(figures, plain.figures, self.setting.tolerance)
+        entry = Measured(form.runtime, form.precision, figures, speed, within=reason is None, reason=reason)
+        self.emit(
+            FormMeasured(
+                name=form.name,
+                accuracy=figures.accuracy,
+                agreement=figures.agreement,
+                log_loss=figures.log_loss,
+                latency_ms=speed.latency_ms,
+                images_per_second=speed.images_per_second,
+                within=entry.within,
+                reason=reason,
+                seconds=time.perf_counter() - started,
+            )
+        )
+        return entry, logits
+
+    def _write_plain(self) -> None:
+        side = self.subject.preprocessing.crop
+        axes = {name: {0: "n"} for name in (in_onnx.INPUT, *in_onnx.OUTPUTS)}
+        network = to_onnx(
+            in_torch.whole(self.subject.files),
+            torch.zeros(1, side, side, 3),
+            inputs=[in_onnx.INPUT],
+            outputs=list(in_onnx.OUTPUTS),
+            dynamic=axes,
+        )
+        self._path("fp32").write_bytes(network)
+
+    def _write_int8(self, plain: _Plain) -> None:
+        """In the first way that is inside the tolerance, or in that which agrees best."""
+        train, machine = self.subject.splits.train, self.setting.machine
+        seen = pixels.decode(
+            train,
+            pixels.spread(len(train), most=CALIBRATED_ON, seed=_SEED),
+            self.subject.preprocessing,
+            self.setting.workdir / "calibration.npy",
+            max_pixels=self.subject.max_pixels,
+            emit=self.emit,
+        )
+        target, small = self._path("int8"), quantise.saturates()
+        places = pixels.spread(len(self.images), most=_JUDGED_ON, seed=_SEED)
+        images, targets = self.images[places], plain.targets[places]
+        plainly = measure.figures(
+            plain.logits[places], plain.logits[places], targets, temperature=self.subject.temperature
+        )
+        tried: list[tuple[float, bytes]] = []
+        for way in quantise.WAYS:
+            quantise.quantise(self._path("fp32"), target, way, seen, small_range=small, emit=self.emit)
+            network = opening.open_form(self.subject.files, Form("onnxruntime", "int8"), machine)
+            logits = measure.logits(network, images, machine, phase="judge int8", emit=self.emit)
+            found = measure.figures(logits, plain.logits[places], targets, temperature=self.subject.temperature)
+            within = optimisation.miss(found, plainly, self.setting.tolerance) is None
+            self.emit(Quantised(way.name, found.accuracy, found.agreement, within))
+            tried.append((found.agreement, target.read_bytes()))
+            if within:
+                return
+        target.write_bytes(max(tried, key=lambda one: one[0])[1])
+
+    def _path(self, precision: str) -> Path:
+        assert self.subject.files.optimised is not None
+        return self.subject.files.optimised / in_onnx.NAMES[precision]
+
+
+def _check(images: NDArray[np.uint8], logits: Mapping[str, NDArray[np.float32]]) -> Check:
+    places: Sequence[int] = sorted({int(place) for place in np.linspace(0, len(images) - 1, _CHECKED_BY)})
+    chosen = np.array(images[places])
+    return Check(chosen, {name: np.ascontiguousarray(values[places]) for name, values in logits.items()})

@@ -1,0 +1,153 @@
+"""What one form makes of images, how fast it is, and how much memory it takes."""
+
+import ctypes
+import gc
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import errors
+from app.optimisation import Figures, Speed
+from app.runtimes.form import Machine, Network
+from worker.training import calibrate, data
+from worker.training.events import Emit, Progress
+
+_BATCHES = {"cpu": 1, "cuda": 32}
+"""Images that a network is given at once: a CPU gains nothing by more, for it passes several side by side."""
+_SECONDS = 1.0
+_FEWEST_RUNS = 5
+_MOST_RUNS = 500
+_WINDOWS = 3
+_STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a measurement of speed lasts, and on what."""
+
+    machine: Machine
+    seconds: float = _SECONDS
+
+    @property
+    def batch(self) -> int:
+        return _BATCHES[torch.device(self.machine.device).type]
+
+
+def logits(
+    network: Network, images: NDArray[np.uint8], machine: Machine, *, phase: str, emit: Emit
+) -> NDArray[np.float32]:
+    """What `network` makes of `images (N, H, W, 3)`: `(N, K)`. Raises `Unavailable` where it is not all numbers."""
+    size = _BATCHES[torch.device(machine.device).type]
+    found: list[NDArray[np.float32]] = []
+    done = 0
+
+    def run(part: range) -> NDArray[np.float32]:
+        return network.run(np.array(images[part.start : part.stop])).logits
+
+    parts = data.parts_of(len(images), size)
+    for values in data.prefetched(parts, run, threads=machine.threads, window=2 * machine.threads):
+        found.append(values)
+        done += len(values)
+        emit(Progress(phase, done, len(images)))
+    everything = np.concatenate(found)
+    if not np.isfinite(everything).all():
+        raise errors.Unavailable("its answers are not all numbers", code="runtime_unavailable")
+    return everything
+
+
+def figures(
+    found: NDArray[np.float32], plain: NDArray[np.float32], targets: NDArray[np.int64], *, temperature: float
+) -> Figures:
+    """Of logits `(N, K)` against those of the plain form and the `targets (N,)`."""
+    scaled = found.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    trust = calibrate.trust(powers / powers.sum(axis=1, keepdims=True), targets)
+    said = found.argmax(axis=1)
+    return Figures(
+        accuracy=float((said == targets).mean()),
+        agreement=float((said == plain.argmax(axis=1)).mean()),
+        log_loss=trust.log_loss,
+        calibration_error=trust.calibration_error,
+    )
+
+
+def speed(network: Network, images: NDArray[np.uint8], pace: Pace, *, memory_bytes: int | None) -> Speed:
+    """Of `network` with nothing else going on in this process; it is widened afterwards."""
+    image, batch = np.array(images[:1]), np.resize(images, (pace.batch, *images.shape[1:]))
+    single = _median(lambda: network.run(image), pace.seconds)
+    rate = _rate(network, batch, pace)
+    network.widen()
+    alone = _median(lambda: network.run(image, alone=True), pace.seconds)
+    return Speed(1000 * alone, 1000 * single, rate, memory_bytes)
+
+
+class Memory:
+    """By how much this process, or what it holds on a GPU, has grown since this was made."""
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._before = self._used()
+
+    def grown(self) -> int | None:
+        """In bytes; None where the system does not tell."""
+        now = self._used()
+        return None if now is None or self._before is None else max(0, now - self._before)
+
+    def _used(self) -> int | None:
+        gc.collect()
+        if self._device.type == "cuda":
+            return int(torch.cuda.memory_reserved(self._device))
+        if not _STATM.exists():
+            return None
+        _give_back()
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_back() -> None:
+    """Freed memory that the allocator keeps would be used again, and what is measured then is too small."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _median(run: Callable[[], object], seconds: float) -> float:
+    """Seconds of one run, after one that warms up."""
+    run()
+    took: list[float] = []
+    while len(took) < _FEWEST_RUNS or (sum(took) < seconds and len(took) < _MOST_RUNS):
+        started = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - started)
+    return statistics.median(took)
+
+
+def _rate(network: Network, batch: NDArray[np.uint8], pace: Pace) -> float:
+    """Images a second, in as many threads as the machine has for them: in the best of some windows, for what else the
+    machine does meanwhile is no fault of the network's."""
+    threads = pace.machine.threads
+    ready = threading.Barrier(threads)
+
+    def work(_worker: int) -> tuple[int, float, float]:
+        network.run(batch)
+        ready.wait()
+        started, done = time.perf_counter(), 0
+        while done < _FEWEST_RUNS or time.perf_counter() - started < pace.seconds / _WINDOWS:
+            network.run(batch)
+            done += 1
+        return done * len(batch), started, time.perf_counter()
+
+    rates = []
+    with ThreadPoolExecutor(threads, thread_name_prefix="measure") as pool:
+        for _ in range(_WINDOWS):
+            passed, started, ended = zip(*pool.map(work, range(threads)), strict=True)
+            rates.append(float(sum(passed) / (max(ended) - min(started))))
+    return max(rates)

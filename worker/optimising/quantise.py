@@ -1,0 +1,95 @@
+"""A network in int8: weights and activations as integers, the ranges of activations seen on training images.
+
+Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+2018; post-training, with a scale for each channel of the weights (Krishnamoorthi, "Quantizing deep convolutional
+networks for efficient inference", 2018, section 3). The file says where to round (QDQ), so that every runtime that
+reads ONNX makes of it what suits the machine.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from app.runtimes.in_onnx import INPUT
+from worker.training import data
+from worker.training.events import Emit, Progress
+
+_BATCH = 8
+_WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How much of a network stays in float."""
+
+    name: str
+    from_start: bool
+    """Whether what comes before the first operation with weights does, which is the normalisation."""
+    ends: bool
+    """Whether the first and the last operation with weights do."""
+
+
+WAYS = (
+    Way("all", from_start=False, ends=False),
+    Way("all but the normalisation", from_start=True, ends=False),
+    Way("all but the normalisation, the first and the last layer", from_start=True, ends=True),
+)
+"""In the order that they are tried in, the fastest first. To quantise only the operations with weights was slower and
+further off: what a ReLU6 cuts off then counts for the range."""
+
+
+def quantise(network: Path, target: Path, way: Way, seen: NDArray[np.uint8], *, small_range: bool, emit: Emit) -> None:
+    """Write the ONNX file `network` to `target` in int8, the ranges of activations those of the images `seen (N, H, W,
+    3)`. `small_range` leaves a bit of the weights unused, which see `saturates`."""
+    with tempfile.TemporaryDirectory(prefix="graft-") as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(network), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(target),
+            _Seen(seen, emit),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=small_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_in_float(prepared, way),
+        )
+
+
+def saturates() -> bool:
+    """Whether this CPU adds products of 8 bits in 16, where two of them may not fit (x86 without VNNI)."""
+    found = torch.cpu.get_capabilities()
+    return not any(found.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
+
+
+class _Seen(CalibrationDataReader):  # type: ignore[misc]
+    """Gives the images to the calibration, and tells how far it is."""
+
+    def __init__(self, images: NDArray[np.uint8], emit: Emit) -> None:
+        self._images = images
+        self._emit = emit
+        self._parts: Iterator[range] = iter(data.parts_of(len(images), _BATCH))
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        part = next(self._parts, None)
+        if part is None:
+            return None
+        self._emit(Progress("calibrate int8", part.stop, len(self._images)))
+        return {INPUT: self._images[part.start : part.stop].astype(np.float32)}
+
+
+def _in_float(network: Path, way: Way) -> list[str]:
+    """Names of the nodes that stay as they are."""
+    nodes = onnx.load(network).graph.node
+    weighty = [place for place, node in enumerate(nodes) if node.op_type in _WITH_WEIGHTS]
+    places = [*(range(weighty[0]) if way.from_start else ()), *((weighty[0], weighty[-1]) if way.ends else ())]
+    return [nodes[place].name for place in places]
