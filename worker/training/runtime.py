@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from app.backbones.classifier import InferenceForm
 from app.backbones.walk import Survey
-from worker.training import data, precision, threads
+from worker.training import data, precision, threads, transfer
 
 try:
     import openvino
@@ -78,7 +78,8 @@ class Surveyor:
             compiled = None
         batches = itertools.chain([first], batches)
         if compiled is None:
-            yield from map(self._in_torch, batches)
+            for batch in batches:
+                yield from transfer.in_pieces(self._in_torch, batch)
         else:
             count = torch.get_num_threads()
             yield from data.prefetched(batches, compiled.survey, threads=count, window=count + 1)
