@@ -64,7 +64,11 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
     if plan.descent is None:
         return _classifiers(plan, costs) + judged * look
     begin = _FIT * costs.probe if plan.reinit == "none" else 0.0
-    if plan.freeze is None:
+    if plan.freeze is None and costs.device == "cuda":
+        # They are decoded once, for which the GPU waits, and changed by the GPU itself.
+        begin += (train + validation) * costs.decode
+        epoch = train * costs.step + validation * costs.forward
+    elif plan.freeze is None:
         epoch = train * (costs.decode + costs.step) + validation * look
     else:
         begin += (plan.views * train + validation) * look

@@ -79,6 +79,7 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
     """Train, and judge by the test part. What is measured first counts for the time of `auto` alone, and for the
     estimates not at all."""
     backbone = catalogue.find(run.backbone)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seen, test = photos.splits(chosen, seed=run.seed)
     recipe = Recipe(backbone=run.backbone, seed=run.seed, **fields)  # type: ignore[arg-type]
     file = None
@@ -99,7 +100,7 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
             max_pixels=_MAX_PIXELS,
             max_activation_bytes=_MAX_ACTIVATION_BYTES,
             emit=lambda _event: None,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            device=device,
         )
     seconds = time.perf_counter() - started
     probabilities = evaluate.predict(
@@ -109,7 +110,7 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
         max_pixels=_MAX_PIXELS,
         phase="test",
         emit=lambda _event: None,
-        device=torch.device("cpu"),
+        device=device,
     )
     right = float((probabilities.argmax(axis=1) == test.targets).mean())
     estimate = None if plan.estimate is None else round(plan.estimate.seconds, 1)

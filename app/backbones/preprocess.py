@@ -27,9 +27,9 @@ Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 # A JPEG may be decoded at a fraction of its size where that stays this many times larger than what is needed:
 # the resize that follows then hides the difference.
 _DRAFT_MARGIN = 2
-_CROP_TRIES = 10
-_CROP_AREA = (0.35, 1.0)
-_CROP_RATIO = (3 / 4, 4 / 3)
+CROP_TRIES = 10
+CROP_AREA = (0.35, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -150,6 +150,11 @@ def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: np.random
     return pixels
 
 
+def squeezed(image: Image.Image, size: int, interpolation: Interpolation) -> Pixels:
+    """All of the image in `(size, size, 3)` pixels, whatever its shape."""
+    return _resized(image, size, (0, 0, image.width, image.height), interpolation)
+
+
 class _Jpeg(JpegImageFile):
     def _read_dpi_from_exif(self) -> None:
         """The resolution does not matter here, and to read it from damaged EXIF data gives warnings."""
@@ -256,17 +261,17 @@ def _resized(
 
 
 def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    low, high = np.log(_CROP_RATIO)
-    for _ in range(_CROP_TRIES):
-        area = width * height * rng.uniform(*_CROP_AREA)
+    low, high = np.log(CROP_RATIO)
+    for _ in range(CROP_TRIES):
+        area = width * height * rng.uniform(*CROP_AREA)
         ratio = np.exp(rng.uniform(low, high))
         across, down = float(np.sqrt(area * ratio)), float(np.sqrt(area / ratio))
         if across <= width and down <= height:
             left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
             return left, top, left + across, top + down
     # The image is longer than any ratio allowed: as much of its middle as is.
-    across = min(width, height * _CROP_RATIO[1])
-    down = min(height, width / _CROP_RATIO[0])
+    across = min(width, height * CROP_RATIO[1])
+    down = min(height, width / CROP_RATIO[0])
     left, top = (width - across) / 2, (height - down) / 2
     return left, top, left + across, top + down
 

@@ -48,6 +48,15 @@ def test_scratch_takes_a_step_for_each_image_and_epoch_and_looks_at_the_validati
     assert found == pytest.approx(5 * (80 * 0.07 + LOOK) + 2 * LOOK + COMPARED)
 
 
+def test_for_a_gpu_images_are_decoded_once() -> None:
+    plans = [resolve(Recipe(backbone="resnet18", strategy="scratch", epochs=e), FACTS, stages=STAGES) for e in (5, 6)]
+    costs = replace(COSTS, device="cuda")
+    short, long = (estimates.of(plan, FACTS, RESNET, costs).seconds for plan in plans)
+
+    assert long - short == pytest.approx(80 * 0.06 + 20 * 0.02)
+    assert short == pytest.approx(100 * 0.01 + 5 * (long - short) + 2 * LOOK + COMPARED)
+
+
 def test_full_fits_the_head_first_that_it_begins_with() -> None:
     begun_well = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5))
     from_random_head = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5, reinit="head"))

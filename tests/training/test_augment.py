@@ -36,7 +36,7 @@ def test_the_quiet_policies_leave_what_they_are_given(policy: AugmentationPolicy
 def test_every_operation_leaves_the_image_alone_at_strength_nought() -> None:
     # Contrast stretching and equalising know no strength.
     without_strength = 2
-    for operation in augment._OPERATIONS[:-without_strength]:
+    for operation in list(augment.OPERATIONS.values())[:-without_strength]:
         same = np.asarray(operation.apply(Image.fromarray(IMAGE), 0.0))
         assert np.abs(same.astype(int) - IMAGE).max() <= 1
 

@@ -17,15 +17,15 @@ from torch.nn import functional
 from app.backbones.preprocess import Pixels
 from app.recipe import Augmentation
 
-_RAND_OPERATIONS = 2
+RAND_OPERATIONS = 2
 _GREY = (128, 128, 128)
-_ERASED_AREA = (0.02, 0.33)
-_ERASED_RATIO = (0.3, 3.3)
-_ERASE_TRIES = 10
+ERASED_AREA = (0.02, 0.33)
+ERASED_RATIO = (0.3, 3.3)
+ERASE_TRIES = 10
 
 
 @dataclass(frozen=True)
-class _Operation:
+class Operation:
     """One way to change an image; `strength` is 0-1, and its sign is chosen by a coin where `signed`."""
 
     apply: Callable[[Image.Image, float], Image.Image]
@@ -82,19 +82,19 @@ def _unchanged(pixels: Pixels, _wanted: Augmentation, _rng: np.random.Generator)
 
 def _trivial(pixels: Pixels, _wanted: Augmentation, rng: np.random.Generator) -> Pixels:
     """One operation of any strength (TrivialAugment with its wide ranges, Müller and Hutter 2021, section 3)."""
-    operation = _OPERATIONS[int(rng.integers(len(_OPERATIONS)))]
+    operation = _IN_ORDER[int(rng.integers(len(_IN_ORDER)))]
     return np.asarray(_applied(Image.fromarray(pixels), operation, float(rng.random()), rng))
 
 
 def _rand(pixels: Pixels, wanted: Augmentation, rng: np.random.Generator) -> Pixels:
     """Two operations of the strength asked for (RandAugment, Cubuk et al. 2019, section 3)."""
     image = Image.fromarray(pixels)
-    for place in rng.integers(len(_OPERATIONS), size=_RAND_OPERATIONS):
-        image = _applied(image, _OPERATIONS[int(place)], wanted.strength, rng)
+    for place in rng.integers(len(_IN_ORDER), size=RAND_OPERATIONS):
+        image = _applied(image, _IN_ORDER[int(place)], wanted.strength, rng)
     return np.asarray(image)
 
 
-def _applied(image: Image.Image, operation: _Operation, strength: float, rng: np.random.Generator) -> Image.Image:
+def _applied(image: Image.Image, operation: Operation, strength: float, rng: np.random.Generator) -> Image.Image:
     if operation.signed and rng.random() < 0.5:
         strength = -strength
     return operation.apply(image, strength)
@@ -103,9 +103,9 @@ def _applied(image: Image.Image, operation: _Operation, strength: float, rng: np
 def _erased(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """A rectangle of noise over a part of the image (Zhong et al. 2017, algorithm 1)."""
     height, width = pixels.shape[:2]
-    low, high = np.log(_ERASED_RATIO)
-    for _ in range(_ERASE_TRIES):
-        area, ratio = rng.uniform(*_ERASED_AREA) * height * width, float(np.exp(rng.uniform(low, high)))
+    low, high = np.log(ERASED_RATIO)
+    for _ in range(ERASE_TRIES):
+        area, ratio = rng.uniform(*ERASED_AREA) * height * width, float(np.exp(rng.uniform(low, high)))
         down, across = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
         if 0 < down < height and 0 < across < width:
             top, left = int(rng.integers(height - down)), int(rng.integers(width - across))
@@ -143,26 +143,27 @@ def _turned(image: Image.Image, strength: float) -> Image.Image:
 
 def _enhanced(
     kind: type[ImageEnhance.Brightness | ImageEnhance.Color | ImageEnhance.Contrast | ImageEnhance.Sharpness],
-) -> _Operation:
-    return _Operation(lambda image, strength: kind(image).enhance(1 + 0.99 * strength), signed=True)
+) -> Operation:
+    return Operation(lambda image, strength: kind(image).enhance(1 + 0.99 * strength), signed=True)
 
 
-_OPERATIONS = (
-    _Operation(lambda image, _strength: image),
-    _Operation(_shear_x, signed=True),
-    _Operation(_shear_y, signed=True),
-    _Operation(_shift_x, signed=True),
-    _Operation(_shift_y, signed=True),
-    _Operation(_turned, signed=True),
-    _enhanced(ImageEnhance.Brightness),
-    _enhanced(ImageEnhance.Color),
-    _enhanced(ImageEnhance.Contrast),
-    _enhanced(ImageEnhance.Sharpness),
-    _Operation(lambda image, strength: ImageOps.posterize(image, 8 - round(6 * strength))),
-    _Operation(lambda image, strength: ImageOps.solarize(image, 256 - round(256 * strength))),
-    _Operation(lambda image, _strength: ImageOps.autocontrast(image)),
-    _Operation(lambda image, _strength: ImageOps.equalize(image)),
-)
+OPERATIONS = {
+    "unchanged": Operation(lambda image, _strength: image),
+    "shear_x": Operation(_shear_x, signed=True),
+    "shear_y": Operation(_shear_y, signed=True),
+    "shift_x": Operation(_shift_x, signed=True),
+    "shift_y": Operation(_shift_y, signed=True),
+    "turned": Operation(_turned, signed=True),
+    "brightness": _enhanced(ImageEnhance.Brightness),
+    "colour": _enhanced(ImageEnhance.Color),
+    "contrast": _enhanced(ImageEnhance.Contrast),
+    "sharpness": _enhanced(ImageEnhance.Sharpness),
+    "posterised": Operation(lambda image, strength: ImageOps.posterize(image, 8 - round(6 * strength))),
+    "solarised": Operation(lambda image, strength: ImageOps.solarize(image, 256 - round(256 * strength))),
+    "stretched": Operation(lambda image, _strength: ImageOps.autocontrast(image)),
+    "equalised": Operation(lambda image, _strength: ImageOps.equalize(image)),
+}
+_IN_ORDER = tuple(OPERATIONS.values())
 _POLICIES: dict[str, Callable[[Pixels, Augmentation, np.random.Generator], Pixels]] = {
     "none": _unchanged,
     "crop": _unchanged,

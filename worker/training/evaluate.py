@@ -13,7 +13,7 @@ from app.backbones.classifier import InferenceForm
 from app.backbones.preprocess import Preprocessing
 from app.evaluation import ClassFigures, Evaluation, TopAccuracy
 from app.intervals import Score
-from worker.training import data, features, unknown
+from worker.training import data, features, transfer, unknown
 from worker.training.data import Images, Selection, Splits
 from worker.training.events import Emit, Progress
 
@@ -50,9 +50,10 @@ class Judge:
         """What the head gets `(B, D) float32`, batch by batch, on the device. Raises `BadImage`."""
         done = 0
         parts = data.parts_of(len(images), features.batch_size(self.device))
+        network = self.network.to(self.device)
         for batch in features.views(images, parts, self.preprocessing, max_pixels=self.max_pixels):
             with torch.inference_mode():
-                yield self.network.features(batch.to(self.device))
+                yield torch.cat(transfer.in_pieces(lambda piece: network.features(piece.to(self.device)), batch))
             done += len(batch)
             self.emit(Progress(phase, done, len(images)))
 

@@ -167,6 +167,13 @@ class NotKept:
 
 
 @dataclass(frozen=True)
+class ImagesNotKept:
+    """The training images are decoded anew in every epoch, though a GPU waits for them, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class StoppedEarly:
     """No epoch since `best_epoch` was better, for as many as the recipe has patience."""
 

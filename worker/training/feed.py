@@ -20,12 +20,12 @@ from app.backbones import preprocess
 from app.backbones.classifier import Classifier, InferenceForm, Outputs
 from app.backbones.preprocess import Pixels, Preprocessing
 from app.recipe import Augmentation
-from worker.training import augment, data, evaluate, features, table
+from worker.training import augment, data, evaluate, features, table, transfer
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, Progress
 from worker.training.table import Rows
 
-Batch = tuple[Tensor, Tensor]
+Batch = transfer.Batch
 """What a network takes, and targets as the loss takes them."""
 
 _LARGEST_HALF = 65504
@@ -66,14 +66,20 @@ class ImageFeed:
 
     def batches(self, epoch: int, order: NDArray[np.int64], parts: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Raises `BadImage`."""
-        targets = torch.from_numpy(self.splits.train.targets)
         ordered = _Ordered(self.splits.train, order)
         pixels = data.batches(ordered, parts, self.view(epoch), threads=torch.get_num_threads())
-        for batch, part in zip(pixels, parts, strict=True):
-            labels = targets[order[list(part)]].to(self.device)
-            rng = np.random.default_rng([self.seed, epoch, part[0], _MIXING])
-            classes = len(self.splits.labels)
-            yield augment.mix(batch.to(self.device), labels, self.augmentation, classes=classes, rng=rng)
+
+        def made(source: tuple[Tensor, Sequence[int]]) -> list[Batch]:
+            batch, part = source
+            return [self.mixed(transfer.send(batch, self.device), order, part, epoch)]
+
+        return transfer.ahead(zip(pixels, parts, strict=True), made, self.device)
+
+    def mixed(self, images: Tensor, order: NDArray[np.int64], part: Sequence[int], epoch: int) -> Batch:
+        """`images (N, 3, H, W) uint8` on the device with their targets, mixed as wanted, as the batch of `part`."""
+        labels = transfer.send_array(self.splits.train.targets[order[list(part)]], self.device)
+        rng = np.random.default_rng([self.seed, epoch, part[0], _MIXING])
+        return augment.mix(images, labels, self.augmentation, classes=len(self.splits.labels), rng=rng)
 
     def elsewhere(self, device: torch.device) -> "ImageFeed":
         return replace(self, device=device)
@@ -87,7 +93,10 @@ class ImageFeed:
         form = classifiers.inference_form(network).to(self.device)
         parts = data.parts_of(len(self.splits.train), features.batch_size(self.device))
         batches = data.batches(self.splits.train, parts, self.plain(), threads=torch.get_num_threads())
-        return _gathered((form.features(batch.to(self.device)) for batch in batches), len(self.splits.train), folder)
+        passed = (
+            found for batch in batches for found in transfer.in_pieces(form.features, transfer.send(batch, self.device))
+        )
+        return _gathered(passed, len(self.splits.train), folder)
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         """Raises `BadImage`."""
@@ -138,9 +147,15 @@ class ActivationFeed:
         """Each epoch has the next view of every image."""
         views = self.train[(epoch - 1) % len(self.train)]
         targets = self.splits.train.targets
-        for part in parts:
+
+        def read(part: Sequence[int]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
             positions = order[list(part)]
-            yield self._input(views[positions]), torch.from_numpy(targets[positions]).to(self.device)
+            return views[positions], targets[positions]
+
+        def sent(batch: tuple[NDArray[np.float16], NDArray[np.int64]]) -> list[Batch]:
+            return [(self._input(batch[0]), transfer.send_array(batch[1], self.device))]
+
+        return transfer.ahead(map(read, parts), sent, self.device)
 
     def elsewhere(self, device: torch.device) -> None:
         # What is left to compute is little, and sending the activations around would take longer.
@@ -150,7 +165,7 @@ class ActivationFeed:
         return network.onward(inputs, self.stage)
 
     def features(self, network: Classifier, *, folder: Path) -> Rows:
-        network.eval()
+        network.eval().to(self.device)
         parts = data.parts_of(len(self.splits.train), features.batch_size(self.device))
         inputs = (self._input(self.train[0, part.start : part.stop]) for part in parts)
         passed = (network.walk.onward(network.body, batch, self.stage, auxiliary=False).features for batch in inputs)
@@ -169,7 +184,7 @@ class ActivationFeed:
         return np.concatenate(found)
 
     def _input(self, values: NDArray[np.float16]) -> Tensor:
-        tensor = torch.from_numpy(values.astype(np.float32)).to(self.device)
+        tensor = transfer.send_array(values, self.device).float()
         return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
+from torch import Tensor
 
 from app import errors
 from app.backbones.classifier import Classifier
@@ -145,6 +146,8 @@ class _Training:
         )
         self._held: str | None = None
         self._position = _START
+        self._losses: list[Tensor] = []
+        """Of the steps that `_position` does not count yet: to ask a GPU for each would be to wait for it."""
         self._best: Best | None = None
         """What is kept besides the last values: the start where it competes, the best epoch where there is patience."""
         self._last: Best | None = None
@@ -240,14 +243,22 @@ class _Training:
             images = sum(map(len, parts[step * self._descent.accumulate :][: self._descent.accumulate]))
             self._hold(pace.held(number, self._learner.network.stages))
             loss = self._step(group, _Step(epoch, number, pace.rate(number), images))
-            self._position = Position(epoch - 1, step + 1, self._position.loss + loss)
+            self._losses.append(loss)
+            self._position = replace(self._position, steps=step + 1)
             done += images
             self._emit(Progress("train", (epoch - 1) * len(shown) + done, self._descent.epochs * len(shown)))
             if self._peers.leads and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
                 self._save()
+        self._count_losses()
         return _Passed(pace.rate(epoch * pace.per_epoch - 1), sum(map(len, left)), time.perf_counter() - started)
 
-    def _step(self, batches: list[Batch], step: "_Step") -> float:
+    def _count_losses(self) -> None:
+        """Wait for the steps that were begun, and add up what they lost."""
+        for loss in torch.stack(self._losses).tolist() if self._losses else ():
+            self._position = replace(self._position, loss=self._position.loss + loss)
+        self._losses = []
+
+    def _step(self, batches: list[Batch], step: "_Step") -> Tensor:
         place = [self._peers.place] if self._peers.place else []
         while True:
             try:
@@ -315,6 +326,7 @@ class _Training:
         return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss, tempered_loss=tempered)
 
     def _save(self, *, is_best: bool = False) -> None:
+        self._count_losses()
         checkpoint.save(
             self._fitting.workdir,
             Checkpoint(self._position, self._best, self._learner.state()),
@@ -379,6 +391,6 @@ def _cut(batches: list[Batch], pieces: int) -> list[Batch]:
 @contextmanager
 def _seeded(seed: list[int], device: torch.device) -> Iterator[None]:
     """Inside, the random numbers of torch (dropout) are those of this step; outside, they are as before."""
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         yield

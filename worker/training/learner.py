@@ -69,16 +69,17 @@ class Learner:
         self._peers = peers
         self._descent = descent
         self._criterion = criterion
+        self._parameters = list(network.parameters())
         self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
         self._starts = _starts(network) if descent.decay_to == "start" else {}
         self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
 
     def step(
         self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int, images: int | None = None
-    ) -> float:
+    ) -> Tensor:
         """One step of the optimizer over `batches` of inputs and targets at this learning rate; `number` counts the
         steps from 0. All peers together have so many `images`, those of `batches` if it is not given. Gives the loss
-        before the step, summed over the images."""
+        before the step, summed over the images, a number on the device: it is not waited for."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group[_FACTOR]
         self._optimizer.zero_grad()
@@ -90,14 +91,14 @@ class Learner:
             (loss * (len(inputs) / count)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() * len(inputs)
         # What has no part in the loss has no gradient, with none of the peers.
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         self._peers.add_up([*gradients, total])
         # A single batch that is all wrong would throw networks without normalisation so far that they never come back.
-        clip_grad_norm_(self.network.parameters(), _LONGEST)
+        clip_grad_norm_(self._parameters, _LONGEST)
         self._optimizer.step()
         self._pull_back()
         self._follow(number)
-        return float(total)
+        return total
 
     @property
     def kept(self) -> Classifier:
@@ -138,10 +139,11 @@ class Learner:
     def _pull_back(self) -> None:
         """Take each weight that is trained some way back to where it started ("Explicit Inductive Bias for Transfer
         Learning with Convolutional Networks", Li et al. 2018); apart from the gradient, as in AdamW."""
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter in self._starts and parameter.requires_grad:
-                    parameter.lerp_(self._starts[parameter], min(1.0, group["lr"] * self._descent.weight_decay))
+        for group in self._optimizer.param_groups if self._starts else ():
+            pulled = [one for one in group["params"] if one in self._starts and one.requires_grad]
+            if pulled:
+                way = min(1.0, group["lr"] * self._descent.weight_decay)
+                torch._foreach_lerp_(pulled, [self._starts[one] for one in pulled], way)
 
     @torch.no_grad()
     def _follow(self, number: int) -> None:
@@ -149,16 +151,22 @@ class Learner:
             return
         # At first the average is short, or it would be that of the random values for hundreds of steps.
         decay = min(self._descent.ema, (1 + number) / (10 + number))
-        values = self.network.state_dict()
-        for name, average in self._average.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(values[name], 1 - decay)
-            else:
-                average.copy_(values[name])
+        pairs = list(zip(self._average.state_dict().values(), self.network.state_dict().values(), strict=True))
+        moved = [(average, value) for average, value in pairs if average.is_floating_point()]
+        torch._foreach_lerp_([average for average, _ in moved], [value for _, value in moved], 1 - decay)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
 
 
 def _sgd(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
-    return torch.optim.SGD(_groups(network, descent), lr=descent.learning_rate, momentum=_MOMENTUM, nesterov=True)
+    return torch.optim.SGD(
+        _groups(network, descent),
+        lr=descent.learning_rate,
+        momentum=_MOMENTUM,
+        nesterov=True,
+        fused=next(network.parameters()).device.type == "cuda",
+    )
 
 
 def _adamw(network: Classifier, descent: Descent) -> torch.optim.Optimizer:

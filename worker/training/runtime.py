@@ -17,7 +17,7 @@ from app.backbones import export
 from app.backbones.classifier import InferenceForm
 from app.backbones.walk import Survey
 from app.libraries import openvino
-from worker.training import data, precision, threads
+from worker.training import data, precision, threads, transfer
 
 LEAST_IMAGES = 128
 """Fewer are through before the compilation would have paid off. A fixed number, and not what the first images take:
@@ -71,7 +71,8 @@ class Surveyor:
             compiled = None
         batches = itertools.chain([first], batches)
         if compiled is None:
-            yield from map(self._in_torch, batches)
+            for batch in batches:
+                yield from transfer.in_pieces(self._in_torch, batch)
         else:
             count = torch.get_num_threads()
             yield from data.prefetched(batches, compiled.survey, threads=count, window=count + 1)

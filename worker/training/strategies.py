@@ -25,6 +25,7 @@ from worker.training import (
     evaluate,
     features,
     fit,
+    keptfeed,
     precision,
     probe,
     retention,
@@ -36,7 +37,7 @@ from worker.training import (
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Answers, Judge
-from worker.training.events import Emit, Evaluated, NotKept
+from worker.training.events import Emit, Evaluated, ImagesNotKept, NotKept
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
@@ -263,7 +264,7 @@ def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Fee
     views = feeds.views_that_fit(plan.views, values=values, images=count, max_bytes=training.max_activation_bytes)
     if views == 0 or not classifier.walk.can_enter:
         training.emit(NotKept(reason="no room" if views == 0 else "the network cannot be entered between stages"))
-        return images
+        return _decoded(training, images)
     assert plan.descent is not None
     half = precision.is_half(plan.descent.precision, training.device, training.emit)
     folder = training.workdir / "activations"
@@ -275,6 +276,23 @@ def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Fee
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         training.emit(NotKept(reason=str(error)))
+        return _decoded(training, images)
+
+
+def _decoded(training: _Training, images: ImageFeed) -> ImageFeed:
+    """`images`, each decoded once where a GPU would wait for them and there is room to keep them."""
+    if training.device.type != "cuda":
+        return images
+    if keptfeed.kept_bytes(training.splits, images.preprocessing) > training.max_activation_bytes:
+        training.emit(ImagesNotKept(reason="no room"))
+        return images
+    folder = training.workdir / "images"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return keptfeed.kept(images, folder=folder)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        training.emit(ImagesNotKept(reason=str(error)))
         return images
 
 
@@ -284,7 +302,7 @@ def _train_full(training: _Training) -> Trained:
     if training.values_sha256 is not None and training.plan.reinit == "none":
         # Kept on disk, they are there already where the plan has come from a comparison of backbones.
         _fit_head(training, classifier, _features(training, classifier).at(features.HEAD).train)
-    return _fitted(training, classifier, _images(training, classifier))
+    return _fitted(training, classifier, _decoded(training, _images(training, classifier)))
 
 
 def _images(training: _Training, classifier: Classifier) -> ImageFeed:
