@@ -116,7 +116,8 @@ class _Call:
         if self._is_by_row == bool(memoryview(body.inputs)):
             raise errors.Invalid("a request has either instances or inputs", code="not_one_format")
         content = body.instances if self._is_by_row else body.inputs
-        # Between n images there are n - 1 commas at least, and in base64 there are none.
+        if bytes(content).count(b'"b64"') > self._settings.max_images_per_predict:
+            raise images.too_many(self._settings)
         arrays.refuse_rubble(content, max_images=self._settings.max_images_per_predict)
         return _images(arrays.decoded(content, _ANY), self._settings, is_by_row=self._is_by_row)
 
