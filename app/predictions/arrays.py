@@ -35,9 +35,9 @@ def refuse_rubble(raw: bytes | memoryview, *, max_images: int) -> None:
     has two characters there and takes sixty bytes of memory."""
     text = bytes(raw)
     few = _FEW + 8 * max_images
-    # Lists of images have at least three numbers in each of the innermost ones.
-    has_empty_lists = 2 * text.count(b"[") > text.count(b",") + few
-    if has_empty_lists or text.count(b"{") > few or text.count(b'"') > 2 * few:
+    # The innermost lists of images have at least three numbers each, and there are some more lists around those.
+    has_short_lists = 5 * text.count(b"[") > 2 * text.count(b",") + 5 * few
+    if has_short_lists or text.count(b"{") > few or text.count(b'"') > 2 * few:
         raise errors.Invalid(
             f"the body has more lists, objects or texts than {max_images} images need", code="not_images"
         )

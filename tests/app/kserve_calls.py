@@ -1,7 +1,7 @@
 """Calls of the KServe client, for an interpreter that has it: `python kserve_calls.py URL < photos.json`.
 
-What it needs besides cannot be in one environment with Graft. Photos come as a list of base64; what the service said goes
-out as JSON.
+What it needs besides cannot be in one environment with Graft. Photos come as a list of base64; what the service said
+goes out as JSON.
 """
 
 import asyncio

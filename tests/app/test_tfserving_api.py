@@ -57,6 +57,10 @@ def test_versions_are_addressed_in_each_way(http: TestClient) -> None:
 
     assert http.post("/v1/models/insects@1:predict", json=body).json() == expected
     assert http.post("/v1/models/insects/versions/1:predict", json=body).json() == expected
+    assert http.put("/v1/models/insects/aliases/production", json={"version": 1}).is_success
+    assert http.post("/v1/models/insects:production:predict", json=body).json() == expected
+    assert http.post("/v1/models/insects/labels/production:predict", json=body).json() == expected
+    assert http.post("/v1/models/insects:production/predict", json={"images": [FILE]}).status_code == 200
     assert problem(http.post("/v1/models/insects/versions/2:predict", json=body), 404)["code"] == (
         "model_version_not_found"
     )
