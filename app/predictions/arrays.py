@@ -30,6 +30,11 @@ def decoded(raw: bytes | memoryview, decoder: "msgspec.json.Decoder[T]") -> T:
         raise errors.Invalid(f"the body cannot be read as JSON in UTF-8: {error}", code="broken_json") from error
 
 
+def is_there(raw: msgspec.Raw) -> bool:
+    """Whether a member was given, and not as null."""
+    return bytes(memoryview(raw)[:5]) not in (b"", b"null")
+
+
 def refuse_rubble(raw: bytes | memoryview, *, max_images: int) -> None:
     """Raise `Invalid` for JSON in which there are more lists, objects and texts than so many images need: an empty list
     has two characters there and takes sixty bytes of memory."""

@@ -54,7 +54,7 @@ def images_of(given: InferGiven, behind: memoryview, settings: Settings) -> list
             f"{len(behind)} bytes come after the JSON, and its binary_data_size is {size or 0}",
             code="wrong_binary_data_size",
         )
-    has_data = bool(memoryview(tensor.data))
+    has_data = arrays.is_there(tensor.data)
     if has_data == (size is not None):
         raise errors.Invalid(
             f"input {tensor.name!r} needs either data in the JSON or binary_data_size bytes after it",

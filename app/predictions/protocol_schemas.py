@@ -72,7 +72,11 @@ class InferBody(BaseModel):
 
     id: str | None = Field(default=None, examples=["42"])
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
-    outputs: list[WantedTensor] | None = Field(default=None, description="All, where left out.")
+    outputs: list[WantedTensor] | None = Field(
+        default=None,
+        description="All, where left out.",
+        examples=[[{"name": "probabilities", "parameters": {"classification": 1}}]],
+    )
     parameters: Parameters | None = Field(
         default=None,
         description="`timeout` in microseconds, `binary_data_output`; others come back as they are.",

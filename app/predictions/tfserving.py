@@ -112,8 +112,8 @@ class _Call:
         body = arrays.decoded(raw, _REQUEST)
         if body.signature_name not in (None, "", _SIGNATURE):
             raise errors.UnknownName("signature", str(body.signature_name)[:100], [_SIGNATURE])
-        self._is_by_row = bool(memoryview(body.instances))
-        if self._is_by_row == bool(memoryview(body.inputs)):
+        self._is_by_row = arrays.is_there(body.instances)
+        if self._is_by_row == arrays.is_there(body.inputs):
             raise errors.Invalid("a request has either instances or inputs", code="not_one_format")
         content = body.instances if self._is_by_row else body.inputs
         if bytes(content).count(b'"b64"') > self._settings.max_images_per_predict:

@@ -46,11 +46,12 @@ def http(here: Listening) -> Iterator[httpx.Client]:
 
 def body(route: str, texts: list[str]) -> dict[str, Any]:
     """As each route takes files in base64."""
-    return {
+    found: dict[str, dict[str, Any]] = {
         ROUTES[0]: {"images": [{"b64": text} for text in texts]},
         ROUTES[1]: {"instances": [{"b64": text} for text in texts]},
         ROUTES[2]: {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]},
-    }[route]
+    }
+    return found[route]
 
 
 def b64(photo: bytes) -> str:

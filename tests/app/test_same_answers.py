@@ -60,7 +60,7 @@ def normalised(photo: bytes) -> NDArray[np.float32]:
     given = serving.preprocessing()
     scaled = pixels_of(photo).astype(np.float32) / 255
     values = (scaled - np.array(given.mean, np.float32)) / np.array(given.std, np.float32)
-    return values.transpose(2, 0, 1)
+    return values.transpose(2, 0, 1).astype(np.float32)
 
 
 def answered(answer: httpx.Response) -> Any:
