@@ -27,8 +27,9 @@ from app.models.directory import Directory
 from app.models.serving import Process
 from app.optimisation import DeviceKind
 from app.plans import routes as plans
-from app.predictions import desk
+from app.predictions import desk, tfserving, v2
 from app.predictions import routes as predictions
+from app.predictions.protocol_schemas import InferBody, ServingBody
 from app.predictions.schemas import PredictBody
 from app.rankings import routes as rankings
 from app.settings import Settings
@@ -44,7 +45,7 @@ _DESCRIPTION = """Labelled photos in, a served image classifier out.
 Whatever goes wrong is answered with a problem document (RFC 9457), whose `code` is stable.
 """
 
-_PREDICTING = (predictions.router, operations.router)
+_PREDICTING = (predictions.router, v2.router, tfserving.router, operations.router)
 _ROUTERS = (
     *_PREDICTING,  # routes are tried in this order, and predictions are in a hurry
     datasets.router,
@@ -140,9 +141,9 @@ def _complete_description(app: FastAPI) -> None:
         document = plain()
         schemas: dict[str, Any] = document["components"]["schemas"]
         if problems.Problem.__name__ not in schemas:
-            for model in (problems.Problem, PredictBody):
+            for model in (problems.Problem, PredictBody, InferBody, ServingBody):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                schemas.update(schema.pop("$defs"))
+                schemas.update(schema.pop("$defs", {}))
                 schemas[model.__name__] = schema
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)

@@ -70,6 +70,11 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def say_as_error(request: Request) -> None:
+    """Let the problem document of this request, if there will be one, say what is wrong in a member `error`, too."""
+    request.state.says_error = True
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
     app.add_exception_handler(errors.GraftError, _graft_error)
@@ -158,6 +163,8 @@ def _answer(
         "code": code,
         "instance": request.url.path,
     }
+    if getattr(request.state, "says_error", False):
+        document["error"] = detail
     return JSONResponse(document, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 

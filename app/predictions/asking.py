@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -10,17 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from app import errors
+from app import errors, problems
 from app.bodies import Share
 from app.predictions.desk import Desk
 from app.predictions.engine import Answered
-from app.runtimes.form import Images
+from app.predictions.loaded import Given
 from app.settings import Settings
 
 T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout"
-_MAX_TIMEOUT_SECONDS = 3600.0
+MAX_TIMEOUT_SECONDS = 3600.0
 _WATCH_AFTER_SECONDS = 0.1
 """Most answers are there before, and to look whether the client still is costs something."""
 
@@ -34,9 +35,31 @@ class PlainRoute(APIRoute):
         return handle
 
 
-def router(prefix: str, tag: str) -> APIRouter:
+class ProtocolRoute(PlainRoute):
+    """A plain route of a protocol whose clients look for what is wrong in a member `error`."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handle = super().get_route_handler()
+
+        async def speaking(request: Request) -> Response:
+            problems.say_as_error(request)
+            return await handle(request)
+
+        return speaking
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the body of a request says."""
+
+    images: Sequence[Given]
+    timeout_seconds: float | None = None
+    """How long the answer may take; None where that is not in the body."""
+
+
+def router(prefix: str, tag: str, route_class: type[PlainRoute] = PlainRoute) -> APIRouter:
     """For plain routes."""
-    return APIRouter(prefix=prefix, tags=[tag], route_class=PlainRoute)
+    return APIRouter(prefix=prefix, tags=[tag], route_class=route_class)
 
 
 def desk(request: Request) -> Desk:
@@ -49,7 +72,7 @@ def timeout_seconds(request: Request, settings: Settings) -> float:
     given = request.headers.get(TIMEOUT_HEADER)
     if given is None:
         return settings.predict_timeout_seconds
-    return number(given, ("header", "X-Request-Timeout"), least=0.001, most=_MAX_TIMEOUT_SECONDS)
+    return number(given, ("header", "X-Request-Timeout"), least=0.001, most=MAX_TIMEOUT_SECONDS)
 
 
 def number(text: str, location: Sequence[str | int], *, least: float, most: float) -> float:
@@ -77,19 +100,29 @@ def wrong(location: Sequence[str | int], message: str, code: str) -> RequestVali
     return RequestValidationError([{"loc": tuple(location), "msg": message, "type": code}])
 
 
-async def answered(
-    request: Request, reference: str, read: Callable[[Share], Awaitable[Sequence[bytes | Images]]]
-) -> Answered:
-    """The answers for the images that `read` takes from the request, unless that could not be in time or the client
-    goes away. Raises as `Engine.classify`, `ClientDisconnect`, and what `read` raises."""
+async def answered(request: Request, reference: str, read: Callable[[Share], Awaitable[Sequence[Given]]]) -> Answered:
+    """The answers for the images that `read` takes from the request. Raises as `asked`."""
+
+    async def read_all(share: Share) -> Asked:
+        return Asked(await read(share))
+
+    return await asked(request, reference, read_all)
+
+
+async def asked(request: Request, reference: str, read: Callable[[Share], Awaitable[Asked]]) -> Answered:
+    """The answers to what `read` takes from the request, unless they could not be in time or the client goes away.
+    Raises as `Engine.classify`, `ClientDisconnect`, and what `read` raises."""
     place = desk(request)
     seconds = timeout_seconds(request, place.settings)
     version = await place.directory.find(reference)
     try:
         place.engine.check(version, timeout_seconds=seconds)
         with place.in_flight.share() as share:
-            images = await read(share)
-            work = place.engine.classify(reference, version, images, timeout_seconds=seconds)
+            wanted = await read(share)
+            if wanted.timeout_seconds is not None:
+                # Of two that the client names, the shorter one.
+                seconds = min(wanted.timeout_seconds, seconds if TIMEOUT_HEADER in request.headers else math.inf)
+            work = place.engine.classify(reference, version, wanted.images, timeout_seconds=seconds)
             found = await _while_connected(request, work)
     except Exception as error:
         place.metrics.predictions.labels(version.model_name, _outcome(error)).inc()

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from app import errors
 from app.models.service import Served
-from app.predictions.loaded import Answer, Loaded
+from app.predictions.loaded import Answer, Given, Loaded
 from app.predictions.scheduler import Lane, Scheduler, Ticket
 from app.predictions.shelf import Shelf, Standing
-from app.runtimes.form import Images
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +46,12 @@ class Engine:
         self._scheduler = scheduler
         self._answering: OrderedDict[str, Served] = OrderedDict()
         """For each reference that was asked for, who answered."""
+        self._ready: set[Served] = set()
 
     async def classify(
-        self, reference: str, target: Served, images: Sequence[bytes | Images], *, timeout_seconds: float
+        self, reference: str, target: Served, images: Sequence[Given], *, timeout_seconds: float
     ) -> Answered:
-        """What `target`, which `reference` means now, says of `images`: files (JPEG, PNG, WebP), or RGB pixels
-        `(H, W, 3)` 0-255 of the size that it takes.
+        """What `target`, which `reference` means now, says of `images`.
 
         While `target` is being loaded, who answered to the reference before goes on. Raises `BadImage`, whose detail
         tells which image it is, `Overloaded` and `Unavailable`.
@@ -79,6 +78,18 @@ class Engine:
         """Load it, if it is not there. Raises `Unavailable`."""
         with self._shelf.use(version) as standing:
             return (await asyncio.wrap_future(standing.future)).loaded
+
+    def is_ready(self, reference: str, target: Served) -> bool:
+        """Whether whoever answers to `reference` was ever loaded here, so that it will be again where it had to go for
+        others. One that never was begins to load. Raises `Unavailable` where it cannot be loaded."""
+        version = self._answers_to(reference, target)
+        if version not in self._ready:
+            with self._shelf.use(version) as standing:
+                if not standing.future.done():
+                    return False
+                standing.future.result()
+            self._ready.add(version)
+        return True
 
     def has(self, version: Served) -> bool:
         """Whether it can answer at once."""
@@ -117,9 +128,7 @@ class Engine:
         except TimeoutError as error:
             raise errors.Overloaded("the model is still being loaded; try again in a moment") from error
 
-    async def _answered(
-        self, lane: Lane, images: Sequence[bytes | Images], arrived: float, timeout_seconds: float
-    ) -> Ticket:
+    async def _answered(self, lane: Lane, images: Sequence[Given], arrived: float, timeout_seconds: float) -> Ticket:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from anyio.to_thread import run_sync
 from fastapi import Request
@@ -17,8 +17,8 @@ from app.settings import Settings
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 
-_INLINE_BYTES = 64 * 1024
-"""Base64 of so much is decoded in less time than another thread takes to begin."""
+INLINE_BYTES = 64 * 1024
+"""JSON of so much is decoded in less time than another thread takes to begin."""
 
 Reader = Callable[[Request, Settings, Share], Awaitable[list[bytes]]]
 
@@ -33,18 +33,21 @@ async def read(request: Request, settings: Settings, share: Share) -> list[bytes
             f"{', '.join(IMAGE_TYPES)}, a form with the field 'file', or application/json",
             detail={"accepted": [*_READERS]},
         )
+    async with in_time(settings):
+        return await _READERS[media_type](request, settings, share)
+
+
+@asynccontextmanager
+async def in_time(settings: Settings) -> AsyncIterator[None]:
+    """Raise `TooSlow` where the block, in which a body is read, takes longer than a body may."""
     try:
         async with asyncio.timeout(settings.predict_body_seconds):
-            return await _READERS[media_type](request, settings, share)
+            yield
     except TimeoutError as error:
-        raise too_slow(settings) from error
-
-
-def too_slow(settings: Settings) -> errors.TooSlow:
-    return errors.TooSlow(
-        f"the request did not arrive within {settings.predict_body_seconds:g} s",
-        detail={"max_seconds": settings.predict_body_seconds},
-    )
+        raise errors.TooSlow(
+            f"the request did not arrive within {settings.predict_body_seconds:g} s",
+            detail={"max_seconds": settings.predict_body_seconds},
+        ) from error
 
 
 def from_base64(text: str, place: int, max_bytes: int) -> bytes:
@@ -93,7 +96,7 @@ async def _read_form(request: Request, settings: Settings, share: Share) -> list
 
 async def _read_json(request: Request, settings: Settings, share: Share) -> list[bytes]:
     raw = await bodies.whole(request, max_bytes=settings.max_predict_bytes, share=share)
-    if len(raw) <= _INLINE_BYTES:
+    if len(raw) <= INLINE_BYTES:
         return _from_json(raw, settings)
     return await run_sync(_from_json, raw, settings)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app import errors
+from app.backbones import preprocess
 from app.backbones.preprocess import Preprocessing
 from app.models.artifact import Calibration
 from app.runtimes.form import Form, Images, Machine, Network
@@ -18,6 +20,23 @@ _PASSES = 3
 _BATCHES = (8, 32)
 _GAIN = 1.15
 """So much more an image must gain by a batch: whoever is in one waits for the others."""
+
+
+_PIXEL_RANGE = (-255.0, 510.0)
+"""Further from 0-255 no resizing gets an image; what is there was not normalised as the version wants it."""
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """An image as the network takes it: `(3, H, W) float32`, scaled to 0-1 and normalised with the version's mean and
+    std."""
+
+    values: NDArray[np.float32]
+
+
+Given = bytes | Images | Normalised
+"""An image as a client gives it: a file (JPEG, PNG, WebP), RGB pixels `(H, W, 3)` 0-255 of the size that the version
+takes, or such pixels normalised."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +63,16 @@ class Answer:
 
     def ranked(self, top_k: int, threshold: float = 0.0) -> list[Ranked]:
         """The `top_k` most probable labels with at least `threshold`, the most probable first."""
-        # Not by numpy: it lets go of the interpreter, and the event loop would have to wait to have it back.
         values = self.probabilities.tolist()
-        best = heapq.nsmallest(top_k, range(len(values)), key=lambda place: (-values[place], place))
-        return [Ranked(self.labels[place], values[place]) for place in best if values[place] >= threshold]
+        return [
+            Ranked(self.labels[place], values[place]) for place in best(values, top_k) if values[place] >= threshold
+        ]
+
+
+def best(values: Sequence[float], count: int) -> list[int]:
+    """The places of the `count` greatest values, the greatest first."""
+    # Not by numpy: it lets go of the interpreter, and the event loop would have to wait to have it back.
+    return heapq.nsmallest(count, range(len(values)), key=lambda place: (-values[place], place))
 
 
 class Loaded:
@@ -86,6 +111,20 @@ class Loaded:
             self.network.run(one, alone=True)
         self.batch = batch or self._best_batch()
 
+    def pixels(self, image: Given, *, max_pixels: int) -> Images:
+        """What the network sees of `image`: `(H, W, 3)` 0-255. Raises `BadImage`."""
+        if isinstance(image, bytes):
+            return preprocess.load(image, self.preprocessing, max_pixels=max_pixels)
+        pixels = self._denormalised(image) if isinstance(image, Normalised) else image
+        size = self.preprocessing.crop
+        if pixels.shape != (size, size, 3):
+            raise errors.BadImage(
+                f"pixels of {pixels.shape[1]} x {pixels.shape[0]} where this version takes {size} x {size}",
+                code="wrong_image_size",
+                detail={"width": size, "height": size},
+            )
+        return pixels
+
     def answers(self, images: Sequence[Images], *, alone: bool) -> list[Answer]:
         """What is said of images, each `(H, W, 3)` and of the size that `preprocessing` makes."""
         passed = self.network.run(_stacked(images), alone=alone)
@@ -97,6 +136,20 @@ class Loaded:
                 probabilities, passed.logits, similar, unknown, strict=True
             )
         ]
+
+    def _denormalised(self, image: Normalised) -> Images:
+        mean, std = (np.array(values, np.float32) for values in (self.preprocessing.mean, self.preprocessing.std))
+        with np.errstate(over="ignore", invalid="ignore"):
+            pixels = (image.values.transpose(1, 2, 0) * std + mean) * np.float32(255)
+        least, most = _PIXEL_RANGE
+        if not (least <= pixels.min() and pixels.max() <= most):  # nor where there is a NaN
+            raise errors.BadImage(
+                f"values that are none of an image normalised with mean {list(self.preprocessing.mean)} and std "
+                f"{list(self.preprocessing.std)} for pixels scaled to 0-1",
+                code="not_normalised",
+                detail={"mean": list(self.preprocessing.mean), "std": list(self.preprocessing.std)},
+            )
+        return np.ascontiguousarray(pixels)
 
     def _likeness(self, features: NDArray[np.float32]) -> tuple[Sequence[float | None], Sequence[bool | None]]:
         if self._calibration is None or self._means is None:
@@ -131,7 +184,8 @@ class Loaded:
 def _stacked(images: Sequence[Images]) -> Images:
     if len(images) == 1:
         return images[0][None]
-    whole: Images = np.empty((len(images), *images[0].shape), images[0].dtype)
+    # Where files and tensors come together, all are floats.
+    whole: Images = np.empty((len(images), *images[0].shape), np.result_type(*images))
     np.stack(images, out=whole)
     return whole
 

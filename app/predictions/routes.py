@@ -11,6 +11,7 @@ from app.predictions import asking, images
 from app.predictions.engine import Answered
 from app.predictions.images import IMAGE_TYPES
 from app.predictions.loaded import Answer
+from app.predictions.parameters import REFERENCE, TIMEOUT
 from app.predictions.schemas import PredictBody, PredictRead
 from app.problems import responses
 
@@ -25,23 +26,6 @@ _FORM = {
     }
 }
 _TOP_K, _MOST_LABELS = 5, 1000
-PARAMETERS: list[dict[str, Any]] = [
-    {
-        "name": "reference",
-        "in": "path",
-        "required": True,
-        "description": "`name`, `name@version` or `name:alias`.",
-        "schema": {"type": "string", "maxLength": 200},
-        "example": "patterns",
-    },
-    {
-        "name": "X-Request-Timeout",
-        "in": "header",
-        "required": False,
-        "description": "Seconds that the answer may take; where it would take longer, that is told at once.",
-        "schema": {"type": "number", "minimum": 0.001, "maximum": 3600},
-    },
-]
 _QUERY: list[dict[str, Any]] = [
     {
         "name": "top_k",
@@ -64,7 +48,7 @@ _QUERY: list[dict[str, Any]] = [
     "/{reference}/predict",
     responses={200: {"model": PredictRead}, **responses(404, 408, 413, 415, 422, 429, 503)},
     openapi_extra={
-        "parameters": [*PARAMETERS, *_QUERY],
+        "parameters": [REFERENCE, TIMEOUT, *_QUERY],
         "requestBody": {
             "required": True,
             "content": {

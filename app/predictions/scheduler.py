@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app import errors
-from app.backbones import preprocess
-from app.predictions.loaded import Answer, Loaded
+from app.predictions.loaded import Answer, Given, Loaded
 from app.runtimes.form import Images
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Ticket:
     """One request: its images, and the answers to them as they come."""
 
     def __init__(
-        self, images: Sequence[bytes | Images], *, deadline: float, now: float, done: Callable[["Ticket"], None]
+        self, images: Sequence[Given], *, deadline: float, now: float, done: Callable[["Ticket"], None]
     ) -> None:
         self.images = images
         self.deadline = deadline
@@ -290,10 +289,8 @@ class Scheduler:
         ticket, image = item.ticket, item.ticket.images[item.place]
         started = time.monotonic()
         ticket.waited_seconds = max(ticket.waited_seconds, started - ticket.arrived)
-        if not isinstance(image, bytes):
-            return image
         try:
-            pixels = preprocess.load(image, lane.loaded.preprocessing, max_pixels=self._limits.max_image_pixels)
+            pixels = lane.loaded.pixels(image, max_pixels=self._limits.max_image_pixels)
         except errors.BadImage as error:
             error.detail["image"] = item.place
             ticket.end(error)

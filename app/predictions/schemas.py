@@ -2,13 +2,13 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_SMALL_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8YaPBgA0wMeAAg1MCAO+wATws8x7vAAAAAElFTkSuQmCC"
+SMALL_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8YaPBgA0wMeAAg1MCAO+wATws8x7vAAAAAElFTkSuQmCC"
 
 
 class EncodedImage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    b64: str = Field(description="A JPEG, PNG or WebP file in base64.", examples=[_SMALL_PNG])
+    b64: str = Field(description="A JPEG, PNG or WebP file in base64.", examples=[SMALL_PNG])
 
 
 class PredictBody(BaseModel):

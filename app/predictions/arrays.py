@@ -1,0 +1,63 @@
+"""Arrays of numbers and texts within JSON, decoded without making much more memory of them than they have bytes."""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from app import errors
+from app.predictions.asking import wrong
+
+T = TypeVar("T")
+
+_FEW = 64
+_PLACE = re.compile(r"(?P<message>.*) - at `\$(?P<path>[^`]*)`", re.DOTALL)
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+
+
+def decoded(raw: bytes | memoryview, decoder: "msgspec.json.Decoder[T]") -> T:
+    """JSON as a value of the decoder's type. Raises `RequestValidationError`, and `Invalid` for what is no JSON."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        found = _PLACE.fullmatch(str(error))
+        path = found["path"] if found else ""
+        steps = [int(place) if place.isdigit() else name or place for name, place in _STEP.findall(path)]
+        raise wrong(("body", *steps), found["message"] if found else str(error), "wrong_type") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.Invalid(f"the body cannot be read as JSON in UTF-8: {error}", code="broken_json") from error
+
+
+def is_there(raw: msgspec.Raw) -> bool:
+    """Whether a member was given, and not as null."""
+    return bytes(memoryview(raw)[:5]) not in (b"", b"null")
+
+
+def refuse_rubble(raw: bytes | memoryview, *, max_images: int) -> None:
+    """Raise `Invalid` for JSON in which there are more lists, objects and texts than so many images need: an empty list
+    has two characters there and takes sixty bytes of memory."""
+    text = bytes(raw)
+    few = _FEW + 8 * max_images
+    # The innermost lists of images have at least three numbers each, and there are some more lists around those.
+    has_short_lists = 5 * text.count(b"[") > 2 * text.count(b",") + 5 * few
+    if has_short_lists or text.count(b"{") > few or text.count(b'"') > 2 * few:
+        raise errors.Invalid(
+            f"the body has more lists, objects or texts than {max_images} images need", code="not_images"
+        )
+
+
+def numbers(value: Any, what: str) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Nested lists of numbers as an array: `uint8` where all are whole and 0-255, and `float32` else. Raises `Invalid`
+    with the code `ragged_array` or `not_numbers`."""
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise errors.Invalid(f"{what}: lists of unequal length", code="ragged_array") from error
+    if found.dtype.kind not in "iuf":
+        raise errors.Invalid(f"{what}: something else than numbers", code="not_numbers")
+    if found.dtype.kind != "f" and found.size and found.min() >= 0 and found.max() <= 255:
+        return found.astype(np.uint8)
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)

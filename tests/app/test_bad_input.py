@@ -1,0 +1,128 @@
+"""What is wrong with a prediction is told by its own code on every route, and costs the others nothing."""
+
+import base64
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests import factories
+from tests.app import serving
+from tests.app.conftest import sqlite_url
+from tests.app.serving import Listening
+from tests.problems import problem
+
+PHOTO = factories.image(factories.COLOURS["red"])
+TRUNCATED = PHOTO[: len(PHOTO) // 2]
+BODY_SECONDS = 1.0
+MAX_BYTES = 3_000_000
+ROUTES = ("/v1/models/{}/predict", "/v1/models/{}:predict", "/v2/models/{}/infer")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    folder = tmp_path_factory.mktemp("serving")
+    given = Settings(
+        data_dir=folder / "data",
+        database_url=sqlite_url(folder),
+        threads=2,
+        predict_body_seconds=BODY_SECONDS,
+        max_predict_bytes=MAX_BYTES,
+    )
+    with serving.listening(given) as found:
+        yield found
+
+
+@pytest.fixture
+def http(here: Listening) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=here.url, timeout=60) as found:
+        yield found
+
+
+def body(route: str, texts: list[str]) -> dict[str, Any]:
+    """As each route takes files in base64."""
+    found: dict[str, dict[str, Any]] = {
+        ROUTES[0]: {"images": [{"b64": text} for text in texts]},
+        ROUTES[1]: {"instances": [{"b64": text} for text in texts]},
+        ROUTES[2]: {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]},
+    }
+    return found[route]
+
+
+def b64(photo: bytes) -> str:
+    return base64.b64encode(photo).decode()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("code", "status", "texts"),
+    [
+        ("broken_image", 422, [b64(TRUNCATED)]),
+        ("empty_image", 422, [""]),
+        ("not_an_image", 422, [b64(b"GIF89a")]),
+        ("too_many_images", 413, [b64(PHOTO)] * 1000),
+        ("not_base64", 422, ["%%%%"]),
+    ],
+)
+def test_files_that_are_no_images_are_refused_by_every_route(
+    http: httpx.Client, route: str, code: str, status: int, texts: list[str]
+) -> None:
+    assert problem(http.post(route.format("insects"), json=body(route, texts)), status)["code"] == code
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_requests_that_are_wrong_as_a_whole_are_refused_by_every_route(http: httpx.Client, route: str) -> None:
+    right, url = json.dumps(body(route, [b64(PHOTO)])), route.format("insects")
+
+    def code(status: int, path: str = url, **request: Any) -> str:
+        found: str = problem(http.post(path, **request), status)["code"]
+        return found
+
+    assert code(415, content=right, headers={"Content-Type": "text/csv"}) == "unsupported_media_type"
+    assert code(422, content=b"", headers={"Content-Type": "application/json"}) in ("broken_json", "invalid_request")
+    assert code(404, route.format("insects@7"), json=json.loads(right)) == "model_version_not_found"
+    assert code(404, route.format("insecs"), json=json.loads(right)) == "model_not_found"
+    assert code(422, json=json.loads(right), headers={"X-Request-Timeout": "soon"}) == "invalid_request"
+    large = bytes(MAX_BYTES + 1)
+    assert code(413, content=large, headers={"Content-Type": "application/json"}) == "too_large"
+    assert code(413, content=iter([large]), headers={"Content-Type": "application/json"}) == "too_large"
+
+
+@pytest.mark.parametrize("query", ["top_k=0", "top_k=-1", "top_k=many", "threshold=2", "threshold=nan"])
+def test_parameters_out_of_range_are_refused_with_their_place(http: httpx.Client, query: str) -> None:
+    headers = {"Content-Type": "image/jpeg"}
+    document = problem(http.post(f"/v1/models/insects/predict?{query}", content=PHOTO, headers=headers), 422)
+
+    assert document["errors"][0]["location"] == ["query", query.partition("=")[0]]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_body_that_comes_too_slowly_is_refused_and_keeps_nobody_waiting(
+    here: Listening, http: httpx.Client, route: str
+) -> None:
+    right = json.dumps(body(route, [b64(PHOTO)])).encode()
+    url = route.format("insects")
+    assert http.post(url, content=right, headers={"Content-Type": "application/json"}).is_success
+    host, port = here.address.split(":")
+    head = f"POST {url} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(right)}\r\n"
+
+    slow = [socket.create_connection((host, int(port)), timeout=60) for _ in range(50)]
+    started = time.monotonic()
+    for connection in slow:
+        connection.sendall(head.encode() + b"\r\n" + right[:10])
+    meanwhile = http.post(url, content=right, headers={"Content-Type": "application/json"})
+    waited = time.monotonic() - started
+    answers = [connection.recv(65536) for connection in slow]
+    for connection in slow:
+        connection.close()
+
+    assert meanwhile.is_success
+    assert waited < BODY_SECONDS + 1
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"too_slow"' in answer

@@ -1,0 +1,204 @@
+"""However a photo gets to a model, and whichever come with it, the answer is the one of the evaluation."""
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from numpy.typing import NDArray
+
+from app.backbones import preprocess
+from app.settings import Settings
+from tests import factories
+from tests.app import serving
+from tests.app.conftest import sqlite_url
+from tests.app.serving import LABELS, Listening
+from tests.training.samples import MAX_PIXELS
+
+TOLERANCE = 1e-4
+PHOTOS = tuple(
+    factories.image(colour, seed=seed, size=size, kind=kind)
+    for seed, (size, kind) in enumerate(
+        [((48, 40), "JPEG"), ((700, 300), "JPEG"), ((64, 64), "PNG"), ((90, 200), "WEBP")]
+    )
+    for colour in list(factories.COLOURS.values())[:2]
+)
+"""The validation split."""
+
+Rows = NDArray[np.float64]
+Ask = Callable[[Listening, Sequence[bytes]], Rows]
+
+
+@pytest.fixture(scope="module", params=[1, 8], ids=["one by one", "in batches"])
+def here(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    folder = tmp_path_factory.mktemp("serving")
+    url = sqlite_url(folder)
+    given = Settings(data_dir=folder / "data", database_url=url, threads=2, batch_size=request.param)
+    with serving.listening(given) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def expected() -> Rows:
+    return serving.evaluated(PHOTOS)
+
+
+def b64(photo: bytes) -> str:
+    return base64.b64encode(photo).decode()
+
+
+def pixels_of(photo: bytes) -> NDArray[np.uint8]:
+    return preprocess.load(photo, serving.preprocessing(), max_pixels=MAX_PIXELS)
+
+
+def normalised(photo: bytes) -> NDArray[np.float32]:
+    """As a client makes a tensor for a network, in float32."""
+    given = serving.preprocessing()
+    scaled = pixels_of(photo).astype(np.float32) / 255
+    values = (scaled - np.array(given.mean, np.float32)) / np.array(given.std, np.float32)
+    return values.transpose(2, 0, 1).astype(np.float32)
+
+
+def answered(answer: httpx.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def in_order(found: dict[str, float]) -> list[float]:
+    return [found[label] for label in LABELS]
+
+
+def of_own(document: Any) -> Rows:
+    return np.array(
+        [in_order({one["label"]: one["probability"] for one in row["labels"]}) for row in document["predictions"]]
+    )
+
+
+def of_serving(rows: Sequence[Any]) -> Rows:
+    return np.array([in_order(dict(zip(row["labels"], row["probabilities"], strict=True))) for row in rows])
+
+
+def raw(here: Listening, photos: Sequence[bytes]) -> Rows:
+    url, headers = f"{here.url}/v1/models/insects/predict", {"Content-Type": "application/octet-stream"}
+    return np.concatenate([of_own(answered(httpx.post(url, content=photo, headers=headers))) for photo in photos])
+
+
+def form(here: Listening, photos: Sequence[bytes]) -> Rows:
+    files = [("file", ("photo", photo)) for photo in photos]
+    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects@1/predict", files=files)))
+
+
+def own_json(here: Listening, photos: Sequence[bytes]) -> Rows:
+    body = {"images": [{"b64": b64(photo)} for photo in photos]}
+    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects/predict", json=body)))
+
+
+def v2_json(here: Listening, photos: Sequence[bytes]) -> Rows:
+    texts = [b64(photo) for photo in photos]
+    tensor = {"name": "image", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
+    return v2_posted(here, tensor)
+
+
+def v2_nested(here: Listening, photos: Sequence[bytes]) -> Rows:
+    values = np.stack([pixels_of(photo) for photo in photos])
+    return v2_posted(
+        here, {"name": "raw_pixels", "shape": [*values.shape], "datatype": "UINT8", "data": values.tolist()}
+    )
+
+
+def v2_posted(here: Listening, tensor: dict[str, Any]) -> Rows:
+    url = f"{here.url}/v2/models/insects/versions/1/infer"
+    document = answered(httpx.post(url, json={"inputs": [tensor], "outputs": [{"name": "probabilities"}]}))
+    (output,) = document["outputs"]
+    assert output["shape"] == [tensor["shape"][0], len(LABELS)]
+    return np.array(output["data"]).reshape(output["shape"])
+
+
+def v2_triton(here: Listening, name: str, values: NDArray[Any], datatype: str, *, binary: bool = True) -> Rows:
+    tensor = triton.InferInput(name, list(values.shape), datatype)
+    tensor.set_data_from_numpy(values, binary_data=binary)
+    wanted = triton.InferRequestedOutput("probabilities", binary_data=binary)
+    with triton.InferenceServerClient(here.address) as client:
+        found: Rows = client.infer("insects", [tensor], outputs=[wanted]).as_numpy("probabilities")
+    return found
+
+
+def v2_files(here: Listening, photos: Sequence[bytes]) -> Rows:
+    return v2_triton(here, "image", np.array(photos, np.object_)[:, None], "BYTES")
+
+
+def v2_texts(here: Listening, photos: Sequence[bytes]) -> Rows:
+    texts = np.array([b64(photo) for photo in photos], np.object_)[:, None]
+    return v2_triton(here, "image", texts, "BYTES", binary=False)
+
+
+def v2_floats(here: Listening, photos: Sequence[bytes]) -> Rows:
+    return v2_triton(here, "pixels", np.stack([normalised(photo) for photo in photos]), "FP32")
+
+
+def v2_floats_in_json(here: Listening, photos: Sequence[bytes]) -> Rows:
+    return v2_triton(here, "pixels", np.stack([normalised(photo) for photo in photos]), "FP32", binary=False)
+
+
+def v2_bytes(here: Listening, photos: Sequence[bytes]) -> Rows:
+    return v2_triton(here, "raw_pixels", np.stack([pixels_of(photo) for photo in photos]), "UINT8")
+
+
+def serving_rows(here: Listening, photos: Sequence[bytes]) -> Rows:
+    body = {"instances": [{"b64": b64(photo)} for photo in photos], "signature_name": "serving_default"}
+    return of_serving(answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body))["predictions"])
+
+
+def serving_columns(here: Listening, photos: Sequence[bytes]) -> Rows:
+    body = {"inputs": {"image": [{"b64": b64(photo)} for photo in photos]}}
+    found = answered(httpx.post(f"{here.url}/v1/models/insects/versions/1:predict", json=body))["outputs"]
+    return of_serving([dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)])
+
+
+def serving_pixels(here: Listening, photos: Sequence[bytes]) -> Rows:
+    body = {"instances": [pixels_of(photo).tolist() for photo in photos]}
+    return of_serving(answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body))["predictions"])
+
+
+@pytest.mark.parametrize("count", range(1, len(PHOTOS) + 1))
+@pytest.mark.parametrize(
+    "ask",
+    [
+        raw,
+        form,
+        own_json,
+        v2_json,
+        v2_nested,
+        v2_files,
+        v2_texts,
+        v2_floats,
+        v2_floats_in_json,
+        v2_bytes,
+        serving_rows,
+        serving_columns,
+        serving_pixels,
+    ],
+)
+def test_the_answer_is_that_of_the_evaluation(here: Listening, expected: Rows, ask: Ask, count: int) -> None:
+    first = 8 - count
+    found = ask(here, PHOTOS[first:])
+
+    assert found.shape == (count, len(LABELS))
+    np.testing.assert_allclose(found, expected[first:], rtol=0, atol=TOLERANCE)
+
+
+def test_files_and_tensors_that_come_together_have_the_same_answers(here: Listening, expected: Rows) -> None:
+    ways = (raw, v2_floats, v2_bytes, serving_pixels) * 8
+    with ThreadPoolExecutor(len(ways)) as callers:
+        found = list(callers.map(lambda ask: ask(here, PHOTOS[:2]), ways))
+
+    for rows in found:
+        np.testing.assert_allclose(rows, expected[:2], rtol=0, atol=TOLERANCE)
+
+
+def test_the_photos_have_different_answers(expected: Rows) -> None:
+    assert np.ptp(expected[:, 0]) > 100 * TOLERANCE

@@ -1,0 +1,324 @@
+"""The Open Inference Protocol as its clients speak it, and what is said of requests that are wrong."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from app.settings import Settings
+from tests import factories
+from tests.app import serving
+from tests.app.conftest import sqlite_url
+from tests.app.serving import LABELS, TEMPERATURE, Listening
+from tests.problems import problem
+
+PHOTO = factories.image(factories.COLOURS["red"])
+OTHER = factories.image(factories.COLOURS["blue"])
+URL = "/v2/models/insects/infer"
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    folder = tmp_path_factory.mktemp("serving")
+    given = Settings(
+        data_dir=folder / "data",
+        database_url=sqlite_url(folder),
+        threads=1,
+        max_images_per_predict=8,
+        max_image_bytes=1_000_000,
+        max_predict_bytes=3_000_000,
+    )
+    with serving.listening(given) as found:
+        yield found
+
+
+@pytest.fixture
+def client(here: Listening) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(here.address) as found:
+        yield found
+
+
+@pytest.fixture
+def http(here: Listening) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=here.url, timeout=60) as found:
+        yield found
+
+
+def files(*photos: bytes) -> triton.InferInput:
+    tensor = triton.InferInput("image", [len(photos), 1], "BYTES")
+    return tensor.set_data_from_numpy(np.array(photos, np.object_)[:, None])
+
+
+def tensor(**changed: Any) -> dict[str, Any]:
+    """An input in JSON that is right but for what is changed."""
+    pixels = {"name": "raw_pixels", "shape": [1, 64, 64, 3], "datatype": "UINT8", "data": [127] * 64 * 64 * 3}
+    return {name: value for name, value in {**pixels, **changed}.items() if value is not None}
+
+
+def binary(header: dict[str, Any], behind: bytes, length: int | None = None) -> dict[str, Any]:
+    encoded = json.dumps(header).encode()
+    return {
+        "content": encoded + behind,
+        "headers": {"Inference-Header-Content-Length": str(len(encoded) if length is None else length)},
+    }
+
+
+def test_the_server_and_its_models_describe_themselves(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    server = client.get_server_metadata()
+    assert server["name"] == "graft"
+    assert server["extensions"] == ["binary_tensor_data", "classification"]
+
+    model = client.get_model_metadata("insects")
+    assert client.get_model_metadata("insects", "1") == model
+    assert (model["name"], model["versions"]) == ("insects", ["1"])
+    assert {one["name"]: (one["datatype"], one["shape"]) for one in model["inputs"]} == {
+        "image": ("BYTES", [-1, 1]),
+        "pixels": ("FP32", [-1, 3, 64, 64]),
+        "raw_pixels": ("UINT8", [-1, 64, 64, 3]),
+    }
+    assert {one["name"]: (one["datatype"], one["shape"]) for one in model["outputs"]} == {
+        "probabilities": ("FP32", [-1, 2]),
+        "logits": ("FP32", [-1, 2]),
+        "label": ("BYTES", [-1]),
+        "unknown": ("BOOL", [-1]),
+        "similarity": ("FP32", [-1]),
+    }
+    assert json.loads(model["parameters"]["labels"]) == list(LABELS)
+
+
+def test_all_outputs_come_where_none_is_named(client: triton.InferenceServerClient) -> None:
+    found = client.infer("insects@1", [files(PHOTO, OTHER)], request_id="42", parameters={"mine": "yes"})
+
+    assert found.get_response()["id"] == "42"
+    assert found.get_response()["model_version"] == "1"
+    assert found.get_response()["parameters"] == {"mine": "yes"}
+    probabilities, logits = found.as_numpy("probabilities"), found.as_numpy("logits")
+    assert probabilities.dtype == logits.dtype == np.float32
+    at_temperature = np.exp(logits / TEMPERATURE)
+    np.testing.assert_allclose(probabilities, at_temperature / at_temperature.sum(axis=1, keepdims=True), atol=1e-5)
+    assert [LABELS[place] for place in probabilities.argmax(axis=1)] == [
+        label.decode() for label in found.as_numpy("label")
+    ]
+    assert found.as_numpy("unknown").dtype == np.bool_
+    assert found.as_numpy("unknown").tolist() == (found.as_numpy("similarity") < 0).tolist()
+
+
+def test_only_what_is_asked_for_comes_each_in_its_way(client: triton.InferenceServerClient) -> None:
+    wanted = [
+        triton.InferRequestedOutput("label", binary_data=True),
+        triton.InferRequestedOutput("similarity", binary_data=False),
+        triton.InferRequestedOutput("probabilities", binary_data=False, class_count=9),
+        triton.InferRequestedOutput("logits", binary_data=True, class_count=1),
+    ]
+    found = client.infer("insects", [files(PHOTO, OTHER)], model_version="1", outputs=wanted)
+
+    outputs = found.get_response()["outputs"]
+    assert [one["name"] for one in outputs] == ["label", "similarity", "probabilities", "logits"]
+    assert ["data" in one for one in outputs] == [False, True, True, False]
+    ranked, best = found.as_numpy("probabilities"), found.as_numpy("logits")
+    assert ranked.shape == (2, 2)
+    assert best.shape == (2, 1)
+    for row, label, first in zip(ranked, found.as_numpy("label"), best[:, 0], strict=True):
+        (value, place, name), (other, _, _) = (text.split(":") for text in row)
+        assert (LABELS[int(place)], name) == (label.decode(), label.decode())
+        assert float(value) + float(other) == pytest.approx(1, abs=1e-5)
+        assert first.decode().split(":")[1:] == [place, name]
+
+
+def test_a_body_may_be_one_image_and_nothing_else(http: httpx.Client) -> None:
+    asked = {"Inference-Header-Content-Length": "0"}
+    alone = http.post(URL, content=PHOTO, headers={**asked, "Content-Type": "application/octet-stream"})
+
+    assert alone.status_code == 200, alone.text
+    header = json.loads(alone.content[: int(alone.headers["inference-header-content-length"])])
+    assert [one["shape"] for one in header["outputs"]] == [[1, 2], [1, 2], [1], [1], [1]]
+
+
+def test_a_model_is_ready_once_it_was_loaded(http: httpx.Client, client: triton.InferenceServerClient) -> None:
+    client.infer("insects", [files(PHOTO)])
+
+    assert client.is_model_ready("insects")
+    assert client.is_model_ready("insects", "1")
+    assert not client.is_model_ready("insects", "2")
+    assert http.get("/v2/models/insects/ready").json() == {"name": "insects", "ready": True}
+
+
+def test_a_model_that_was_never_loaded_begins_to_when_it_is_asked_whether_it_is_ready(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("cold")
+    given = Settings(data_dir=folder / "data", database_url=sqlite_url(folder), threads=1)
+    with serving.listening(given) as cold, httpx.Client(base_url=cold.url, timeout=60) as http:
+        first = problem(http.get("/v2/models/insects/ready"), 503)
+        assert first["code"] == "model_loading"
+        deadline = time.monotonic() + 60
+        while not (answer := http.get("/v2/models/insects/ready")).is_success:
+            assert problem(answer, 503)["code"] == "model_loading"
+            assert time.monotonic() < deadline
+        assert answer.json() == {"name": "insects", "ready": True}
+
+
+def test_a_call_that_cannot_be_in_time_is_told_so(http: httpx.Client) -> None:
+    def call(microseconds: int) -> httpx.Response:
+        return http.post(URL, json={"inputs": [tensor()], "parameters": {"timeout": microseconds}})
+
+    assert problem(call(1), 503)["code"] == "deadline_exceeded"
+    assert call(60_000_000).is_success
+    assert call(0).is_success
+    too_short = http.post(URL, json={"inputs": [tensor()]}, headers={"X-Request-Timeout": "0"})
+    assert problem(too_short, 422)["errors"][0]["location"] == ["header", "X-Request-Timeout"]
+
+
+def test_clients_find_what_is_wrong_where_they_look_for_it(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="did you mean") as raised:
+        client.infer("insects", [files(PHOTO)], outputs=[triton.InferRequestedOutput("probability")])
+    assert raised.value.status() == "422"
+    with pytest.raises(InferenceServerException, match="no model 'bugs'"):
+        client.infer("bugs", [files(PHOTO)])
+
+
+@pytest.mark.parametrize(
+    ("code", "changed"),
+    [
+        ("unknown_input", {"name": "photo"}),
+        ("wrong_datatype", {"datatype": "FP32"}),
+        ("wrong_datatype", {"datatype": "käse"}),
+        ("wrong_shape", {"shape": [64, 64, 3]}),
+        ("wrong_shape", {"shape": [1, 3, 64, 64]}),
+        ("wrong_shape", {"shape": [0, 64, 64, 3]}),
+        ("wrong_shape", {"shape": [1, -64, -64, 3]}),
+        ("wrong_shape", {"shape": []}),
+        ("wrong_image_size", {"shape": [1, 32, 128, 3]}),
+        ("wrong_data_length", {"shape": [2, 64, 64, 3]}),
+        ("wrong_data_length", {"data": []}),
+        ("wrong_data_length", {"shape": [1, 10**18, 10**18, 3]}),
+        ("too_many_images", {"shape": [1000, 64, 64, 3]}),
+        ("not_numbers", {"data": ["127"] * 12}),
+        ("not_numbers", {"data": [True] * 12}),
+        ("not_numbers", {"data": [{"a": 1}]}),
+        ("not_numbers", {"data": [10**30]}),
+        ("ragged_array", {"data": [[1, 2, 3], [4, 5, 6, 7]]}),
+        ("not_uint8", {"data": [0.5] * 64 * 64 * 3}),
+        ("not_uint8", {"data": [256] * 64 * 64 * 3}),
+        ("not_images", {"data": [[] for _ in range(1000)]}),
+        ("not_images", {"data": ["" for _ in range(1000)]}),
+        ("tensor_data_missing", {"data": None}),
+        ("tensor_data_twice", {"parameters": {"binary_data_size": 0}}),
+        ("wrong_binary_data_size", {"parameters": {"binary_data_size": 7}}),
+        ("invalid_request", {"parameters": {"binary_data_size": -1}}),
+        ("invalid_request", {"parameters": {"binary_data_size": True}}),
+        ("invalid_request", {"parameters": {"binary_data_size": [1]}}),
+        ("shared_memory", {"parameters": {"shared_memory_region": "mine"}}),
+        ("not_base64", {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}),
+        ("empty_image", {"name": "image", "datatype": "BYTES", "shape": [1], "data": [""]}),
+        ("not_an_image", {"name": "image", "datatype": "BYTES", "shape": [1, 1], "data": [["AAAA"]]}),
+        ("not_texts", {"name": "image", "datatype": "BYTES", "shape": [1], "data": [7]}),
+        ("wrong_data_length", {"name": "image", "datatype": "BYTES", "shape": [2], "data": ["AAAA"]}),
+        ("too_large", {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["A" * 2_000_000]}),
+        ("not_normalised", {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 64, 64]}),
+        ("not_normalised", {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 64, 64], "data": [1e300] * 12288}),
+        ("wrong_image_size", {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 2, 2], "data": [0] * 12}),
+    ],
+)
+def test_each_wrong_tensor_has_a_code_that_says_what_is_wrong(
+    http: httpx.Client, code: str, changed: dict[str, Any]
+) -> None:
+    document = problem(answer := http.post(URL, json={"inputs": [tensor(**changed)]}), answer.status_code)
+
+    assert document["code"] == code, document
+    assert document["status"] == {"too_many_images": 413, "too_large": 413}.get(code, 422)
+    assert document["error"] == document["detail"]
+
+
+IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES"}
+PIXELS = {"name": "pixels", "shape": [1, 3, 64, 64], "datatype": "FP32"}
+
+
+def with_size(described: dict[str, Any], size: int) -> dict[str, Any]:
+    return {"inputs": [{**described, "parameters": {"binary_data_size": size}}]}
+
+
+@pytest.mark.parametrize(
+    ("code", "request_"),
+    [
+        ("invalid_request", {"content": PHOTO, "headers": {"Inference-Header-Content-Length": "x"}}),
+        ("invalid_request", {"content": PHOTO, "headers": {"Inference-Header-Content-Length": "-1"}}),
+        ("wrong_header_length", {"content": PHOTO, "headers": {"Inference-Header-Content-Length": "999999"}}),
+        ("broken_json", binary({}, b"", 1)),
+        ("broken_json", {"content": b""}),
+        ("invalid_request", {"content": b"[" * 1_000_000}),
+        ("broken_json", {"content": b'{"inputs": [], "x": ' + b"[" * 1_000_000}),
+        ("broken_json", {"content": b'{"inputs": [{"name": "\xff"}]}'}),
+        ("empty_image", {"content": b"", "headers": {"Inference-Header-Content-Length": "0"}}),
+        ("broken_bytes_tensor", binary(with_size(IMAGE, 4), b"\xff\xff\xff\xff")),
+        ("broken_bytes_tensor", binary(with_size(IMAGE, 2), b"\0\0")),
+        ("wrong_data_length", binary(with_size(IMAGE, 8), bytes(8))),
+        ("wrong_data_length", binary(with_size(IMAGE, 0), b"")),
+        ("empty_image", binary(with_size(IMAGE, 4), bytes(4))),
+        ("too_large", binary(with_size(IMAGE, 1_000_005), (1_000_001).to_bytes(4, "little") + bytes(1_000_001))),
+        ("wrong_data_length", binary(with_size(PIXELS, 7), bytes(7))),
+        ("wrong_binary_data_size", binary(with_size(PIXELS, 3 * 64 * 64 * 4), bytes(9))),
+        ("not_normalised", binary(with_size(PIXELS, 3 * 64 * 64 * 4), np.full(3 * 64 * 64, np.nan, "<f4").tobytes())),
+        ("not_normalised", binary(with_size(PIXELS, 3 * 64 * 64 * 4), np.full(3 * 64 * 64, 200, "<f4").tobytes())),
+        ("invalid_request", {"json": {"inputs": 1}}),
+        ("invalid_request", {"json": []}),
+        ("not_one_input", {"json": {"inputs": []}}),
+        ("not_one_input", {"json": {"inputs": [tensor(), tensor()]}}),
+        ("unknown_output", {"json": {"inputs": [tensor()], "outputs": [{"name": "labels"}]}}),
+        ("output_twice", {"json": {"inputs": [tensor()], "outputs": [{"name": "label"}, {"name": "label"}]}}),
+        (
+            "not_classes",
+            {"json": {"inputs": [tensor()], "outputs": [{"name": "label", "parameters": {"classification": 1}}]}},
+        ),
+        (
+            "invalid_request",
+            {"json": {"inputs": [tensor()], "outputs": [{"name": "logits", "parameters": {"classification": 0}}]}},
+        ),
+        ("invalid_request", {"json": {"inputs": [tensor()], "parameters": {"timeout": "soon"}}}),
+        ("invalid_request", {"json": {"inputs": [tensor()], "parameters": {"timeout": -1}}}),
+        ("unsupported_media_type", {"content": PHOTO, "headers": {"Content-Type": "image/jpeg"}}),
+        ("content_encoding", {"content": PHOTO, "headers": {"Content-Encoding": "gzip"}}),
+        ("too_large", {"content": bytes(3_000_001)}),
+    ],
+)
+def test_each_wrong_request_has_a_code_that_says_what_is_wrong(
+    http: httpx.Client, code: str, request_: dict[str, Any]
+) -> None:
+    document = problem(answer := http.post(URL, **request_), answer.status_code)
+
+    assert document["code"] == code, document
+    assert 413 <= document["status"] <= 422
+    assert document["error"] == document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/v2/models/bugs", "model_not_found"),
+        ("/v2/models/insects/versions/9", "model_version_not_found"),
+        ("/v2/models/insects/versions/one/ready", "model_version_not_found"),
+        ("/v2/models/insects@9/ready", "model_version_not_found"),
+        ("/v2/models/insects@1/versions/1", "model_not_found"),
+        ("/v2/models/%00", "model_not_found"),
+    ],
+)
+def test_what_is_not_there_is_told(http: httpx.Client, path: str, code: str) -> None:
+    document = problem(http.get(path), 404)
+
+    assert document["code"] == code
+    assert document["error"] == document["detail"]
+
+
+def test_the_image_that_is_wrong_is_named_and_nothing_else_suffers(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="damaged") as raised:
+        client.infer("insects", [files(PHOTO, PHOTO[:200])])
+    assert raised.value.status() == "422"
+    assert client.infer("insects", [files(PHOTO)]).as_numpy("label").shape == (1,)
