@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from app.predictions.loaded import Loaded
 from bench.serving import bare, figures, pictures, rivals, servers, subjects, wrk
 from bench.serving.bare import Bare
 from bench.serving.figures import Agreement, Rounds, Served
@@ -77,14 +78,13 @@ class Bench:
         return path
 
 
-def compare(bench: Bench, folder: Folder, subject: Subject, order: list[Server], *, rounds: int) -> figures.Comparison:
+def compare(bench: Bench, loaded: Loaded, subject: Subject, order: list[Server], *, rounds: int) -> figures.Comparison:
     """All servers in `order` with one network, forth and back in turn."""
     found: Rounds = {server.name: [] for server in order}
     agreements: dict[str, Agreement] = {}
     loops: list[Bare] = []
-    opened = bare.opened(folder, subject)
     for number in range(rounds):
-        loops.append(bare.measure(opened, bench.pictures.sent, cores=bench.cores, seconds=bench.seconds))
+        loops.append(bare.measure(loaded, bench.pictures.sent, cores=bench.cores, seconds=bench.seconds))
         for server in order if number % 2 == 0 else reversed(order):
             served, agreements[server.name] = bench.served(server, subject.reference)
             found[server.name].append(served)
@@ -114,7 +114,9 @@ def _network(bench: Bench, network: str, arguments: argparse.Namespace) -> bool:
         peers = _peers(bench, subject, arguments, precision)
         settings = subjects.optimised(folder, subject, precision=precision)
         ours = servers.graft(subject.model, folder.storage.root, settings)
-        found = compare(bench, folder, subject, [ours, *peers], rounds=arguments.rounds)
+        loaded = bare.opened(folder, subject, precision=precision, threads=len(bench.cores))
+        print(f"ours: {loaded.form.name}", flush=True)
+        found = compare(bench, loaded, subject, [ours, *peers], rounds=arguments.rounds)
         for line in found.table():
             print(line)
         for told, holds in found.verdicts(network, precision):

@@ -9,25 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from app.backbones import classifier as classifiers
-from app.backbones import preprocess
-from app.models import artifact as artifacts
-from app.models import service as models
+from app.metrics import Metrics
+from app.models import directory
+from app.models.serving import Process
+from app.optimisation import Pins
+from app.predictions.loaded import Loaded
+from app.predictions.opener import FromStorage
+from app.runtimes.form import Images, Machine
 from bench.serving.subjects import MAX_PIXELS, Folder, Subject
 
 _ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The classifier as the service runs it."""
-
-    decode: Callable[[bytes], Tensor]
-    """A photo to what the network sees, `(3, H, W) uint8`."""
-    forward: Callable[[Tensor], object]
-    """Of `(N, 3, H, W) uint8`; may be called from several threads."""
 
 
 @dataclass(frozen=True)
@@ -42,44 +34,37 @@ class Bare:
     """CPU time for a photo that is decoded and sent through the network."""
 
 
-def opened(folder: Folder, subject: Subject) -> Opened:
-    """The newest version of the model, in the runtime in which the service has it."""
+def opened(folder: Folder, subject: Subject, *, precision: str, threads: int) -> Loaded:
+    """The newest version of the model, in the form in which the service has it at `precision` (`best` or `fp32`)."""
+    pins = Pins() if precision == "best" else Pins(precision=precision)
     with folder.database.read() as session:
-        version = models.served(session, subject.model)
-    artifact = artifacts.read(folder.storage.model_version(version.version_id))
-    restored = classifiers.restore(
-        artifact.backbone, len(artifact.labels), artifact.preprocessing, artifact.state, outlet=artifact.outlet
-    )
-    form = classifiers.inference_form(restored)
-
-    def decode(photo: bytes) -> Tensor:
-        seen = preprocess.load(photo, artifact.preprocessing, max_pixels=MAX_PIXELS)
-        return torch.from_numpy(seen).permute(2, 0, 1)
-
-    def forward(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = form(images)
-            return logits.softmax(dim=1)
-
-    return Opened(decode, forward)
+        snapshot = directory.load(session, Process("cpu", pins))
+    source = FromStorage(folder.storage, Machine(threads), 1, Metrics())
+    return source.open(snapshot.served[subject.model])
 
 
-def measure(opened: Opened, photo: bytes, *, cores: Sequence[int], seconds: float) -> Bare:
+def measure(loaded: Loaded, photo: bytes, *, cores: Sequence[int], seconds: float) -> Bare:
     """As many threads as cores, each with one photo after the other and a network of one thread: the most that these
     cores can do, since none ever waits for another. Medians of a few rounds."""
     before = os.sched_getaffinity(0), torch.get_num_threads()
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)
-    image = opened.decode(photo)[None]
+    image = _decoded(loaded, photo)
     both = functools.partial(_rate, threads=len(cores), seconds=seconds / _ROUNDS)
     try:
-        whole = [both(lambda: opened.forward(opened.decode(photo)[None])) for _ in range(_ROUNDS)]
-        forward = [both(lambda: opened.forward(image)) for _ in range(_ROUNDS)]
+        whole = [
+            both(lambda: loaded.network.run(loaded.pixels(photo, max_pixels=MAX_PIXELS)[None])) for _ in range(_ROUNDS)
+        ]
+        forward = [both(lambda: loaded.network.run(image)) for _ in range(_ROUNDS)]
     finally:
         os.sched_setaffinity(0, before[0])
         torch.set_num_threads(before[1])
     rate, cpu_ms = np.median(whole, axis=0)
     return Bare(float(rate), float(np.median(forward, axis=0)[0]), float(cpu_ms))
+
+
+def _decoded(loaded: Loaded, photo: bytes) -> Images:
+    return loaded.pixels(photo, max_pixels=MAX_PIXELS)[None]
 
 
 def _rate(work: Callable[[], object], *, threads: int, seconds: float) -> tuple[float, float]:

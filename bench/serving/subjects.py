@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import migrations
+from app import storage
 from app.backbones import catalogue, preprocess
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier
@@ -23,14 +24,17 @@ from app.datasets.store import Item
 from app.datasets.tables import DatasetVersion
 from app.db import Database, new_id, utc_now
 from app.jobs.tables import Job
-from app.models import artifact
+from app.models import artifact, serving
 from app.models import service as models
 from app.models.artifact import Artifact, Calibration
 from app.models.service import NewModelVersion
+from app.models.serving import NewOptimisation
+from app.optimisation import DEFAULT_TOLERANCE, Report
 from app.settings import Settings
 from app.storage import Storage
 from bench.photos import Photos
 from bench.serving.pictures import SIZE, Pictures
+from worker.optimise import OptimiseWork, optimise
 
 MAX_PIXELS = 10_000_000
 
@@ -70,6 +74,7 @@ class Folder:
         migrations.upgrade(self.database)
         self._dataset_id = _add_dataset(self.database, self.storage, pictures)
         self._pictures = pictures
+        self.is_optimised = False
 
     def register(self, model: str, classifier: Classifier, network: str, calibration: Calibration) -> str:
         """The next version of `model`; its id."""
@@ -98,6 +103,32 @@ class Folder:
             models.register(session, wanted, now=now)
         return version_id
 
+    def optimise(self, model: str) -> Report:
+        """Let the newest version of `model` be run in its fastest form, as the service does after a training."""
+        with self.database.read() as session:
+            version = models.find_version(session, model, None)
+            job_id, version_id = version.job_id, version.id
+            tag = datasets.find_version(session, self._dataset_id, None).table_tag
+        work = OptimiseWork(
+            version_id=version_id,
+            optimisation_id=serving.new_optimisation_id(),
+            artifact=self.storage.model_version(version_id),
+            table=self.storage.dataset(self._dataset_id),
+            tag=tag,
+            folder=self.storage.job(job_id),
+            max_image_pixels=MAX_PIXELS,
+            tolerance=DEFAULT_TOLERANCE,
+            forms=None,
+            device="cpu",
+        )
+        found = optimise(work, lambda _event: None)
+        storage.move(found.folder, self.storage.optimisation(found.optimisation_id))
+        with self.database.write() as session:
+            made = NewOptimisation(found.optimisation_id, version_id, job_id, found.report)
+            serving.record(session, made, now=utc_now())
+        self.is_optimised = True
+        return found.report
+
 
 def make(network: str, folder: Folder, pictures: Pictures, *, versions: int = 1) -> Subject:
     """The classifier as a model with so many equal versions, and as a peer's files."""
@@ -112,7 +143,12 @@ def make(network: str, folder: Folder, pictures: Pictures, *, versions: int = 1)
 def optimised(folder: Folder, subject: Subject, *, precision: str) -> dict[str, str]:
     """Make the newest version of the model ready to be served at `precision` (`best` or `fp32`), as the service does
     after a training; the settings with which the service is then to be started."""
-    return {}
+    if not folder.is_optimised:
+        report = folder.optimise(subject.model)
+        for one in report.forms:
+            print(f"  {one.name}: {one.speed or one.reason}, {one.figures}")
+        print(f"  in this order: {', '.join(report.order)}", flush=True)
+    return {} if precision == "best" else {"GRAFT_PRECISION": precision}
 
 
 def fitted(network: str, pictures: Pictures) -> tuple[Classifier, Calibration]:
