@@ -126,7 +126,13 @@ class OptimisationCreate(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"example": {"tolerance": {"accuracy_points": 0.5, "agreement": 0.99}, "device": "gpu"}},
+        json_schema_extra={
+            "example": {
+                "tolerance": {"accuracy_points": 0.5, "agreement": 0.99},
+                "forms": ["onnxruntime-fp32", "openvino-int8"],
+                "device": "gpu",
+            }
+        },
     )
 
     tolerance: Tolerance = Field(default=DEFAULT_TOLERANCE, description="How far a form may be from the plain one.")
