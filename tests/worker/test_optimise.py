@@ -25,7 +25,7 @@ from app.runtimes import opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine
 from app.settings import Settings
 from app.storage import Storage
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_runner import files_left
 from worker import sweep
 from worker.runner import Runner
@@ -78,6 +78,7 @@ def pixels(desk: Desk, dataset_id: str, version_id: str) -> tuple[NDArray[np.uin
     ), validation.targets
 
 
+@on_sqlite
 def test_every_form_gives_the_answers_of_the_plain_one_and_the_report_is_right(
     desk: Desk, runner: Runner, dataset_id: str, trained: str, files: Storage
 ) -> None:
@@ -109,6 +110,7 @@ def test_every_form_gives_the_answers_of_the_plain_one_and_the_report_is_right(
     assert [rates[name] for name in report.order] == sorted((rates[name] for name in report.order), reverse=True)
 
 
+@on_sqlite
 def test_the_job_tells_of_each_form_and_leaves_nothing_behind(
     desk: Desk, runner: Runner, trained: str, files: Storage
 ) -> None:
@@ -121,6 +123,7 @@ def test_the_job_tells_of_each_form_and_leaves_nothing_behind(
     assert [name for name in files_left(files) if name.startswith("jobs")] == []
 
 
+@on_sqlite
 def test_a_form_outside_the_tolerance_is_not_served_unless_it_is_pinned(
     desk: Desk, runner: Runner, trained: str, database: Database
 ) -> None:
@@ -137,6 +140,7 @@ def test_a_form_outside_the_tolerance_is_not_served_unless_it_is_pinned(
     assert optimisation.choose(report, Pins(runtime="onnxruntime")) == ("onnxruntime-fp32", PLAIN.name)
 
 
+@on_sqlite
 def test_a_broken_file_is_noticed_and_a_form_that_does_not_load_is_passed_over(
     desk: Desk, runner: Runner, trained: str, files: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,6 +157,7 @@ def test_a_broken_file_is_noticed_and_a_form_that_does_not_load_is_passed_over(
     assert caplog.text.count("the next form is tried") == 2
 
 
+@on_sqlite
 def test_forms_that_the_machine_cannot_run_end_the_job_with_those_it_can(
     desk: Desk, runner: Runner, trained: str
 ) -> None:
