@@ -23,7 +23,7 @@ from app.main import assemble
 from app.settings import Settings
 from tests.conftest import postgres_copy
 
-EXAMPLES = 10
+EXAMPLES = 6
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,

@@ -21,9 +21,7 @@ def coloured(size: int, *, count: int = 64) -> tuple[torch.Tensor, torch.Tensor]
     ("name", "rate"),
     [
         ("alexnet_2012", 1e-4),
-        ("zfnet", 1e-4),
         ("inception_v1", 3e-4),
-        ("inception_v2", 1e-3),
     ],
 )
 def test_a_written_network_learns(name: str, rate: float) -> None:

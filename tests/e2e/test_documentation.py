@@ -15,7 +15,11 @@ from tests.e2e import service
 from tests.e2e.conftest import ELSEWHERE
 from tests.e2e.service import Service
 
-pytestmark = pytest.mark.skipif(bool(ELSEWHERE), reason="a service elsewhere may hold what the examples create")
+pytestmark = [
+    pytest.mark.skipif(bool(ELSEWHERE), reason="a service elsewhere may hold what the examples create"),
+    # They are the same in both forms of the service, and many.
+    pytest.mark.parametrize("running", ["embedded"], indirect=True, scope="session"),
+]
 
 Operation = tuple[str, str]
 
