@@ -215,6 +215,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow would clip at 255 where the upper half of the range is wanted.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        # To convert it would copy it, into memory that the system has to hand out first: as dear as decoding it.
+        return image
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))

@@ -16,6 +16,9 @@ from app.predictions.shelf import Opener, Shelf
 from app.runtimes.form import Machine
 from app.settings import Settings
 
+_WAITING_THREADS = 1
+"""More than there are cores, for one or the other always waits to have the interpreter back."""
+
 
 @dataclass(frozen=True)
 class Desk:
@@ -45,7 +48,7 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics) -> Desk:
     machine = Machine(settings.threads or _cores(), "cuda" if torch.cuda.is_available() else "cpu")
     scheduler = Scheduler(
         Limits(
-            threads=machine.threads,
+            threads=machine.threads + _WAITING_THREADS,
             max_queued=settings.max_queued_images,
             batch_wait_seconds=settings.batch_wait_seconds,
             max_image_pixels=settings.max_image_pixels,
