@@ -31,6 +31,7 @@ from app.predictions import desk, tfserving, v2
 from app.predictions import routes as predictions
 from app.predictions.protocol_schemas import InferBody, ServingBody
 from app.predictions.schemas import PredictBody
+from app.predictions.shortcut import Shortcut
 from app.rankings import routes as rankings
 from app.settings import Settings
 from app.storage import Storage
@@ -94,6 +95,7 @@ def assemble(settings: Settings, bell: Doorbell, *, routers: Sequence[APIRouter]
     app.state.settings = settings
     app.state.doorbell = bell
     problems.install(app)
+    app.add_middleware(Shortcut, handlers=problems.HANDLERS)
     for router in _ROUTERS if routers is None else routers:
         app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)

@@ -1,7 +1,7 @@
 """Errors as HTTP answers: RFC 9457 problem documents with a machine-readable `code`, whatever goes wrong."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -77,13 +77,8 @@ def say_as_error(request: Request) -> None:
 
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
-    app.add_exception_handler(errors.GraftError, _graft_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-    for kind in (OperationalError, InterfaceError, PoolTimeout):
-        app.add_exception_handler(kind, _database_away)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unexpected)
+    for kind, handle in HANDLERS.items():
+        app.add_exception_handler(kind, handle)
 
 
 def _graft_error(request: Request, error: Exception) -> JSONResponse:
@@ -178,3 +173,14 @@ def _field_problem(entry: dict[str, Any]) -> FieldProblem:
 
 def _dotted(location: Sequence[str | int]) -> str:
     return ".".join(map(str, location))
+
+
+HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+    errors.GraftError: _graft_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_exception,
+    **dict.fromkeys((OperationalError, InterfaceError, PoolTimeout), _database_away),
+    ClientDisconnect: _gone,
+    Exception: _unexpected,
+}
+"""What is answered for an error, by its class."""
