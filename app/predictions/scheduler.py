@@ -5,10 +5,12 @@ time the threads are shared evenly, however many images each has waiting. Knows 
 """
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from app import errors
@@ -18,6 +20,7 @@ from app.runtimes.form import Images
 logger = logging.getLogger(__name__)
 
 _SMOOTHING = 0.1
+_NICENESS = 5
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ class Scheduler:
         return min(whole, shared) / self._limits.threads
 
     def _work(self) -> None:
+        _yield_to_the_event_loop()
         while (step := self._take()) is not None:
             try:
                 self._carry_out(step)
@@ -311,6 +315,13 @@ class Scheduler:
                 is_last = item.ticket.answer(item.place, answer)
             if is_last:
                 item.ticket.end()
+
+
+def _yield_to_the_event_loop() -> None:
+    """Let this thread be second where there are more threads than cores: whoever cannot be served is to be told soon,
+    and a thread that waits for its core meanwhile would have waited in the queue."""
+    with suppress(AttributeError, OSError):  # not everywhere have threads a priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _first_wanted(items: deque[_Item], now: float) -> _Item | None:
