@@ -1,11 +1,12 @@
 """Where files lie: one folder, the same for the API and every worker."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from app import files
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,7 @@ def move(source: Path, target: Path) -> None:
     """Rename `source` to `target`, durable when this returns."""
     source.rename(target)
     for folder in {source.parent, target.parent}:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        files.make_durable(folder)
 
 
 def discard(path: Path) -> None:

@@ -6,7 +6,6 @@ and thumbnails of its worst mistakes.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from app import errors
+from app import files as kept
 from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import WHOLE, Outlet
 
@@ -72,26 +72,26 @@ def write(folder: Path, artifact: Artifact, *, thumbnails: Sequence[bytes] = ())
         "provenance": artifact.provenance,
     }
     for name, document in documents.items():
-        _write_json(folder / f"{name}.json", document)
+        kept.write_json(folder / f"{name}.json", document)
     if artifact.calibration is not None:
         _write_calibration(folder, artifact.calibration)
     for place, thumbnail in enumerate(thumbnails):
         (folder / _thumbnail(place)).write_bytes(thumbnail)
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    files = {path.name: kept.sha256(path) for path in sorted(folder.iterdir())}
     facts = {"format": FORMAT, "backbone": artifact.backbone, "outlet": asdict(artifact.outlet), "files": files}
-    _write_json(folder / _MANIFEST, facts)
+    kept.write_json(folder / _MANIFEST, facts)
     for path in (*folder.iterdir(), folder):
-        _make_durable(path)
+        kept.make_durable(path)
 
 
 def read(folder: Path) -> Artifact:
     """The artifact in `folder`. Raises `Unavailable` where it is missing or not as it was written."""
     try:
-        manifest = _read_json(folder / _MANIFEST)
-        changed = [name for name, digest in manifest["files"].items() if _sha256(folder / name) != digest]
+        manifest = kept.read_json(folder / _MANIFEST)
+        changed = [name for name, digest in manifest["files"].items() if kept.sha256(folder / name) != digest]
         if changed:
             raise errors.Unavailable(f"the artifact has changed since it was written: {', '.join(changed)}")
-        documents = {name: _read_json(folder / f"{name}.json") for name in _DOCUMENTS}
+        documents = {name: kept.read_json(folder / f"{name}.json") for name in _DOCUMENTS}
         state = safetensors.torch.load_file(folder / _WEIGHTS)
         calibration = _read_calibration(folder) if _CALIBRATION in manifest["files"] else None
     except FileNotFoundError as error:
@@ -122,7 +122,7 @@ class Description:
 def describe(folder: Path) -> Description:
     """Of the artifact in `folder`. Raises as `read`."""
     try:
-        manifest = _read_json(folder / _MANIFEST)
+        manifest = kept.read_json(folder / _MANIFEST)
         weights_bytes = (folder / _WEIGHTS).stat().st_size
         calibration = _read_calibration(folder) if _CALIBRATION in manifest["files"] else None
     except FileNotFoundError as error:
@@ -150,7 +150,7 @@ def thumbnail(folder: Path, place: int) -> bytes:
 def _part(folder: Path, name: str) -> bytes:
     """A file of the artifact, checked by itself: the weights beside it may be large."""
     try:
-        digest = _read_json(folder / _MANIFEST)["files"][name]
+        digest = kept.read_json(folder / _MANIFEST)["files"][name]
         content = (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise errors.Unavailable(f"the artifact is incomplete: {error.filename} is missing") from error
@@ -172,11 +172,11 @@ def _write_calibration(folder: Path, calibration: Calibration) -> None:
         "unknown_below": calibration.unknown_below,
         "conformal": calibration.conformal,
     }
-    _write_json(folder / _CALIBRATION, plain)
+    kept.write_json(folder / _CALIBRATION, plain)
 
 
 def _read_calibration(folder: Path) -> Calibration:
-    plain = _read_json(folder / _CALIBRATION)
+    plain = kept.read_json(folder / _CALIBRATION)
     return Calibration(
         temperature=plain["temperature"],
         unknown_below=plain["unknown_below"],
@@ -187,30 +187,9 @@ def _read_calibration(folder: Path) -> Calibration:
 
 def weights_sha256(folder: Path) -> str:
     """Of the file with all values of the artifact in `folder`, which was read before."""
-    return str(_read_json(folder / _MANIFEST)["files"][_WEIGHTS])
+    return str(kept.read_json(folder / _MANIFEST)["files"][_WEIGHTS])
 
 
 def _outlet(document: Mapping[str, Any]) -> Outlet:
     """Artifacts of old have none: they have the whole network."""
     return Outlet(stage=document.get("stage"), taps=tuple(document.get("taps", ())))
-
-
-def _write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
