@@ -12,6 +12,7 @@ from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.models import service as models
 from app.models.tables import ModelVersion
+from app.plan import NetworkFacts
 from app.recipe import Recipe
 from app.warmstart import WarmStart
 
@@ -23,7 +24,7 @@ class FoundBase:
     recipe: Recipe
     """With the version of the base written out, so that a later one changes nothing."""
     start: WarmStart
-    stages: tuple[str, ...]
+    network: NetworkFacts
     """Of the base's network, which may be cut."""
 
 
@@ -39,14 +40,14 @@ def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetV
             code="base_of_other_backbone",
             detail={"base": reference, "base_backbone": base.backbone, "backbone": recipe.backbone},
         ).at("recipe.base")
-    stages = _stages(recipe, backbone, base, reference)
+    network = replace(backbone.facts, stages=_stages(recipe, backbone, base, reference))
     if recipe.replay:
         _check_images(session, base, reference)
     kept, fresh, dropped = warmstart.match(base.labels, version.labels, recipe.label_map)
     start = WarmStart(
         base=reference, version_id=base.id, kept=kept, fresh=fresh, dropped=dropped, replay=bool(recipe.replay)
     )
-    return FoundBase(replace(recipe, base=reference), start, stages)
+    return FoundBase(replace(recipe, base=reference), start, network)
 
 
 def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:

@@ -49,6 +49,15 @@ class VersionFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkFacts:
+    """What a plan needs to know of a backbone."""
+
+    stages: tuple[str, ...]
+    normalises: bool = True
+    """Whether its layers normalise what they pass on (BatchNorm, LayerNorm and their kin)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quadrant:
     """Where a version lies, seen from a backbone, and the measurements that put it there."""
 
@@ -140,19 +149,18 @@ class Plan:
     reasons: tuple[str, ...] = field(default=())
 
 
-def resolve(recipe: Recipe, version: VersionFacts, *, stages: Sequence[str]) -> Plan:
-    """The plan for `recipe` on a version with these facts, for a backbone with these stages. Raises `UnknownName` and
-    `Invalid`."""
+def resolve(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
+    """The plan for `recipe` on a version and a backbone with these facts. Raises `UnknownName` and `Invalid`."""
     strategy = "scratch" if recipe.from_random else recipe.strategy
     if strategy == "auto":
         raise ValueError("what to do with strategy 'auto' is decided by app.policy, from a profile")
-    plan = _PLANNERS[strategy](recipe, version, stages)
+    plan = _PLANNERS[strategy](recipe, version, network)
     peak, decay = (plan.descent.learning_rate, plan.descent.layer_decay) if plan.descent else (None, 1.0)
-    each = treatments(stages, cut=plan.stage, freeze=plan.freeze, reinit=plan.reinit, peak=peak, decay=decay)
+    each = treatments(network.stages, cut=plan.stage, freeze=plan.freeze, reinit=plan.reinit, peak=peak, decay=decay)
     return replace(plan, treatments=each)
 
 
-def _plan_head(recipe: Recipe, version: VersionFacts, _stages: Sequence[str]) -> Plan:
+def _plan_head(recipe: Recipe, version: VersionFacts, _network: NetworkFacts) -> Plan:
     probe = _probe(recipe, version)
     return Plan(
         backbone=recipe.backbone,
@@ -189,7 +197,8 @@ def _probe(recipe: Recipe, version: VersionFacts) -> _Probe:
     return _Probe(grid=L2_GRID, folds=folds, reason=reason)
 
 
-def _plan_stage_probe(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> Plan:
+def _plan_stage_probe(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
+    stages = network.stages
     probe, stage = _probe(recipe, version), recipe.stage or BEST_STAGE
     if stage not in (BEST_STAGE, ALL_STAGES, HEAD, *stages):
         raise errors.UnknownName("stage", stage, [*stages, HEAD, BEST_STAGE, ALL_STAGES])
@@ -229,13 +238,14 @@ _STAGE_REASONS = {
 }
 
 
-def _plan_top(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> Plan:
+def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
+    stages = network.stages
     if len(stages) < 2:
         raise errors.Invalid(f"{recipe.backbone} has a single stage, so there is no top of it", code="no_stages")
     freeze = recipe.freeze or stages[-2]
     if freeze not in stages:
         raise errors.UnknownName("stage", freeze, stages)
-    probe, descent = _probe(recipe, version), _descent(recipe, version)
+    probe, descent = _probe(recipe, version), _descent(recipe, version, network)
     reinit: Reinit = recipe.reinit or "none"
     trained = ", ".join(stages[stages.index(freeze) + 1 :]) or "nothing but the head"
     views = min(recipe.views or 2, descent.epochs)
@@ -258,6 +268,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> P
             *([probe.reason] if reinit == "none" else []),
             f"What the frozen stages give is computed once, for {views} views of each image, and kept.",
             *_told(descent, version),
+            *_about_rate(recipe, descent, network),
         ),
     )
 
@@ -270,8 +281,8 @@ _STARTS: dict[Reinit, str] = {
 }
 
 
-def _plan_full(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> Plan:
-    probe, descent = _probe(recipe, version), _descent(recipe, version)
+def _plan_full(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
+    probe, descent = _probe(recipe, version), _descent(recipe, version, network)
     reinit: Reinit = recipe.reinit or "none"
     return Plan(
         backbone=recipe.backbone,
@@ -289,13 +300,14 @@ def _plan_full(recipe: Recipe, version: VersionFacts, stages: Sequence[str]) -> 
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
             *_told(descent, version),
-            *_told_of_stages(descent, stages),
+            *_about_rate(recipe, descent, network),
+            *_told_of_stages(descent, network.stages),
         ),
     )
 
 
-def _plan_scratch(recipe: Recipe, version: VersionFacts, _stages: Sequence[str]) -> Plan:
-    descent = _descent(recipe, version)
+def _plan_scratch(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
+    descent = _descent(recipe, version, network)
     return Plan(
         backbone=recipe.backbone,
         strategy="scratch",
@@ -310,11 +322,12 @@ def _plan_scratch(recipe: Recipe, version: VersionFacts, _stages: Sequence[str])
             f"Every layer of {recipe.backbone} is trained from random initialisation, with a new classifier for the "
             f"{version.classes} labels.",
             *_told(descent, version),
+            *_about_rate(recipe, descent, network),
         ),
     )
 
 
-def _descent(recipe: Recipe, version: VersionFacts) -> Descent:
+def _descent(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Descent:
     scratch = recipe.from_random
     batch_size = recipe.batch_size or max(2, min(32, version.train_images // 8))
     accumulate = recipe.accumulate or 1
@@ -324,7 +337,7 @@ def _descent(recipe: Recipe, version: VersionFacts) -> Descent:
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=optimizer,
-        learning_rate=recipe.learning_rate or _peak(optimizer, batch_size * accumulate, scratch=scratch),
+        learning_rate=recipe.learning_rate or _peak(optimizer, batch_size * accumulate, network, scratch=scratch),
         weight_decay={"sgd": 1e-4, "adamw": 0.05}[optimizer] if recipe.weight_decay is None else recipe.weight_decay,
         warm_up=0.1 if scratch else 0.05,
         warm_up_epochs=5 if scratch else 1,
@@ -346,13 +359,19 @@ def _scratch_epochs(version: VersionFacts, images: int) -> int:
     return min(most, max(fewest, math.ceil(_SCRATCH_STEPS / math.ceil(version.train_images / images))))
 
 
-def _peak(optimizer: Optimizer, images: int, *, scratch: bool) -> float:
+_UNNORMALISED = 0.1
+"""What a network without normalisation bears of the learning rate of one that has it, with SGD: the published AlexNet,
+VGG and SqueezeNet were trained at 0.01, ResNets at 0.1. AdamW measures each step by the gradients themselves."""
+
+
+def _peak(optimizer: Optimizer, images: int, network: NetworkFacts, *, scratch: bool) -> float:
     """The peak learning rate for steps over so many images."""
+    borne = _UNNORMALISED if optimizer == "sgd" and not network.normalises else 1.0
     if scratch:
         # By the root, as in proportion steps over few images would be so short that nothing is learnt in time.
-        return {"sgd": 0.05, "adamw": 1e-3}[optimizer] * math.sqrt(images / 32)
+        return {"sgd": 0.05, "adamw": 1e-3}[optimizer] * math.sqrt(images / 32) * borne
     # Steps over more images may be longer: in proportion for SGD (Goyal et al. 2017), by the root for AdamW.
-    return {"sgd": 0.01 * images / 32, "adamw": 1e-4 * math.sqrt(images / 32)}[optimizer]
+    return {"sgd": 0.01 * images / 32, "adamw": 1e-4 * math.sqrt(images / 32)}[optimizer] * borne
 
 
 _STRONG = Augmentation(policy="trivial", erasing=0.1)
@@ -377,6 +396,14 @@ def _told(descent: Descent, version: VersionFacts) -> Iterator[str]:
         yield f"Training ends early after {descent.patience} epochs without a better one, and the best is kept."
 
 
+def _about_rate(recipe: Recipe, descent: Descent, network: NetworkFacts) -> Iterator[str]:
+    if recipe.learning_rate is None and descent.optimizer == "sgd" and not network.normalises:
+        yield (
+            f"Nothing in {recipe.backbone} normalises what its layers pass on, so it bears a tenth of the learning "
+            "rate that others do."
+        )
+
+
 def _told_of_stages(descent: Descent, stages: Sequence[str]) -> Iterator[str]:
     if descent.layer_decay < 1:
         lowest = descent.learning_rate * descent.layer_decay ** len(stages)
@@ -391,7 +418,7 @@ def _told_of_stages(descent: Descent, stages: Sequence[str]) -> Iterator[str]:
         )
 
 
-_PLANNERS: dict[Strategy, Callable[[Recipe, VersionFacts, Sequence[str]], Plan]] = {
+_PLANNERS: dict[Strategy, Callable[[Recipe, VersionFacts, NetworkFacts], Plan]] = {
     "head": _plan_head,
     "stage_probe": _plan_stage_probe,
     "top": _plan_top,

@@ -9,11 +9,11 @@ Each side is measured, not asked for. Nothing here knows a dataset by name, and 
 are round figures, with their reasons beside them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, VersionFacts, resolve
+from app.plan import Amount, Estimate, Expected, Likeness, NetworkFacts, Plan, Quadrant, VersionFacts, resolve
 from app.profile import HEAD, Depth, Probe, Profile
 from app.recipe import ALL_STAGES, Recipe, Strategy, left_out, narrowed
 
@@ -64,19 +64,19 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def plan(recipe: Recipe, profile: Profile, version: VersionFacts, *, stages: Sequence[str]) -> Plan:
+def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: NetworkFacts) -> Plan:
     """The plan for a `recipe` that leaves the strategy open; what it sets by hand stays as it is. Raises `UnknownName`
     and `Invalid`."""
     decision = decide(profile)
     fields = {"stage": decision.rival_stage} if decision.strategy == "stage_probe" else {"freeze": decision.freeze}
     settled, lost = narrowed(recipe, decision.strategy, **{name: value for name, value in fields.items() if value})
-    resolved = resolve(settled, version, stages=stages)
+    resolved = resolve(settled, version, network)
     # A head that is fitted first competes anyway, as the network before its first step.
     competes = decision.rival != "head" or resolved.reinit != "none"
     trains = decision.strategy in ("top", "full")
     return replace(
         resolved,
-        rival=_rival(recipe, decision, version, stages) if trains and competes else None,
+        rival=_rival(recipe, decision, version, network) if trains and competes else None,
         quadrant=decision.quadrant,
         expected=expected(profile, strategy=decision.strategy),
         reasons=(*decision.reasons, *resolved.reasons, *left_out(decision.strategy, lost)),
@@ -90,9 +90,9 @@ def informed(plan: Plan, profile: Profile, estimate: Estimate) -> Plan:
     )
 
 
-def _rival(recipe: Recipe, decision: Decision, version: VersionFacts, stages: Sequence[str]) -> Plan:
+def _rival(recipe: Recipe, decision: Decision, version: VersionFacts, network: NetworkFacts) -> Plan:
     settled, _ = narrowed(recipe, decision.rival, **({"stage": decision.rival_stage} if decision.rival_stage else {}))
-    return resolve(settled, version, stages=stages)
+    return resolve(settled, version, network)
 
 
 def decide(profile: Profile) -> Decision:

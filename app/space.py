@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app import errors
-from app.plan import Descent, Plan, VersionFacts, resolve
+from app.plan import Descent, NetworkFacts, Plan, VersionFacts, resolve
 from app.profile import HEAD
 from app.recipe import ALL_STAGES, Augmentation, Recipe, Strategy, narrowed
 
@@ -48,7 +48,7 @@ class Space:
     default: Plan
     """How the recipe is carried out without a search."""
     version: VersionFacts
-    stages: tuple[str, ...]
+    network: NetworkFacts
     dimensions: Mapping[str, Numbers | Ways] = field(default_factory=dict)
 
     def plan(self, values: Values) -> Plan:
@@ -92,14 +92,14 @@ class Space:
 
     def _resolved(self, strategy: Strategy, fields: Mapping[str, Any]) -> Plan:
         settled, _ = narrowed(self.recipe, strategy, **fields)
-        return resolve(settled, self.version, stages=self.stages)
+        return resolve(settled, self.version, self.network)
 
 
-def of(recipe: Recipe, default: Plan, version: VersionFacts, *, stages: Sequence[str]) -> Space:
+def of(recipe: Recipe, default: Plan, version: VersionFacts, network: NetworkFacts) -> Space:
     """The space around `default`, which is the plan for `recipe`. Raises `Invalid` where the recipe leaves nothing
     open."""
-    layers = _layers(recipe, default, stages)
-    space = Space(recipe, default, version, tuple(stages), {"layers": Ways(layers)} if layers else {})
+    layers = _layers(recipe, default, network.stages)
+    space = Space(recipe, default, version, network, {"layers": Ways(layers)} if layers else {})
     descent = default.descent or (space.plan({"layers": next(iter(layers))}).descent if layers else None)
     numbers = {} if descent is None else _of_descent(descent)
     opened = {name: dimension for name, dimension in numbers.items() if getattr(recipe, name) is None}

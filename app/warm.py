@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from app.plan import Plan, VersionFacts, resolve
+from app.plan import NetworkFacts, Plan, VersionFacts, resolve
 from app.recipe import Recipe, left_out, narrowed
 from app.warmstart import WarmStart, told
 
@@ -12,13 +12,13 @@ PULL = 0.01
 strengths that Li et al. (2018, L2-SP) found to be best from data set to data set, one in the middle."""
 
 
-def plan(recipe: Recipe, start: WarmStart, version: VersionFacts, *, stages: tuple[str, ...]) -> Plan:
-    """The plan for a `recipe` with a base whose network has these stages. Raises `UnknownName` and `Invalid`."""
+def plan(recipe: Recipe, start: WarmStart, version: VersionFacts, network: NetworkFacts) -> Plan:
+    """The plan for a `recipe` with a base whose network is of these facts. Raises `UnknownName` and `Invalid`."""
     reasons: list[str] = []
     if recipe.strategy == "auto":
         recipe, lost = narrowed(recipe, "head")
         reasons += [_WHY_HEAD, *left_out("head", lost)]
-    made = resolve(recipe, version, stages=stages)
+    made = resolve(recipe, version, network)
     if made.descent is not None:
         pull = PULL if recipe.weight_decay is None else recipe.weight_decay
         made = replace(made, descent=replace(made.descent, weight_decay=pull, decay_to="start"))

@@ -153,7 +153,7 @@ def plan_for(images: int, *, batch_size: int, epochs: int, policy: str) -> Plan:
         augmentation=Augmentation(policy=policy),  # type: ignore[arg-type]
     )
     facts = VersionFacts(classes=_CLASSES, train_images=images, validation_images=64, smallest_class=images // _CLASSES)
-    return resolve(recipe, facts, stages=[stage.name for stage in catalogue.find(_BACKBONE).stages])
+    return resolve(recipe, facts, catalogue.find(_BACKBONE).facts)
 
 
 def compared(given: Photos, arguments: argparse.Namespace) -> Iterator[tuple[str, float]]:

@@ -141,7 +141,7 @@ def _train(work: Work) -> None:
     splits = splits_of(_table(work), _TAG)
     backbone, file = _small(work)
     recipe = Recipe(backbone=work.backbone, **RECIPES[work.name])  # type: ignore[arg-type]
-    plan = resolve(recipe, facts(splits), stages=[stage.name for stage in backbone.stages])
+    plan = resolve(recipe, facts(splits), backbone.facts)
     with tempfile.TemporaryDirectory(dir=work.folder) as workdir:
         strategies.train(
             splits,

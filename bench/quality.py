@@ -140,12 +140,11 @@ def _profile(run: Run, seen: Splits, backbone: Backbone, file: WeightsFile | Non
 
 
 def plan_for(recipe: Recipe, seen: Splits, backbone: Backbone, measured: Profile | None) -> Plan:
-    stages = [stage.name for stage in backbone.stages]
     if recipe.strategy != "auto":
-        plan = resolve(recipe, photos.facts(seen), stages=stages)
+        plan = resolve(recipe, photos.facts(seen), backbone.facts)
     else:
         assert measured is not None
-        plan = policy.plan(recipe, measured, photos.facts(seen), stages=stages)
+        plan = policy.plan(recipe, measured, photos.facts(seen), backbone.facts)
         plan = estimates.fitted(plan, recipe, backbone, measured.costs)
     if measured is None:
         return plan

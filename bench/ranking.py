@@ -160,9 +160,8 @@ def tune(case: Case, seen: Splits, test: Photos, file: WeightsFile, *, epochs: i
 
 
 def _plan(case: Case, seen: Splits, epochs: int | None) -> Plan:
-    stages = [stage.name for stage in catalogue.find(case.backbone).stages]
     recipe = Recipe(backbone=case.backbone, strategy="full", seed=case.seed, epochs=epochs)
-    return resolve(recipe, photos.facts(seen), stages=stages)
+    return resolve(recipe, photos.facts(seen), catalogue.find(case.backbone).facts)
 
 
 def _build(backbone: str, file: WeightsFile, classes: int, *, seed: int, outlet: Outlet = WHOLE) -> Classifier:

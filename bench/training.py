@@ -56,7 +56,7 @@ class Subject:
     validation: Photos
 
     def plan(self, recipe: Recipe) -> Plan:
-        return resolve(recipe, photos.facts(self.splits), stages=[stage.name for stage in self.backbone.stages])
+        return resolve(recipe, photos.facts(self.splits), self.backbone.facts)
 
 
 @dataclass(frozen=True)

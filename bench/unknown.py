@@ -45,11 +45,10 @@ def measure(known: Path, foreign: Path, *, backbone: str, folder: Path, cache: P
     seen, test = photos.splits(photos.read(known), seed=seed)
     entry = catalogue.find(backbone)
     file = weights.obtain(entry, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
-    stages = [stage.name for stage in entry.stages]
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
         trained = strategies.train(
             seen,
-            resolve(Recipe(backbone=backbone, strategy="head", seed=seed), photos.facts(seen), stages=stages),
+            resolve(Recipe(backbone=backbone, strategy="head", seed=seed), photos.facts(seen), entry.facts),
             backbone=entry,
             weights=file,
             feature_cache=cache,

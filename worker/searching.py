@@ -57,7 +57,6 @@ def carry_out(
     if state is None or state.fingerprint != fingerprint:
         state = State(fingerprint=fingerprint, costs=work.costs)
     costs = state.costs
-    stages = [stage.name for stage in work.backbone.stages]
 
     def fitted(plan: Plan) -> Plan:
         return plan if costs is None else estimates.fitted(plan, work.recipe, work.backbone, costs)
@@ -66,7 +65,7 @@ def carry_out(
         return None if costs is None else estimates.of(plan, work.facts, work.backbone, costs).seconds
 
     searching = Searching(
-        space=space.of(work.recipe, work.plan, work.facts, stages=stages),
+        space=space.of(work.recipe, work.plan, work.facts, work.backbone.facts),
         limits=limits,
         splits=splits,
         carry_out=train,

@@ -259,7 +259,6 @@ def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile 
     backbone = catalogue.find(work.recipe.backbone)
     file = _weights(work.places, backbone, work.recipe.start)
     assert file is not None
-    stages = [stage.name for stage in backbone.stages]
     measured = work.profile if work.profile and work.profile.weights_sha256 == file.sha256 else None
     try:
         measured = measured or analyse.measure(
@@ -272,10 +271,10 @@ def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile 
         )
     except errors.Invalid as error:
         head, _ = narrowed(work.recipe, "head")
-        plan = resolve(head, work.facts, stages=stages)
+        plan = resolve(head, work.facts, backbone.facts)
         plan = replace(plan, reasons=(f"Nothing can be measured: {error.message}.", *plan.reasons))
     else:
-        plan = policy.plan(work.recipe, measured, work.facts, stages=stages)
+        plan = policy.plan(work.recipe, measured, work.facts, backbone.facts)
         plan = estimates.fitted(plan, work.recipe, backbone, measured.costs)
         plan = replace(plan, estimate=estimates.of(plan, work.facts, backbone, measured.costs))
     return plan, measured

@@ -17,6 +17,7 @@ from app.backbones.chain import AuxiliaryHead, Chain
 from app.backbones.entry import Entry, Source
 from app.backbones.families import ENTRIES
 from app.backbones.preprocess import Preprocessing
+from app.plan import NetworkFacts
 
 TIMM_PREFIX = "timm:"
 """In front of the name of any network of timm that is not in the catalogue."""
@@ -93,6 +94,8 @@ class Backbone:
     """Whether the network works on images of one size only, that of its weights."""
     scratch_preprocessing: Preprocessing
     """What is done to images where no weights bring their own preprocessing along."""
+    normalises: bool
+    """Whether its layers normalise what they pass on (BatchNorm, LayerNorm and their kin)."""
     stages: tuple[StageFacts, ...]
     weights: tuple[Weights, ...]
     chain: Chain | None
@@ -102,6 +105,11 @@ class Backbone:
     def input_size(self) -> int:
         """Side of the image that the network sees, in pixels."""
         return self.scratch_preprocessing.crop
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What a plan needs to know of it."""
+        return NetworkFacts(stages=tuple(stage.name for stage in self.stages), normalises=self.normalises)
 
     @property
     def architecture(self) -> str:
@@ -237,6 +245,7 @@ def assemble(entry: Entry, figures: Mapping[str, Any]) -> Backbone:
         feature_dim=figures["feature_dim"],
         min_size=figures["min_size"],
         fixed_size=entry.fixed_size,
+        normalises=figures["normalises"],
         scratch_preprocessing=scratch,
         stages=tuple(_stage(facts) for facts in figures["stages"]),
         weights=weights,

@@ -35,7 +35,7 @@ def of(entry: Entry) -> Facts:
     """The computed facts of a network that is described by hand."""
     weights = _WEIGHTS[entry.source](entry)
     scratch = weights[0]["preprocessing"] if entry.preprocessing is None else entry.preprocessing.to_json()
-    known: Facts = {"parameters": 0, "feature_dim": 0, "min_size": 0, "stages": []}
+    known: Facts = {"parameters": 0, "feature_dim": 0, "min_size": 0, "normalises": True, "stages": []}
     backbone = catalogue.assemble(entry, {**known, "weights": weights, "preprocessing": scratch})
     network = networks.hollow(backbone, auxiliary=False).to("meta").eval()
     size = backbone.input_size
@@ -55,6 +55,7 @@ def of(entry: Entry) -> Facts:
         "receptive_field": per_stage[-1]["receptive_field"],
         "feature_dim": feature_dim,
         "min_size": _min_size(backbone, network),
+        "normalises": _normalises(network),
         "preprocessing": scratch,
         "stages": per_stage,
         "weights": weights,
@@ -82,6 +83,7 @@ def _of_timm(architecture: str, device: str) -> Facts:
         "feature_dim": feature_dim,
         "min_size": size if config.fixed_input_size or config.min_input_size is None else config.min_input_size[1],
         "fixed_size": bool(config.fixed_input_size),
+        "normalises": _normalises(network),
         "preprocessing": _timm_preprocessing(config) or _plain_preprocessing(size),
         "stages": [{"name": name, "channels": count} for name, count in zip(walk.stages, channels, strict=True)],
         "weights": timm_weights(architecture),
@@ -112,6 +114,13 @@ def _min_size(backbone: Backbone, network: nn.Module) -> int:
         smallest: int = sets[backbone.weights[0].name].meta["min_size"][0]
         return smallest
     return anatomy.smallest_size(network) or backbone.input_size
+
+
+def _normalises(network: nn.Module) -> bool:
+    """By the names of its parts: libraries have dozens of them. Standardised weights serve the same end; the response
+    normalisation of the first networks, across a few channels, does not."""
+    names = {type(module).__name__ for module in network.modules()} - {"LocalResponseNorm"}
+    return any("norm" in name.lower() or "StdConv" in name for name in names)
 
 
 def _torchvision_weights(name: str) -> list[Facts]:

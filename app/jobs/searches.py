@@ -25,13 +25,12 @@ def check(
     stands, None where it is decided by measurements, is carried out once."""
     if recipe.search is None:
         return
-    stages = [stage.name for stage in backbone.stages]
     if plan is not None:
-        space.of(recipe, plan, facts, stages=stages)
+        space.of(recipe, plan, facts, backbone.facts)
     known = _known(session, version, recipe, backbone)
     if known is not None:
         first = plan or estimates.fitted(
-            policy.plan(recipe, known, facts, stages=stages), recipe, backbone, known.costs
+            policy.plan(recipe, known, facts, backbone.facts), recipe, backbone, known.costs
         )
         check_seconds(recipe.search, estimates.of(first, facts, backbone, known.costs).seconds)
 

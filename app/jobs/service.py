@@ -88,7 +88,7 @@ def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: R
         searches.check(session, version, facts, recipe, backbone, plan)
         return Resolved(recipe, version, backbone, plan)
     found = bases.find(session, recipe, backbone, version)
-    return Resolved(found.recipe, version, backbone, warm.plan(found.recipe, found.start, facts, stages=found.stages))
+    return Resolved(found.recipe, version, backbone, warm.plan(found.recipe, found.start, facts, found.network))
 
 
 def submit_analysis(
@@ -287,13 +287,12 @@ def check_backbone(recipe: Recipe) -> Backbone:
 
 def plan_at_once(recipe: Recipe, backbone: Backbone, version: VersionFacts) -> Plan | None:
     """The plan for `recipe`, None where it is decided by measurements. Raises `UnknownName` and `Invalid`."""
-    stages = [stage.name for stage in backbone.stages]
     if recipe.strategy != "auto":
-        return resolve(recipe, version, stages=stages)
+        return resolve(recipe, version, backbone.facts)
     if not _starts_from_random(recipe, backbone):
         return None
     settled, lost = narrowed(recipe, "scratch")
-    plan = resolve(settled, version, stages=stages)
+    plan = resolve(settled, version, backbone.facts)
     return replace(plan, reasons=(*plan.reasons, *left_out("scratch", lost)))
 
 

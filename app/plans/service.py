@@ -85,9 +85,8 @@ def _plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datet
 def _informed(recipe: Recipe, resolved: Resolved, known: Profile) -> Plan:
     """The plan with what the profile adds: the strategy where it is open, the quadrant, what to expect, the costs."""
     facts, backbone = jobs.version_facts(resolved.version), resolved.backbone
-    stages = [stage.name for stage in backbone.stages]
     made = resolved.plan
     if made is None:
-        made = policy.plan(recipe, known, facts, stages=stages)
+        made = policy.plan(recipe, known, facts, backbone.facts)
         made = estimates.fitted(made, recipe, backbone, known.costs)
     return policy.informed(made, known, estimates.of(made, facts, backbone, known.costs))

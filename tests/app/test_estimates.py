@@ -17,15 +17,14 @@ COMPARED = LOOK / 20 * 64
 """A look at the training images that others are compared with, 32 of each label."""
 FACTS = VersionFacts(classes=2, train_images=80, validation_images=20, smallest_class=40)
 RESNET = catalogue.find("resnet18")
-STAGES = [stage.name for stage in RESNET.stages]
 
 
 def seconds(recipe: Recipe) -> float:
-    return estimates.of(resolve(recipe, FACTS, stages=STAGES), FACTS, RESNET, COSTS).seconds
+    return estimates.of(resolve(recipe, FACTS, RESNET.facts), FACTS, RESNET, COSTS).seconds
 
 
 def memory(recipe: Recipe) -> int:
-    found = estimates.of(resolve(recipe, FACTS, stages=STAGES), FACTS, RESNET, COSTS).memory_bytes
+    found = estimates.of(resolve(recipe, FACTS, RESNET.facts), FACTS, RESNET, COSTS).memory_bytes
     assert found is not None
     return found
 
@@ -49,7 +48,7 @@ def test_scratch_takes_a_step_for_each_image_and_epoch_and_looks_at_the_validati
 
 
 def test_for_a_gpu_images_are_decoded_once() -> None:
-    plans = [resolve(Recipe(backbone="resnet18", strategy="scratch", epochs=e), FACTS, stages=STAGES) for e in (5, 6)]
+    plans = [resolve(Recipe(backbone="resnet18", strategy="scratch", epochs=e), FACTS, RESNET.facts) for e in (5, 6)]
     costs = replace(COSTS, device="cuda")
     short, long = (estimates.of(plan, FACTS, RESNET, costs).seconds for plan in plans)
 
@@ -71,8 +70,8 @@ def test_epochs_of_the_top_cost_what_lies_behind_the_frozen_stages() -> None:
 
 
 def test_a_rival_takes_its_time_besides() -> None:
-    alone = resolve(Recipe(backbone="resnet18", strategy="full"), FACTS, stages=STAGES)
-    rival = resolve(Recipe(backbone="resnet18", strategy="stage_probe"), FACTS, stages=STAGES)
+    alone = resolve(Recipe(backbone="resnet18", strategy="full"), FACTS, RESNET.facts)
+    rival = resolve(Recipe(backbone="resnet18", strategy="stage_probe"), FACTS, RESNET.facts)
     both = estimates.of(replace(alone, rival=rival), FACTS, RESNET, COSTS).seconds
     assert both == pytest.approx(sum(estimates.of(plan, FACTS, RESNET, COSTS).seconds for plan in (alone, rival)))
 
@@ -91,7 +90,7 @@ def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
     assert estimates.share_up_to(network, None) == 0
     assert (
         estimates.of(
-            resolve(Recipe(backbone="timm:resnet26", strategy="head"), FACTS, stages=names), FACTS, network, COSTS
+            resolve(Recipe(backbone="timm:resnet26", strategy="head"), FACTS, network.facts), FACTS, network, COSTS
         ).memory_bytes
         is None
     )
@@ -99,7 +98,7 @@ def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
 
 def test_batches_are_cut_to_the_memory_of_the_device_and_make_the_same_steps() -> None:
     recipe = Recipe(backbone="resnet18", strategy="full", batch_size=None)
-    plan = resolve(recipe, replace(FACTS, train_images=800), stages=STAGES)
+    plan = resolve(recipe, replace(FACTS, train_images=800), RESNET.facts)
     assert plan.descent is not None
     assert estimates.fitted(plan, recipe, RESNET, COSTS) == plan
     assert estimates.fitted(plan, recipe, RESNET, replace(COSTS, memory_bytes=10**11)) == plan

@@ -7,15 +7,15 @@ import pytest
 from pydantic import ValidationError
 
 from app import errors
-from app.plan import Plan, VersionFacts, resolve
+from app.plan import NetworkFacts, Plan, VersionFacts, resolve
 from app.recipe import Augmentation, Recipe
 
-STAGES = ("stem", "layer1", "layer2")
+NETWORK = NetworkFacts(stages=("stem", "layer1", "layer2"))
 FACTS = VersionFacts(classes=3, train_images=240, validation_images=60, smallest_class=40)
 
 
 def plan(version: VersionFacts = FACTS, **fields: Any) -> Plan:
-    return resolve(Recipe(**{"backbone": "resnet18", "strategy": "head", **fields}), version, stages=STAGES)
+    return resolve(Recipe(**{"backbone": "resnet18", "strategy": "head", **fields}), version, NETWORK)
 
 
 def scratch(version: VersionFacts = FACTS, **fields: Any) -> Plan:
@@ -33,6 +33,22 @@ def test_from_random_values_the_rate_shrinks_by_the_root_of_the_batch_only() -> 
     assert rate(scratch(batch_size=2)) == pytest.approx(0.0125)
     assert rate(scratch(batch_size=8, accumulate=4)) == pytest.approx(0.05)
     assert rate(plan(strategy="full", batch_size=8)) == pytest.approx(0.0025)
+
+
+def test_a_network_that_normalises_nothing_is_given_a_tenth_of_the_rate_and_the_plan_says_why() -> None:
+    bare = replace(NETWORK, normalises=False)
+
+    def rated(**fields: Any) -> Plan:
+        return resolve(Recipe(**{"backbone": "squeezenet1_1", "batch_size": 32, **fields}), FACTS, bare)
+
+    assert rate(rated(strategy="full")) == pytest.approx(0.001)
+    assert rate(rated(strategy="top")) == pytest.approx(0.001)
+    assert rate(rated(strategy="scratch")) == pytest.approx(0.005)
+    assert any("a tenth of the learning rate" in reason for reason in rated(strategy="top").reasons)
+    for asked in ({"optimizer": "adamw"}, {"learning_rate": 0.02}):
+        assert not any("a tenth" in reason for reason in rated(strategy="full", **asked).reasons)
+    assert rate(rated(strategy="full", optimizer="adamw")) == pytest.approx(1e-4)
+    assert rate(rated(strategy="full", learning_rate=0.02)) == 0.02
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(40, 120), (640, 100), (3200, 30), (100_000, 30)])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from app import policy
-from app.plan import VersionFacts
+from app.plan import NetworkFacts, VersionFacts
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
 from app.recipe import Augmentation, Recipe
 
@@ -149,7 +149,8 @@ def test_a_network_with_a_single_stage_has_no_top() -> None:
 )
 def test_what_the_chosen_strategy_cannot_take_is_left_out_and_told(images: int, asked: Recipe, lost: str) -> None:
     version = VersionFacts(classes=5, train_images=images, validation_images=images // 4, smallest_class=images // 5)
-    made = policy.plan(asked, profile(images=images), version, stages=("stage1", "stage2", "stage3", "stage4"))
+    network = NetworkFacts(stages=("stage1", "stage2", "stage3", "stage4"))
+    made = policy.plan(asked, profile(images=images), version, network)
     assert made.strategy == "top"
     assert f"Not for strategy 'top', and so left out: {lost}." in made.reasons
 
@@ -158,7 +159,7 @@ def test_what_cannot_be_reinitialised_in_full_is_left_out_and_told() -> None:
     version = VersionFacts(classes=5, train_images=3000, validation_images=600, smallest_class=600)
     dissimilar = profile(images=3000, stages=(0.4, 0.5, 0.6, 0.6), random=0.55)
     asked = Recipe(backbone="resnet18", reinit="retrained")
-    made = policy.plan(asked, dissimilar, version, stages=("stage1", "stage2", "stage3"))
+    made = policy.plan(asked, dissimilar, version, NetworkFacts(stages=("stage1", "stage2", "stage3")))
     assert (made.strategy, made.reinit) == ("full", "none")
     assert "Not for strategy 'full', and so left out: reinit." in made.reasons
 

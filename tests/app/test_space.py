@@ -13,7 +13,7 @@ from app.recipe import Augmentation, Recipe
 from app.space import Numbers, Space, Ways
 
 FACTS = VersionFacts(classes=2, train_images=200, validation_images=50, smallest_class=90)
-STAGES = [stage.name for stage in catalogue.find("resnet18").stages]
+NETWORK = catalogue.find("resnet18").facts
 
 
 def recipe(**fields: Any) -> Recipe:
@@ -21,12 +21,12 @@ def recipe(**fields: Any) -> Recipe:
 
 
 def space_of(wanted: Recipe, default: Plan | None = None) -> Space:
-    default = default or resolve(wanted, FACTS, stages=STAGES)
-    return space.of(wanted, default, FACTS, stages=STAGES)
+    default = default or resolve(wanted, FACTS, NETWORK)
+    return space.of(wanted, default, FACTS, NETWORK)
 
 
 def planned(**fields: Any) -> Plan:
-    return resolve(recipe(**fields), FACTS, stages=STAGES)
+    return resolve(recipe(**fields), FACTS, NETWORK)
 
 
 def test_the_plans_own_values_are_among_those_tried() -> None:

@@ -2,16 +2,17 @@
 
 import pytest
 
-from app.plan import Plan, VersionFacts, resolve
+from app.plan import NetworkFacts, Plan, VersionFacts, resolve
 from app.recipe import Recipe
 
 FACTS = VersionFacts(classes=2, train_images=800, validation_images=20, smallest_class=40)
 STAGES = ("stem", "layer1", "layer2", "layer3")
+NETWORK = NetworkFacts(stages=STAGES)
 
 
 def plan(strategy: str, **fields: object) -> Plan:
     recipe = Recipe(backbone="resnet18", strategy=strategy, learning_rate=0.1, **fields)  # type: ignore[arg-type]
-    return resolve(recipe, FACTS, stages=STAGES)
+    return resolve(recipe, FACTS, NETWORK)
 
 
 def told(made: Plan) -> list[tuple[str, str, float | None]]:
@@ -23,18 +24,18 @@ def frozen(*names: str) -> list[tuple[str, str, float | None]]:
 
 
 def test_under_a_new_head_everything_stays_as_it_is() -> None:
-    made = resolve(Recipe(backbone="resnet18", strategy="head"), FACTS, stages=STAGES)
+    made = resolve(Recipe(backbone="resnet18", strategy="head"), FACTS, NETWORK)
     assert told(made) == [*frozen(*STAGES), ("head", "fitted", None)]
 
 
 @pytest.mark.parametrize("stage", ["best", "all"])
 def test_stages_that_are_compared_are_all_there(stage: str) -> None:
-    made = resolve(Recipe(backbone="resnet18", strategy="stage_probe", stage=stage), FACTS, stages=STAGES)
+    made = resolve(Recipe(backbone="resnet18", strategy="stage_probe", stage=stage), FACTS, NETWORK)
     assert told(made) == [*frozen(*STAGES), ("head", "fitted", None)]
 
 
 def test_the_network_ends_behind_the_stage_whose_features_are_used() -> None:
-    made = resolve(Recipe(backbone="resnet18", strategy="stage_probe", stage="layer1"), FACTS, stages=STAGES)
+    made = resolve(Recipe(backbone="resnet18", strategy="stage_probe", stage="layer1"), FACTS, NETWORK)
     assert told(made) == [*frozen("stem", "layer1"), ("head", "fitted", None)]
 
 

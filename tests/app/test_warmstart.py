@@ -3,13 +3,13 @@
 import pytest
 
 from app import errors
-from app.plan import VersionFacts
+from app.plan import NetworkFacts, VersionFacts
 from app.recipe import Recipe
 from app.warm import PULL, plan
 from app.warmstart import Kept, WarmStart, match
 
 FACTS = VersionFacts(classes=3, train_images=60, validation_images=15, smallest_class=20)
-STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+NETWORK = NetworkFacts(stages=("stem", "layer1", "layer2", "layer3", "layer4"))
 
 
 def start(*, replay: bool = False) -> WarmStart:
@@ -59,7 +59,7 @@ def test_a_base_that_knows_none_of_the_labels_is_refused_though_it_has_as_many()
 
 def test_the_plan_says_which_rows_are_kept_which_are_new_and_which_go() -> None:
     recipe = Recipe(backbone="resnet18", strategy="head", base="flowers@1", label_map={"rose": "roses"})
-    made = plan(recipe, start(), FACTS, stages=STAGES)
+    made = plan(recipe, start(), FACTS, NETWORK)
     assert (made.weights, made.base) == ("base", start())
     assert {one.values for one in made.treatments} == {"base"}
     told = " ".join(made.reasons)
@@ -68,17 +68,17 @@ def test_the_plan_says_which_rows_are_kept_which_are_new_and_which_go() -> None:
 
 
 def test_layers_that_are_trained_are_pulled_back_to_the_base() -> None:
-    made = plan(Recipe(backbone="resnet18", strategy="top", base="flowers@1"), start(), FACTS, stages=STAGES)
+    made = plan(Recipe(backbone="resnet18", strategy="top", base="flowers@1"), start(), FACTS, NETWORK)
     assert made.descent is not None
     assert (made.descent.decay_to, made.descent.weight_decay) == ("start", PULL)
     by_hand = Recipe(backbone="resnet18", strategy="full", base="flowers@1", weight_decay=0.5)
-    made = plan(by_hand, start(replay=True), FACTS, stages=STAGES)
+    made = plan(by_hand, start(replay=True), FACTS, NETWORK)
     assert made.descent is not None
     assert made.descent.weight_decay == 0.5
     assert any("trained on besides" in reason for reason in made.reasons)
 
 
 def test_what_decides_itself_extends_the_classifier_and_says_what_it_leaves_out() -> None:
-    made = plan(Recipe(backbone="resnet18", base="flowers@1", epochs=3), start(), FACTS, stages=STAGES)
+    made = plan(Recipe(backbone="resnet18", base="flowers@1", epochs=3), start(), FACTS, NETWORK)
     assert (made.strategy, made.descent) == ("head", None)
     assert any("left out: epochs" in reason for reason in made.reasons)

@@ -90,8 +90,7 @@ class Desk:
     """After so many in all the search is asked to end."""
 
     def space(self, recipe: Recipe) -> Space:
-        stages = [stage.name for stage in self.backbone.stages]
-        return space.of(recipe, plan_for(self.splits, recipe), facts_of(self.splits), stages=stages)
+        return space.of(recipe, plan_for(self.splits, recipe), facts_of(self.splits), self.backbone.facts)
 
     def search(self, told: Recorder, recipe: Recipe = RECIPE, *, within: Space | None = None) -> Trained:
         assert recipe.search is not None
@@ -344,9 +343,8 @@ def test_a_search_over_layers_looks_at_fixed_features_first(splits: Splits, tmp_
     recipe = Recipe(backbone=backbone.name, epochs=1, batch_size=6, search=Search(trials=3))
     desk = Desk(splits, backbone, tmp_path / "search", weights=weights_of(backbone, tmp_path))
     default = plan_for(splits, replace(recipe, strategy="full"))
-    stages = [stage.name for stage in backbone.stages]
     told = Recorder()
-    trained = desk.search(told, recipe, within=space.of(recipe, default, facts_of(splits), stages=stages))
+    trained = desk.search(told, recipe, within=space.of(recipe, default, facts_of(splits), backbone.facts))
     tried = [trial.settings["strategy"] for trial in told.of(TrialStarted)]
     assert tried[:2] == ["full", "stage_probe"]
     assert set(tried[2:]) <= {"top", "full"}

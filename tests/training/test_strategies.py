@@ -43,8 +43,7 @@ def splits() -> Splits:
 
 
 def plan_for(splits: Splits, recipe: Recipe) -> Plan:
-    stages = [stage.name for stage in catalogue.find(recipe.backbone).stages]
-    return resolve(recipe, facts_of(splits), stages=stages)
+    return resolve(recipe, facts_of(splits), catalogue.find(recipe.backbone).facts)
 
 
 def facts_of(splits: Splits) -> VersionFacts:

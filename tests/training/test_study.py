@@ -28,8 +28,8 @@ def rates() -> Space:
         search=Search(trials=9),
     )
     facts = VersionFacts(classes=2, train_images=200, validation_images=50, smallest_class=90)
-    stages = [stage.name for stage in catalogue.find("resnet18").stages]
-    return space.of(recipe, resolve(recipe, facts, stages=stages), facts, stages=stages)
+    network = catalogue.find("resnet18").facts
+    return space.of(recipe, resolve(recipe, facts, network), facts, network)
 
 
 def trial(

@@ -24,7 +24,6 @@ from worker.training.rivals import Trained
 from worker.training.warm import Base
 
 FORMNET = catalogue.find("formnet")
-STAGES = tuple(stage.name for stage in FORMNET.stages)
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (120, 120, 120)}
 
 
@@ -79,7 +78,7 @@ def plan_from(recipe: Recipe, start: WarmStart, splits: Splits) -> Plan:
         validation_images=len(splits.validation),
         smallest_class=int(np.bincount(splits.train.targets).min()),
     )
-    return plans.plan(recipe, start, facts, stages=STAGES)
+    return plans.plan(recipe, start, facts, FORMNET.facts)
 
 
 @pytest.fixture(scope="module")
