@@ -79,8 +79,9 @@ def scheduler() -> Iterator[Scheduler]:
 def shelf(versions: Versions, scheduler: Scheduler) -> Iterator[Shelf]:
     """With room for two."""
     source = FromStorage(versions.storage, Machine(threads=2), 1, Metrics())
-    size = source.size_of(versions.add("measured"))
-    shelf = Shelf(Opener(source.size_of, source.open, scheduler.lane), max_bytes=size * 5 // 2, retry_seconds=0)
+    need = source.need(versions.add("measured"))
+    opener = Opener(source.need, source.open, scheduler.lane, lambda: None)
+    shelf = Shelf(opener, max_bytes=need.kept + need.loading, retry_seconds=0)
     yield shelf
     shelf.close()
 
