@@ -101,6 +101,11 @@ class Shelf:
         standing = self._standing.get(version)
         return standing is not None and standing.future.done() and standing.future.exception() is None
 
+    def was_tried(self, version: Served) -> bool:
+        """Whether it is loaded, or could not be the last time."""
+        standing = self._standing.get(version)
+        return standing is not None and standing.future.done()
+
     def pin(self, version_ids: frozenset[str]) -> None:
         """Keep these, and only these, whatever else is asked for."""
         with self._change:

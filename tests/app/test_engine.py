@@ -142,6 +142,21 @@ def test_what_is_pinned_stays_and_the_budget_is_kept(versions: Versions, engine:
     assert [engine.has(version) for version in all_four] == [True, False, False, True]
 
 
+def test_a_process_is_warm_once_what_it_keeps_was_loaded_or_cannot_be(versions: Versions, engine: Engine) -> None:
+    slow, missing, late = versions.add("slow"), Served("missing", "missing", 1), versions.add("late")
+    assert not engine.is_warm([slow, missing])
+    go_on = versions.stall(slow)
+    engine.follow({}, [slow, missing])
+    with pytest.raises(errors.Unavailable):
+        one(engine, missing)
+    assert not engine.is_warm([slow, missing])
+
+    go_on()
+    one(engine, slow)
+    assert engine.is_warm([slow, missing])
+    assert engine.is_warm([slow, missing, late])
+
+
 def test_a_model_that_could_not_be_loaded_is_tried_again(versions: Versions, engine: Engine) -> None:
     missing = Served("missing", "missing", 1)
     with pytest.raises(errors.Unavailable):
