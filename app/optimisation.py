@@ -62,7 +62,8 @@ class Speed:
     images_per_second: float
     """As many at once as there are threads on a CPU, in batches on a GPU."""
     memory_bytes: int | None
-    """By which the process grew when it was loaded and first run; None where that cannot be told."""
+    """By which the process grew when it was loaded and first run, on one thread and on all; None where that cannot be
+    told."""
 
 
 @dataclass(frozen=True)

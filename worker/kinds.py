@@ -13,6 +13,7 @@ from app import errors, ranking
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
+from app.experiments import service as experiments
 from app.jobs import leases
 from app.jobs import service as jobs
 from app.jobs.leases import Claim, Failure
@@ -128,7 +129,9 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         places=_places(settings, storage),
         max_activation_bytes=settings.max_activation_bytes,
         base=None if plan is None or plan.base is None else _base(session, plan.base, storage),
-        is_optimised=settings.optimise_after_training,
+        # A control run is there to be compared, not to be served.
+        is_optimised=settings.optimise_after_training
+        and not experiments.is_arm(session, claim.dataset_id, claim.job_id),
     )
 
 

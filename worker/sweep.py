@@ -22,6 +22,7 @@ from app.doorbell import Doorbell
 from app.jobs import leases
 from app.jobs.schemas import ENDED
 from app.jobs.tables import Job
+from app.models import serving
 from app.models.tables import ModelVersion, Optimisation
 from app.settings import Settings
 from app.storage import Storage
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 _ABANDONED_SECONDS = 24 * 3600.0
 _KEYS_LAST = timedelta(days=7)
 """How long an `Idempotency-Key` is remembered."""
+_SUPERSEDED_LAST = timedelta(hours=1)
+"""How long an optimisation stays when there is a newer one: a process that serves may be on the way with it, or may not
+have heard of the newer one while it could not reach the database."""
 _NAMES_AT_ONCE = 1000
 """SQLite takes some ten thousand values in a statement."""
 _UNPUBLISHED_SECONDS = 3600.0
@@ -75,6 +79,8 @@ class Sweeper:
                 logger.warning("job %s: its worker went silent and no attempt is left", job_id)
             waiting = leases.due(session, now=now, ring_again_seconds=self._settings.ring_again_seconds)
             idempotency.forget(session, before=now - _KEYS_LAST)
+            for optimisation_id in serving.forget_superseded(session, before=now - _SUPERSEDED_LAST):
+                logger.info("optimisation %s has made way for a newer one; its files go next", optimisation_id)
         for job in waiting:
             self._doorbell.ring(job.queue, job.job_id)
         tidy(self._database, self._files)

@@ -67,6 +67,12 @@ def find(session: Session, experiment_id: str) -> Experiment:
     return row
 
 
+def is_arm(session: Session, dataset_id: str, job_id: str) -> bool:
+    """Whether this training of the dataset is one of control runs."""
+    rows = session.scalars(select(Experiment).where(Experiment.dataset_id == dataset_id))
+    return any(job_id in row.arms.values() for row in rows)
+
+
 def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[Experiment]:
     query = select(Experiment).order_by(Experiment.id.desc()).limit(limit + 1)
     if after is not None:

@@ -116,6 +116,8 @@ class Description:
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     calibration: Calibration | None
+    backbone: str
+    outlet: Outlet
     weights_bytes: int
 
 
@@ -131,6 +133,8 @@ def describe(folder: Path) -> Description:
         labels=tuple(document(folder, "labels")),
         preprocessing=Preprocessing.from_json(document(folder, "preprocessing")),
         calibration=calibration,
+        backbone=manifest["backbone"],
+        outlet=_outlet(manifest.get("outlet", {})),
         weights_bytes=weights_bytes,
     )
 

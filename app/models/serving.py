@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from pydantic import TypeAdapter
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from app import errors, optimisation
 from app.db import new_id
@@ -57,6 +57,20 @@ def record(session: Session, made: NewOptimisation, *, now: datetime) -> None:
     session.add(row)
     session.flush()
     service.touch(session)
+
+
+def forget_superseded(session: Session, *, before: datetime) -> list[str]:
+    """Strike off optimisations in whose place others have come `before` that time, for the same version and kind of
+    device; their ids. Whoever serves one of them has read it, and follows to the newer one."""
+    newer = aliased(Optimisation)
+    is_superseded = exists().where(
+        newer.version_id == Optimisation.version_id,
+        newer.device == Optimisation.device,
+        newer.id > Optimisation.id,
+        newer.created_at < before,
+    )
+    statement = delete(Optimisation).where(is_superseded).returning(Optimisation.id)
+    return list(session.scalars(statement, execution_options={"synchronize_session": False}))
 
 
 def newest(session: Session, version_id: str) -> dict[DeviceKind, Optimisation]:

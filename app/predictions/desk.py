@@ -13,6 +13,7 @@ from app.predictions.engine import Engine
 from app.predictions.opener import FromStorage
 from app.predictions.scheduler import Limits, Scheduler
 from app.predictions.shelf import Opener, Shelf
+from app.runtimes import memory
 from app.runtimes.form import Machine
 from app.settings import Settings
 
@@ -55,7 +56,8 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics) -> Desk:
         )
     )
     source = FromStorage(parts.storage, machine, settings.batch_size or None, metrics)
-    shelf = Shelf(Opener(source.size_of, source.open, scheduler.lane), max_bytes=settings.model_memory_bytes)
+    opener = Opener(source.need, source.open, scheduler.lane, lambda: memory.used_bytes(machine.device))
+    shelf = Shelf(opener, max_bytes=settings.model_memory_bytes)
     metrics.queued.set_function(scheduler.queued)
     metrics.loaded.set_function(lambda: len(shelf.loaded()))
     metrics.memory.set_function(lambda: shelf.used_bytes)

@@ -47,6 +47,7 @@ class Engine:
         self._answering: OrderedDict[str, Served] = OrderedDict()
         """For each reference that was asked for, who answered."""
         self._ready: set[Served] = set()
+        self._is_warm = False
 
     async def classify(
         self, reference: str, target: Served, images: Sequence[Given], *, timeout_seconds: float
@@ -90,6 +91,12 @@ class Engine:
                 standing.future.result()
             self._ready.add(version)
         return True
+
+    def is_warm(self, kept: Collection[Served]) -> bool:
+        """Whether all versions that are to be `kept` in memory were there once, but for those that cannot be loaded;
+        from then on it stays so, since whoever is new among them is loaded while others answer."""
+        self._is_warm = self._is_warm or all(self._shelf.was_tried(version) for version in kept)
+        return self._is_warm
 
     def has(self, version: Served) -> bool:
         """Whether it can answer at once."""

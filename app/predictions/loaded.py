@@ -1,6 +1,7 @@
 """A classifier that is ready to answer: its network in some runtime, with what its outputs mean."""
 
 import heapq
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ _PASSES = 3
 _BATCHES = (8, 32)
 _GAIN = 1.15
 """So much more an image must gain by a batch: whoever is in one waits for the others."""
-
+_LONGEST_BATCH_SECONDS = 0.1
+"""A batch that would take longer is not tried: its answers would all come late, and it would need much memory."""
+_HOPELESS = 1.5
+"""A batch that takes so many times what it may take once is not timed again."""
 
 _PIXEL_RANGE = (-255.0, 510.0)
 """Further from 0-255 no resizing gets an image; what is there was not normalised as the version wants it."""
@@ -37,6 +41,16 @@ class Normalised:
 Given = bytes | Images | Normalised
 """An image as a client gives it: a file (JPEG, PNG, WebP), RGB pixels `(H, W, 3)` 0-255 of the size that the version
 takes, or such pixels normalised."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a network is, which is the same for all of the same kind on the same machine."""
+
+    seconds: float
+    """What an image takes on one thread."""
+    batch: int
+    """How many images are best passed together."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def best(values: Sequence[float], count: int) -> list[int]:
 
 
 class Loaded:
-    """A classifier ready to run. `measure` it before the first request."""
+    """A classifier ready to run. `measure` it before the first request, or `warm_up` one whose pace is known."""
 
     def __init__(
         self,
@@ -100,16 +114,24 @@ class Loaded:
         self._calibration = calibration
         self._means = None if calibration is None else calibration.means.double().numpy().T
 
-    def measure(self, *, batch: int | None) -> None:
+    def measure(self, *, batch: int | None) -> Pace:
         """Warm the network up, and find out how long an image takes and, unless that is given as `batch`, whether it
         gains by others passed with it."""
         one = self._blank(1)
         self.network.run(one)
-        self.seconds = self._timed(one)
-        if self.seconds > _WIDE_FROM_SECONDS:
+        seconds = self._timed(one, seconds=math.inf)
+        pace = Pace(seconds, batch or self._best_batch(seconds))
+        self.network.settle()
+        self.warm_up(pace)
+        return pace
+
+    def warm_up(self, pace: Pace) -> None:
+        """Make ready for the first request."""
+        self.seconds, self.batch = pace.seconds, pace.batch
+        self.network.run(self._blank(1))
+        if pace.seconds > _WIDE_FROM_SECONDS:
             self.network.widen()
-            self.network.run(one, alone=True)
-        self.batch = batch or self._best_batch()
+            self.network.run(self._blank(1), alone=True)
 
     def pixels(self, image: Given, *, max_pixels: int) -> Images:
         """What the network sees of `image`: `(H, W, 3)` 0-255. Raises `BadImage`."""
@@ -159,22 +181,27 @@ class Loaded:
         nearest = ((values / lengths) @ self._means).max(axis=1)
         return nearest.tolist(), (nearest < self._calibration.unknown_below).tolist()
 
-    def _best_batch(self) -> int:
-        best, least = 1, self.seconds / _GAIN
+    def _best_batch(self, seconds: float) -> int:
+        best, least = 1, seconds / _GAIN
         for count in _BATCHES:
-            each = self._timed(self._blank(count)) / count
+            if count * least > _LONGEST_BATCH_SECONDS:
+                break
+            each = self._timed(self._blank(count), seconds=count * least) / count
             if each > least:
                 break
             best, least = count, each
         return best
 
-    def _timed(self, images: Images) -> float:
-        times = []
+    def _timed(self, images: Images, *, seconds: float) -> float:
+        """The least of some passes, of which there are no more once one is far from `seconds`."""
+        least = math.inf
         for _ in range(_PASSES):
             started = time.perf_counter()
             self.network.run(images)
-            times.append(time.perf_counter() - started)
-        return min(times)
+            least = min(least, time.perf_counter() - started)
+            if least > _HOPELESS * seconds:
+                break
+        return least
 
     def _blank(self, count: int) -> Images:
         size = self.preprocessing.crop

@@ -1,30 +1,29 @@
 """How a model version gets from its folders into memory."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from app import errors
+from app.backbones.taps import Outlet
 from app.metrics import Metrics
 from app.models import artifact as artifacts
+from app.models.artifact import Description
 from app.models.service import Served
-from app.optimisation import Runtime
-from app.predictions.loaded import Loaded
+from app.predictions import needs
+from app.predictions.loaded import Loaded, Pace
+from app.predictions.needs import Need
 from app.runtimes import form, opening, optimised
-from app.runtimes.form import Files, Machine
+from app.runtimes.form import Files, Form, Machine
 from app.runtimes.opening import Check
 from app.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-_MEMORY: dict[Runtime, float] = {
-    "torch": 1.3,
-    "torch-compiled": 1.5,
-    "onnxruntime": 2.2,
-    "openvino": 2.2,
-    "tensorrt": 2.0,
-}
-"""What a network takes, by the size of its weights in fp32; on all threads and by one."""
+
+_Kind = tuple[Form, str, Outlet, int]
+"""What decides how fast a network is: its form, backbone and outlet, and the side of its images."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +34,29 @@ class FromStorage:
     machine: Machine
     batch: int | None
     metrics: Metrics
+    _paces: dict[_Kind, Pace] = field(default_factory=dict)
+    """Of the kinds of networks that were loaded here: to time each again would take longer than to load it."""
+    _timing: Lock = field(default_factory=Lock)
+    """One at a time, or they would time each other."""
 
-    def size_of(self, version: Served) -> int:
-        """The bytes of memory that the version takes, about. Raises `Unavailable`."""
-        weights = artifacts.describe(self.storage.model_version(version.version_id)).weights_bytes
-        return round(weights * _MEMORY[form.named(version.serving.forms[0]).runtime])
+    def need(self, version: Served) -> Need:
+        """The memory that the version takes, about. Raises `Unavailable`."""
+        return needs.of(version, self.storage)
 
     def open(self, version: Served) -> Loaded:
         """The version, warmed up. Raises `Unavailable`."""
+        described = artifacts.describe(self.storage.model_version(version.version_id))
         try:
-            loaded = self._opened(version)
+            loaded = self._opened(version, described)
+            self._make_ready(loaded, (loaded.form, described.backbone, described.outlet, described.preprocessing.crop))
         except Exception:
             self.metrics.loads.labels("failed").inc()
             raise
-        loaded.measure(batch=self.batch)
         self.metrics.loads.labels(loaded.form.name).inc()
         return loaded
 
-    def _opened(self, version: Served) -> Loaded:
+    def _opened(self, version: Served, described: Description) -> Loaded:
         folder = self.storage.model_version(version.version_id)
-        described = artifacts.describe(folder)
         wanted = tuple(form.named(name) for name in version.serving.forms)
         place, check = self._optimised(version)
         opened = opening.open_first(Files(folder, place), wanted, self.machine, check=check)
@@ -68,6 +70,16 @@ class FromStorage:
             calibration=described.calibration,
             machine=self.machine,
         )
+
+    def _make_ready(self, loaded: Loaded, kind: _Kind) -> None:
+        pace = self._paces.get(kind)
+        if pace is None:
+            with self._timing:
+                pace = self._paces.get(kind)
+                if pace is None:
+                    self._paces[kind] = loaded.measure(batch=self.batch)
+                    return
+        loaded.warm_up(pace)
 
     def _optimised(self, version: Served) -> tuple[Path | None, Check | None]:
         """Where its other forms lie, and what to check them by; neither where they are not as they were written."""

@@ -201,16 +201,25 @@ class Scheduler:
 
     def _work(self) -> None:
         _yield_to_the_event_loop()
-        while (step := self._take()) is not None:
-            try:
-                self._carry_out(step)
-            except Exception as error:  # the thread must live on, whatever a runtime does
-                logger.exception("a prediction failed unexpectedly")
-                for item in (*([step.item] if step.item else []), *(item for item, _ in step.batch)):
-                    item.ticket.end(error)
-            finally:
-                with self._change:
-                    self._busy -= 1
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """One step, waited for; whether there was one. Whoever waits for the next is not to know the last one's lane:
+        its classifier would stay in memory."""
+        step = self._take()
+        if step is None:
+            return False
+        try:
+            self._carry_out(step)
+        except Exception as error:  # the thread must live on, whatever a runtime does
+            logger.exception("a prediction failed unexpectedly")
+            for item in (*([step.item] if step.item else []), *(item for item, _ in step.batch)):
+                item.ticket.end(error)
+        finally:
+            with self._change:
+                self._busy -= 1
+        return True
 
     def _take(self) -> _Step | None:
         """The next step, waited for; None at the end."""

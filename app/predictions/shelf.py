@@ -3,24 +3,26 @@
 Those that must stay are pinned, and whoever is being asked stays until it has answered.
 """
 
-import ctypes
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app import errors
 from app.models.service import Served
 from app.predictions.loaded import Loaded
+from app.predictions.needs import Need
 from app.predictions.scheduler import Lane
+from app.runtimes import memory
 
 logger = logging.getLogger(__name__)
 
 _LOADING_AT_ONCE = 2
+_DISTRUST = 2
 _ROOM_SECONDS = 30.0
 """How long a classifier waits for others to have answered, when they hold all memory that there is."""
 
@@ -29,11 +31,13 @@ _ROOM_SECONDS = 30.0
 class Opener:
     """How a model version gets into memory."""
 
-    size_of: Callable[[Served], int]
-    """The bytes that it will take, about. Raises `Unavailable`."""
+    need: Callable[[Served], Need]
+    """The memory that it will take, about. Raises `Unavailable`."""
     open: Callable[[Served], Loaded]
     """Raises `Unavailable`."""
     lane: Callable[[Loaded], Lane]
+    used_bytes: Callable[[], int | None]
+    """What the process holds of the memory that classifiers take; None where that cannot be told."""
 
 
 @dataclass(eq=False)
@@ -57,6 +61,10 @@ class Shelf:
         self._standing: OrderedDict[Served, Standing] = OrderedDict()
         self._pinned: frozenset[str] = frozenset()
         self._used_bytes = 0
+        self._loading = 0
+        """How many are being loaded, and hold more than they will."""
+        self._without_bytes: int | None = None
+        """What the process held when there was no classifier."""
         self._change = threading.Condition()
         self._loaders = ThreadPoolExecutor(_LOADING_AT_ONCE, thread_name_prefix="load")
 
@@ -93,6 +101,11 @@ class Shelf:
         standing = self._standing.get(version)
         return standing is not None and standing.future.done() and standing.future.exception() is None
 
+    def was_tried(self, version: Served) -> bool:
+        """Whether it is loaded, or could not be the last time."""
+        standing = self._standing.get(version)
+        return standing is not None and standing.future.done()
+
     def pin(self, version_ids: frozenset[str]) -> None:
         """Keep these, and only these, whatever else is asked for."""
         with self._change:
@@ -117,8 +130,14 @@ class Shelf:
 
     def _load(self, standing: Standing) -> None:
         try:
-            self._make_room(standing, self._opener.size_of(standing.version))
-            standing.future.set_result(self._opener.lane(self._opener.open(standing.version)))
+            need = self._opener.need(standing.version)
+            self._make_room(standing, need)
+            try:
+                lane = self._opener.lane(self._opener.open(standing.version))
+            finally:
+                memory.give_back()
+                self._settle(standing, need)
+            standing.future.set_result(lane)
         except BaseException as error:  # passed on to whoever waits for it
             with self._change:
                 self._free(standing)
@@ -127,21 +146,51 @@ class Shelf:
             if not isinstance(error, errors.GraftError):
                 logger.exception("%s@%d could not be loaded", standing.version.model_name, standing.version.number)
 
-    def _make_room(self, standing: Standing, needed_bytes: int) -> None:
+    def _make_room(self, standing: Standing, need: Need) -> None:
+        if need.kept > self._max_bytes:
+            logger.warning(
+                "%s takes %d bytes, more than all models may together", standing.version.model_name, need.kept
+            )
+        while not self._reserve(standing, need):
+            # Of who had to go; not under the lock, for which the event loop would have to wait.
+            memory.give_back()
+
+    def _reserve(self, standing: Standing, need: Need) -> bool:
+        """Whether there was room, which `standing` has now; if not, somebody has gone, and there may be."""
         with self._change:
-            while self._used_bytes and self._used_bytes + needed_bytes > self._max_bytes:
-                leaving = self._next_to_go()
-                if leaving is not None:
-                    self._remove(leaving)
-                elif not self._change.wait(_ROOM_SECONDS):
-                    raise errors.Overloaded("the models that are being asked hold all memory that there is for them")
-            if needed_bytes > self._max_bytes:
-                logger.warning(
-                    "%s takes %d bytes, more than all models may together", standing.version.model_name, needed_bytes
-                )
-            standing.memory_bytes = needed_bytes
-            self._used_bytes += needed_bytes
-        _give_back()
+            if self._held_bytes() and self._held_bytes() + need.loading > self._max_bytes:
+                if self._remove_one():
+                    return False
+                # Nobody can go. What there is beyond the need once it is loaded passes by itself.
+                is_tight = self._used_bytes and self._used_bytes + need.kept > self._max_bytes
+                if is_tight or self._loading:
+                    if not self._change.wait(_ROOM_SECONDS):
+                        raise errors.Overloaded(
+                            "the models that are being asked hold all memory that there is for them"
+                        )
+                    return False
+            if not self._used_bytes:
+                self._without_bytes = self._opener.used_bytes()
+            self._loading += 1
+            standing.memory_bytes = need.loading
+            self._used_bytes += need.loading
+            return True
+
+    def _settle(self, standing: Standing, need: Need) -> None:
+        """It holds no more now than it will."""
+        with self._change:
+            self._loading -= 1
+            self._used_bytes += need.kept - standing.memory_bytes
+            standing.memory_bytes = need.kept
+            self._change.notify_all()
+
+    def _held_bytes(self) -> int:
+        """What the classifiers hold: as was foretold or, where the process has grown by more since there was none of
+        them, that; but no more than twice, for what has grown may be something else."""
+        now = self._opener.used_bytes()
+        if now is None or self._without_bytes is None:
+            return self._used_bytes
+        return max(self._used_bytes, min(now - self._without_bytes, _DISTRUST * self._used_bytes))
 
     def _is_worth_another_try(self, standing: Standing) -> bool:
         """Whether it failed, and not just now: a request each millisecond is not to read the disk each millisecond."""
@@ -154,17 +203,14 @@ class Shelf:
                 return standing
         return None
 
-    def _remove(self, standing: Standing) -> None:
-        del self._standing[standing.version]
-        self._free(standing)
+    def _remove_one(self) -> bool:
+        leaving = self._next_to_go()
+        if leaving is not None:
+            del self._standing[leaving.version]
+            self._free(leaving)
+        return leaving is not None
 
     def _free(self, standing: Standing) -> None:
         self._used_bytes -= standing.memory_bytes
         standing.memory_bytes = 0
         self._change.notify_all()
-
-
-def _give_back() -> None:
-    """Memory that is free to the system: glibc would keep it in the arenas of threads that have gone on."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -71,9 +71,13 @@ async def read_server_live(request: Request) -> Response:
 
 @router.get("/health/ready", responses={200: {"model": ReadyRead}, **responses(503)})
 async def read_server_ready(request: Request) -> Response:
-    """Whether it is known which models there are; that the database answers now is not needed for predictions."""
-    if asking.desk(request).directory.snapshot.revision < 0:
+    """Whether it is known which models there are, and those that are kept in memory have been loaded; that the database
+    answers now is not needed for predictions."""
+    place = asking.desk(request)
+    if place.directory.snapshot.revision < 0:
         raise errors.Unavailable("the models are not known yet: the database does not answer", code="registry_unknown")
+    if not place.engine.is_warm(place.directory.snapshot.kept_loaded):
+        raise errors.Overloaded("models that are kept in memory are being loaded", code="model_loading")
     return _answer({"ready": True})
 
 

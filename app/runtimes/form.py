@@ -80,3 +80,8 @@ class Network(Protocol):
     def widen(self) -> None:
         """Make ready to pass images on all threads of the machine, too, which may take its memory twice."""
         ...
+
+    def settle(self) -> None:
+        """Let go of memory that was needed for more images at once than most passes have; nobody may call it
+        meanwhile."""
+        ...

@@ -7,6 +7,7 @@ import numpy as np
 
 from app import errors
 from app.libraries import onnxruntime
+from app.runtimes import memory
 from app.runtimes.form import Files, Form, Images, Machine, Passed
 
 NAMES = {"fp32": "fp32.onnx", "int8": "int8.onnx"}
@@ -31,7 +32,11 @@ class InOnnx:
         return Passed(features, logits)
 
     def widen(self) -> None:
+        memory.give_back()  # what it took to make the first one, which this one would have beside it
         self._wide = _session(self._path, self._machine.threads, self._providers)
+
+    def settle(self) -> None:
+        """Nothing: without an arena, memory of a pass is free after it."""
 
 
 def open_onnx(files: Files, form: Form, machine: Machine) -> InOnnx:
@@ -71,6 +76,8 @@ def _session(path: Path, threads: int, providers: Providers) -> "onnxruntime.Inf
     options.inter_op_num_threads = 1
     # Threads that wait busily take the cores from those who decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # An arena would keep what the largest batch took for as long as the session lasts, and is no faster.
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)

@@ -18,8 +18,12 @@ class InOpenVino:
     """A classifier as OpenVINO runs it: as many requests as threads, each in its own, and maybe one that takes all."""
 
     def __init__(self, path: Path, form: Form, machine: Machine) -> None:
-        self._path, self._form, self._machine = path, form, machine
-        self._free = self._requests(machine.threads)
+        self._form, self._machine = form, machine
+        self._core = openvino.Core()
+        # Read once for both, which then have the weights as they were read in common.
+        self._read = self._core.read_model(path)
+        self._compiled = [self._compile(machine.threads)]
+        self._free = _requests(self._compiled[0], machine.threads)
         self._wide: SimpleQueue[openvino.InferRequest] | None = None
 
     def run(self, images: Images, *, alone: bool = False) -> Passed:
@@ -34,11 +38,15 @@ class InOpenVino:
         return Passed(features, logits)
 
     def widen(self) -> None:
-        self._wide = self._requests(1)
+        wide = self._compile(1)
+        self._compiled.append(wide)
+        self._wide = _requests(wide, 1)
 
-    def _requests(self, streams: int) -> "SimpleQueue[openvino.InferRequest]":
-        """As many as may run at once."""
-        core = openvino.Core()
+    def settle(self) -> None:
+        for compiled in self._compiled:
+            compiled.release_memory()
+
+    def _compile(self, streams: int) -> "openvino.CompiledModel":
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[self._form.precision],
             "INFERENCE_NUM_THREADS": self._machine.threads,
@@ -46,19 +54,24 @@ class InOpenVino:
             # Pinned to cores, they would wait for whoever else is at work there.
             "ENABLE_CPU_PINNING": False,
         }
-        try:
-            model = core.compile_model(core.read_model(self._path), "CPU", settings)
-        except RuntimeError as error:
-            message = f"OpenVINO cannot load the network: {error}"
-            raise errors.Unavailable(message, code="runtime_unavailable") from error
-        free: SimpleQueue[openvino.InferRequest] = SimpleQueue()
-        for _ in range(streams):
-            free.put(model.create_infer_request())
-        return free
+        return self._core.compile_model(self._read, "CPU", settings)
 
 
 def open_openvino(files: Files, form: Form, machine: Machine) -> InOpenVino:
     """Raises `Unavailable`."""
     if openvino is None:
         raise errors.Unavailable("OpenVINO is not installed", code="runtime_unavailable")
-    return InOpenVino(in_onnx.file_of(files, _FILES[form.precision]), form, machine)
+    path = in_onnx.file_of(files, _FILES[form.precision])
+    try:
+        return InOpenVino(path, form, machine)
+    except RuntimeError as error:
+        message = f"OpenVINO cannot load the network: {error}"
+        raise errors.Unavailable(message, code="runtime_unavailable") from error
+
+
+def _requests(compiled: "openvino.CompiledModel", count: int) -> "SimpleQueue[openvino.InferRequest]":
+    """As many as may run at once."""
+    free: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+    for _ in range(count):
+        free.put(compiled.create_infer_request())
+    return free

@@ -48,6 +48,9 @@ class InTorch:
     def widen(self) -> None:
         self._widest = self._machine.threads
 
+    def settle(self) -> None:
+        """Nothing: torch keeps no memory of a pass that malloc does not have again."""
+
     def _take_threads(self, count: int) -> None:
         if self._device.type == "cpu" and getattr(self._own, "threads", None) != count:
             torch.set_num_threads(count)
@@ -76,4 +79,4 @@ def _restored(files: Files) -> Whole:
     restored = classifiers.restore(
         artifact.backbone, len(artifact.labels), artifact.preprocessing, artifact.state, outlet=artifact.outlet
     )
-    return Whole(classifiers.inference_form(restored)).eval()
+    return Whole(classifiers.turned(restored)).eval()

@@ -42,6 +42,16 @@ def write(folder: Path, found: Optimised) -> None:
         kept.make_durable(path)
 
 
+def report(folder: Path) -> Report:
+    """What was measured, without a look at the other files. Raises as `read`."""
+    try:
+        return _REPORTS.validate_python(kept.read_json(folder / _REPORT))
+    except FileNotFoundError as error:
+        raise errors.Unavailable(f"the optimisation is incomplete: {error.filename} is missing") from error
+    except (ValueError, ValidationError) as error:
+        raise errors.Unavailable(f"the optimisation cannot be read: {error}") from error
+
+
 def read(folder: Path) -> Optimised:
     """The optimisation in `folder`. Raises `Unavailable` where it is missing or not as it was written."""
     try:
@@ -49,10 +59,9 @@ def read(folder: Path) -> Optimised:
         changed = [name for name, digest in files.items() if kept.sha256(folder / name) != digest]
         if changed:
             raise errors.Unavailable(f"the optimisation has changed since it was written: {', '.join(changed)}")
-        report = _REPORTS.validate_python(kept.read_json(folder / _REPORT))
         arrays = safetensors.numpy.load_file(folder / _CHECK)
     except FileNotFoundError as error:
         raise errors.Unavailable(f"the optimisation is incomplete: {error.filename} is missing") from error
-    except (ValueError, KeyError, ValidationError) as error:
+    except (ValueError, KeyError) as error:
         raise errors.Unavailable(f"the optimisation cannot be read: {error}") from error
-    return Optimised(report, Check(arrays.pop(_IMAGES), arrays))
+    return Optimised(report(folder), Check(arrays.pop(_IMAGES), arrays))

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bench.serving import loader, memory, pictures, servers, subjects
-from bench.serving.loader import Calls, Loader
+from bench.serving.loader import NO_ANSWER, Calls, Loader
 from bench.serving.memory import Memory
 from bench.serving.overload import report, setting
 from bench.serving.pictures import Pictures
@@ -43,7 +44,10 @@ class Mix:
     def report(self) -> Iterator[tuple[str, bool]]:
         """What must hold, told with its figures, and whether it does."""
         answered = self.calls.statuses.get(200, 0)
-        yield f"answers {self.calls.statuses}, none may be but 200", set(self.calls.statuses) == {200}
+        others = [one for one in self.calls.calls if one.status not in (200, NO_ANSWER)]
+        reasons = Counter(json.loads(one.body)["detail"] for one in others)
+        why = "".join(f"; {count} x {reason}" for reason, count in reasons.items())
+        yield f"answers {self.calls.statuses}, none may be but 200{why}", set(self.calls.statuses) == {200}
         yield f"right {self.right} of {answered}", self.right == answered
         base = self.memory.megabytes[0]
         grown = self.memory.peak - base

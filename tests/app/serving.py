@@ -35,7 +35,7 @@ _START_SECONDS = 60
 
 @dataclass(frozen=True)
 class Listening:
-    """A service with version 1 of the model `insects`."""
+    """A service, with version 1 of the model `insects` unless it says something else."""
 
     address: str
     """Host and port."""
@@ -49,6 +49,14 @@ class Listening:
 @contextmanager
 def listening(settings: Settings) -> Iterator[Listening]:
     """Such a service, over a database that is migrated already."""
+    with started(settings) as here:
+        _register(here)
+        yield here
+
+
+@contextmanager
+def started(settings: Settings) -> Iterator[Listening]:
+    """A service with the models that its data folder has."""
     app = assemble(settings, SilentDoorbell())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -62,7 +70,6 @@ def listening(settings: Settings) -> Iterator[Listening]:
             time.sleep(0.01)
         here = Listening(f"127.0.0.1:{taken.getsockname()[1]}", settings)
         try:
-            _register(here)
             yield here
         finally:
             server.should_exit = True

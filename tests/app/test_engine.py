@@ -79,8 +79,9 @@ def scheduler() -> Iterator[Scheduler]:
 def shelf(versions: Versions, scheduler: Scheduler) -> Iterator[Shelf]:
     """With room for two."""
     source = FromStorage(versions.storage, Machine(threads=2), 1, Metrics())
-    size = source.size_of(versions.add("measured"))
-    shelf = Shelf(Opener(source.size_of, source.open, scheduler.lane), max_bytes=size * 5 // 2, retry_seconds=0)
+    need = source.need(versions.add("measured"))
+    opener = Opener(source.need, source.open, scheduler.lane, lambda: None)
+    shelf = Shelf(opener, max_bytes=need.kept + need.loading, retry_seconds=0)
     yield shelf
     shelf.close()
 
@@ -139,6 +140,21 @@ def test_what_is_pinned_stays_and_the_budget_is_kept(versions: Versions, engine:
         one(engine, version)
 
     assert [engine.has(version) for version in all_four] == [True, False, False, True]
+
+
+def test_a_process_is_warm_once_what_it_keeps_was_loaded_or_cannot_be(versions: Versions, engine: Engine) -> None:
+    slow, missing, late = versions.add("slow"), Served("missing", "missing", 1), versions.add("late")
+    assert not engine.is_warm([slow, missing])
+    go_on = versions.stall(slow)
+    engine.follow({}, [slow, missing])
+    with pytest.raises(errors.Unavailable):
+        one(engine, missing)
+    assert not engine.is_warm([slow, missing])
+
+    go_on()
+    one(engine, slow)
+    assert engine.is_warm([slow, missing])
+    assert engine.is_warm([slow, missing, late])
 
 
 def test_a_model_that_could_not_be_loaded_is_tried_again(versions: Versions, engine: Engine) -> None:

@@ -13,6 +13,7 @@ from app.metrics import Metrics
 from app.models.service import Served
 from app.optimisation import Machine as MeasuredOn
 from app.optimisation import Report, Serving, Tolerance
+from app.predictions.loaded import Loaded
 from app.predictions.opener import FromStorage
 from app.runtimes import in_onnx, in_torch, optimised
 from app.runtimes.form import Files, Machine
@@ -84,3 +85,15 @@ def test_a_form_that_answers_otherwise_than_it_did_is_passed_over(
     optimised.write(folder, Optimised(found.report, Check(found.check.images, moved)))
     assert source.open(VERSION).form.name == "torch-fp32"
     assert "onnxruntime-fp32 does not run (its answers here are" in caplog.text
+
+
+def test_networks_of_one_kind_are_timed_once(
+    source: FromStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = source.open(Served("mv_1", "insects", 1))
+    factories.write_artifact(storage.model_version("mv_2"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Loaded, "measure", lambda *_args, **_settings: pytest.fail("it was timed again"))
+        second = source.open(Served("mv_2", "birds", 1))
+    assert (second.seconds, second.batch) == (first.seconds, first.batch)
+    assert source.open(VERSION).form.name == "onnxruntime-fp32"

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ import pytest
 
 from app import errors
 from app.backbones.preprocess import Preprocessing
-from app.predictions.loaded import Loaded
+from app.predictions.loaded import Loaded, Pace
 from app.predictions.scheduler import Lane, Limits, Scheduler, Ticket
 from app.runtimes.form import PLAIN, Images, Machine, Passed
 from tests import factories
@@ -45,6 +46,9 @@ class Net:
 
     def widen(self) -> None:
         raise AssertionError("a network as quick as this needs no second copy")
+
+    def settle(self) -> None:
+        pass
 
 
 def loaded(net: Net, *, batch: int = 1) -> Loaded:
@@ -243,3 +247,47 @@ def test_what_was_taken_in_is_answered_before_the_end_and_nothing_else_is_taken_
         assert all(asked.ended.is_set() and asked.ticket.error is None for asked in accepted)
         with pytest.raises(errors.Overloaded, match="stopping"):
             ask(scheduler, lane)
+
+
+def test_a_thread_that_waits_keeps_no_classifier_in_memory(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    known = weakref.ref(lane)
+    ask(scheduler, lane).wait()
+    del lane
+    for _ in range(1000):  # whoever is done answers before it forgets
+        if known() is None:
+            break
+        time.sleep(0.01)
+    assert known() is None
+
+
+def test_no_batch_is_tried_that_would_take_long() -> None:
+    net = Slow(seconds=0.02)
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=1)
+    )
+    assert found.measure(batch=None).batch == 1
+    assert set(net.batches) == {1}
+
+
+def test_a_network_whose_pace_is_known_is_not_timed_again() -> None:
+    net = Net()
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=1)
+    )
+    found.warm_up(Pace(seconds=0.001, batch=8))
+    assert (found.seconds, found.batch, net.batches) == (0.001, 8, [1])
+
+
+@dataclass
+class Slow(Net):
+    """One that takes its time for each image."""
+
+    seconds: float = 0.0
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        time.sleep(self.seconds * len(images))
+        return super().run(images, alone=alone)
+
+    def widen(self) -> None:
+        pass

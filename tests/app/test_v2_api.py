@@ -1,6 +1,7 @@
 """The Open Inference Protocol as its clients speak it, and what is said of requests that are wrong."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -164,6 +165,30 @@ def test_a_model_that_was_never_loaded_begins_to_when_it_is_asked_whether_it_is_
             assert problem(answer, 503)["code"] == "model_loading"
             assert time.monotonic() < deadline
         assert answer.json() == {"name": "insects", "ready": True}
+
+
+def test_the_server_is_ready_once_what_it_keeps_in_memory_was_loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("kept")
+    given = Settings(data_dir=folder / "data", database_url=sqlite_url(folder), threads=1)
+    with serving.listening(given) as first, httpx.Client(base_url=first.url, timeout=60) as http:
+        put = http.put("/v1/models/insects/aliases/production", json={"version": 1, "keep_loaded": True})
+        assert put.status_code == 201, put.text
+        manifest = next((folder / "data" / "models").glob("*/artifact.json"))
+    content = manifest.read_text()
+    manifest.unlink()
+    os.mkfifo(manifest)  # whoever loads it waits
+    with serving.started(given) as again, httpx.Client(base_url=again.url, timeout=60) as http:
+        early = http.get("/v2/health/ready")
+        with manifest.open("w") as pipe:
+            manifest.unlink()
+            manifest.write_text(content)
+            pipe.write(content)
+        assert problem(early, 503)["code"] == "model_loading"
+        deadline = time.monotonic() + 60
+        while not (answer := http.get("/v2/health/ready")).is_success:
+            assert problem(answer, 503)["code"] == "model_loading"
+            assert time.monotonic() < deadline
+        assert answer.json() == {"ready": True}
 
 
 def test_a_call_that_cannot_be_in_time_is_told_so(http: httpx.Client) -> None:

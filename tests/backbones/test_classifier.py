@@ -91,6 +91,10 @@ def _check_storage(backbone: Backbone, built: Classifier, batch: Tensor, logits:
     assert close(restored(batch).logits, logits)
     assert not any(name.startswith(f"body.{head.module}") for name in state for head in backbone.auxiliary)
     assert not restored.training
+    given = {value.data_ptr() for value in state.values()}
+    turned = classifier.turned(restored)
+    assert close(turned(batch), logits)
+    assert not [name for name, value in turned.state_dict().items() if value.numel() and value.data_ptr() in given]
 
 
 def test_training_changes_what_is_not_frozen_and_nothing_else(sample: Sample) -> None:

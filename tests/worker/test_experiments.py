@@ -1,14 +1,21 @@
 """Control runs from the request to the verdict, carried out by a worker."""
 
-from app.db import utc_now
+from multiprocessing.context import ForkServerContext
+
+from app.db import Database, utc_now
 from app.experiments import service
 from app.experiments.schemas import ExperimentCreate
+from app.jobs import service as service_of_jobs
 from app.recipe import Recipe
+from app.settings import Settings
+from app.storage import Storage
 from tests.worker.conftest import Desk
 from worker.runner import Runner
 
 
-def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(desk: Desk, runner: Runner, dataset_id: str) -> None:
+def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
+    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+) -> None:
     wanted = ExperimentCreate(
         dataset=dataset_id,
         model="control",
@@ -19,9 +26,13 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(desk: Desk, run
     with desk.database.write() as session:
         row, queued = service.create(session, wanted, max_attempts=1, now=utc_now())
         experiment_id, job_ids = row.id, [job.id for job in queued]
+    optimising = Runner(database, files, settings.model_copy(update={"optimise_after_training": True}), context)
     for job_id in job_ids:
-        assert runner.run(job_id)
+        assert optimising.run(job_id)
 
+    with desk.database.read() as session:
+        waiting = service_of_jobs.newest_first(session, state="queued", dataset=None, limit=9, after=None)
+    assert list(waiting) == []  # what is there to be compared is not optimised
     with desk.database.read() as session:
         found = service.read(session, service.find(session, experiment_id))
     assert found.has_ended

@@ -2,7 +2,7 @@
 
 import os
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,14 @@ from app import idempotency
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases, service
+from app.models import service as models
+from app.models import serving
+from app.models.serving import NewOptimisation
+from app.optimisation import DEFAULT_TOLERANCE, DeviceKind, Machine, Report
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
+from tests.app.test_optimisation import form
 from tests.worker.conftest import Desk
 from worker import sweep
 from worker.runner import Runner
@@ -165,3 +170,42 @@ def test_a_model_that_was_never_registered_is_removed_after_a_day(database: Data
 
     assert not lost.exists()
     assert fresh.exists()
+
+
+def record(database: Database, files: Storage, optimisation_id: str, *, device: DeviceKind, at: datetime) -> None:
+    """An optimisation of the version `mv_1`, with a folder that was written long ago."""
+    plain = form("torch", "fp32", 1)
+    report = Report(Machine(device, "a machine", 1), 1, 1.0, DEFAULT_TOLERANCE, (plain,), (plain.name,))
+    folder = files.optimisation(optimisation_id)
+    folder.mkdir(parents=True)
+    os.utime(folder, (0, 0))
+    with database.write() as session:
+        job_id = models.find_version(session, "insects", 1).job_id
+        serving.record(session, NewOptimisation(optimisation_id, "mv_1", job_id, report), now=at)
+
+
+def test_an_optimisation_goes_some_time_after_a_newer_one_for_its_device(
+    desk: Desk, database: Database, files: Storage, sweeper: Sweeper
+) -> None:
+    factories.register_version(database, "mv_1", desk.submit_import(factories.photos()).dataset_id, labels=["a", "b"])
+    now = utc_now()
+    record(database, files, "opt_1", device="cpu", at=now - timedelta(days=3))
+    record(database, files, "opt_2", device="cuda", at=now - timedelta(days=3))
+    record(database, files, "opt_3", device="cpu", at=now - timedelta(days=2))
+    record(database, files, "opt_4", device="cpu", at=now)
+
+    sweeper.sweep()
+    assert on_disk(files) == ["opt_2", "opt_3", "opt_4"]  # who serves the third may not know of the fourth yet
+    with database.read() as session:
+        assert {device: row.id for device, row in serving.newest(session, "mv_1").items()} == {
+            "cpu": "opt_4",
+            "cuda": "opt_2",
+        }
+    with database.write() as session:
+        assert serving.forget_superseded(session, before=now + timedelta(seconds=1)) == ["opt_3"]
+    sweeper.sweep()
+    assert on_disk(files) == ["opt_2", "opt_4"]
+
+
+def on_disk(files: Storage) -> list[str]:
+    return sorted(path.name for path in (files.root / "optimisations").iterdir())

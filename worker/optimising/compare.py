@@ -151,7 +151,10 @@ class _Bench:
         machine, targets = self.setting.machine, self.subject.splits.validation.targets
         memory = Memory(machine.device)
         network = opening.open_form(self.subject.files, form, machine)
-        network.run(np.array(self.images[:1]))
+        image = np.array(self.images[:1])
+        network.run(image)
+        network.widen()
+        network.run(image, alone=True)
         grown = memory.grown()
         logits = measure.logits(network, self.images, machine, phase=f"run {form.name}", emit=self.emit)
         compared = logits if plain is None else plain.logits

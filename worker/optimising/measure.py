@@ -1,15 +1,12 @@
 """What one form makes of images, how fast it is, and how much memory it takes."""
 
-import ctypes
 import gc
-import os
 import statistics
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 from app import errors
 from app.optimisation import Figures, Speed
+from app.runtimes import memory
 from app.runtimes.form import Machine, Network
 from worker.training import calibrate, data
 from worker.training.events import Emit, Progress
@@ -27,7 +25,6 @@ _SECONDS = 1.0
 _FEWEST_RUNS = 5
 _MOST_RUNS = 500
 _WINDOWS = 3
-_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,10 @@ def figures(
 
 
 def speed(network: Network, images: NDArray[np.uint8], pace: Pace, *, memory_bytes: int | None) -> Speed:
-    """Of `network` with nothing else going on in this process; it is widened afterwards."""
+    """Of `network`, which is widened, with nothing else going on in this process."""
     image, batch = np.array(images[:1]), np.resize(images, (pace.batch, *images.shape[1:]))
     single = _median(lambda: network.run(image), pace.seconds)
     rate = _rate(network, batch, pace)
-    network.widen()
     alone = _median(lambda: network.run(image, alone=True), pace.seconds)
     return Speed(1000 * alone, 1000 * single, rate, memory_bytes)
 
@@ -94,7 +90,7 @@ class Memory:
     """By how much this process, or what it holds on a GPU, has grown since this was made."""
 
     def __init__(self, device: str) -> None:
-        self._device = torch.device(device)
+        self._device = device
         self._before = self._used()
 
     def grown(self) -> int | None:
@@ -103,20 +99,10 @@ class Memory:
         return None if now is None or self._before is None else max(0, now - self._before)
 
     def _used(self) -> int | None:
+        # Freed memory that the allocator keeps would be used again, and what is measured then is too small.
         gc.collect()
-        if self._device.type == "cuda":
-            return int(torch.cuda.memory_reserved(self._device))
-        if not _STATM.exists():
-            return None
-        _give_back()
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _give_back() -> None:
-    """Freed memory that the allocator keeps would be used again, and what is measured then is too small."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        memory.give_back()
+        return memory.used_bytes(self._device)
 
 
 def _median(run: Callable[[], object], seconds: float) -> float:

@@ -1,0 +1,146 @@
+"""The shelf: what classifiers take of the memory that there is for them."""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from app import errors
+from app.models.service import Served
+from app.predictions.loaded import Loaded
+from app.predictions.needs import Need
+from app.predictions.scheduler import Lane
+from app.predictions.shelf import Opener, Shelf
+from tests.app.test_scheduler import Net, loaded
+
+PATIENCE = 60.0
+BUDGET = 100
+FIRST, SECOND, THIRD, FOURTH = (Served(name, name, 1) for name in ("first", "second", "third", "fourth"))
+
+
+@dataclass
+class Machine:
+    """Where classifiers take so much memory as is said here, whatever was foretold."""
+
+    need: Need = field(default_factory=lambda: Need(30, 40))
+    really: int | None = None
+    """By what the process grows with each; None where the system does not tell."""
+    there: "weakref.WeakSet[Loaded]" = field(default_factory=weakref.WeakSet)
+    most_at_once: int = 0
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _opening: int = 0
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def open(self, version: Served) -> Loaded:
+        self._opening += 1
+        self.most_at_once = max(self.most_at_once, self._opening)
+        self.begun.release()
+        assert self.gate.wait(PATIENCE)
+        self._opening -= 1
+        if version == FOURTH:
+            raise errors.Unavailable("it is broken")
+        found = loaded(Net())
+        self.there.add(found)
+        return found
+
+    def used_bytes(self) -> int | None:
+        return None if self.really is None else 1000 + self.really * len(self.there)
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def shelf(machine: Machine) -> Iterator[Shelf]:
+    opener = Opener(lambda _version: machine.need, machine.open, Lane, machine.used_bytes)
+    shelf = Shelf(opener, max_bytes=BUDGET)
+    yield shelf
+    shelf.close()
+
+
+def load(shelf: Shelf, *versions: Served) -> None:
+    for version in versions:
+        with shelf.use(version) as standing:
+            standing.future.result(PATIENCE)
+
+
+def on(shelf: Shelf) -> list[Served]:
+    return [version for version in (FIRST, SECOND, THIRD) if shelf.has(version)]
+
+
+def test_what_was_needed_to_load_is_free_once_it_is_loaded(shelf: Shelf) -> None:
+    load(shelf, FIRST, SECOND)
+    assert on(shelf) == [FIRST, SECOND]
+    assert shelf.used_bytes == 60
+    load(shelf, THIRD)
+    assert on(shelf) == [FIRST, SECOND, THIRD]
+
+
+def test_what_loading_takes_counts_while_it_lasts(machine: Machine, shelf: Shelf) -> None:
+    machine.need = Need(30, 45)
+    load(shelf, FIRST, SECOND, THIRD)
+    assert on(shelf) == [SECOND, THIRD]
+    assert shelf.used_bytes == 60
+
+
+def test_two_are_not_loaded_at_once_where_there_is_no_room_for_that(machine: Machine, shelf: Shelf) -> None:
+    machine.need = Need(30, 60)
+    machine.gate.clear()
+    with shelf.use(FIRST) as first, shelf.use(SECOND) as second:
+        assert machine.begun.acquire(timeout=PATIENCE)
+        assert shelf.used_bytes == 60
+        machine.gate.set()
+        first.future.result(PATIENCE)
+        second.future.result(PATIENCE)
+    assert machine.most_at_once == 1
+    assert on(shelf) == [FIRST, SECOND]
+
+
+def test_a_need_that_passes_by_keeps_nobody_out_for_whom_there_is_room(machine: Machine, shelf: Shelf) -> None:
+    machine.need = Need(40, 90)
+    with shelf.use(FIRST) as standing:
+        standing.future.result(PATIENCE)
+        load(shelf, SECOND)
+        assert on(shelf) == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize(
+    ("really", "kept"),
+    [(10, [FIRST, SECOND, THIRD]), (30, [FIRST, SECOND, THIRD]), (50, [SECOND, THIRD]), (None, [FIRST, SECOND, THIRD])],
+)
+def test_memory_that_was_not_foretold_counts(
+    machine: Machine, shelf: Shelf, really: int | None, kept: list[Served]
+) -> None:
+    machine.really = really
+    load(shelf, FIRST, SECOND, THIRD)
+    assert on(shelf) == kept
+
+
+def test_memory_that_is_not_of_classifiers_leaves_room_for_half_of_them(machine: Machine, shelf: Shelf) -> None:
+    machine.really = 1_000_000
+    load(shelf, FIRST, SECOND, THIRD)
+    assert on(shelf) == [SECOND, THIRD]
+
+
+def test_what_failed_to_load_takes_no_room(shelf: Shelf) -> None:
+    with shelf.use(FOURTH) as standing, pytest.raises(errors.Unavailable, match="it is broken"):
+        standing.future.result(PATIENCE)
+    wait_for(lambda: shelf.used_bytes == 0)
+    load(shelf, FIRST, SECOND, THIRD)
+    assert on(shelf) == [FIRST, SECOND, THIRD]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        deadline.wait(0.01)
+    raise AssertionError("it does not come to pass")
