@@ -121,8 +121,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        app.state.desk.close()
+        # First who would have more loaded; and not in the event loop, which has answers to write.
         await run_sync(app.state.directory.close)
+        await run_sync(app.state.desk.close)
         database.close()
 
 

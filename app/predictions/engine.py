@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from app import errors
 from app.models.service import Served
 from app.predictions.loaded import Answer, Given, Loaded
-from app.predictions.scheduler import Lane, Scheduler, Ticket
+from app.predictions.scheduler import Lane, Scheduler, Ticket, too_late
 from app.predictions.shelf import Shelf, Standing
 
 logger = logging.getLogger(__name__)
 
 _REFERENCES = 10_000
+_GRACE_SECONDS = 0.25
+"""So much longer than it has time a request may wait for an answer that is being computed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Engine:
         """Begin to load what references that were asked for mean now, and what is to be `kept` in memory at any time.
         For any thread."""
         moved = {served[name] for name, before in list(self._answering.items()) if served.get(name, before) != before}
-        self._shelf.pin(frozenset(version.version_id for version in kept))
+        self._shelf.pin(frozenset(kept))
         for version in (*kept, *moved):
             self._shelf.release(self._shelf.want(version))
 
@@ -104,14 +106,15 @@ class Engine:
 
     def check(self, version: Served, *, timeout_seconds: float) -> None:
         """Raise `Overloaded` where a request that came now could not be answered in time, before it is received."""
-        if self._shelf.has(version):
-            with self._shelf.use(version) as standing:
-                wait = self._scheduler.expected_wait_seconds(standing.future.result())
-            if wait > timeout_seconds:
-                raise errors.Overloaded(
-                    f"the answer would take {wait:.1f} s, more than the {timeout_seconds:.1f} s that there are",
-                    retry_after_seconds=wait,
-                )
+        lane = self._shelf.lane(version)
+        if lane is None:
+            return
+        wait = self._scheduler.expected_wait_seconds(lane)
+        if wait > timeout_seconds:
+            raise errors.Overloaded(
+                f"the answer would take {wait:.1f} s, more than the {timeout_seconds:.1f} s that there are",
+                retry_after_seconds=wait - timeout_seconds,
+            )
 
     def _answers_to(self, reference: str, target: Served) -> Served:
         before = self._answering.get(reference)
@@ -144,13 +147,22 @@ class Engine:
 
         ticket = Ticket(images, deadline=arrived + timeout_seconds, now=time.monotonic(), done=tell)
         self._scheduler.submit(lane, ticket)
+        # Where all threads are at work on others, nobody looks at the time.
+        late = loop.call_later(ticket.deadline - time.monotonic() + _GRACE_SECONDS, _give_up, ticket)
         try:
             await done
         finally:
-            ticket.is_gone = True
+            late.cancel()
+            if not ticket.is_gone or ticket.error is not None:
+                ticket.is_gone = True
+                self._scheduler.withdraw(lane, ticket)
         if ticket.error is not None:
             raise ticket.error
         return ticket
+
+
+def _give_up(ticket: Ticket) -> None:
+    ticket.end(too_late())
 
 
 def _settle(done: "asyncio.Future[None]") -> None:

@@ -128,7 +128,8 @@ class Loaded:
     def warm_up(self, pace: Pace) -> None:
         """Make ready for the first request."""
         self.seconds, self.batch = pace.seconds, pace.batch
-        self.network.run(self._blank(1))
+        for count in sorted({1, pace.batch}):  # what is compiled is compiled for each number of images
+            self.network.run(self._blank(count))
         if pace.seconds > _WIDE_FROM_SECONDS:
             self.network.widen()
             self.network.run(self._blank(1), alone=True)

@@ -47,17 +47,30 @@ class FromStorage:
         """The version, warmed up. Raises `Unavailable`."""
         described = artifacts.describe(self.storage.model_version(version.version_id))
         try:
-            loaded = self._opened(version, described)
-            self._make_ready(loaded, (loaded.form, described.backbone, described.outlet, described.preprocessing.crop))
+            loaded = self._ready(version, described, tuple(form.named(name) for name in version.serving.forms))
         except Exception:
             self.metrics.loads.labels("failed").inc()
             raise
         self.metrics.loads.labels(loaded.form.name).inc()
         return loaded
 
-    def _opened(self, version: Served, described: Description) -> Loaded:
+    def _ready(self, version: Served, described: Description, wanted: tuple[Form, ...]) -> Loaded:
+        """In the first form that loads and can be run."""
+        loaded = self._opened(version, described, wanted)
+        kind = (loaded.form, described.backbone, described.outlet, described.preprocessing.crop)
+        try:
+            self._make_ready(loaded, kind)
+        except Exception as error:  # out of memory, say, of which a batch takes more than the image it was opened with
+            if loaded.form == form.PLAIN:
+                raise
+            logger.warning("%s does not run (%s); the next form is tried", loaded.form.name, error)
+            self.metrics.fallbacks.labels(loaded.form.name).inc()
+        else:
+            return loaded
+        return self._ready(version, described, wanted[wanted.index(loaded.form) + 1 :])
+
+    def _opened(self, version: Served, described: Description, wanted: tuple[Form, ...]) -> Loaded:
         folder = self.storage.model_version(version.version_id)
-        wanted = tuple(form.named(name) for name in version.serving.forms)
         place, check = self._optimised(version)
         opened = opening.open_first(Files(folder, place), wanted, self.machine, check=check)
         for failed, _ in opened.failed:

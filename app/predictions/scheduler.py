@@ -122,6 +122,8 @@ class _Step:
     item: _Item | None
     batch: Sequence[tuple[_Item, Images]]
     alone: bool
+    charged: float
+    """What it should take, which counts as used from its beginning."""
 
 
 class Scheduler:
@@ -132,6 +134,8 @@ class Scheduler:
         self._lanes: list[Lane] = []
         """Those that have something waiting."""
         self._busy = 0
+        self._decode_seconds = 0.0
+        """What an image took lately, whatever model it was for: what a new queue goes by."""
         self._clock = 0.0
         self._is_closed = False
         self._change = threading.Condition()
@@ -144,7 +148,7 @@ class Scheduler:
 
     def lane(self, loaded: Loaded) -> Lane:
         """A queue for `loaded`."""
-        return Lane(loaded, pass_seconds=loaded.seconds)
+        return Lane(loaded, decode_seconds=self._decode_seconds, pass_seconds=loaded.seconds)
 
     def submit(self, lane: Lane, ticket: Ticket) -> None:
         """Queue all images of `ticket`. Raises `Overloaded` where the queue is full or there is no time left."""
@@ -158,6 +162,13 @@ class Scheduler:
                 self._lanes.append(lane)
             lane.encoded.extend(_Item(ticket, place) for place in range(count))
             self._change.notify(count)
+
+    def withdraw(self, lane: Lane, ticket: Ticket) -> None:
+        """Take out what nobody waits for any more, so that it stands in nobody's way."""
+        with self._change:
+            lane.encoded = deque(item for item in lane.encoded if item.ticket is not ticket)
+            lane.ready = deque(pair for pair in lane.ready if pair[0].ticket is not ticket)
+            self._change.notify()
 
     def expected_wait_seconds(self, lane: Lane) -> float:
         """How long an image that came now would wait."""
@@ -182,7 +193,7 @@ class Scheduler:
         if lane.waiting and lane.waiting + count > self._limits.max_queued:
             raise errors.Busy(
                 f"{lane.waiting} images wait for this model, and it takes no more than {self._limits.max_queued}",
-                retry_after_seconds=wait,
+                retry_after_seconds=wait * (lane.waiting + count - self._limits.max_queued) / lane.waiting,
             )
         needed = wait + lane.seconds * -(-count // self._limits.threads)
         left = ticket.deadline - ticket.arrived
@@ -190,7 +201,7 @@ class Scheduler:
         if wait > 0 and needed > left:
             raise errors.Overloaded(
                 f"the answer would take about {needed:.1f} s, more than the {left:.1f} s that there are",
-                retry_after_seconds=wait,
+                retry_after_seconds=min(wait, needed - left),
             )
 
     def _expected_wait(self, lane: Lane) -> float:
@@ -200,7 +211,7 @@ class Scheduler:
         return min(whole, shared) / self._limits.threads
 
     def _work(self) -> None:
-        _yield_to_the_event_loop()
+        yield_to_the_event_loop()
         while self._work_once():
             pass
 
@@ -210,6 +221,7 @@ class Scheduler:
         step = self._take()
         if step is None:
             return False
+        started = time.monotonic()
         try:
             self._carry_out(step)
         except Exception as error:  # the thread must live on, whatever a runtime does
@@ -219,6 +231,8 @@ class Scheduler:
         finally:
             with self._change:
                 self._busy -= 1
+                # One photo may take a hundred times as long as the next.
+                step.lane.used += time.monotonic() - started - step.charged
         return True
 
     def _take(self) -> _Step | None:
@@ -243,8 +257,7 @@ class Scheduler:
                 self._lanes.remove(lane)
             if step is not None:
                 self._clock = max(self._clock, lane.used)
-                # Of an image that will be part of a batch, the pass is what counts.
-                lane.used += lane.seconds * (len(step.batch) if lane.makes_batches else 1)
+                lane.used += step.charged
                 return step, None
             if wait_seconds is not None:
                 soonest = wait_seconds if soonest is None else min(soonest, wait_seconds)
@@ -257,16 +270,19 @@ class Scheduler:
             # Whoever is being decoded will be there in a moment; if nobody is, there is nobody to wait for.
             is_all = not lane.encoded and not lane.decoding
             if len(lane.ready) >= lane.loaded.batch or is_all or not wait_seconds:
-                batch = [lane.ready.popleft() for _ in range(min(len(lane.ready), lane.loaded.batch))]
+                batch = _wanted(lane.ready, lane.loaded.batch, now)
                 lane.ready_since = now
-                lane.passing += 1
-                return _Step(lane, None, batch, alone=False), None
+                if batch:
+                    lane.passing += 1
+                    return _Step(lane, None, batch, alone=False, charged=lane.pass_seconds * len(batch)), None
+                wait_seconds = None
         item = _first_wanted(lane.encoded, now)
         if item is None:
             return None, wait_seconds
         alone = self._busy == 0 and len(self._lanes) == 1 and lane.waiting == 0
         lane.decoding += 1
-        return _Step(lane, item, (), alone), None
+        charged = lane.decode_seconds + (0.0 if lane.makes_batches else lane.pass_seconds)
+        return _Step(lane, item, (), alone, charged), None
 
     def _carry_out(self, step: _Step) -> None:
         lane = step.lane
@@ -310,14 +326,16 @@ class Scheduler:
             return None
         seconds = time.monotonic() - started
         ticket.decode_seconds += seconds
-        lane.decode_seconds += _SMOOTHING * (seconds - lane.decode_seconds)
+        lane.decode_seconds = _smoothed(lane.decode_seconds, seconds)
+        self._decode_seconds = _smoothed(self._decode_seconds, seconds)
         return pixels
 
     def _pass(self, lane: Lane, batch: Sequence[tuple[_Item, Images]], *, alone: bool) -> None:
         started = time.monotonic()
         answers = lane.loaded.answers([image for _, image in batch], alone=alone)
         each = (time.monotonic() - started) / len(batch)
-        lane.pass_seconds += _SMOOTHING * (each - lane.pass_seconds)
+        if not alone:  # on all threads it takes a part of what one needs
+            lane.pass_seconds = _smoothed(lane.pass_seconds, each)
         for (item, _), answer in zip(batch, answers, strict=True):
             with self._change:
                 item.ticket.pass_seconds += each
@@ -326,7 +344,11 @@ class Scheduler:
                 item.ticket.end()
 
 
-def _yield_to_the_event_loop() -> None:
+def _smoothed(before: float, now: float) -> float:
+    return before + _SMOOTHING * (now - before) if before else now
+
+
+def yield_to_the_event_loop() -> None:
     """Let this thread be second where there are more threads than cores: whoever cannot be served is to be told soon,
     and a thread that waits for its core meanwhile would have waited in the queue."""
     with suppress(AttributeError, OSError):  # not everywhere have threads a priority of their own
@@ -337,9 +359,27 @@ def _first_wanted(items: deque[_Item], now: float) -> _Item | None:
     """The first image that somebody still waits for and that is in time."""
     while items:
         item = items.popleft()
-        if item.ticket.is_gone:
-            continue
-        if now <= item.ticket.deadline:
+        if _is_wanted(item, now):
             return item
-        item.ticket.end(errors.Overloaded("the request waited for longer than it had time", code="deadline_exceeded"))
     return None
+
+
+def _wanted(items: deque[tuple[_Item, Images]], count: int, now: float) -> list[tuple[_Item, Images]]:
+    """The first of them, at most so many."""
+    batch: list[tuple[_Item, Images]] = []
+    while items and len(batch) < count:
+        item, image = items.popleft()
+        if _is_wanted(item, now):
+            batch.append((item, image))
+    return batch
+
+
+def _is_wanted(item: _Item, now: float) -> bool:
+    if not item.ticket.is_gone and now > item.ticket.deadline:
+        item.ticket.end(too_late())
+    return not item.ticket.is_gone
+
+
+def too_late() -> errors.Overloaded:
+    """What a request is told whose time has run out."""
+    return errors.Overloaded("the request waited for longer than it had time", code="deadline_exceeded")

@@ -16,7 +16,7 @@ from app import errors
 from app.models.service import Served
 from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
-from app.predictions.scheduler import Lane
+from app.predictions.scheduler import Lane, yield_to_the_event_loop
 from app.runtimes import memory
 
 logger = logging.getLogger(__name__)
@@ -59,19 +59,24 @@ class Shelf:
         self._max_bytes = max_bytes
         self._retry_seconds = retry_seconds
         self._standing: OrderedDict[Served, Standing] = OrderedDict()
-        self._pinned: frozenset[str] = frozenset()
+        self._pinned: frozenset[Served] = frozenset()
+        self._is_closed = False
         self._used_bytes = 0
         self._loading = 0
         """How many are being loaded, and hold more than they will."""
         self._without_bytes: int | None = None
         """What the process held when there was no classifier."""
         self._change = threading.Condition()
-        self._loaders = ThreadPoolExecutor(_LOADING_AT_ONCE, thread_name_prefix="load")
+        self._loaders = ThreadPoolExecutor(
+            _LOADING_AT_ONCE, thread_name_prefix="load", initializer=yield_to_the_event_loop
+        )
 
     def want(self, version: Served) -> Standing:
         """The version's place on the shelf; where it has none, it gets one and is loaded. Whoever wants it is a user,
         for whom it stays until `release`."""
         with self._change:
+            if self._is_closed:
+                raise _stopping()
             standing = self._standing.get(version)
             if standing is None or self._is_worth_another_try(standing):
                 standing = self._standing[version] = Standing(version)
@@ -98,18 +103,25 @@ class Shelf:
 
     def has(self, version: Served) -> bool:
         """Whether it is loaded."""
+        return self.lane(version) is not None
+
+    def lane(self, version: Served) -> Lane | None:
+        """Its queue, if it is loaded. Never waits."""
         standing = self._standing.get(version)
-        return standing is not None and standing.future.done() and standing.future.exception() is None
+        if standing is None or not standing.future.done() or standing.future.exception() is not None:
+            return None
+        return standing.future.result()
 
     def was_tried(self, version: Served) -> bool:
         """Whether it is loaded, or could not be the last time."""
         standing = self._standing.get(version)
         return standing is not None and standing.future.done()
 
-    def pin(self, version_ids: frozenset[str]) -> None:
-        """Keep these, and only these, whatever else is asked for."""
+    def pin(self, versions: frozenset[Served]) -> None:
+        """Keep these, each in the form that is named, and only these, whatever else is asked for."""
         with self._change:
-            self._pinned = version_ids
+            self._pinned = versions
+            self._change.notify_all()
 
     def loaded(self) -> list[Loaded]:
         """All that is there."""
@@ -126,7 +138,14 @@ class Shelf:
         return self._used_bytes
 
     def close(self) -> None:
+        """Begin nothing more, and wait for what is being loaded."""
+        with self._change:
+            self._is_closed = True
+            self._change.notify_all()
         self._loaders.shutdown(cancel_futures=True)
+        for standing in self._standing.values():
+            if not standing.future.done():
+                standing.future.set_exception(_stopping())
 
     def _load(self, standing: Standing) -> None:
         try:
@@ -138,24 +157,28 @@ class Shelf:
                 memory.give_back()
                 self._settle(standing, need)
             standing.future.set_result(lane)
+            with self._change:
+                self._change.notify_all()  # from now on it may go for others
         except BaseException as error:  # passed on to whoever waits for it
+            if not isinstance(error, errors.GraftError):
+                logger.exception("%s@%d could not be loaded", standing.version.model_name, standing.version.number)
+            _forget_frames(error)
             with self._change:
                 self._free(standing)
                 standing.failed_at = time.monotonic()
             standing.future.set_exception(error)
-            if not isinstance(error, errors.GraftError):
-                logger.exception("%s@%d could not be loaded", standing.version.model_name, standing.version.number)
 
     def _make_room(self, standing: Standing, need: Need) -> None:
         if need.kept > self._max_bytes:
             logger.warning(
                 "%s takes %d bytes, more than all models may together", standing.version.model_name, need.kept
             )
-        while not self._reserve(standing, need):
+        deadline = time.monotonic() + _ROOM_SECONDS
+        while not self._reserve(standing, need, deadline):
             # Of who had to go; not under the lock, for which the event loop would have to wait.
             memory.give_back()
 
-    def _reserve(self, standing: Standing, need: Need) -> bool:
+    def _reserve(self, standing: Standing, need: Need, deadline: float) -> bool:
         """Whether there was room, which `standing` has now; if not, somebody has gone, and there may be."""
         with self._change:
             if self._held_bytes() and self._held_bytes() + need.loading > self._max_bytes:
@@ -164,10 +187,7 @@ class Shelf:
                 # Nobody can go. What there is beyond the need once it is loaded passes by itself.
                 is_tight = self._used_bytes and self._used_bytes + need.kept > self._max_bytes
                 if is_tight or self._loading:
-                    if not self._change.wait(_ROOM_SECONDS):
-                        raise errors.Overloaded(
-                            "the models that are being asked hold all memory that there is for them"
-                        )
+                    self._wait_for_room(need, deadline)
                     return False
             if not self._used_bytes:
                 self._without_bytes = self._opener.used_bytes()
@@ -175,6 +195,17 @@ class Shelf:
             standing.memory_bytes = need.loading
             self._used_bytes += need.loading
             return True
+
+    def _wait_for_room(self, need: Need, deadline: float) -> None:
+        if self._is_closed:
+            raise _stopping()
+        kept = sum(standing.memory_bytes for version, standing in self._standing.items() if version in self._pinned)
+        if kept + need.kept > self._max_bytes:
+            raise errors.Overloaded("the models that are kept loaded leave too little memory for this one")
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise errors.Overloaded("the models that are being asked hold all memory that there is for them")
+        self._change.wait(left)
 
     def _settle(self, standing: Standing, need: Need) -> None:
         """It holds no more now than it will."""
@@ -199,7 +230,7 @@ class Shelf:
     def _next_to_go(self) -> Standing | None:
         for version, standing in self._standing.items():
             is_there = standing.memory_bytes and standing.future.done()
-            if is_there and not standing.users and version.version_id not in self._pinned:
+            if is_there and not standing.users and version not in self._pinned:
                 return standing
         return None
 
@@ -214,3 +245,15 @@ class Shelf:
         self._used_bytes -= standing.memory_bytes
         standing.memory_bytes = 0
         self._change.notify_all()
+
+
+def _stopping() -> errors.Overloaded:
+    return errors.Overloaded("the service is stopping; send this to another one")
+
+
+def _forget_frames(error: BaseException) -> None:
+    """What they hold, a network among it, would stay in memory for as long as the error is known."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__

@@ -39,7 +39,8 @@ class InTorch:
 
     def run(self, images: Images, *, alone: bool = False) -> Passed:
         self._take_threads(self._widest if alone else 1)
-        given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, non_blocking=True)
+        # Of one type whatever the client gave, or a compiled network would be compiled again in a request.
+        given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, non_blocking=True).float()
         half = self._dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self._device.type, dtype=self._dtype, enabled=half):
             features, logits = self._network(given)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,17 @@ from app.backbones import catalogue, classifier, preprocess
 from app.metrics import Metrics
 from app.models.artifact import Calibration
 from app.models.service import Served
+from app.optimisation import Serving
 from app.predictions.engine import Answered, Engine
 from app.predictions.loaded import Answer
 from app.predictions.opener import FromStorage
 from app.predictions.scheduler import Limits, Scheduler
 from app.predictions.shelf import Opener, Shelf
-from app.runtimes.form import Machine
+from app.runtimes import in_torch
+from app.runtimes.form import PLAIN, Images, Machine, Passed
 from app.storage import Storage
 from tests import factories
+from tests.app.test_scheduler import Net, hold, loaded
 
 PHOTO = factories.image(factories.COLOURS["red"])
 LIMITS = Limits(threads=2, max_queued=100, batch_wait_seconds=0.01, max_image_pixels=1_000_000)
@@ -135,11 +138,55 @@ def test_the_models_used_last_are_kept(versions: Versions, engine: Engine) -> No
 
 def test_what_is_pinned_stays_and_the_budget_is_kept(versions: Versions, engine: Engine, shelf: Shelf) -> None:
     all_four = [versions.add(name) for name in ("first", "second", "third", "fourth")]
-    shelf.pin(frozenset({"first"}))
+    shelf.pin(frozenset({all_four[0]}))
     for version in all_four:
         one(engine, version)
 
     assert [engine.has(version) for version in all_four] == [True, False, False, True]
+
+
+def test_whoever_is_not_answered_in_time_is_told_though_every_thread_is_at_work(
+    versions: Versions, engine: Engine, scheduler: Scheduler
+) -> None:
+    busy, version = Net(), versions.add("model")
+    one(engine, version)
+    go_on = hold(scheduler, busy, scheduler.lane(loaded(busy)), threads=LIMITS.threads)
+
+    async def scene() -> None:
+        with pytest.raises(errors.Overloaded) as told:
+            await engine.classify("model", version, [PHOTO], timeout_seconds=0.05)
+        assert told.value.code == "deadline_exceeded"
+        leaving = asyncio.ensure_future(ask(engine, version))
+        await asyncio.sleep(0)
+        assert scheduler.queued() == 1
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+    asyncio.run(scene())
+    assert scheduler.queued() == 0
+    go_on()
+
+
+def test_a_form_that_cannot_be_run_is_followed_by_the_next(
+    versions: Versions, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = replace(versions.add("model"), serving=Serving(None, ("torch-compiled-fp32", "torch-fp32")))
+    run = in_torch.InTorch.run
+    networks: list[in_torch.InTorch] = []
+
+    def broken(network: in_torch.InTorch, images: Images, *, alone: bool = False) -> Passed:
+        networks.append(network)
+        if network is networks[0]:
+            raise torch.OutOfMemoryError("no room for a batch")
+        return run(network, images, alone=alone)
+
+    monkeypatch.setattr(in_torch.InTorch, "run", broken)
+
+    async def asked() -> Answered:
+        return await ask(engine, version)
+
+    assert asyncio.run(asked()).loaded.form == PLAIN
 
 
 def test_a_process_is_warm_once_what_it_keeps_was_loaded_or_cannot_be(versions: Versions, engine: Engine) -> None:

@@ -110,6 +110,14 @@ def hold(scheduler: Scheduler, net: Net, lane: Lane, *, threads: int = 2) -> Cal
     return go_on
 
 
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it does not come to pass")
+
+
 def test_answers_come_in_the_order_of_the_images(scheduler: Scheduler) -> None:
     ticket = ask(scheduler, scheduler.lane(loaded(Net())), [grey(value) for value in range(0, 80, 10)]).wait()
 
@@ -191,6 +199,70 @@ def test_nothing_is_computed_for_a_client_that_has_gone(scheduler: Scheduler) ->
     assert not gone.ended.is_set()
 
 
+def test_what_nobody_waits_for_any_more_stands_in_nobodys_way(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    gone = ask(scheduler, lane, [PHOTO] * LIMITS.max_queued)
+    gone.ticket.is_gone = True
+    scheduler.withdraw(lane, gone.ticket)
+    assert (lane.waiting, scheduler.queued()) == (0, 0)
+    stayed = ask(scheduler, lane)
+    go_on()
+    assert stayed.wait().error is None
+
+
+def test_of_what_is_decoded_for_a_batch_only_what_is_still_wanted_is_passed() -> None:
+    scheduler = Scheduler(replace(LIMITS, threads=3, batch_wait_seconds=PATIENCE))
+    net = Net()
+    lane = scheduler.lane(loaded(net, batch=4))
+    net.gate.clear()
+    held = [ask(scheduler, lane, [grey(0)])]
+    assert net.begun.acquire(timeout=PATIENCE)  # alone, as nobody else was there
+    held.append(ask(scheduler, lane, [grey(1)]))
+    assert net.begun.acquire(timeout=PATIENCE)
+    gone = ask(scheduler, lane, [grey(2)])
+    late = ask(scheduler, lane, [grey(3)])
+    until(lambda: len(lane.ready) == 2)  # as no more than two passes are made at once
+    gone.ticket.is_gone = True
+    late.ticket.deadline = time.monotonic() - 1
+    net.gate.set()
+
+    error = late.wait().error
+    assert isinstance(error, errors.Overloaded)
+    assert error.code == "deadline_exceeded"
+    assert all(asked.wait().error is None for asked in (*held, ask(scheduler, lane, [grey(4)])))
+    assert sum(net.batches) == 3
+    scheduler.close()
+
+
+def test_a_pass_on_all_threads_says_nothing_of_one_on_a_single_one(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    lane.pass_seconds = 5.0
+    ask(scheduler, lane).wait()  # nobody else is there
+    assert lane.pass_seconds == 5.0
+
+
+def test_a_new_queue_goes_by_what_decoding_took_for_others(scheduler: Scheduler) -> None:
+    first = scheduler.lane(loaded(Net()))
+    assert first.decode_seconds == 0
+    taken = ask(scheduler, first, [PHOTO]).wait()
+    assert first.decode_seconds == taken.decode_seconds
+    assert scheduler.lane(loaded(Net())).decode_seconds == taken.decode_seconds
+
+
+def test_a_full_queue_says_when_there_will_be_room(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    lane.decode_seconds, lane.pass_seconds = 1.0, 3.0
+    ask(scheduler, lane, [grey(0)] * LIMITS.max_queued)
+    with pytest.raises(errors.Busy) as refused:
+        ask(scheduler, lane, [grey(0)] * 2)
+    assert refused.value.retry_after_seconds == 4  # two images of four seconds, on two threads
+    go_on()
+
+
 def test_models_share_the_threads_however_much_waits_for_each() -> None:
     scheduler = Scheduler(replace(LIMITS, threads=1))
     busy, rare = Net(name="busy"), Net(name="rare")
@@ -254,11 +326,7 @@ def test_a_thread_that_waits_keeps_no_classifier_in_memory(scheduler: Scheduler)
     known = weakref.ref(lane)
     ask(scheduler, lane).wait()
     del lane
-    for _ in range(1000):  # whoever is done answers before it forgets
-        if known() is None:
-            break
-        time.sleep(0.01)
-    assert known() is None
+    until(lambda: known() is None)  # whoever is done answers before it forgets
 
 
 def test_no_batch_is_tried_that_would_take_long() -> None:
@@ -276,7 +344,7 @@ def test_a_network_whose_pace_is_known_is_not_timed_again() -> None:
         net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=1)
     )
     found.warm_up(Pace(seconds=0.001, batch=8))
-    assert (found.seconds, found.batch, net.batches) == (0.001, 8, [1])
+    assert (found.seconds, found.batch, net.batches) == (0.001, 8, [1, 8])
 
 
 @dataclass

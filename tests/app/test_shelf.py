@@ -3,12 +3,13 @@
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from app import errors
 from app.models.service import Served
+from app.optimisation import Serving
 from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
 from app.predictions.scheduler import Lane
@@ -135,6 +136,62 @@ def test_what_failed_to_load_takes_no_room(shelf: Shelf) -> None:
     wait_for(lambda: shelf.used_bytes == 0)
     load(shelf, FIRST, SECOND, THIRD)
     assert on(shelf) == [FIRST, SECOND, THIRD]
+
+
+def test_a_form_that_is_not_served_any_more_is_not_kept(shelf: Shelf) -> None:
+    again = replace(FIRST, serving=Serving("opt_1", ("onnxruntime-fp32", "torch-fp32")))
+    shelf.pin(frozenset({FIRST}))
+    load(shelf, FIRST)
+    shelf.pin(frozenset({again}))
+    load(shelf, again, SECOND, THIRD)
+    assert not shelf.has(FIRST)
+    assert shelf.has(again)
+    assert on(shelf) == [SECOND, THIRD]
+
+
+def test_who_waits_for_room_has_it_as_soon_as_another_is_loaded_and_not_asked(machine: Machine, shelf: Shelf) -> None:
+    machine.need = Need(60, 60)
+    machine.gate.clear()
+    shelf.release(shelf.want(FIRST))
+    assert machine.begun.acquire(timeout=PATIENCE)
+    with shelf.use(SECOND) as second:
+        machine.gate.set()
+        second.future.result(PATIENCE / 4)
+    assert on(shelf) == [SECOND]
+
+
+def test_where_all_memory_is_kept_for_others_nobody_waits_for_it(machine: Machine, shelf: Shelf) -> None:
+    machine.need = Need(60, 60)
+    shelf.pin(frozenset({FIRST}))
+    load(shelf, FIRST)
+    with shelf.use(SECOND) as standing, pytest.raises(errors.Overloaded, match="kept loaded leave too little"):
+        standing.future.result(PATIENCE / 4)
+
+
+def test_who_waits_for_room_does_not_hold_up_the_end(machine: Machine, shelf: Shelf) -> None:
+    machine.need = Need(60, 60)
+    load(shelf, FIRST)
+    with shelf.use(FIRST), shelf.use(SECOND) as second:
+        closing = threading.Thread(target=shelf.close)
+        closing.start()
+        with pytest.raises(errors.Overloaded, match="stopping"):
+            second.future.result(PATIENCE / 4)
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+
+
+def test_what_failed_to_load_keeps_nothing_that_it_had_made(machine: Machine) -> None:
+    made: list[weakref.ref[Loaded]] = []
+
+    def lane(found: Loaded) -> Lane:
+        made.append(weakref.ref(found))
+        raise errors.Unavailable("no room for its queue")
+
+    failing = Shelf(Opener(lambda _version: machine.need, machine.open, lane, machine.used_bytes), max_bytes=BUDGET)
+    with failing.use(FIRST) as standing:
+        assert isinstance(standing.future.exception(PATIENCE), errors.Unavailable)
+        wait_for(lambda: made[0]() is None)
+    failing.close()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
