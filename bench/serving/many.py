@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from bench.serving import loader, memory, pictures, servers, subjects
+from app.optimisation import Runtime
+from bench.serving import loader, memory, pictures, servers, subjects, written
 from bench.serving.loader import NO_ANSWER, Calls, Loader
 from bench.serving.memory import Memory
 from bench.serving.overload import report, setting
@@ -57,8 +58,8 @@ class Mix:
         yield told, True
 
 
-def register(folder: Folder, shown: Pictures, count: int) -> dict[str, str]:
-    """So many models; the label that each gives the photo that is sent, by name."""
+def register(folder: Folder, shown: Pictures, count: int, runtime: Runtime) -> dict[str, str]:
+    """So many models, to be run by `runtime`; the label that each gives the photo that is sent, by name."""
     classifier, calibration = subjects.fitted(_NETWORK, shown)
     head = classifier.head
     with torch.inference_mode():
@@ -67,6 +68,8 @@ def register(folder: Folder, shown: Pictures, count: int) -> dict[str, str]:
     for number in range(count):
         name = f"model-{number:02}"
         folder.register(name, classifier, _NETWORK, calibration)
+        if runtime != "torch":
+            written.write(folder, name, runtime)
         found[name] = shown.labels[(first + number) % len(shown.labels)]
         with torch.no_grad():
             head.weight.copy_(head.weight.roll(1, 0))
@@ -103,10 +106,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         shown = pictures.make(None)
         folder = Folder(Path(scratch) / "service", shown)
-        labels = register(folder, shown, arguments.models)
+        labels = register(folder, shown, arguments.models, arguments.runtime)
         budget = {"GRAFT_MODEL_MEMORY_BYTES": str(round(arguments.megabytes * 1024 * 1024))}
         ours = servers.graft(min(labels), folder.storage.root, {**budget, **dict(arguments.setting)})
-        print(f"{arguments.models} models of {_NETWORK}, load {os.getloadavg()[0]:.1f} before", flush=True)
+        print(
+            f"{arguments.models} models of {_NETWORK}, {arguments.runtime}, load {os.getloadavg()[0]:.1f} before",
+            flush=True,
+        )
         with servers.running(ours, None, cores=arguments.cores, log=Path(scratch) / "graft.log") as running:
             megabytes = arguments.megabytes
             found = asyncio.run(call(running, shown, labels, seconds=arguments.seconds, megabytes=megabytes))
@@ -117,6 +123,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.serving.many", description=__doc__)
     parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--runtime", choices=written.RUNTIMES, default="torch", help="by which all are run, in fp32")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the calls (default: 60)")
     parser.add_argument("--megabytes", type=float, default=400.0, help="that models may take (default: 400)")
     parser.add_argument("--setting", type=setting, action="append", default=[], metavar="NAME=VALUE", help="of Graft")
