@@ -225,6 +225,9 @@ class Evaluation:
     """The worst ones, the surest first."""
     old_labels: tuple[OldLabels, ...] | None = None
     """Of a model that was trained from another one: what the labels that this knew have lost."""
+    right: str | None = None
+    """Which images it is right for, so that others can be compared on the same ones: a bit each, the first image's
+    first, filled up with zeros, as hex digits."""
 
 
 _BRIEF = (
@@ -236,6 +239,7 @@ _BRIEF = (
     "classes",
     "confusion",
     "old_labels",
+    "right",
 )
 
 
