@@ -1,5 +1,6 @@
 """The work of a ranking: backbones and models of one's own compared on a version."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import WHOLE, Outlet
 from app.models import artifact
 from app.profile import HEAD
-from app.ranking import Ranking
+from app.ranking import Cost, Ranking
 from worker.places import Places
 from worker.splits import splits_of
 from worker.training import ranking
@@ -109,6 +110,21 @@ def compare(
         emit=emit,
         device=device(),
     )
+
+
+def cheapest_first(
+    candidates: tuple[Published, ...], classes: int, *, places: Places, emit: Emit
+) -> Iterator[tuple[str, Cost]]:
+    """What the `candidates` cost on this machine, those that were pre-trained on photographs first, and of these those
+    that do the fewest multiply-adds. Raises `Unavailable` where none can be had."""
+    ordered = sorted(candidates, key=_by_expense)
+    return ranking.costs_of([*_candidates(tuple(ordered), places, SEED)], classes=classes, emit=emit, device=device())
+
+
+def _by_expense(candidate: Published) -> tuple[bool, float, str]:
+    backbone = catalogue.find(candidate.backbone)
+    # Who publishes an accuracy on ImageNet has trained on its photographs.
+    return backbone.top1 is None, math.inf if backbone.gmac is None else backbone.gmac, candidate.name
 
 
 def device() -> torch.device:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from app import estimates, policy, ranking
+from app import errors, estimates, policy, ranking
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
@@ -49,6 +49,7 @@ def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: dateti
     if not wanted.recipe.picks_backbone:
         return _plan(session, wanted, max_attempts=max_attempts, now=now)
     version = datasets.find_version(session, wanted.dataset, wanted.version)
+    _check_comparable(version)
     row = rankings.newest_of_all(session, version)
     if row is None:
         asked = RankingCreate(kind="rank", dataset=version.dataset_id)
@@ -60,6 +61,18 @@ def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: dateti
     if not isinstance(found, Planned):
         return found
     return replace(found, plan=replace(found.plan, reasons=(*reasons, *found.plan.reasons)), ranking=row)
+
+
+def _check_comparable(version: DatasetVersion) -> None:
+    try:
+        jobs.check_measurable(version)
+    except errors.Invalid as error:
+        raise errors.Invalid(
+            f"{error.message}, so backbones cannot be compared; a training takes the cheapest one at hand then, which "
+            "its worker alone knows; name one to see its plan",
+            code=error.code,
+            detail=error.detail,
+        ).at("recipe.backbone") from error
 
 
 def _plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
