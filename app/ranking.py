@@ -122,6 +122,12 @@ class Ranking:
         """Of all networks that were looked at."""
         return {entry.name for entry in self.measured} | {entry.name for entry in self.refused}
 
+    def is_of(self, weights: Mapping[str, str]) -> bool:
+        """Whether these very networks were looked at; `weights` has the leading hex digits of the sha256 of each."""
+        return self.names == weights.keys() and all(
+            entry.weights_sha256.startswith(weights[entry.name]) for entry in self.measured
+        )
+
 
 SCORES: Mapping[str, Callable[[Measured], float]] = {
     "log_me": lambda entry: entry.log_me,

@@ -83,18 +83,23 @@ def rank(work: RankWork, emit: Emit) -> Ranking:
 
 def at_hand(places: Places) -> tuple[Published, ...]:
     """All backbones of the catalogue whose first weights are on this machine, smallest first."""
-    return tuple(
-        Published(entry.name, entry.name, catalogue.PRETRAINED)
-        for entry in catalogue.backbones().values()
-        if entry.weights
-        and weights.at_hand(
+    return tuple(Published(name, name, catalogue.PRETRAINED) for name in weights_at_hand(places))
+
+
+def weights_at_hand(places: Places) -> dict[str, str]:
+    """By the name of each of these backbones the leading hex digits of the sha256 of its weights."""
+    found = {
+        entry.name: weights.identify(
             entry,
             entry.weights[0],
             weights_dir=places.weights_dir,
             cache_dir=weights.default_cache_dir(),
             hub_cache_dir=weights.default_hub_cache_dir(),
         )
-    )
+        for entry in catalogue.backbones().values()
+        if entry.weights
+    }
+    return {name: digits for name, digits in found.items() if digits is not None}
 
 
 def compare(

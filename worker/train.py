@@ -256,11 +256,10 @@ def _pick(work: TrainWork, splits: Splits, emit: Emit) -> tuple[str, tuple[str, 
 
 def _ranking(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Ranking, Ranking | None]:
     """The ranking of all backbones at hand, the one that is known where it is still that; and what was ranked here."""
-    known, candidates = work.ranking, rank.at_hand(work.places)
-    if known is not None:
-        same_networks = known.names == {candidate.name for candidate in candidates}
-        if same_networks and known.setting.device == rank.device().type:
-            return known, None
+    known, weights_here = work.ranking, rank.weights_at_hand(work.places)
+    if known is not None and known.is_of(weights_here) and known.setting.device == rank.device().type:
+        return known, None
+    candidates = rank.at_hand(work.places)
     made = rank.compare(splits, candidates, places=work.places, seed=rank.SEED, emit=emit)
     return made, made
 
