@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +166,8 @@ class Bench:
         kept, fresh, dropped = match(base.labels, splits.labels, None)
         start = WarmStart(base="base@1", version_id="base", kept=kept, fresh=fresh, dropped=dropped, replay=replay)
         recipe = Recipe(backbone=run.backbone, strategy=run.strategy, seed=run.seed, base="base@1", replay=replay)  # type: ignore[arg-type]
-        plan = plans.plan(recipe, start, photos.facts(splits), stages=_stages(self.backbone, base))
+        network = replace(self.backbone.facts, stages=_stages(self.backbone, base))
+        plan = plans.plan(recipe, start, photos.facts(splits), network)
         trained = self.train(splits, plan, base)
         test = _named(parts.test, parts.labels, splits.labels)
         unseen = Splits(splits.labels, splits.train, test)
