@@ -11,6 +11,10 @@ COMPARED_EACH = 32
 """Training images of a label that others are compared with to tell what is unknown: the mean direction of more is
 hardly another, and a pass takes time."""
 
+LOST_AT_MOST, LOST_AT_MOST_WITH_REPLAY = 2.0, 0.5
+"""Points that labels of a base may lose before the record warns of it, and where the base's own images of them were
+trained on besides."""
+
 
 @dataclass(frozen=True)
 class ClassFigures:
@@ -197,6 +201,12 @@ class OldLabels:
     forgotten: float
     """From `base_accuracy` to `accuracy_among_old`."""
     labels: tuple[OldLabel, ...]
+    interval: Interval | None = None
+    """Of `lost`, 95 %, in points (Tango's, as both judge the same images)."""
+    limit: float | None = None
+    """Points that may be lost before there is a `warning`."""
+    warning: str | None = None
+    """Where more is lost, what that is made of and what can be done; None where it is not."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +235,9 @@ class Evaluation:
     """The worst ones, the surest first."""
     old_labels: tuple[OldLabels, ...] | None = None
     """Of a model that was trained from another one: what the labels that this knew have lost."""
+    right: str | None = None
+    """Which images it is right for, so that others can be compared on the same ones: a bit each, the first image's
+    first, filled up with zeros, as hex digits."""
 
 
 _BRIEF = (
@@ -236,6 +249,7 @@ _BRIEF = (
     "classes",
     "confusion",
     "old_labels",
+    "right",
 )
 
 

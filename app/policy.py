@@ -83,6 +83,15 @@ def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: Netwo
     )
 
 
+def unmeasured(recipe: Recipe, version: VersionFacts, why: str, network: NetworkFacts) -> Plan:
+    """The plan for a `recipe` that leaves the strategy open where, as `why` says, nothing can be measured: what is
+    right for little data. Raises `UnknownName` and `Invalid`."""
+    settled, lost = narrowed(recipe, "head")
+    resolved = resolve(settled, version, network)
+    said = f"{why[0].upper()}{why[1:]}; so the layers stay as they are, which is right for little data."
+    return replace(resolved, reasons=(said, *resolved.reasons, *left_out("head", lost)))
+
+
 def informed(plan: Plan, profile: Profile, estimate: Estimate) -> Plan:
     """`plan` with what is known of it besides: where the version lies, what to expect, what it will take."""
     return replace(

@@ -1,10 +1,34 @@
 """What was measured of a dataset version with a backbone: how much data there is, and how close it is to what the
 backbone knows. Values only, shared by the API, the stored profile, the policy and the measuring."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from app import errors
 
 HEAD = "head"
 """The depth in front of the network's own classifier, behind its last stage."""
+
+LABELS_NEEDED, IMAGES_NEEDED = 2, 2
+"""Labels, and training images of each of them, without which nothing can be measured: a classifier is judged by images
+that it has not seen, and could not know the label of one that has no other."""
+
+
+def check_measurable(images: Sequence[int]) -> None:
+    """Raise `Invalid` where so many training `images` of each label are too few to measure anything."""
+    enough = sum(count >= IMAGES_NEEDED for count in images)
+    if enough < LABELS_NEEDED:
+        raise errors.Invalid(
+            f"nothing can be measured: that takes {IMAGES_NEEDED} training images of each of {LABELS_NEEDED} labels at "
+            f"least, and {enough or 'none'} of {len(images)} labels {'has' if enough == 1 else 'have'} as many",
+            code="too_few_images",
+            detail={
+                "labels": len(images),
+                "labels_with_enough_images": enough,
+                "labels_needed": LABELS_NEEDED,
+                "images_needed": IMAGES_NEEDED,
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

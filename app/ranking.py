@@ -122,6 +122,12 @@ class Ranking:
         """Of all networks that were looked at."""
         return {entry.name for entry in self.measured} | {entry.name for entry in self.refused}
 
+    def is_of(self, weights: Mapping[str, str]) -> bool:
+        """Whether these very networks were looked at; `weights` has the leading hex digits of the sha256 of each."""
+        return self.names == weights.keys() and all(
+            entry.weights_sha256.startswith(weights[entry.name]) for entry in self.measured
+        )
+
 
 SCORES: Mapping[str, Callable[[Measured], float]] = {
     "log_me": lambda entry: entry.log_me,
@@ -200,20 +206,15 @@ def order(setting: Setting, measured: Sequence[Measured], refused: Sequence[Refu
 
 def within(ranking: Ranking, budget: Budget) -> tuple[Measured, ...]:
     """The networks of `ranking` within `budget`, the best first."""
-    return tuple(entry for entry in ranking.measured if not _misses(entry, budget))
+    return tuple(entry for entry in ranking.measured if not _misses(entry.cost, budget))
 
 
 def choose(ranking: Ranking, budget: Budget) -> tuple[Measured, tuple[str, ...]]:
     """The best network of `ranking` within `budget`, and the reasons. Raises `Invalid` where none is within it."""
-    misses = {entry.name: _misses(entry, budget) for entry in ranking.measured}
+    misses = {entry.name: _misses(entry.cost, budget) for entry in ranking.measured}
     fitting = within(ranking, budget)
     if not fitting:
-        said = "; ".join(f"{name} {' and '.join(why)}" for name, why in misses.items())
-        raise errors.Invalid(
-            f"none of {len(misses)} backbones is within the budget: {said}",
-            code="no_backbone_fits",
-            detail={"backbones": {name: list(why) for name, why in misses.items()}},
-        )
+        raise _none_fits(misses)
     best = fitting[0]
     before = ranking.measured[: ranking.measured.index(best)]
     place = "first" if not before else f"best within the budget and number {len(before) + 1}"
@@ -226,9 +227,35 @@ def choose(ranking: Ranking, budget: Budget) -> tuple[Measured, tuple[str, ...]]
     return best, (said, *passed, *ranking.remarks)
 
 
-def _misses(entry: Measured, budget: Budget) -> tuple[str, ...]:
-    """How `entry` is beyond `budget`."""
-    cost, said = entry.cost, []
+def choose_unmeasured(costs: Iterable[tuple[str, Cost]], budget: Budget, why: str) -> tuple[str, tuple[str, ...]]:
+    """The first within `budget` of networks that cannot be ranked, as `why` says, and the reasons; `costs` come in the
+    order of preference, and no more of them are taken than are needed. Raises `Invalid` where none is within it."""
+    misses: dict[str, tuple[str, ...]] = {}
+    for name, cost in costs:
+        found = _misses(cost, budget)
+        if not found:
+            said = (
+                f"Backbone {name}: {why}. So backbones cannot be compared, and the one that does the fewest "
+                "multiply-adds is taken of those at hand, first of those that were pre-trained on photographs."
+            )
+            passed = (f"{other} comes before it, but {' and '.join(how)}." for other, how in misses.items())
+            return name, (said, *passed)
+        misses[name] = found
+    raise _none_fits(misses)
+
+
+def _none_fits(misses: Mapping[str, Sequence[str]]) -> errors.Invalid:
+    said = "; ".join(f"{name} {' and '.join(why)}" for name, why in misses.items())
+    return errors.Invalid(
+        f"none of {len(misses)} backbones is within the budget: {said}",
+        code="no_backbone_fits",
+        detail={"backbones": {name: list(why) for name, why in misses.items()}},
+    )
+
+
+def _misses(cost: Cost, budget: Budget) -> tuple[str, ...]:
+    """How `cost` is beyond `budget`."""
+    said = []
     if budget.latency_ms is not None and 1000 * cost.latency.seconds > budget.latency_ms:
         said.append(f"takes {1000 * cost.latency.seconds:.1f} ms an image, of {budget.latency_ms:g}")
     if budget.macs is not None and (cost.macs is None or cost.macs > budget.macs):

@@ -226,12 +226,13 @@ def experiment(found: Experiment) -> Iterator[RenderableType]:
 
 
 def old_labels(found: OldLabels) -> str:
-    """What the labels of a base have lost, in one line."""
-    return (
+    """What the labels of a base have lost, in one line, and another one where that is much."""
+    line = (
         f"labels of the base, on {found.images} validation images of the {_SPLITS[found.images_of]}: "
         f"{100 * found.base_accuracy:.1f} % before, {100 * found.accuracy_among_old:.1f} % among them now "
         f"({found.forgotten:+.1f} points forgotten), {100 * found.accuracy:.1f} % among all ({found.lost:+.1f} lost)"
     )
+    return line if found.warning is None else f"{line}\n{found.warning}"
 
 
 _SPLITS = {"base": "base", "version": "new version"}

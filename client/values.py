@@ -322,6 +322,7 @@ class OldLabels(msgspec.Struct, frozen=True):
     accuracy_among_old: float
     lost: float
     forgotten: float
+    warning: str | None = None
 
 
 class ModelVersion(msgspec.Struct, frozen=True):

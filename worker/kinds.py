@@ -32,11 +32,11 @@ from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage, move
 from app.warmstart import WarmStart
+from worker import places
 from worker.analyse import AnalyseWork, analyse
 from worker.bases import BaseWork
 from worker.ingest import IngestOutcome, IngestWork, ingest
 from worker.optimise import OptimiseOutcome, OptimiseWork, optimise
-from worker.places import Places
 from worker.rank import Missing, Own, Published, RankWork, rank
 from worker.train import TrainOutcome, TrainWork, train
 from worker.training.events import Emit
@@ -126,7 +126,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         content_hash=version.content_hash,
         version_id=models.new_version_id(),
         folder=storage.job(claim.job_id),
-        places=_places(settings, storage),
+        places=places.of(settings, storage),
         max_activation_bytes=settings.max_activation_bytes,
         base=None if plan is None or plan.base is None else _base(session, plan.base, storage),
         # A control run is there to be compared, not to be served.
@@ -145,15 +145,6 @@ def _base(session: Session, start: WarmStart, storage: Storage) -> BaseWork:
     except errors.NotFound:
         return BaseWork(storage.model_version(base.id), table=None, tag="")
     return BaseWork(storage.model_version(base.id), storage.dataset(base.dataset_id), version.table_tag)
-
-
-def _places(settings: Settings, storage: Storage) -> Places:
-    return Places(
-        feature_cache=storage.features(),
-        weights_dir=settings.weights_dir,
-        download_weights=settings.download_weights,
-        max_image_pixels=settings.max_image_pixels,
-    )
 
 
 def _known_ranking(session: Session, version: DatasetVersion, recipe: Recipe) -> Ranking | None:
@@ -219,7 +210,7 @@ def _prepare_analyse(session: Session, claim: Claim, settings: Settings, storage
         weights=claim.spec["weights"],
         table=storage.dataset(claim.dataset_id),
         tag=version.table_tag,
-        places=_places(settings, storage),
+        places=places.of(settings, storage),
     )
 
 
@@ -239,7 +230,7 @@ def _prepare_rank(session: Session, claim: Claim, settings: Settings, storage: S
         table=storage.dataset(claim.dataset_id),
         tag=version.table_tag,
         seed=claim.spec["seed"],
-        places=_places(settings, storage),
+        places=places.of(settings, storage),
     )
 
 

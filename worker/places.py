@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.settings import Settings
+from app.storage import Storage
+
 
 @dataclass(frozen=True)
 class Places:
@@ -12,3 +15,13 @@ class Places:
     weights_dir: Path | None
     download_weights: bool
     max_image_pixels: int
+
+
+def of(settings: Settings, files: Storage) -> Places:
+    """Those of this machine."""
+    return Places(
+        feature_cache=files.features(),
+        weights_dir=settings.weights_dir,
+        download_weights=settings.download_weights,
+        max_image_pixels=settings.max_image_pixels,
+    )

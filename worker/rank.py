@@ -1,5 +1,6 @@
 """The work of a ranking: backbones and models of one's own compared on a version."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import WHOLE, Outlet
 from app.models import artifact
 from app.profile import HEAD
-from app.ranking import Ranking
+from app.ranking import Cost, Ranking
 from worker.places import Places
 from worker.splits import splits_of
 from worker.training import ranking
@@ -82,18 +83,23 @@ def rank(work: RankWork, emit: Emit) -> Ranking:
 
 def at_hand(places: Places) -> tuple[Published, ...]:
     """All backbones of the catalogue whose first weights are on this machine, smallest first."""
-    return tuple(
-        Published(entry.name, entry.name, catalogue.PRETRAINED)
-        for entry in catalogue.backbones().values()
-        if entry.weights
-        and weights.at_hand(
+    return tuple(Published(name, name, catalogue.PRETRAINED) for name in weights_at_hand(places))
+
+
+def weights_at_hand(places: Places) -> dict[str, str]:
+    """By the name of each of these backbones the leading hex digits of the sha256 of its weights."""
+    found = {
+        entry.name: weights.identify(
             entry,
             entry.weights[0],
             weights_dir=places.weights_dir,
             cache_dir=weights.default_cache_dir(),
             hub_cache_dir=weights.default_hub_cache_dir(),
         )
-    )
+        for entry in catalogue.backbones().values()
+        if entry.weights
+    }
+    return {name: digits for name, digits in found.items() if digits is not None}
 
 
 def compare(
@@ -109,6 +115,21 @@ def compare(
         emit=emit,
         device=device(),
     )
+
+
+def cheapest_first(
+    candidates: tuple[Published, ...], classes: int, *, places: Places, emit: Emit
+) -> Iterator[tuple[str, Cost]]:
+    """What the `candidates` cost on this machine, those that were pre-trained on photographs first, and of these those
+    that do the fewest multiply-adds. Raises `Unavailable` where none can be had."""
+    ordered = sorted(candidates, key=_by_expense)
+    return ranking.costs_of([*_candidates(tuple(ordered), places, SEED)], classes=classes, emit=emit, device=device())
+
+
+def _by_expense(candidate: Published) -> tuple[bool, float, str]:
+    backbone = catalogue.find(candidate.backbone)
+    # Who publishes an accuracy on ImageNet has trained on its photographs.
+    return backbone.top1 is None, math.inf if backbone.gmac is None else backbone.gmac, candidate.name
 
 
 def device() -> torch.device:

@@ -21,11 +21,13 @@ from app.db import Database, new_id, utc_now
 from app.doorbell import Doorbell
 from app.jobs import leases
 from app.jobs.schemas import ENDED
+from app.jobs.service import GPU_QUEUE
 from app.jobs.tables import Job
 from app.models import serving
 from app.models.tables import ModelVersion, Optimisation
 from app.settings import Settings
 from app.storage import Storage
+from worker import places, rank
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +74,12 @@ class Sweeper:
 
     def sweep(self) -> None:
         """One round."""
+        weights = rank.weights_at_hand(places.of(self._settings, self._files)) if GPU_QUEUE in self._queues else None
         with self._database.write() as session:
             now = self._database.now(session)
-            leases.saw_worker(session, self._worker_id, self._queues, started_at=self._started_at, now=now)
+            leases.saw_worker(
+                session, self._worker_id, self._queues, weights=weights, started_at=self._started_at, now=now
+            )
             for job_id in leases.fail_out_of_attempts(session, now=now):
                 logger.warning("job %s: its worker went silent and no attempt is left", job_id)
             waiting = leases.due(session, now=now, ring_again_seconds=self._settings.ring_again_seconds)
@@ -144,7 +149,13 @@ def _needed_archives(session: Session, names: Sequence[str]) -> set[str]:
 def _needed_datasets(session: Session, names: Sequence[str]) -> set[str]:
     existing = select(Dataset.id).where(Dataset.id.in_(names), Dataset.deleted_at.is_(None))
     in_use = select(Job.dataset_id).where(Job.dataset_id.in_(names), Job.state.not_in(ENDED))
-    return {*session.scalars(existing), *session.scalars(in_use)}
+    # A training from a model version reads the images that this was made from, too.
+    of_bases = (
+        select(ModelVersion.dataset_id)
+        .join(Job, Job.plan["base", "version_id"].as_string() == ModelVersion.id)
+        .where(ModelVersion.dataset_id.in_(names), Job.state.not_in(ENDED))
+    )
+    return {*session.scalars(existing), *session.scalars(in_use), *session.scalars(of_bases)}
 
 
 def _needed_models(session: Session, names: Sequence[str]) -> set[str]:

@@ -17,10 +17,10 @@ from app.evaluation import Evaluation
 from app.limits import Budget
 from app.models import artifact
 from app.models.artifact import Artifact, Calibration
-from app.plan import Plan, VersionFacts, resolve
+from app.plan import Plan, VersionFacts
 from app.profile import Profile
 from app.ranking import Ranking
-from app.recipe import NO_WEIGHTS, OF_BASE, Recipe, narrowed
+from app.recipe import NO_WEIGHTS, OF_BASE, Recipe
 from worker import analyse, bases, rank, searching
 from worker.bases import BaseWork
 from worker.places import Places
@@ -234,22 +234,32 @@ def _settle(work: TrainWork, splits: Splits, emit: Emit) -> _Settled:
     recipe, ranked = work.recipe, None
     reasons: tuple[str, ...] = ()
     if recipe.picks_backbone:
-        known, ranked = _ranking(work, splits, emit)
-        chosen, reasons = ranking.choose(known, recipe.budget or Budget())
-        recipe = replace(recipe, backbone=chosen.name, budget=None)
+        name, reasons, ranked = _pick(work, splits, emit)
+        recipe = replace(recipe, backbone=name, budget=None)
     plan, measured = _decide(replace(work, recipe=recipe), splits, emit)
     plan = replace(plan, reasons=(*reasons, *plan.reasons))
     emit(Planned(asdict(plan)))
     return _Settled(plan, measured, ranked)
 
 
+def _pick(work: TrainWork, splits: Splits, emit: Emit) -> tuple[str, tuple[str, ...], Ranking | None]:
+    """The backbone to take, why, and the ranking that was made for it."""
+    budget = work.recipe.budget or Budget()
+    try:
+        known, ranked = _ranking(work, splits, emit)
+    except errors.Invalid as error:  # too few images
+        costs = rank.cheapest_first(rank.at_hand(work.places), len(splits.labels), places=work.places, emit=emit)
+        return *ranking.choose_unmeasured(costs, budget, error.message), None
+    chosen, reasons = ranking.choose(known, budget)
+    return chosen.name, reasons, ranked
+
+
 def _ranking(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Ranking, Ranking | None]:
     """The ranking of all backbones at hand, the one that is known where it is still that; and what was ranked here."""
-    known, candidates = work.ranking, rank.at_hand(work.places)
-    if known is not None:
-        same_networks = known.names == {candidate.name for candidate in candidates}
-        if same_networks and known.setting.device == rank.device().type:
-            return known, None
+    known, weights_here = work.ranking, rank.weights_at_hand(work.places)
+    if known is not None and known.is_of(weights_here) and known.setting.device == rank.device().type:
+        return known, None
+    candidates = rank.at_hand(work.places)
     made = rank.compare(splits, candidates, places=work.places, seed=rank.SEED, emit=emit)
     return made, made
 
@@ -270,9 +280,7 @@ def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile 
             emit=emit,
         )
     except errors.Invalid as error:
-        head, _ = narrowed(work.recipe, "head")
-        plan = resolve(head, work.facts, backbone.facts)
-        plan = replace(plan, reasons=(f"Nothing can be measured: {error.message}.", *plan.reasons))
+        plan = policy.unmeasured(work.recipe, work.facts, error.message, backbone.facts)
     else:
         plan = policy.plan(work.recipe, measured, work.facts, backbone.facts)
         plan = estimates.fitted(plan, work.recipe, backbone, measured.costs)

@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ import httpx2
 import huggingface_hub
 from huggingface_hub import constants as hub_constants
 
-from app import errors
+from app import errors, files
 from app.backbones import catalogue
 from app.backbones.catalogue import Backbone, Weights
 from app.backbones.preprocess import Preprocessing
@@ -96,6 +97,46 @@ def at_hand(
     if published.url is None:
         return "package" if (_PACKAGED / published.file_name).is_file() else None
     return "cache" if (cache_dir / published.file_name).is_file() else None
+
+
+def identify(
+    backbone: Backbone, published: Weights, *, weights_dir: Path | None, cache_dir: Path, hub_cache_dir: Path
+) -> str | None:
+    """Which file `obtain` would take without a download: leading hex digits of its sha256, None where there is none.
+
+    They are those of the file's name. Only where several files could be meant is it looked at whether the first is
+    what it claims to be, and again once it changes.
+    """
+    found = list(_files(backbone, published, weights_dir, cache_dir, hub_cache_dir))
+    if len(found) > 1:
+        for path, digits in found:
+            facts = path.stat()
+            digest = _digest(path, facts.st_size, facts.st_mtime_ns)
+            if digest.startswith(digits):
+                return digest
+    return found[0][1] if found else None
+
+
+def _files(
+    backbone: Backbone, published: Weights, weights_dir: Path | None, cache_dir: Path, hub_cache_dir: Path
+) -> Iterator[tuple[Path, str]]:
+    """The files that `obtain` looks at, in that order, each with the digits that its sha256 is to begin with."""
+    choice = catalogue.PRETRAINED if published == backbone.weights[0] else published.name
+    if weights_dir is not None:
+        yield from ((path, path.stem.rpartition("-")[2]) for path, _ in _candidates(backbone, choice, weights_dir))
+    if published.hub is not None:
+        cached = _in_hub_cache(published, published.hub, hub_cache_dir)
+        if cached is not None:
+            yield cached, cached.resolve().name
+        return
+    path = (_PACKAGED if published.url is None else cache_dir) / published.file_name
+    if path.is_file():
+        yield path, _known_digits(published)
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, _size: int, _changed: int) -> str:
+    return files.sha256(path)
 
 
 def default_hub_cache_dir() -> Path:

@@ -115,7 +115,7 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
         seconds=seconds,
         curve=list(curve),
     )
-    return Found(read, Run(curve, score))
+    return Found(read, Run(curve, score, None if made is None else made.evaluation.get("right")))
 
 
 def _score(made: ModelVersion) -> Score:

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app import intervals
-from app.intervals import Interval, Score
+from app.intervals import Interval, Pairs, Score
 
 Arm = Literal["probe", "fine_tune", "scratch"]
 ARMS: tuple[Arm, ...] = ("probe", "fine_tune", "scratch")
 _COMPARED: tuple[Arm, Arm] = ("fine_tune", "scratch")
 Finding = Literal["higher", "faster", "no_difference", "lower", "open"]
+
+FEWEST = 6
+"""Images that two runs must differ on before a difference counts as shown: of five, all may speak for one of them by
+chance more often than 1 time in 20 (the sign test, which is exact where intervals for few images are not)."""
 
 _NAMES: dict[Arm, str] = {
     "probe": "the linear classifier on fixed features",
@@ -35,6 +39,8 @@ class Run:
 
     curve: tuple[Point, ...]
     score: Score | None
+    right: str | None = None
+    """Which images it was right for, as in `Evaluation.right`; None where that was not kept."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,23 @@ class Difference:
     second: Arm
     accuracy: float
     interval: Interval
+    """Of 95 %: Tango's for the same images, or Newcombe's where it is not known which ones each was right for."""
+    first_only: int | None = None
+    """Images that only `first` was right for; None where that is not known."""
+    second_only: int | None = None
+
+    @property
+    def differing(self) -> int | None:
+        """Images that only one of them was right for."""
+        if self.first_only is None or self.second_only is None:
+            return None
+        return self.first_only + self.second_only
 
     @property
     def is_shown(self) -> bool:
         """Whether chance alone does not explain it."""
-        return self.interval.low > 0 or self.interval.high < 0
+        enough = self.differing is None or self.differing >= FEWEST
+        return enough and (self.interval.low > 0 or self.interval.high < 0)
 
 
 @dataclass(frozen=True)
@@ -83,13 +101,24 @@ def judge(runs: Mapping[Arm, Run]) -> Verdict:
 
 def _differences(runs: Mapping[Arm, Run]) -> Sequence[Difference]:
     pairs: list[tuple[Arm, Arm]] = [("fine_tune", "scratch"), ("probe", "scratch"), ("fine_tune", "probe")]
-    found = []
-    for first, second in pairs:
-        one, other = (runs[arm].score if arm in runs else None for arm in (first, second))
-        if one is not None and other is not None:
-            interval = intervals.of_difference(one, other)
-            found.append(Difference(first, second, one.accuracy - other.accuracy, interval))
-    return found
+    return [
+        _difference(first, second, runs)
+        for first, second in pairs
+        if all(arm in runs and runs[arm].score is not None for arm in (first, second))
+    ]
+
+
+def _difference(first: Arm, second: Arm, runs: Mapping[Arm, Run]) -> Difference:
+    one, other = runs[first], runs[second]
+    assert one.score is not None
+    assert other.score is not None
+    accuracy = one.score.accuracy - other.score.accuracy
+    if one.right is None or other.right is None:
+        return Difference(first, second, accuracy, intervals.of_difference(one.score, other.score))
+    ours, theirs = int(one.right, 16), int(other.right, 16)
+    pairs = Pairs((ours & ~theirs).bit_count(), (theirs & ~ours).bit_count(), one.score.images)
+    interval = intervals.of_paired_difference(pairs)
+    return Difference(first, second, accuracy, interval, pairs.first_only, pairs.second_only)
 
 
 def _finding(main: Difference, speed_up: float | None) -> Finding:
@@ -118,19 +147,23 @@ def _said(main: Difference, finding: Finding) -> str:
         return f"Pre-training raised the final score: fine-tuning is right more often than scratch by {span}."
     if finding == "lower":
         return f"Pre-training lowered the final score: fine-tuning is right less often than scratch by {span}."
-    said = f"fine-tuning against scratch is {span}, and 0 lies within."
+    why = "0 lies within" if main.interval.low <= 0 <= main.interval.high else "so few images that differ show nothing"
+    said = f"fine-tuning against scratch is {span}, and {why}."
     if finding == "faster":
         return f"Pre-training got there faster; that it raised the final score as well is not shown: {said}"
     return f"No difference of the final scores is shown: {said}"
 
 
 def _span(one: Difference) -> str:
-    low, high = 100 * one.interval.low, 100 * one.interval.high
-    if one.interval.low > 0:
-        return f"{100 * one.accuracy:.1f} points (95 %: {low:.1f} to {high:.1f})"
-    if one.interval.high < 0:
-        return f"{-100 * one.accuracy:.1f} points (95 %: {-high:.1f} to {-low:.1f})"
-    return f"{100 * one.accuracy:+.1f} points (95 %: {low:+.1f} to {high:+.1f})"
+    low, high, difference = 100 * one.interval.low, 100 * one.interval.high, 100 * one.accuracy
+    images = ""
+    if one.differing is not None:
+        images = f"; {one.first_only} images only the former gets right, {one.second_only} only the latter"
+    if low > 0:
+        return f"{difference:.1f} points (95 %: {low:.1f} to {high:.1f}{images})"
+    if high < 0:
+        return f"{-difference:.1f} points (95 %: {-high:.1f} to {-low:.1f}{images})"
+    return f"{difference:+.1f} points (95 %: {low:+.1f} to {high:+.1f}{images})"
 
 
 def _about_speed(runs: Mapping[Arm, Run], speed_up: float | None) -> list[str]:

@@ -189,9 +189,17 @@ def waiting(session: Session, queues: Sequence[str], *, now: datetime, limit: in
     return list(session.scalars(query.order_by(Job.id).limit(limit)))
 
 
-def saw_worker(session: Session, worker_id: str, queues: Sequence[str], *, started_at: datetime, now: datetime) -> None:
-    """Note that a worker is alive; forget those that have not been for a day."""
-    session.merge(Worker(id=worker_id, queues=list(queues), started_at=started_at, seen_at=now))
+def saw_worker(
+    session: Session,
+    worker_id: str,
+    queues: Sequence[str],
+    *,
+    weights: dict[str, Any] | None,
+    started_at: datetime,
+    now: datetime,
+) -> None:
+    """Note that a worker is alive, and which `weights` it has; forget those that have not been for a day."""
+    session.merge(Worker(id=worker_id, queues=list(queues), weights=weights, started_at=started_at, seen_at=now))
     session.query(Worker).where(Worker.seen_at < now - timedelta(days=1)).delete()
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import bases, errors, warm
+from app import bases, errors, policy, profile, warm
 from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
@@ -84,7 +84,7 @@ def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: R
     backbone = check_backbone(recipe)
     facts = version_facts(version)
     if recipe.base is None:
-        plan = plan_at_once(recipe, backbone, facts)
+        plan = _plan_at_once(recipe, backbone, version)
         searches.check(session, version, facts, recipe, backbone, plan)
         return Resolved(recipe, version, backbone, plan)
     found = bases.find(session, recipe, backbone, version)
@@ -95,7 +95,9 @@ def submit_analysis(
     session: Session, version: DatasetVersion, backbone: Backbone, *, choice: str, max_attempts: int, now: datetime
 ) -> Job:
     """Queue the measuring of `version` with the weights `choice` of `backbone`; or the job that is at it already, maybe
-    for another version with the same content. Raises `Invalid` or `UnknownName` for the weights."""
+    for another version with the same content. Raises `Invalid` or `UnknownName` for the weights, and `Invalid` where
+    there are too few images."""
+    check_measurable(version)
     subject = f"profile {version.content_hash} {backbone.name} {backbone.find_weights(choice).name}"
     spec = {"backbone": backbone.name, "weights": choice}
     job = _queued("analyse", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
@@ -108,8 +110,9 @@ def submit_ranking(
     session: Session, version: DatasetVersion, wanted: RankingCreate, *, max_attempts: int, now: datetime
 ) -> Job:
     """Queue a comparison of networks on `version`; of all backbones at hand, join the job that is at it already.
-    Raises `UnknownName` for backbones and their weights, and `NotFound` for a version or an alias of a model; whether
-    what is named by its name alone is at hand is known to the worker."""
+    Raises `Invalid` where there are too few images, `UnknownName` for backbones and their weights, and `NotFound` for a
+    version or an alias of a model; whether what is named by its name alone is at hand is known to the worker."""
+    check_measurable(version)
     for candidate in wanted.candidates or ():
         if candidate.backbone is not None:
             backbone = catalogue.find(candidate.backbone)
@@ -285,15 +288,20 @@ def check_backbone(recipe: Recipe) -> Backbone:
     return backbone
 
 
-def plan_at_once(recipe: Recipe, backbone: Backbone, version: VersionFacts) -> Plan | None:
+def _plan_at_once(recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> Plan | None:
     """The plan for `recipe`, None where it is decided by measurements. Raises `UnknownName` and `Invalid`."""
+    facts = version_facts(version)
     if recipe.strategy != "auto":
-        return resolve(recipe, version, backbone.facts)
-    if not _starts_from_random(recipe, backbone):
-        return None
-    settled, lost = narrowed(recipe, "scratch")
-    plan = resolve(settled, version, backbone.facts)
-    return replace(plan, reasons=(*plan.reasons, *left_out("scratch", lost)))
+        return resolve(recipe, facts, backbone.facts)
+    if _starts_from_random(recipe, backbone):
+        settled, lost = narrowed(recipe, "scratch")
+        plan = resolve(settled, facts, backbone.facts)
+        return replace(plan, reasons=(*plan.reasons, *left_out("scratch", lost)))
+    try:
+        check_measurable(version)
+    except errors.Invalid as error:
+        return policy.unmeasured(recipe, facts, error.message, backbone.facts)
+    return None
 
 
 def _starts_from_random(recipe: Recipe, backbone: Backbone) -> bool:
@@ -301,9 +309,18 @@ def _starts_from_random(recipe: Recipe, backbone: Backbone) -> bool:
     return recipe.from_random or (recipe.strategy == "auto" and recipe.weights is None and not backbone.weights)
 
 
+def check_measurable(version: DatasetVersion) -> None:
+    """Raise `Invalid` where `version` has too few images for a profile or a ranking."""
+    profile.check_measurable(_train_images(version))
+
+
+def _train_images(version: DatasetVersion) -> list[int]:
+    return [counts["train"] for counts in version.counts.values()]
+
+
 def version_facts(version: DatasetVersion) -> VersionFacts:
     """What a plan needs to know of `version`."""
-    train = [counts["train"] for counts in version.counts.values()]
+    train = _train_images(version)
     return VersionFacts(
         classes=len(version.labels),
         train_images=sum(train),

@@ -58,7 +58,7 @@ def create_plan(
 
     With `measure` or strategy `auto`, a version that was not measured with this backbone yet is measured first: the
     answer is 202 with the job, and the same request after it is answered with the plan and the profile. With backbone
-    `auto`, the backbones at hand are ranked before that, likewise."""
+    `auto`, the backbones at hand are ranked before that, likewise, and again once others are at hand."""
     opened = parts.database.write if service.needs_profile(wanted) else parts.database.read
     with opened() as session:
         existing = idempotency.recall(session, request)

@@ -1,18 +1,19 @@
 """Resolving a recipe without training, and having the version measured where that is needed."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import estimates, policy, ranking
+from app import errors, estimates, policy, ranking
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.jobs import service as jobs
 from app.jobs.schemas import RankingCreate
 from app.jobs.service import Resolved
-from app.jobs.tables import Job
+from app.jobs.tables import Job, Worker
 from app.limits import Budget
 from app.plan import Plan
 from app.plans.schemas import PlanCreate
@@ -22,6 +23,9 @@ from app.profiles.tables import StoredProfile
 from app.rankings import service as rankings
 from app.rankings.tables import StoredRanking
 from app.recipe import Recipe
+
+_PRESENT = timedelta(minutes=1)
+"""A worker that was heard of so lately is there."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,9 @@ def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: dateti
     if not wanted.recipe.picks_backbone:
         return _plan(session, wanted, max_attempts=max_attempts, now=now)
     version = datasets.find_version(session, wanted.dataset, wanted.version)
+    _check_comparable(version)
     row = rankings.newest_of_all(session, version)
-    if row is None:
+    if row is None or not _is_current(session, row, now):
         asked = RankingCreate(kind="rank", dataset=version.dataset_id)
         return jobs.submit_ranking(session, version, asked, max_attempts=max_attempts, now=now)
     chosen, reasons = ranking.choose(rankings.figures(row), wanted.recipe.budget or Budget())
@@ -60,6 +65,26 @@ def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: dateti
     if not isinstance(found, Planned):
         return found
     return replace(found, plan=replace(found.plan, reasons=(*reasons, *found.plan.reasons)), ranking=row)
+
+
+def _is_current(session: Session, row: StoredRanking, now: datetime) -> bool:
+    """Whether a worker would rank the same networks today. Where none is there that could say, it is taken as it is."""
+    present = select(Worker.weights).where(Worker.seen_at > now - _PRESENT)
+    known = [weights for weights in session.scalars(present) if weights is not None]
+    found = rankings.figures(row)
+    return not known or any(found.is_of(weights) for weights in known)
+
+
+def _check_comparable(version: DatasetVersion) -> None:
+    try:
+        jobs.check_measurable(version)
+    except errors.Invalid as error:
+        raise errors.Invalid(
+            f"{error.message}, so backbones cannot be compared; a training takes the cheapest one at hand then, which "
+            "its worker alone knows; name one to see its plan",
+            code=error.code,
+            detail=error.detail,
+        ).at("recipe.backbone") from error
 
 
 def _plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:

@@ -14,7 +14,8 @@ from fastapi.testclient import TestClient
 from app import evaluation
 from app.backbones import catalogue, classifier
 from app.db import Database
-from app.evaluation import ClassFigures, Evaluation, Mistake
+from app.evaluation import ClassFigures, Evaluation, Mistake, OldLabels
+from app.intervals import Interval
 from app.models import artifact, pictures
 from app.models import service as models
 from app.models.artifact import Artifact, Calibration
@@ -135,6 +136,17 @@ def test_a_mistake_has_its_thumbnail_and_others_have_none(http: TestClient, whol
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.content[:2] == b"\xff\xd8"
     assert problem(http.get(f"{URL}/evaluation/mistakes/1.jpg"), 404)["code"] == "mistake_not_found"
+
+
+def test_the_card_says_what_the_labels_of_the_base_have_lost(http: TestClient, register: Any) -> None:
+    labels = ("ants", "bees")
+    lost = OldLabels("base", 50, 0.9, 0.84, 0.88, 6.0, 2.0, (), Interval(0.5, 11.9), 2.0, "Train with *replay*.")
+    of_version = replace(lost, images_of="version", lost=-1.0, interval=None, warning=None)
+    register(asdict(replace(measured(labels), old_labels=(lost, of_version))), labels)
+    card = http.get(f"{URL}/card").text
+    assert "| the base | 50 | 90.0 % | 84.0 % | +2.0 | +6.0 (95 %: +0.5 to +11.9) |" in card
+    assert "| the new version | 50 | 90.0 % | 84.0 % | +2.0 | -1.0 |" in card
+    assert card.count("Train with \\*replay\\*.") == 1
 
 
 def test_the_card_says_what_is_known_and_what_is_not(http: TestClient, whole: Evaluation) -> None:

@@ -28,8 +28,12 @@ def created(http: TestClient, dataset_id: str, **changes: object) -> dict[str, A
     return found
 
 
-def end(database: Database, arm: dict[str, Any], accuracies: list[float], *, images: int = 200) -> None:
-    """What a worker does with an arm's job: an epoch every ten seconds, then a model."""
+def end(
+    database: Database, arm: dict[str, Any], accuracies: list[float], *, images: int = 200, keeps_right: bool = True
+) -> None:
+    """What a worker does with an arm's job: an epoch every ten seconds, then a model, right for the first images."""
+    right = "1" * round(accuracies[-1] * images)
+    kept = {"right": f"{int(right.ljust(images, '0'), 2):0{images // 4}x}"} if keeps_right else {}
     with database.write() as session:
         claim = leases.claim(session, arm["job_id"], now=NOW, lease_seconds=3600)
         assert claim is not None
@@ -46,7 +50,7 @@ def end(database: Database, arm: dict[str, Any], accuracies: list[float], *, ima
             backbone="formnet",
             strategy="full",
             labels=("ants", "bees"),
-            evaluation={"images": images, "accuracy": accuracies[-1]},
+            evaluation={"images": images, "accuracy": accuracies[-1], **kept},
             provenance={},
         )
         models.register(session, new, now=NOW)
@@ -84,6 +88,28 @@ def test_the_verdict_is_there_once_all_have_ended(http: TestClient, versioned: s
     assert whole["verdict"]["speed_up"] == pytest.approx(3)
     assert whole["arms"]["scratch"]["interval"]["low"] < 0.4 < whole["arms"]["scratch"]["interval"]["high"]
     assert whole["arms"]["scratch"]["seconds"] == 31
+
+
+@pytest.mark.parametrize(
+    ("keeps_right", "finding", "only"), [(True, "higher", (12, 0)), (False, "faster", (None, None))]
+)
+def test_runs_are_compared_on_the_same_images_where_it_is_known_which_were_right(
+    http: TestClient,
+    versioned: str,
+    database: Database,
+    keeps_right: bool,
+    finding: str,
+    only: tuple[int | None, int | None],
+) -> None:
+    found = created(http, versioned, arms=["fine_tune", "scratch"])
+    end(database, found["arms"]["fine_tune"], [0.9, 0.9], keeps_right=keeps_right)
+    end(database, found["arms"]["scratch"], [0.2, 0.84], keeps_right=keeps_right)
+    verdict = http.get(f"/v1/experiments/{found['id']}").json()["verdict"]
+    assert verdict["finding"] == finding
+    (difference,) = verdict["differences"]
+    assert difference["accuracy"] == pytest.approx(0.06)
+    assert (difference["first_only"], difference["second_only"]) == only
+    assert (difference["interval"]["low"] > 0) is keeps_right
 
 
 def test_the_chart_is_a_picture_at_every_time(http: TestClient, versioned: str, database: Database) -> None:

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from app.backbones import catalogue
 from app.datasets import service as datasets
+from app.datasets.service import NewVersion
 from app.db import Database
 from app.jobs import leases
 from app.jobs import service as jobs
@@ -218,3 +219,59 @@ def test_what_makes_no_training_makes_no_plan(http: TestClient, versioned: str) 
     assert code(wanted(empty, measure=True), 409) == "dataset_has_no_version"
     assert code({**wanted(versioned), "model": "insects"}, 422) == "invalid_request"
     assert problem(http.get("/v1/profiles/prf_none"), 404)["code"] == "profile_not_found"
+
+
+@pytest.fixture
+def few(http: TestClient, database: Database) -> str:
+    """A data set of three labels, of which only one has more than a single training image."""
+    dataset_id: str = http.post("/v1/datasets", json={"name": "few"}).json()["id"]
+    counts = {"ants": {"train": 1, "validation": 1}, "bees": {"train": 5, "validation": 1}}
+    counts["wasps"] = counts["ants"]
+    version = NewVersion(1, tuple(counts), counts, 10, "1" * 64, "v1-first")
+    with database.write() as session:
+        datasets.add_version(session, "imp_few", dataset_id, version, accepted=10, ignored=0, now=NOW)
+    return dataset_id
+
+
+def test_with_too_few_images_to_measure_what_decides_itself_has_its_plan_at_once(
+    http: TestClient, few: str, bell: Bell
+) -> None:
+    plan = http.post("/v1/plans", json=wanted(few, strategy="auto", epochs=3)).json()["plan"]
+    assert (plan["strategy"], plan["quadrant"], plan["expected"]) == ("head", None, None)
+    assert plan["reasons"][0] == (
+        "Nothing can be measured: that takes 2 training images of each of 2 labels at least, and 1 of 3 labels has as "
+        "many; so the layers stay as they are, which is right for little data."
+    )
+    assert plan["reasons"][-1] == "Not for strategy 'head', and so left out: epochs."
+    assert bell.rung == []
+    asked_for = {"dataset": few, "model": "insects", "recipe": wanted(few, strategy="auto", epochs=3)["recipe"]}
+    assert http.post("/v1/jobs", json=asked_for).json()["plan"] == plan
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/plans", {"recipe": {"backbone": "mobilenet_v2"}, "measure": True}),
+        ("/v1/plans", {"recipe": {"backbone": "auto"}}),
+        ("/v1/jobs", {"kind": "rank"}),
+        ("/v1/jobs", {"kind": "rank", "candidates": [{"backbone": "formnet"}]}),
+    ],
+)
+def test_what_too_few_images_cannot_tell_is_refused_with_how_many_it_takes(
+    http: TestClient, few: str, bell: Bell, path: str, body: dict[str, object]
+) -> None:
+    document = problem(http.post(path, json={"dataset": few, **body}), 422)
+    assert document["code"] == "too_few_images"
+    assert (document["labels"], document["labels_with_enough_images"]) == (3, 1)
+    assert (document["labels_needed"], document["images_needed"]) == (2, 2)
+    assert bell.rung == []
+    assert http.get(f"/v1/jobs?dataset={few}").json()["data"] == []
+
+
+def test_a_training_that_is_to_choose_its_backbone_is_taken_also_with_few_images(http: TestClient, few: str) -> None:
+    refused = problem(http.post("/v1/plans", json={"dataset": few, "recipe": {"backbone": "auto"}}), 422)
+    assert refused["errors"][0]["location"] == ["body", "recipe", "backbone"]
+    assert "a training takes the cheapest one at hand" in refused["detail"]
+    answer = http.post("/v1/jobs", json={"dataset": few, "model": "insects", "recipe": {"backbone": "auto"}})
+    assert answer.status_code == 202
+    assert answer.json()["plan"] is None

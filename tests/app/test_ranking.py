@@ -152,3 +152,22 @@ def test_a_budget_that_none_fits_is_said_with_what_each_takes() -> None:
         "middle": ["takes 4.0 ms an image, of 0.5"],
         "small": ["takes 1.0 ms an image, of 0.5"],
     }
+
+
+def test_without_a_ranking_the_first_network_within_the_budget_is_taken() -> None:
+    entries = {entry.name: entry.cost for entry in three().measured}
+    costs = [(name, entries[name]) for name in ("small", "middle", "large")]
+    name, reasons = ranking.choose_unmeasured(iter(costs), Budget(), "too few images")
+    assert name == "small"
+    assert reasons[0].startswith("Backbone small: too few images. So backbones cannot be compared")
+
+    name, reasons = ranking.choose_unmeasured(reversed(costs), Budget(latency_ms=5, macs=200_000_000), "too few images")
+    assert name == "middle"
+    assert reasons[1] == (
+        "large comes before it, but takes 20.0 ms an image, of 5 and does an unknown number of multiply-adds, of 200 "
+        "million."
+    )
+    with pytest.raises(Invalid) as refused:
+        ranking.choose_unmeasured(iter(costs), Budget(size_bytes=1000), "too few images")
+    assert refused.value.code == "no_backbone_fits"
+    assert set(refused.value.detail["backbones"]) == {"small", "middle", "large"}  # type: ignore[arg-type]

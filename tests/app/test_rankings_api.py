@@ -1,5 +1,6 @@
 """Rankings over HTTP: asked for as jobs, read as values, page and picture; and plans whose backbone they choose."""
 
+from datetime import timedelta
 from typing import Any
 from xml.etree import ElementTree
 
@@ -8,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from app import ranking
 from app.datasets import service as datasets
-from app.db import Database
+from app.db import Database, utc_now
 from app.jobs import leases
 from app.rankings import service as rankings
 from tests.app import test_plans_api
@@ -168,6 +169,49 @@ def test_a_ranking_of_chosen_networks_chooses_no_backbone(http: TestClient, vers
     ranked(database, asked(http, versioned, candidates=[{"backbone": "formnet"}])["id"])
     answer = http.post("/v1/plans", json={"dataset": versioned, "recipe": {"backbone": "auto"}})
     assert (answer.status_code, answer.json()["kind"]) == (202, "rank")
+
+
+WEIGHTS_HERE = {"mobilenet_v2": "0" * 8, "formnet": "0" * 8, "resnet18": "5" * 8}
+
+
+@pytest.mark.parametrize(
+    ("weights", "status"),
+    [
+        (None, 200),  # of a worker that ranks nothing
+        (WEIGHTS_HERE, 200),
+        ({**WEIGHTS_HERE, "resnet50": "0" * 8}, 202),  # added since
+        ({"mobilenet_v2": "0" * 8, "formnet": "0" * 8}, 202),  # gone
+        ({**WEIGHTS_HERE, "formnet": "1" * 8}, 202),  # another file
+        ({**WEIGHTS_HERE, "resnet18": "1" * 8}, 200),  # another file of what could not be had then either
+    ],
+)
+def test_a_plan_goes_by_a_ranking_only_while_it_is_of_the_networks_that_a_worker_has_now(
+    http: TestClient, versioned: str, database: Database, weights: dict[str, str] | None, status: int
+) -> None:
+    ranked(database, asked(http, versioned)["id"])
+    body = {"dataset": versioned, "recipe": {"backbone": "auto"}}
+    job = http.post("/v1/plans", json=body).json()
+    assert job["kind"] == "analyse"
+    test_plans_api.measure(database, job["id"])
+    now = utc_now()
+    with database.write() as session:
+        leases.saw_worker(session, "worker_1", ["gpu"], weights=weights, started_at=now, now=now)
+        gone = now - timedelta(minutes=5)
+        leases.saw_worker(session, "worker_2", ["gpu"], weights={"vgg16": "2" * 8}, started_at=gone, now=gone)
+
+    answer = http.post("/v1/plans", json=body)
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["kind"] == "rank"
+
+
+def test_of_workers_with_different_networks_one_is_enough(http: TestClient, versioned: str, database: Database) -> None:
+    ranked(database, asked(http, versioned)["id"])
+    with database.write() as session:
+        for number, weights in enumerate(({"vgg16": "2" * 8}, WEIGHTS_HERE)):
+            now = utc_now()
+            leases.saw_worker(session, f"worker_{number}", ["gpu"], weights=weights, started_at=now, now=now)
+    answer = http.post("/v1/plans", json={"dataset": versioned, "recipe": {"backbone": "auto"}})
+    assert answer.json()["kind"] == "analyse"
 
 
 def test_a_budget_that_none_fits_is_said(http: TestClient, versioned: str, database: Database) -> None:

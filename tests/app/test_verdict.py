@@ -1,5 +1,6 @@
 """What control runs say, as a table of curves and scores."""
 
+import numpy as np
 import pytest
 
 from app.experiments import verdict
@@ -62,3 +63,59 @@ def test_a_run_that_failed_leaves_the_verdict_open() -> None:
     assert found.finding == "open"
     assert "training from scratch" in found.reasons[0]
     assert [(one.first, one.second) for one in found.differences] == [("fine_tune", "probe")]
+
+
+def paired(*, both: int, fine_tuned_only: int, scratch_only: int, neither: int) -> dict[Arm, Run]:
+    """Two runs on the same images, of which so many only one of them is right for."""
+    counts = (both, fine_tuned_only, scratch_only, neither)
+    images = sum(counts)
+
+    def right(*for_whom: bool) -> Run:
+        bits = np.repeat(for_whom, counts)
+        score = Score(int(bits.sum()), images)
+        return Run((Point(1, 10.0, score.accuracy, 1.0),), score, np.packbits(bits).tobytes().hex())
+
+    return {"fine_tune": right(True, True, False, False), "scratch": right(True, False, True, False)}
+
+
+@pytest.mark.parametrize(
+    ("runs", "finding"),
+    [
+        # Unpaired, the intervals of 92.5 and 89.5 % of 400 overlap widely.
+        (paired(both=354, fine_tuned_only=16, scratch_only=4, neither=26), "higher"),
+        (paired(both=354, fine_tuned_only=4, scratch_only=16, neither=26), "lower"),
+        # The same two accuracies, but of classifiers that are wrong for different images.
+        (paired(both=340, fine_tuned_only=30, scratch_only=18, neither=12), "no_difference"),
+        # Though its interval leaves out 0, five of five is what chance gives more often than 1 time in 20.
+        (paired(both=5, fine_tuned_only=5, scratch_only=0, neither=0), "no_difference"),
+        (paired(both=5, fine_tuned_only=6, scratch_only=0, neither=0), "higher"),
+        (paired(both=40, fine_tuned_only=0, scratch_only=0, neither=10), "no_difference"),
+    ],
+)
+def test_on_the_same_images_the_runs_are_compared_image_by_image(runs: dict[Arm, Run], finding: Finding) -> None:
+    found = verdict.judge(runs)
+    assert found.finding == finding
+    (difference,) = found.differences
+    assert difference.is_shown is (finding in ("higher", "lower"))
+
+
+def test_the_sentence_has_the_difference_its_interval_and_the_images_that_make_it() -> None:
+    found = verdict.judge(paired(both=354, fine_tuned_only=16, scratch_only=4, neither=26))
+    assert found.reasons[0] == (
+        "Pre-training raised the final score: fine-tuning is right more often than scratch by 3.0 points "
+        "(95 %: 0.9 to 5.5; 16 images only the former gets right, 4 only the latter)."
+    )
+    (difference,) = found.differences
+    assert (difference.first_only, difference.second_only) == (16, 4)
+    few = verdict.judge(paired(both=5, fine_tuned_only=5, scratch_only=0, neither=0))
+    assert few.reasons[0].endswith("5 images only the former gets right, 0 only the latter), "
+                                   "and so few images that differ show nothing.")  # fmt: skip
+    assert few.differences[0].interval.low > 0
+
+
+def test_runs_of_which_one_kept_no_images_are_compared_as_if_each_had_its_own() -> None:
+    runs = paired(both=354, fine_tuned_only=16, scratch_only=4, neither=26)
+    old = Run(runs["scratch"].curve, runs["scratch"].score)
+    found = verdict.judge({**runs, "scratch": old})
+    assert found.finding == "no_difference"
+    assert found.differences[0].first_only is None

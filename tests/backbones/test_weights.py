@@ -84,6 +84,34 @@ def at_hand(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str |
     )
 
 
+def identified(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
+    return weights.identify(
+        entry, entry.weights[0], weights_dir=weights_dir, cache_dir=cache_dir, hub_cache_dir=cache_dir / "none"
+    )
+
+
+def test_a_file_is_identified_as_the_one_that_would_be_taken(tmp_path: Path) -> None:
+    entry, folder, cache = backbone(), tmp_path / "weights", tmp_path / "cache"
+    for place in (folder, cache):
+        place.mkdir()
+    assert identified(entry, folder, cache) is None
+    (cache / f"resnet18-{SHA256[:8]}.pth").write_bytes(CONTENT)
+    assert identified(entry, folder, cache) == SHA256[:8]
+    # A damaged one is passed over, and so it is here.
+    damaged = folder / "resnet18-00000000.pth"
+    damaged.write_bytes(b"damaged")
+    assert identified(entry, folder, cache) == SHA256
+    damaged.unlink()
+    own = b"values of our own"
+    digest = hashlib.sha256(own).hexdigest()
+    (folder / f"resnet18-{digest[:8]}.pth").write_bytes(own)
+    assert identified(entry, folder, cache) == digest
+    assert weights.obtain(entry, weights_dir=folder, cache_dir=cache, download=False).sha256 == digest
+    formnet = catalogue.find("formnet")
+    packaged = weights.obtain(formnet, weights_dir=None, cache_dir=cache, download=False)
+    assert packaged.sha256.startswith(str(identified(formnet, None, cache)))
+
+
 def refusal(entry: Backbone, weights_dir: Path | None, cache_dir: Path, *, download: bool = False) -> list[str]:
     with pytest.raises(errors.WeightsUnavailable) as caught:
         weights.obtain(entry, weights_dir=weights_dir, cache_dir=cache_dir, download=download)

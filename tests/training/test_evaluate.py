@@ -52,6 +52,16 @@ def test_all_figures_are_those_of_scikit_learn(count: int, classes: int) -> None
     assert [figures.f1 for figures in found.classes] == pytest.approx(f1.tolist(), abs=CLOSE)
 
 
+@pytest.mark.parametrize("count", [1, 8, 21])
+def test_it_is_kept_which_images_were_right(count: int) -> None:
+    probabilities, targets = guesses(count, 3)
+    found = evaluate.evaluate(probabilities, targets, labels(3))
+    assert found.right is not None
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(found.right), np.uint8), count=count)
+    assert bits.tolist() == (probabilities.argmax(axis=1) == targets).tolist()
+    assert int(found.right, 16).bit_count() == round(found.accuracy * count)
+
+
 @pytest.mark.parametrize("classes", [6, 9, 30])
 def test_the_accuracy_of_the_five_best_is_that_of_scikit_learn(classes: int) -> None:
     probabilities, targets = guesses(200, classes)

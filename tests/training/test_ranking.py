@@ -149,4 +149,28 @@ def test_with_hardly_any_images_nothing_is_ranked(splits: Splits, tmp_path: Path
     assert raised.value.code == "too_few_images"
 
 
+def test_costs_are_told_one_by_one_and_what_cannot_be_had_is_passed_over() -> None:
+    told = Recorder()
+    costs = ranking.costs_of([GONE, SEEING, Candidate("never", never)], classes=3, emit=told, device=samples.CPU)
+    name, cost = next(costs)
+    assert name == "seeing"
+    assert (cost.macs, cost.latency.runs > 0) == (7, True)
+    assert cost.size_bytes > 4 * cost.parameters
+    assert [event.name for event in told.of(CandidateRefused)] == ["gone"]
+
+
+@pytest.mark.parametrize(("candidates", "refused"), [([], None), ([GONE], {"gone": "weights_unavailable"})])
+def test_where_no_network_is_left_to_tell_the_costs_of_that_is_said(
+    candidates: list[Candidate], refused: dict[str, str] | None
+) -> None:
+    with pytest.raises(errors.Unavailable) as raised:
+        list(ranking.costs_of(candidates, classes=3, emit=Recorder(), device=samples.CPU))
+    assert raised.value.code == "nothing_to_rank"
+    assert raised.value.detail.get("refused") == refused
+
+
+def never(_classes: int) -> Network:
+    raise AssertionError("it was not asked for")
+
+
 GONE_SAID = errors.WeightsUnavailable("resnet18", ["downloading is switched off"]).message

@@ -17,9 +17,10 @@ from app.warmstart import WarmStart, match
 from tests.training import samples
 from tests.training.samples import Recorder
 from tests.training.test_strategies import plan_for
-from worker.training import strategies, warm
+from worker.training import retention, strategies, warm
 from worker.training.data import Joined, Relabelled, Splits
-from worker.training.events import EpochFinished, FeaturesReady, OldLabelsJudged, StartEvaluated
+from worker.training.events import EpochFinished, FeaturesReady, OldLabelsJudged, StartEvaluated, TooMuchLost
+from worker.training.retention import Pair
 from worker.training.rivals import Trained
 from worker.training.warm import Base
 
@@ -160,6 +161,56 @@ def test_the_extended_classifier_knows_old_labels_and_new_and_says_what_the_old_
         assert sum(label.images for label in judged.labels) == judged.images
         assert {label.label for label in judged.labels} <= {"red", "blue"}
     assert [judged.images_of for judged in trained.old_labels][-1] == "version"
+
+
+def unlearnt(made: Base, splits: Splits, start: WarmStart, told: Recorder) -> tuple[OldLabelsJudged, ...]:
+    """What is said of a classifier that takes everything for the last of its labels."""
+    built = warm.build("formnet", made, splits.labels, start.kept)
+    with torch.no_grad():
+        built.head.bias[-1] += 100
+    pair = Pair(made, "formnet", start, built, splits)
+    return retention.judge(pair, max_pixels=samples.MAX_PIXELS, emit=told, device=samples.CPU)
+
+
+@pytest.mark.parametrize(("replay", "limit"), [(False, 2.0), (True, 0.5)])
+def test_a_loss_over_the_limit_is_warned_of_with_what_it_is_made_of(made: Base, replay: bool, limit: float) -> None:
+    splits, told = version(("red", "blue", "green"), each=16), Recorder()
+    judged = unlearnt(made, splits, start_for(made, splits, replay=replay), told)
+    warnings = told.of(TooMuchLost)
+    assert [one.message for one in warnings] == [one.warning for one in judged]
+    for one in judged:
+        assert one.limit == limit
+        assert one.lost == pytest.approx(100 * one.base_accuracy)
+        assert one.interval is not None
+        assert one.interval.low <= one.lost <= one.interval.high
+        assert f"have lost {one.lost:.1f} points" in str(one.warning)
+        assert f"more than {limit:g}: {one.forgotten:.1f} because" in str(one.warning)
+
+
+@pytest.mark.parametrize(
+    ("each", "replay", "gone", "said"),
+    [
+        # Photos of the same names and numbers are the same, so that the larger version has all of the base's.
+        (12, False, False, "There are no more images of a@1 to replay. Images of"),
+        (4, False, False, "Train with replay: that adds 12 images that a@1 was trained on and the version lacks."),
+        (4, True, False, "There are no more images of a@1 to replay."),
+        (4, False, True, "The images that a@1 was made from are gone, so they cannot be replayed. Images of"),
+    ],
+)
+def test_a_warning_says_what_can_be_done(made: Base, each: int, replay: bool, gone: bool, said: str) -> None:
+    base = replace(made, splits=None) if gone else made
+    splits = version(("red", "blue", "green"), each=each)
+    *_, judged = unlearnt(base, splits, start_for(base, splits, replay=replay), Recorder())
+    assert said in str(judged.warning)
+
+
+def test_labels_that_lose_nothing_are_not_warned_of(made: Base, tmp_path: Path) -> None:
+    splits, told = version(("red", "blue"), each=16), Recorder()
+    plan = plan_from(Recipe(backbone="formnet", strategy="head", base="a@1"), start_for(made, splits), splits)
+    trained = run(splits, plan, tmp_path, told, base=made)
+    assert [(one.limit, one.warning) for one in trained.old_labels] == [(2.0, None)] * len(trained.old_labels)
+    assert trained.old_labels
+    assert not told.of(TooMuchLost)
 
 
 def test_where_the_bases_images_are_gone_the_versions_own_still_tell(made: Base, tmp_path: Path) -> None:

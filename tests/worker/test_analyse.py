@@ -1,7 +1,9 @@
 """Analyses in real processes: a version and a backbone become a profile."""
 
+import pytest
 from pydantic import TypeAdapter
 
+from app import errors
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases
@@ -53,17 +55,12 @@ def test_without_weights_it_fails_with_every_place_that_was_tried(desk: Desk, ru
     assert error["code"] == "weights_unavailable"
 
 
-def test_a_version_with_hardly_any_images_cannot_be_measured(desk: Desk, runner: Runner, settings: Settings) -> None:
-    assert settings.weights_dir is not None
-    factories.write_weights(settings.weights_dir)
+def test_a_version_with_hardly_any_images_is_not_queued_to_be_measured(desk: Desk, runner: Runner) -> None:
     imported = desk.submit_import(factories.photos(each=2))
     runner.run(imported.id)
-    job = desk.submit_analysis(imported.dataset_id)
-    runner.run(job.id)
-
-    error = desk.job(job.id).error
-    assert error is not None
-    assert error["code"] == "too_few_images"
+    with pytest.raises(errors.Invalid) as refused:
+        desk.submit_analysis(imported.dataset_id)
+    assert refused.value.code == "too_few_images"
 
 
 def test_an_analysis_of_a_deleted_dataset_fails_with_the_reason(

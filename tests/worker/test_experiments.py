@@ -42,4 +42,10 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
     assert found.verdict is not None
     # Four images or so can tell next to nothing.
     assert found.verdict.finding in ("faster", "no_difference")
-    assert all(difference.interval.low < 0 < difference.interval.high for difference in found.verdict.differences)
+    assert not any(difference.is_shown for difference in found.verdict.differences)
+    for difference in found.verdict.differences:
+        assert difference.first_only is not None
+        assert difference.second_only is not None
+        images = found.arms[difference.first].images
+        assert images is not None
+        assert round(difference.accuracy * images) == difference.first_only - difference.second_only

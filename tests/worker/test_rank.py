@@ -142,6 +142,43 @@ def test_a_budget_that_none_fits_ends_the_training_and_says_so(desk: Desk, runne
     assert "formnet has 7.6 MB of values, of 1.0" in error["message"]
 
 
+@pytest.fixture
+def few(desk: Desk, runner: Runner) -> str:
+    """A data set with one training image of each of two labels."""
+    job = desk.submit_import(factories.photos(each=2))
+    assert runner.run(job.id)
+    return job.dataset_id
+
+
+@on_sqlite
+def test_with_too_few_images_to_rank_the_cheapest_network_is_taken_and_the_plan_says_why(
+    desk: Desk, runner: Runner, few: str, settings: Settings
+) -> None:
+    done = train(desk, runner, few)
+    assert done.state == "succeeded", done.error
+    assert done.plan is not None
+    assert (done.plan["backbone"], done.plan["strategy"]) == ("formnet", "head")
+    first, second = done.plan["reasons"][:2]
+    assert first.startswith("Backbone formnet: nothing can be measured: that takes 2 training images")
+    assert second.startswith("Nothing can be measured")
+    assert not {"ranked", "profiled"} & {*desk.history(done.id)}
+
+    # It does more multiply-adds, but was pre-trained on photographs.
+    assert settings.weights_dir is not None
+    factories.write_weights(settings.weights_dir, backbone="squeezenet1_1")
+    later = train(desk, runner, few)
+    assert later.state == "succeeded", later.error
+    assert later.plan is not None
+    assert later.plan["backbone"] == "squeezenet1_1"
+    within = train(desk, runner, few, Budget(macs=200_000_000))
+    assert within.plan is not None
+    assert within.plan["backbone"] == "formnet"
+    assert within.plan["reasons"][1].startswith("squeezenet1_1 comes before it, but does")
+    error = train(desk, runner, few, Budget(size_bytes=1_000_000)).error
+    assert error is not None
+    assert error["code"] == "no_backbone_fits"
+
+
 def test_at_hand_are_the_networks_whose_files_are_there(tmp_path: Path, files: Storage) -> None:
     places = Places(files.features(), tmp_path / "weights", download_weights=False, max_image_pixels=10**6)
     assert [entry.name for entry in at_hand(places)] == ["formnet"]

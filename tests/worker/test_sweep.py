@@ -112,6 +112,30 @@ def test_a_worker_is_listed_while_it_sweeps(database: Database, sweeper: Sweeper
     assert listed(database) == []
 
 
+def test_a_worker_that_ranks_says_which_weights_it_has(
+    database: Database, files: Storage, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    ranking = Sweeper(database, files, settings, bell, ["cpu", "gpu"])
+    Sweeper(database, files, settings, bell, ["cpu"]).sweep()
+    ranking.sweep()
+    assert weights_told(database)[("cpu",)] is None
+    told = weights_told(database)["cpu", "gpu"]
+    assert told is not None
+    assert list(told) == ["formnet"]
+    assert settings.weights_dir is not None
+    digest = factories.write_weights(settings.weights_dir, backbone="squeezenet1_1")
+    ranking.sweep()
+
+    assert weights_told(database)["cpu", "gpu"] == {"squeezenet1_1": digest[:8], **told}
+
+
+def weights_told(database: Database) -> dict[tuple[str, ...], dict[str, str] | None]:
+    """By the queues of each worker the weights that it has."""
+    with database.read() as session:
+        return {tuple(worker.queues): worker.weights for worker in service.workers(session)}
+
+
 def listed(database: Database) -> list[list[str]]:
     with database.read() as session:
         return [worker.queues for worker in service.workers(session)]

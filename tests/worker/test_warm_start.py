@@ -2,25 +2,46 @@
 
 from app.datasets import service as datasets
 from app.db import utc_now
-from app.jobs import events, service
+from app.jobs import events, leases, service
 from app.jobs.schemas import JobCreate
 from app.jobs.tables import Job
-from app.models import artifact
+from app.models import aliases, artifact
 from app.models import service as models
+from app.models.schemas import AliasPut
 from app.recipe import Recipe
+from app.settings import Settings
 from app.storage import Storage
 from tests import factories
 from tests.worker.conftest import Desk
+from worker import kinds, sweep
 from worker.runner import Runner
+from worker.train import TrainWork
+from worker.train import train as carry_out
 
 
-def train(desk: Desk, runner: Runner, dataset_id: str, **fields: object) -> Job:
+def submit(desk: Desk, dataset_id: str, **fields: object) -> Job:
     recipe = Recipe(**{"backbone": "formnet", "strategy": "head", **fields})  # type: ignore[arg-type]
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=recipe)
     with desk.database.write() as session:
-        job = service.submit_training(session, wanted, max_attempts=1, now=utc_now())
+        return service.submit_training(session, wanted, max_attempts=1, now=utc_now())
+
+
+def train(desk: Desk, runner: Runner, dataset_id: str, **fields: object) -> Job:
+    job = submit(desk, dataset_id, **fields)
     assert runner.run(job.id)
     return desk.job(job.id)
+
+
+def imported(desk: Desk, runner: Runner, *, first_seed: int) -> str:
+    """A data set of three labels."""
+    job = desk.submit_import(factories.photos(classes=3, each=6, first_seed=first_seed))
+    assert runner.run(job.id)
+    return job.dataset_id
+
+
+def delete(desk: Desk, dataset_id: str) -> None:
+    with desk.database.write() as session:
+        datasets.delete(session, dataset_id, revision=None, now=utc_now())
 
 
 def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
@@ -45,8 +66,7 @@ def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
     assert stored.plan["base"] == start
     assert stored.labels == ("blue", "green", "red")
 
-    with desk.database.write() as session:
-        datasets.delete(session, dataset_id, revision=None, now=utc_now())
+    delete(desk, dataset_id)
     later = train(desk, runner, three.dataset_id, base="colours@1")
     assert later.state == "succeeded", later.error
     with desk.database.read() as session:
@@ -64,3 +84,61 @@ def test_a_base_whose_files_are_damaged_is_named(desk: Desk, runner: Runner, dat
     assert job.error is not None
     assert job.error["code"] == "base_unavailable"
     assert "colours@1" in job.error["message"]
+
+
+def test_a_training_that_runs_keeps_the_images_of_its_base_when_their_data_set_is_deleted(
+    desk: Desk, runner: Runner, dataset_id: str, files: Storage, settings: Settings
+) -> None:
+    assert train(desk, runner, dataset_id).state == "succeeded"
+    three = imported(desk, runner, first_seed=50)
+    job = submit(desk, three, base="colours", replay=True)
+    with desk.database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=600)
+        assert claim is not None
+        work: TrainWork = kinds.KINDS["train"].prepare(session, claim, settings, files)
+    delete(desk, dataset_id)
+    sweep.tidy(desk.database, files)
+    outcome = carry_out(work, lambda _event: None)
+
+    assert [one["images_of"] for one in outcome.evaluation["old_labels"]] == ["base", "version"]
+    desk.cancel(job.id)
+    with desk.database.write() as session:
+        leases.confirm_cancel(session, claim, now=utc_now())
+    sweep.tidy(desk.database, files)
+    assert not files.dataset(dataset_id).exists()
+    assert files.dataset(three).exists()
+
+
+def test_a_training_that_waits_fails_with_the_reason_when_the_images_to_replay_are_deleted(
+    desk: Desk, runner: Runner, dataset_id: str, files: Storage
+) -> None:
+    assert train(desk, runner, dataset_id).state == "succeeded"
+    three = imported(desk, runner, first_seed=50)
+    job = submit(desk, three, base="colours", replay=True)
+    delete(desk, dataset_id)
+    sweep.tidy(desk.database, files)
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error["code"] == "base_images_gone"
+    assert "colours@1" in ended.error["message"]
+    with desk.database.read() as session:
+        assert models.find(session, "colours").latest_version == 1
+
+
+def test_an_alias_that_is_removed_while_the_training_waits_changes_nothing(
+    desk: Desk, runner: Runner, dataset_id: str
+) -> None:
+    assert train(desk, runner, dataset_id).state == "succeeded"
+    with desk.database.write() as session:
+        aliases.create(session, "colours", "production", AliasPut(version=1), now=utc_now())
+    job = submit(desk, dataset_id, base="colours:production")
+    with desk.database.write() as session:
+        aliases.remove(session, "colours", "production", revision=None, now=utc_now())
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert ended.state == "succeeded", ended.error
+    assert ended.spec["base"] == "colours@1"

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from app import errors
+from app import profile
 from app.plan import L2_GRID
 from app.profile import CurvePoint, Depth, Probe
 from worker.training import probe, transferability
 from worker.training.events import Emit
 
-AT_LEAST = 2
+AT_LEAST = profile.IMAGES_NEEDED
 """Images of each label without which cross-validation means nothing."""
 
 MAX_MEASURED = 2_000
@@ -27,11 +27,9 @@ Values = Mapping[str, NDArray[np.float32]]
 def measurable(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     """Positions in order of the images to measure, of those with `targets (N,)`: none of labels that have a single
     one. Raises `Invalid` where not two labels are left."""
-    kept = np.flatnonzero(np.bincount(targets)[targets] >= AT_LEAST) if len(targets) else np.arange(0)
-    if len(np.unique(targets[kept])) < 2:
-        raise errors.Invalid(
-            "no two labels have two training images each, so nothing can be measured", code="too_few_images"
-        )
+    counts = np.bincount(targets) if len(targets) else np.zeros(0, np.int64)
+    profile.check_measurable(counts.tolist())
+    kept = np.flatnonzero(counts[targets] >= AT_LEAST)
     return kept[probe.stratified_sample(targets[kept], size=MAX_MEASURED, at_least=AT_LEAST, seed=seed)]
 
 

@@ -67,19 +67,21 @@ def evaluate(probabilities: NDArray[np.float64], targets: NDArray[np.int64], lab
     """The figures of `probabilities (N, K)` against `targets (N,)`, N at least 1."""
     rows = np.arange(len(targets))
     predicted = probabilities.argmax(axis=1)
+    right = predicted == targets
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (targets, predicted), 1)
     # A probability that is rounded to 0 would make the loss infinite.
     likelihood = np.clip(probabilities[rows, targets], np.finfo(np.float64).eps, 1)
     return Evaluation(
         images=len(targets),
-        accuracy=float((predicted == targets).mean()),
+        accuracy=float(right.mean()),
         top5_accuracy=_top_accuracy(probabilities, targets, _TOP) if len(labels) > _TOP else None,
         log_loss=float(-np.log(likelihood).mean()),
         classes=tuple(_figures(confusion, place, label) for place, label in enumerate(labels)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        accuracy_interval=intervals.of_share(Score(int((predicted == targets).sum()), len(targets))),
+        accuracy_interval=intervals.of_share(Score(int(right.sum()), len(targets))),
         top=tuple(TopAccuracy(k, _top_accuracy(probabilities, targets, k)) for k in _TOPS if k < len(labels)),
+        right=np.packbits(right).tobytes().hex(),
     )
 
 

@@ -235,6 +235,16 @@ class OldLabelsJudged(OldLabels):
 
 
 @dataclass(frozen=True)
+class TooMuchLost:
+    """The labels that a base knew have lost more points than the `limit`, and what can be done."""
+
+    images_of: str
+    lost: float
+    limit: float
+    message: str
+
+
+@dataclass(frozen=True)
 class Profiled:
     """The version is measured: the cross-validated accuracy 0-1 of a linear classifier at the network's head and at its
     best depth, and the best of those of the same network with random values."""

@@ -1,7 +1,7 @@
 """How well the features of several networks suit a version, and what each costs: one pass of the images for each."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app import errors, ranking
 from app.backbones import classifier as classifiers
-from app.backbones.classifier import Classifier
+from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import HEAD
 from app.ranking import Cost, Measured, Ranking, Refused, Setting
 from worker.training import costs, depths, features, transferability
@@ -76,7 +76,7 @@ def rank(
     `Invalid` where there are too few images, and `BadImage`.
     """
     if not candidates:
-        raise errors.Unavailable("no backbone's weights are at hand, so nothing can be ranked", code="nothing_to_rank")
+        raise _nothing_at_hand()
     rows = depths.measurable(splits.train.targets, seed=seed)
     targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
     measuring = _Measuring(splits, rows, targets, feature_cache, max_pixels, seed, device)
@@ -92,11 +92,7 @@ def rank(
             measured.append(found)
             emit(_told(found))
     if not measured:
-        raise errors.Unavailable(
-            f"nothing could be ranked: {'; '.join(f'{entry.name}: {entry.message}' for entry in refused)}",
-            code="nothing_to_rank",
-            detail={"refused": {entry.name: entry.code for entry in refused}},
-        )
+        raise _all_refused(refused)
     setting = Setting(
         classes=len(splits.labels),
         images=len(splits.train),
@@ -108,6 +104,49 @@ def rank(
     made = ranking.order(setting, measured, refused)
     emit(Ranked(order=tuple(entry.name for entry in made.measured), remarks=made.remarks))
     return made
+
+
+def costs_of(
+    candidates: Sequence[Candidate], *, classes: int, emit: Emit, device: torch.device
+) -> Iterator[tuple[str, Cost]]:
+    """What each of `candidates` costs, in their order, as it is asked for; one that cannot be had is told and passed
+    over. Raises `Unavailable` where none is left."""
+    if not candidates:
+        raise _nothing_at_hand()
+    refused: list[Refused] = []
+    for candidate in candidates:
+        try:
+            network = candidate.make(classes)
+            found = _cost(network, classifiers.inference_form(network.classifier), device)
+        except (errors.Unavailable, errors.Invalid, errors.NotFound) as error:
+            refused.append(Refused(name=candidate.name, code=error.code, message=error.message))
+            emit(CandidateRefused(candidate.name, error.code, error.message))
+        else:
+            yield candidate.name, found
+    if len(refused) == len(candidates):
+        raise _all_refused(refused)
+
+
+def _nothing_at_hand() -> errors.Unavailable:
+    return errors.Unavailable("no backbone's weights are at hand, so nothing can be ranked", code="nothing_to_rank")
+
+
+def _all_refused(refused: Sequence[Refused]) -> errors.Unavailable:
+    return errors.Unavailable(
+        f"nothing could be ranked: {'; '.join(f'{entry.name}: {entry.message}' for entry in refused)}",
+        code="nothing_to_rank",
+        detail={"refused": {entry.name: entry.code for entry in refused}},
+    )
+
+
+def _cost(network: Network, form: InferenceForm, device: torch.device) -> Cost:
+    classifier = network.classifier
+    return Cost(
+        parameters=sum(value.numel() for value in classifier.parameters()),
+        size_bytes=sum(value.nbytes for value in classifier.state().values()),
+        macs=network.macs,
+        latency=costs.latency(form, classifier.preprocessing.crop, device=device),
+    )
 
 
 def _tried(measuring: _Measuring, candidate: Candidate, emit: "_Tally") -> Measured | Refused:
@@ -141,7 +180,6 @@ def _measured(measuring: _Measuring, name: str, network: Network, started: float
     targets, seed = measuring.targets, measuring.seed
     scores = transferability.score(values, targets, classes=int(targets.max()) + 1, seed=seed)
     probe = depths.linear(values, targets, seed=seed, emit=emit)
-    state = classifier.state().values()
     return Measured(
         name=name,
         weights=network.weights,
@@ -151,12 +189,7 @@ def _measured(measuring: _Measuring, name: str, network: Network, started: float
         h_score=scores.h_score,
         neighbours=scores.neighbours,
         probe=probe,
-        cost=Cost(
-            parameters=sum(value.numel() for value in classifier.parameters()),
-            size_bytes=sum(value.nbytes for value in state),
-            macs=network.macs,
-            latency=costs.latency(form, classifier.preprocessing.crop, device=measuring.device),
-        ),
+        cost=_cost(network, form, measuring.device),
         has_seen=network.has_seen,
         seconds=time.perf_counter() - started,
         cached=emit.cached,

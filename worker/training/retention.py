@@ -1,20 +1,25 @@
 """What the labels of a base have lost in the classifier that was trained from it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app import intervals
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier
-from app.evaluation import OldLabel
-from app.warmstart import WarmStart
+from app.evaluation import LOST_AT_MOST, LOST_AT_MOST_WITH_REPLAY, OldLabel
+from app.intervals import Interval, Pairs
+from app.warmstart import WarmStart, told
 from worker.training import evaluate, warm
 from worker.training.data import Images, Splits
-from worker.training.events import Emit, OldLabelsJudged
+from worker.training.events import Emit, OldLabelsJudged, TooMuchLost
 from worker.training.warm import Base
+
+_WORST = 3
+"""Labels that a warning names at most."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,13 @@ def judge(pair: Pair, *, max_pixels: int, emit: Emit, device: torch.device) -> t
     found = []
     for images_of, images in _images(pair):
         if len(images):
-            found.append(_judged(pair, images_of, images.targets, before(images), after(images)))
+            judged = _judged(pair, images_of, images.targets, before(images), after(images))
+            limit = LOST_AT_MOST_WITH_REPLAY if pair.start.replay else LOST_AT_MOST
+            is_over = judged.lost > limit
+            found.append(replace(judged, limit=limit, warning=_warning(pair, judged, limit) if is_over else None))
             emit(found[-1])
+            if found[-1].warning is not None:
+                emit(TooMuchLost(images_of=images_of, lost=judged.lost, limit=limit, message=found[-1].warning))
     return tuple(found)
 
 
@@ -85,6 +95,7 @@ def _judged(
         lost=100 * (base - overall),
         forgotten=100 * (base - among),
         labels=tuple(_labels(pair.splits.labels, new, targets, hits)),
+        interval=hits.lost,
     )
 
 
@@ -99,6 +110,13 @@ class _Hits:
     def shares(self, chosen: NDArray[np.bool_]) -> tuple[float, float, float]:
         return float(self.base[chosen].mean()), float(self.all[chosen].mean()), float(self.among_old[chosen].mean())
 
+    @property
+    def lost(self) -> Interval:
+        """What the images leave open of the points that were lost."""
+        lost, won = int((self.base & ~self.all).sum()), int((self.all & ~self.base).sum())
+        found = intervals.of_paired_difference(Pairs(lost, won, len(self.base)))
+        return Interval(100 * found.low, 100 * found.high)
+
 
 def _labels(
     labels: Sequence[str], kept: NDArray[np.int64], targets: NDArray[np.int64], hits: _Hits
@@ -107,3 +125,26 @@ def _labels(
         chosen = targets == place
         if chosen.any():
             yield OldLabel(labels[place], int(chosen.sum()), *hits.shares(chosen))
+
+
+def _warning(pair: Pair, judged: OldLabelsJudged, limit: float) -> str:
+    assert judged.interval is not None
+    span = f"95 %: {judged.interval.low:.1f} to {judged.interval.high:.1f}"
+    return (
+        f"The labels of {pair.start.base} have lost {judged.lost:.1f} points ({span}), more than {limit:g}: "
+        f"{judged.forgotten:.1f} because they are told from one another less well, the rest because they are taken for "
+        f"labels that are new. {_advice(pair, judged)}"
+    )
+
+
+def _advice(pair: Pair, judged: OldLabelsJudged) -> str:
+    base, start = pair.base, pair.start
+    worst = sorted(judged.labels, key=lambda label: label.accuracy - label.base_accuracy)[:_WORST]
+    losers = told([label.label for label in worst if label.accuracy < label.base_accuracy])
+    more = f"Images of {losers} would help most, as these lose most."
+    if base.splits is None:
+        return f"The images that {start.base} was made from are gone, so they cannot be replayed. {more}"
+    lacking = 0 if start.replay else len(warm.replayable(pair.splits, base, start))
+    if lacking:
+        return f"Train with replay: that adds {lacking} images that {start.base} was trained on and the version lacks."
+    return f"There are no more images of {start.base} to replay. {more}"

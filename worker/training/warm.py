@@ -83,11 +83,14 @@ def build(backbone: str, base: Base, labels: Sequence[str], kept: Sequence[Kept]
 def with_replay(splits: Splits, base: Base, start: WarmStart) -> Splits:
     """`splits` with the images that the base was trained on besides, as far as their labels are kept and `splits` has
     them nowhere: in the validation images they would be learnt by heart, and a label given anew counts."""
+    return replace(splits, train=Joined((splits.train, replayable(splits, base, start))))
+
+
+def replayable(splits: Splits, base: Base, start: WarmStart) -> Images:
+    """What `with_replay` adds to `splits`."""
     assert base.splits is not None
-    images = base.splits.train
     known = {*splits.train.sha256, *splits.validation.sha256}
-    added = _kept(images, base, splits.labels, start, without=known)
-    return replace(splits, train=Joined((splits.train, added)))
+    return _kept(base.splits.train, base, splits.labels, start, without=known)
 
 
 def old_images(splits: Splits, start: WarmStart, *, without: set[str]) -> Images:
