@@ -1,7 +1,7 @@
 """The OpenAPI document: what it promises holds for whatever requests it allows, and for those it does not."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-import migrations
-from app.db import Database
 from app.doorbell import SilentDoorbell
 from app.main import assemble
 from app.settings import Settings
-from tests.conftest import postgres_copy
+from tests import databases
 
 EXAMPLES = 6
 CHECKS = [
@@ -39,13 +37,11 @@ def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         url = None
         if request.param == "postgresql":
             server, template = map(request.getfixturevalue, ("postgres_server", "postgres_template"))
-            url = stack.enter_context(contextmanager(postgres_copy)(server, template))
+            url = stack.enter_context(databases.postgres_copy(server, template)).render_as_string(hide_password=False)
         given = Settings(
             data_dir=folder, database_url=url, download_weights=False, max_image_pixels=1_000_000, threads=1
         )
-        database = Database(given.sqlalchemy_url)
-        migrations.upgrade(database)
-        database.close()
+        databases.migrate(given.sqlalchemy_url)
         app = assemble(given, SilentDoorbell())
         with TestClient(app):
             yield schemathesis.openapi.from_asgi("/openapi.json", app)
