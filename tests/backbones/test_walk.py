@@ -114,3 +114,6 @@ def test_a_chain_leaves_no_part_of_its_network_out_and_names_none_twice(backbone
     for name in modules:
         claimed.update(f"{name}.{inner}" for inner, _ in network.get_submodule(name).named_parameters())
     assert claimed == Counter(name for name, _ in network.named_parameters())
+    beside = tuple(f"{head.module}." for head in chain.auxiliary)
+    sizes = [values.numel() for name, values in network.named_parameters() if not name.startswith(beside)]
+    assert sum(sizes) == backbone.parameters

@@ -10,7 +10,7 @@ from app.models import service as models
 from app.recipe import Recipe
 from app.storage import Storage
 from tests import factories
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from worker.runner import Runner
 
 
@@ -23,6 +23,7 @@ def train(desk: Desk, runner: Runner, dataset_id: str, **fields: object) -> Job:
     return desk.job(job.id)
 
 
+@on_sqlite
 def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
     desk: Desk, runner: Runner, dataset_id: str, files: Storage
 ) -> None:
