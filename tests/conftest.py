@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import redis
 import torch
-from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from xdist.scheduler import LoadScopeScheduling
 
-import migrations
 from app.db import Database
 from app.settings import Settings
 from app.storage import Storage
+from tests import databases
+from tests.databases import Emptied
 
 torch.set_num_threads(1)
 
@@ -80,7 +80,9 @@ def postgres_server() -> Iterator[URL]:
     with tempfile.TemporaryDirectory(prefix="graft-pg-") as folder:
         Path(folder).chmod(0o755)
         server = pgserver.get_server(folder)
-        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        databases.hurry(url)
+        yield url
         server.cleanup()
 
 
@@ -88,26 +90,23 @@ def postgres_server() -> Iterator[URL]:
 def postgres_template(postgres_server: URL) -> Iterator[str]:
     """A migrated database that others are copied from."""
     name = f"graft_template_{uuid.uuid4().hex[:12]}"
-    _administer(postgres_server, f"CREATE DATABASE {name}")
-    database = Database(postgres_server.set(database=name).render_as_string(hide_password=False))
-    migrations.upgrade(database)
-    database.close()
+    databases.administer(postgres_server, f"CREATE DATABASE {name}")
+    databases.migrate(postgres_server.set(database=name).render_as_string(hide_password=False))
     yield name
-    _administer(postgres_server, f"DROP DATABASE {name}")
+    databases.administer(postgres_server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def emptied_postgres(postgres_server: URL, postgres_template: str) -> Iterator[Emptied]:
+    with databases.emptied_postgres(postgres_server, postgres_template) as emptied:
+        yield emptied
 
 
 @pytest.fixture
-def postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
-    """A migrated PostgreSQL database of this test's own."""
-    yield from postgres_copy(postgres_server, postgres_template)
-
-
-def postgres_copy(server: URL, template: str) -> Iterator[str]:
-    """URL of a copy of the template, which lasts until the iteration ends."""
-    name = f"graft_{uuid.uuid4().hex[:12]}"
-    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server.set(database=name).render_as_string(hide_password=False)
-    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+def postgres_url(emptied_postgres: Emptied) -> Iterator[str]:
+    """A migrated PostgreSQL database, which no other test uses meanwhile."""
+    yield emptied_postgres.url
+    emptied_postgres.empty()
 
 
 @pytest.fixture(scope="session")
@@ -139,11 +138,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         url: str = request.getfixturevalue("postgres_url")
         return url
-    url = f"sqlite:///{tmp_path / 'graft.db'}"
-    database = Database(url)
-    migrations.upgrade(database)
-    database.close()
-    return url
+    return databases.sqlite_copy(tmp_path / "graft.db")
 
 
 @pytest.fixture
@@ -179,10 +174,3 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def files(settings: Settings) -> Storage:
     return Storage(settings.data_dir)
-
-
-def _administer(server: URL, statement: str) -> None:
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()

@@ -8,13 +8,13 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-import migrations
 from app.datasets import service as datasets
 from app.datasets.service import NewVersion
 from app.db import Database
 from app.jobs import service
 from app.main import assemble
 from app.settings import Settings
+from tests import databases
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -31,11 +31,7 @@ class Bell:
 
 def sqlite_url(folder: Path) -> str:
     """URL of a migrated SQLite database, for tests that are not about databases."""
-    url = f"sqlite:///{folder / 'graft.db'}"
-    database = Database(url)
-    migrations.upgrade(database)
-    database.close()
-    return url
+    return databases.sqlite_copy(folder / "graft.db")
 
 
 @pytest.fixture

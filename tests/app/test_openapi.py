@@ -1,12 +1,11 @@
 """The OpenAPI document: what it promises holds for whatever requests it allows, and for those it does not."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
 
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.errors import Unsatisfiable
@@ -15,13 +14,12 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from sqlalchemy.engine import URL
 
-import migrations
-from app.db import Database
 from app.doorbell import SilentDoorbell
 from app.main import assemble
 from app.settings import Settings
-from tests.conftest import postgres_copy
+from tests import databases
 
 EXAMPLES = 6
 CHECKS = [
@@ -32,27 +30,32 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    folder: Path = tmp_path_factory.mktemp("openapi")
+@pytest.fixture(scope="module")
+def applications(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: URL, postgres_template: str
+) -> Iterator[tuple[FastAPI, ...]]:
+    """The application over each kind of database."""
     with ExitStack() as stack:
-        url = None
-        if request.param == "postgresql":
-            server, template = map(request.getfixturevalue, ("postgres_server", "postgres_template"))
-            url = stack.enter_context(contextmanager(postgres_copy)(server, template))
-        given = Settings(
-            data_dir=folder, database_url=url, download_weights=False, max_image_pixels=1_000_000, threads=1
-        )
-        database = Database(given.sqlalchemy_url)
-        migrations.upgrade(database)
-        database.close()
-        app = assemble(given, SilentDoorbell())
-        with TestClient(app):
-            yield schemathesis.openapi.from_asgi("/openapi.json", app)
+        postgres = stack.enter_context(databases.postgres_copy(postgres_server, postgres_template))
+        found = []
+        for url in (None, postgres.render_as_string(hide_password=False)):
+            given = Settings(
+                data_dir=tmp_path_factory.mktemp("openapi"),
+                database_url=url,
+                download_weights=False,
+                max_image_pixels=1_000_000,
+                threads=1,
+            )
+            databases.migrate(given.sqlalchemy_url)
+            app = assemble(given, SilentDoorbell())
+            stack.enter_context(TestClient(app))
+            found.append(app)
+        yield tuple(found)
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.name.lower())
-def test_every_answer_is_as_documented(described: Any, mode: schemathesis.GenerationMode) -> None:
+def test_every_answer_is_as_documented(applications: tuple[FastAPI, ...], mode: schemathesis.GenerationMode) -> None:
+    described = schemathesis.openapi.from_asgi("/openapi.json", applications[0])
     operations = [result.ok() for result in described.get_all_operations()]
     assert len(operations) > 20
     for operation in operations:
@@ -61,7 +64,9 @@ def test_every_answer_is_as_documented(described: Any, mode: schemathesis.Genera
         @seed(0)
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case: schemathesis.Case) -> None:
-            case.call_and_validate(checks=CHECKS)
+            # To think of a request takes longer than to answer it, so each is sent to both.
+            for app in applications:
+                case.call_and_validate(checks=CHECKS, app=app)
 
         try:
             check()

@@ -102,10 +102,13 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **given)
 
 
-def library_network(name: str) -> nn.Module:
-    """The network as its library makes it, with auxiliary heads, in evaluation mode, with made-up values."""
+def library_network(name: str, size: int | None = None) -> nn.Module:
+    """The network as its library makes it, with auxiliary heads, in evaluation mode, with made-up values.
+
+    For images of `size` pixels, where it works on one size only.
+    """
     with Undrawn():
-        network = networks.make(catalogue.find(name), auxiliary=True)
+        network = networks.make(catalogue.find(name), auxiliary=True, size=size)
     _fill(network)
     live_in(network)
     return network.eval()

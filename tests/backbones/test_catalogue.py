@@ -35,12 +35,6 @@ def test_the_figures_are_those_that_the_network_itself_gives(entry: Entry) -> No
 
 
 @every_backbone
-def test_the_parameters_are_those_of_the_network(backbone: Backbone) -> None:
-    network = networks.hollow(backbone, auxiliary=False)
-    assert sum(parameter.numel() for parameter in network.parameters()) == backbone.parameters
-
-
-@every_backbone
 def test_an_entry_says_what_one_must_know_of_it(backbone: Backbone) -> None:
     assert backbone.year is not None
     assert 2012 <= backbone.year <= 2026
@@ -92,13 +86,11 @@ CASE_STUDIES = [
 
 @pytest.mark.parametrize(("name", "parameters", "gmac", "values"), CASE_STUDIES)
 def test_the_figures_are_those_of_the_case_studies(name: str, parameters: int, gmac: float, values: float) -> None:
-    backbone = catalogue.find(name)
-    found = anatomy.of(networks.hollow(backbone, auxiliary=False), size=backbone.input_size).totals
-    assert found.parameters == backbone.parameters == parameters
-    assert found.macs / 1e9 == pytest.approx(gmac, abs=0.005)
-    assert found.conv_fc_values / 1e6 == pytest.approx(values, abs=0.005)
-    assert backbone.gmac == round(found.macs / 1e9, 3)
-    assert backbone.activations == found.conv_fc_values
+    backbone = catalogue.find(name)  # whose figures are those of its network: another test
+    assert backbone.parameters == parameters
+    assert backbone.gmac == pytest.approx(gmac, abs=0.005)
+    assert backbone.activations is not None
+    assert backbone.activations / 1e6 == pytest.approx(values, abs=0.005)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from tests import factories
-from tests.conftest import postgres_copy
+from tests import databases, factories
 from tests.e2e import service
 from tests.e2e.service import Service
 
@@ -44,7 +43,8 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def service_postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
-    yield from postgres_copy(postgres_server, postgres_template)
+    with databases.postgres_copy(postgres_server, postgres_template) as url:
+        yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

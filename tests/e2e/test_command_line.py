@@ -21,6 +21,8 @@ from tests.e2e.conftest import ELSEWHERE
 from tests.e2e.service import Service
 
 ROOT = Path(__file__).parents[2]
+# What it sends and shows is the same for both forms of the service, which another module takes through a whole job.
+on_one_form = pytest.mark.parametrize("running", ["embedded"], indirect=True, scope="session")
 
 
 def graft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +57,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "photos"
 
 
+@on_one_form
 def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> None:
     name = f"woven-{service.free_port()}"
     options = [
@@ -113,6 +116,7 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
         assert expected in graft(command, GRAFT_URL=running.url).stdout
 
 
+@on_one_form
 def test_a_plan_is_shown_with_what_was_measured(running: Service, photos: Path, tmp_path: Path) -> None:
     name = f"measured-{service.free_port()}"
     with Client(running.url) as client, archives.archive(photos) as archive:
@@ -138,6 +142,7 @@ def test_a_plan_is_shown_with_what_was_measured(running: Service, photos: Path, 
     assert "Little data:" in decided.stdout
 
 
+@on_one_form
 def test_control_runs_end_with_a_verdict(running: Service, photos: Path) -> None:
     name = f"control-{service.free_port()}"
     with Client(running.url) as client, archives.archive(photos) as archive:
@@ -151,6 +156,7 @@ def test_control_runs_end_with_a_verdict(running: Service, photos: Path) -> None
     assert f"{running.url}/v1/experiments/exp_" in told.stdout
 
 
+@on_one_form
 def test_networks_are_ranked_and_one_is_chosen(running: Service, photos: Path) -> None:
     name = f"ranked-{service.free_port()}"
     with Client(running.url) as client, archives.archive(photos) as archive:

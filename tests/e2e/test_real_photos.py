@@ -148,7 +148,8 @@ def test_the_network_that_is_cut_behind_the_stages_used_serves_what_it_evaluated
     running: Service, photos: dict[str, bytes], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     archive = tmp_path / "split.zip"
-    held_out = divided(photos, SEEDS[0], archive)
+    # Every third, of each label as many as there are: another test looks at how good all of them make a classifier.
+    held_out = divided(dict(sorted(photos.items())[::3]), SEEDS[0], archive)
     with running.http() as http:
         dataset_id = service.create_dataset(http, name="insects-stages")
         service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])

@@ -2,42 +2,106 @@
 
 import signal
 import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
+from sqlalchemy.engine import URL
 
-from tests import factories
+from tests import databases, factories
 from tests.e2e import service
 from tests.e2e.conftest import ELSEWHERE, FAST
+from tests.e2e.service import Process, Service
 
 pytestmark = pytest.mark.skipif(
     bool(ELSEWHERE), reason="this kills processes, which a service elsewhere would not like"
 )
 
 
-@pytest.fixture
-def environment(tmp_path: Path, postgres_url: str, redis_url: str) -> dict[str, str]:
-    """Settings of the distributed service, on servers of this test's own."""
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, service_postgres_url: str, broker_url: str) -> dict[str, str]:
+    """Settings of the distributed service, on a broker of this module's own."""
     return {
-        "GRAFT_DATA_DIR": str(tmp_path / "data"),
-        "GRAFT_DATABASE_URL": postgres_url,
-        "GRAFT_BROKER_URL": redis_url,
+        "GRAFT_DATA_DIR": str(tmp_path_factory.mktemp("robust") / "data"),
+        "GRAFT_DATABASE_URL": service_postgres_url,
+        "GRAFT_BROKER_URL": broker_url,
         **FAST,
     }
 
 
-def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> None:
-    with service.embedded(tmp_path, **FAST) as running, running.http() as http:
-        dataset_id = service.create_dataset(http, name="killed")
-        archive = factories.zip_of(tmp_path, factories.photos(each=20))
-        service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
-        recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
-        job = service.train(http, dataset_id, "killed", **recipe)
-        service.wait_for_event(http, job["id"], "checkpoint_saved")
+@pytest.fixture(scope="module")
+def service_postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
+    with databases.postgres_copy(postgres_server, postgres_template) as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def broker_url(redis_server: str) -> str:
+    return f"{redis_server}/2"
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[httpx.Client]:
+    """The API without a worker."""
+    with service.api(tmp_path_factory.mktemp("api"), environment) as here, here.http() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def worker(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], http: httpx.Client
+) -> Iterator[Process]:
+    """A Celery worker to that API."""
+    with service.celery(tmp_path_factory.mktemp("worker"), environment) as process:
+        yield process
+
+
+@pytest.fixture
+def broker(broker_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(broker_url) as client:
+        yield client
+
+
+def training(http: httpx.Client, folder: Path) -> str:
+    """Id of a job that trains long enough to be killed meanwhile."""
+    dataset_id = service.create_dataset(http, name="killed")
+    archive = factories.zip_of(folder, factories.photos(each=20))
+    service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
+    recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
+    job_id: str = service.train(http, dataset_id, "killed", **recipe)["id"]
+    return job_id
+
+
+@dataclass(frozen=True)
+class Alone:
+    """An embedded service, which a test may end."""
+
+    url: str
+    process: Process
+    data: Path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
+    folder, port = tmp_path_factory.mktemp("alone"), service.free_port()
+    environment = {"GRAFT_DATA_DIR": str(folder / "data"), **FAST}
+    process = service.start(["-m", "worker.embedded", "--port", str(port)], environment, folder / "service.log")
+    try:
+        yield Alone(service.ready(f"http://127.0.0.1:{port}", process).url, process, folder / "data")
+    finally:
+        process.stop()
+
+
+def test_a_worker_killed_while_training_costs_one_attempt(alone: Alone, tmp_path: Path) -> None:
+    with Service(alone.url).http() as http:
+        job_id = training(http, tmp_path)
+        service.wait_for_event(http, job_id, "checkpoint_saved")
         service.kill_worker(http)
-        ended = service.succeeded(http, job["id"])
-        types = [event["type"] for event in service.follow(http, job["id"])]
+        ended = service.succeeded(http, job_id)
+        types = [event["type"] for event in service.follow(http, job_id)]
 
     assert ended["attempt"] == 2
     assert types.count("attempt_started") == 2
@@ -46,71 +110,57 @@ def test_a_worker_killed_while_training_costs_one_attempt(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_client_that_stalls_does_not_hold_the_shutdown(tmp_path: Path) -> None:
-    port = service.free_port()
-    environment = {"GRAFT_DATA_DIR": str(tmp_path / "data"), **FAST}
-    process = service.start(["-m", "worker.embedded", "--port", str(port)], environment, tmp_path / "service.log")
-    running = service.ready(f"http://127.0.0.1:{port}", process)
-    with running.http() as http:
+def test_a_client_that_stalls_does_not_hold_the_shutdown(alone: Alone) -> None:
+    """The last test of that service."""
+    with Service(alone.url).http() as http:
         dataset_id = service.create_dataset(http, name="stalled")
-    with socket.create_connection(("127.0.0.1", port)) as stalled:
+    with socket.create_connection(("127.0.0.1", httpx.URL(alone.url).port or 0)) as stalled:
         head = f"POST /v1/datasets/{dataset_id}/imports HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
         stalled.sendall(head.encode() + b"PK")
-        process.stop()
+        alone.process.stop()
 
-    assert process.popen.returncode in (0, -signal.SIGTERM)
-    assert list((tmp_path / "data" / "uploads").iterdir()) == []
+    assert alone.process.popen.returncode in (0, -signal.SIGTERM)
+    assert list((alone.data / "uploads").iterdir()) == []
 
 
 def test_a_broker_emptied_while_jobs_wait_loses_none(
-    tmp_path: Path, environment: dict[str, str], redis_url: str
+    request: pytest.FixtureRequest, tmp_path: Path, http: httpx.Client, broker: redis.Redis
 ) -> None:
     archive = factories.zip_of(tmp_path, factories.photos(each=4))
-    with service.api(tmp_path, environment) as here, here.http() as http:
-        datasets = [service.create_dataset(http, name=f"waiting {number}") for number in range(4)]
-        jobs = [service.upload(http, dataset_id, archive)["job"]["id"] for dataset_id in datasets]
-        broker = redis.Redis.from_url(redis_url)
-        assert broker.llen("cpu") == len(jobs)
-        broker.flushall()
-        broker.close()
-        with service.celery(tmp_path, environment):
-            for job_id in jobs:
-                service.succeeded(http, job_id)
+    datasets = [service.create_dataset(http, name=f"waiting {number}") for number in range(4)]
+    jobs = [service.upload(http, dataset_id, archive)["job"]["id"] for dataset_id in datasets]
+    assert broker.llen("cpu") == len(jobs)
+    broker.flushdb()
+    request.getfixturevalue("worker")  # which must not begin before
+    for job_id in jobs:
+        service.succeeded(http, job_id)
 
 
+@pytest.mark.usefixtures("worker")
 def test_a_broker_emptied_under_a_living_worker_silences_no_bell(
-    tmp_path: Path, environment: dict[str, str], redis_url: str
+    tmp_path: Path, http: httpx.Client, broker: redis.Redis
 ) -> None:
     archive = factories.zip_of(tmp_path, factories.photos(each=4))
-    with service.api(tmp_path, environment) as here, service.celery(tmp_path, environment), here.http() as http:
 
-        def submit(name: str) -> str:
-            job_id: str = service.upload(http, service.create_dataset(http, name=name), archive)["job"]["id"]
-            return job_id
+    def submit(name: str) -> str:
+        job_id: str = service.upload(http, service.create_dataset(http, name=name), archive)["job"]["id"]
+        return job_id
 
-        service.succeeded(http, submit("before"))
-        broker = redis.Redis.from_url(redis_url)
-        broker.flushall()
-        waiting = [submit(f"after {number}") for number in range(2)]
-        broker.flushall()
-        broker.close()
-        for job_id in waiting:
-            service.succeeded(http, job_id)
+    service.succeeded(http, submit("before"))
+    broker.flushdb()
+    waiting = [submit(f"after {number}") for number in range(2)]
+    broker.flushdb()
+    for job_id in waiting:
+        service.succeeded(http, job_id)
 
 
 def test_a_celery_worker_killed_while_training_is_followed_by_the_next(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, environment: dict[str, str], http: httpx.Client, worker: Process
 ) -> None:
-    archive = factories.zip_of(tmp_path, factories.photos(each=20))
-    with service.api(tmp_path, environment) as here, here.http() as http:
-        dataset_id = service.create_dataset(http, name="killed")
-        with service.celery(tmp_path, environment) as first:
-            service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
-            recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
-            job = service.train(http, dataset_id, "killed", **recipe)
-            service.wait_for_event(http, job["id"], "checkpoint_saved")
-            first.popen.kill()
-        with service.celery(tmp_path, environment):
-            ended = service.succeeded(http, job["id"])
+    job_id = training(http, tmp_path)
+    service.wait_for_event(http, job_id, "checkpoint_saved")
+    worker.popen.kill()
+    with service.celery(tmp_path, environment):
+        ended = service.succeeded(http, job_id)
 
     assert ended["attempt"] == 2

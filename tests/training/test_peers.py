@@ -3,7 +3,6 @@
 import multiprocessing
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +19,7 @@ from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
 from app.plan import Descent
 from app.recipe import Recipe
-from tests.training import samples
+from tests.training import adding, samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import check_probabilities_are_those_of_the_restored, plan_for, small
 from worker.training import checkpoint, fit, order, peers, precision, strategies
@@ -185,7 +184,7 @@ def test_the_others_end_with_the_leading_process(splits: Splits, tmp_path: Path)
 def test_values_are_added_up_over_all_processes() -> None:
     works = [(samples.CPU, 2.0), (samples.CPU, 3.0)]
     mine = [torch.ones(2, 3).t(), torch.tensor(1.0)]
-    with peers.gathered(bring, works, device=samples.CPU) as group:
+    with peers.gathered(adding.bring, works, device=samples.CPU) as group:
         group.tell("once")
         group.peers.add_up(mine)
         assert (group.peers.place, group.peers.count) == (0, 3)
@@ -201,11 +200,6 @@ class Breaking(ImageFeed):
 
     def elsewhere(self, device: torch.device) -> ImageFeed:
         return ImageFeed(self.given_away, self.preprocessing, self.augmentation, self.seed, self.max_pixels, device)
-
-
-def bring(place: Peers, value: float, messages: Iterator[str]) -> None:
-    for _ in messages:
-        place.add_up([torch.full((2, 3), value).t(), torch.tensor(value)])
 
 
 def lead(connection: Connection, splits: Splits, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Features that are read in chunks: the same classifiers as of features in memory, in memory that does not grow."""
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from tests.training.samples import Recorder
 from tests.training.test_probe import Features, blobs, fit
 from tests.training.test_stage_probe import depths
+from worker import station
 from worker.training import probe, regression, stage_probe
 from worker.training.events import FeaturesSelected
 from worker.training.stage_probe import Fitted, Grid
@@ -130,11 +130,11 @@ def _kib(name: str) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell of peaks")
 def test_the_memory_of_many_features_does_not_grow_with_them() -> None:
-    doubles = 8 * MANY * 64 / MIB
+    doubles, context = 8 * MANY * 64 / MIB, station.warm_context()
     # In processes of their own: one that has done other things has memory left from them.
     peaks = []
     for max_bytes in (regression.MAX_BYTES, 8 * MIB):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
             peaks.append(pool.submit(peak_of_fit, max_bytes).result())
     assert peaks[0] > doubles
     assert peaks[1] < doubles / 2

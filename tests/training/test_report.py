@@ -1,5 +1,6 @@
 """The whole evaluation of a finished classifier."""
 
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -75,12 +76,21 @@ def test_a_classifier_without_mistakes_has_no_pictures_of_them() -> None:
     assert made.evaluation.unknown.mistakes_refused is None
 
 
+def thinned(archive: Path, folder: Path, *, every: int) -> Path:
+    """An archive with every so many-th photo of each class."""
+    thin = folder / archive.name
+    with zipfile.ZipFile(archive) as packed, zipfile.ZipFile(thin, "w") as kept:
+        for name in sorted(name for name in packed.namelist() if not name.endswith("/"))[::every]:
+            kept.writestr(name, packed.read(name))
+    return thin
+
+
 @pytest.mark.slow
 def test_textures_are_refused_by_a_classifier_of_flowers(test_data: Path, tmp_path: Path) -> None:
     sets = test_data / "datasets"
     found = foreign.measure(
-        sets / "flowers5.zip",
-        sets / "textures10.zip",
+        thinned(sets / "flowers5.zip", tmp_path, every=2),
+        thinned(sets / "textures10.zip", tmp_path, every=4),
         backbone="formnet",
         folder=test_data / "weights",
         cache=tmp_path,

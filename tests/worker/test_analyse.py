@@ -13,7 +13,7 @@ from app.settings import Settings
 from app.storage import Storage
 from tests import factories
 from tests.app import test_plans_api
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_runner import files_left
 from worker import kinds
 from worker.runner import Runner
@@ -21,6 +21,7 @@ from worker.runner import Runner
 PROFILE = TypeAdapter(Profile)
 
 
+@on_sqlite
 def test_a_version_is_measured_and_the_job_names_its_profile(
     desk: Desk, runner: Runner, dataset_id: str, database: Database, settings: Settings, files: Storage
 ) -> None:

@@ -7,10 +7,11 @@ from app.models import artifact
 from app.models import service as models
 from app.recipe import Recipe
 from app.storage import Storage
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from worker.runner import Runner
 
 
+@on_sqlite
 def test_a_training_measures_decides_and_tells(desk: Desk, runner: Runner, dataset_id: str, files: Storage) -> None:
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=Recipe(backbone="formnet", epochs=3))
     with desk.database.write() as session:

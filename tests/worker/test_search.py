@@ -54,6 +54,7 @@ def test_a_search_tries_tells_and_publishes_what_it_keeps(
     assert files_left(files) == []
 
 
+@on_sqlite
 def test_a_search_that_is_killed_and_paused_goes_on_to_the_same_end(
     desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
 ) -> None:

@@ -12,7 +12,7 @@ from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from worker import kinds, sweep
 from worker.runner import Runner
 from worker.train import TrainWork
@@ -44,6 +44,7 @@ def delete(desk: Desk, dataset_id: str) -> None:
         datasets.delete(session, dataset_id, revision=None, now=utc_now())
 
 
+@on_sqlite
 def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
     desk: Desk, runner: Runner, dataset_id: str, files: Storage
 ) -> None:
