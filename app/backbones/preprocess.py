@@ -5,6 +5,7 @@ Knows no torch.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,12 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+MAX_SCANS = 100
+"""Of a progressive JPEG; cameras and programs write ten, and twenty at most."""
+_MAX_MARKERS = 10_000
+# What libjpeg takes for the next marker of a JPEG, leaving out those that nothing depends on: fill bytes, restarts.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+_END, _SCAN = b"\xd9", b"\xda"
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -180,6 +187,8 @@ def _open(data: bytes, *, max_pixels: int) -> ImageFile:
     signature = _signature(data)
     if signature is None:
         raise errors.BadImage("not a JPEG, PNG or WebP image", code="not_an_image")
+    if signature == "JPEG":
+        _check_scans(data)
     try:
         # The reader itself and not `Image.open`, which warns of sizes (and of multi-picture photos) before one can
         # look at them, and warnings cannot be caught in threads.
@@ -194,6 +203,25 @@ def _open(data: bytes, *, max_pixels: int) -> ImageFile:
         raise _broken(error) from error
     _check_size(image.width, image.height, max_pixels)
     return image
+
+
+def _check_scans(data: bytes) -> None:
+    """Refuse a JPEG that takes hours to decode: of a flat image a scan has 14 bytes, and each goes through all of it."""
+    # Nearly all files are done with here. The others may have a film or pictures behind them, or large profiles.
+    if data.count(b"\xff" + _SCAN) <= MAX_SCANS:
+        return
+    place, scans = 2, 0
+    for _ in range(_MAX_MARKERS):
+        found = _MARKER.search(data, place)
+        if found is None or found[1] == _END:
+            return
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        scans += found[1] == _SCAN
+        if scans > MAX_SCANS:
+            break
+    raise errors.BadImage(
+        f"the image is damaged: it has more than {MAX_SCANS} scans or {_MAX_MARKERS:,} parts", code="broken_image"
+    )
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

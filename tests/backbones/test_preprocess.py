@@ -210,6 +210,35 @@ def test_refusals_say_what_is_wrong() -> None:
     assert refused(photo[:20]).code == "broken_image"
 
 
+def progressive(*, more_scans: int) -> bytes:
+    """A flat JPEG whose last scan comes that many times more."""
+    data = encode(Image.new("RGB", (64, 48), (90, 120, 30)), "JPEG", progressive=True)
+    end = data.rindex(b"\xff\xd9")
+    return data[:end] + data[data.rindex(b"\xff\xda") : end] * more_scans + data[end:]
+
+
+def test_a_jpeg_with_scans_without_end_is_refused_before_it_is_decoded() -> None:
+    error = refused(progressive(more_scans=preprocess.MAX_SCANS))
+    assert error.code == "broken_image"
+    assert "scans" in error.message
+    with pytest.raises(errors.BadImage, match="scans"):
+        preprocess.inspect(progressive(more_scans=10_000), max_pixels=MAX_PIXELS)
+    with pytest.raises(errors.BadImage, match="parts"):
+        preprocess.inspect(progressive(more_scans=0)[:2] + b"\xff\xfe\0\4\xff\xda" * 20_000, max_pixels=MAX_PIXELS)
+
+
+def test_a_jpeg_with_as_many_scans_as_are_written_is_taken() -> None:
+    whole = progressive(more_scans=0)
+    assert decoded(progressive(more_scans=30)).shape == (48, 64, 3)
+    assert (decoded(progressive(more_scans=30)) == decoded(whole)).all()
+
+
+def test_what_looks_like_scans_in_a_profile_or_behind_the_image_does_not_count() -> None:
+    photo = encode(picture(64, 48), "JPEG", icc_profile=b"\xff\xda" * 1000)
+    film = photo + b"\xff\xda\0\x08" * 1000
+    assert (decoded(film) == decoded(encode(picture(64, 48), "JPEG"))).all()
+
+
 def test_an_image_over_the_limit_is_refused_by_its_header() -> None:
     header = struct.pack(">IIBBBBB", 40_000, 30_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
