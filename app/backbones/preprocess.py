@@ -206,7 +206,7 @@ def _open(data: bytes, *, max_pixels: int) -> ImageFile:
 
 
 def _check_scans(data: bytes) -> None:
-    """Refuse a JPEG that takes hours to decode: of a flat image a scan has 14 bytes, and each goes through all of it."""
+    """Refuse a JPEG that takes hours to decode: of a flat image a scan has 14 bytes, and goes through all of it."""
     # Nearly all files are done with here. The others may have a film or pictures behind them, or large profiles.
     if data.count(b"\xff" + _SCAN) <= MAX_SCANS:
         return
