@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,8 +124,13 @@ def _rate(network: Network, batch: NDArray[np.uint8], pace: Pace) -> float:
     ready = threading.Barrier(threads)
 
     def work(_worker: int) -> tuple[int, float, float]:
-        network.run(batch)
-        ready.wait()
+        try:
+            network.run(batch)
+        except BaseException:
+            ready.abort()  # or the others would wait for ever
+            raise
+        with suppress(threading.BrokenBarrierError):  # what went wrong elsewhere is raised there
+            ready.wait()
         started, done = time.perf_counter(), 0
         while done < _FEWEST_RUNS or time.perf_counter() - started < pace.seconds / _WINDOWS:
             network.run(batch)
