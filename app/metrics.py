@@ -38,6 +38,11 @@ class Metrics:
             ["form"],
             registry=self._registry,
         )
+        self.unreadable = Counter(
+            "graft_unreadable_optimisations",
+            "Times that the files of an optimisation were not as they were written, so that none of them was used.",
+            registry=self._registry,
+        )
         self.queued = Gauge("graft_queued_images", "Images that wait.", registry=self._registry)
         self.loaded = Gauge("graft_loaded_models", "Model versions in memory.", registry=self._registry)
         self.memory = Gauge(

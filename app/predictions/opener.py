@@ -102,5 +102,6 @@ class FromStorage:
         try:
             return place, optimised.read(place).check
         except errors.Unavailable as error:
+            self.metrics.unreadable.inc()
             logger.warning("%s@%d is run as it was trained: %s", version.model_name, version.number, error)
             return None, None

@@ -13,6 +13,8 @@ from app.runtimes.form import Files, Form, Images, Machine, Passed
 NAMES = {"fp32": "fp32.onnx", "int8": "int8.onnx"}
 """The files of an optimisation, by precision."""
 INPUT, OUTPUTS = "images", ("features", "logits")
+ENGINES = "engines"
+"""The folder in an optimisation for what TensorRT builds of it, by precision, on each kind of GPU anew."""
 Providers = list[str | tuple[str, dict[str, Any]]]
 _TENSORRT = "TensorrtExecutionProvider"
 
@@ -51,13 +53,15 @@ def open_tensorrt(files: Files, form: Form, machine: Machine) -> InOnnx:
     path = file_of(files, "fp32")
     if onnxruntime is None or _TENSORRT not in onnxruntime.get_available_providers():
         raise errors.Unavailable("ONNX Runtime with TensorRT is not installed", code="runtime_unavailable")
+    engines = path.parent / ENGINES / form.precision
+    engines.mkdir(parents=True, exist_ok=True)
     number = int(machine.device.partition(":")[2] or 0)
     options = {
         "device_id": number,
         "trt_fp16_enable": form.precision == "fp16",
         "trt_bf16_enable": form.precision == "bf16",
         "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": str(path.parent),
+        "trt_engine_cache_path": str(engines),
     }
     return InOnnx(path, machine, [(_TENSORRT, options), "CPUExecutionProvider"])
 
@@ -80,8 +84,14 @@ def _session(path: Path, threads: int, providers: Providers) -> "onnxruntime.Inf
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its own classes, which share no base but this
         raise errors.Unavailable(
             f"ONNX Runtime cannot load the network: {error}", code="runtime_unavailable"
         ) from error
+    # Where a provider cannot be had, it takes the next one, here and at any pass, and says so in its log alone.
+    session.disable_fallback()
+    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if first not in session.get_providers():
+        raise errors.Unavailable(f"ONNX Runtime does not run the network by {first}", code="runtime_unavailable")
+    return session

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from app import errors
 from app import files as kept
 from app.optimisation import Report
+from app.runtimes import in_onnx
 from app.runtimes.opening import Check
 
 FORMAT = 1
@@ -21,6 +22,8 @@ _MANIFEST = "optimisation.json"
 _REPORT = "report.json"
 _CHECK = "check.safetensors"
 _IMAGES = "images"
+_OURS = (*in_onnx.NAMES.values(), _REPORT, _CHECK)
+"""What is written once; runtimes keep beside it what they make of it, and change that later."""
 _REPORTS = TypeAdapter(Report)
 
 
@@ -36,9 +39,10 @@ def write(folder: Path, found: Optimised) -> None:
     """Complete `folder`, in which the networks lie already; durable when this returns."""
     kept.write_json(folder / _REPORT, asdict(found.report), allow_nan=False)
     safetensors.numpy.save_file({_IMAGES: found.check.images, **found.check.logits}, folder / _CHECK)
-    files = {path.name: kept.sha256(path) for path in sorted(folder.iterdir()) if path.name != _MANIFEST}
-    kept.write_json(folder / _MANIFEST, {"format": FORMAT, "files": files})
-    for path in (*folder.iterdir(), folder):
+    files = [path for name in sorted(_OURS) if (path := folder / name).is_file()]
+    digests = {path.name: kept.sha256(path) for path in files}
+    kept.write_json(folder / _MANIFEST, {"format": FORMAT, "files": digests})
+    for path in (*files, folder / _MANIFEST, folder):
         kept.make_durable(path)
 
 

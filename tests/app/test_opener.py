@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from app import optimisation
+from app import errors, optimisation
 from app.backbones import export
 from app.metrics import Metrics
 from app.models.service import Served
@@ -74,6 +74,29 @@ def test_what_has_changed_on_disk_is_not_run(
     (storage.optimisation("opt_1") / "fp32.onnx").write_bytes(b"no network")
     assert source.open(VERSION).form.name == "torch-fp32"
     assert "insects@1 is run as it was trained: the optimisation has changed" in caplog.text
+    assert b"graft_unreadable_optimisations_total 1.0" in source.metrics.text()
+
+
+def test_what_a_runtime_keeps_beside_the_networks_changes_nothing(source: FromStorage, storage: Storage) -> None:
+    folder = storage.optimisation("opt_1")
+    found = optimised.read(folder)
+    kept = folder / in_onnx.ENGINES / "fp16" / "one.engine"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"built first")
+    (folder / "timing.cache").write_bytes(b"of the first")
+    optimised.write(folder, found)
+    kept.write_bytes(b"built again")
+    (folder / "timing.cache").unlink()
+    assert source.open(VERSION).form.name == "onnxruntime-fp32"
+
+
+def test_a_network_is_not_run_by_another_provider_than_its_form_says(storage: Storage) -> None:
+    path = storage.optimisation("opt_1") / "fp32.onnx"
+    with (
+        pytest.warns(UserWarning, match="TensorrtExecutionProvider"),
+        pytest.raises(errors.Unavailable, match="by TensorrtExecutionProvider"),
+    ):
+        in_onnx.InOnnx(path, Machine(threads=1), ["TensorrtExecutionProvider", "CPUExecutionProvider"])
 
 
 def test_a_form_that_answers_otherwise_than_it_did_is_passed_over(
