@@ -126,6 +126,8 @@ class PreconditionRequired(GraftError):
 class Unavailable(GraftError):
     title = "Not available now"
     default_code = "unavailable"
+    retry_after_seconds: int = 5
+    """When another try may be worth it, where nothing is known of that."""
 
 
 class Overloaded(Unavailable):

@@ -84,7 +84,7 @@ def install(app: FastAPI) -> None:
 def _graft_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.GraftError)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, errors.Overloaded) else None
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, errors.Unavailable) else None
     members = dict(error.detail)
     if error.field is not None:
         location: list[str | int] = ["body", *error.field.split(".")]
@@ -124,7 +124,7 @@ def _database_away(request: Request, error: Exception) -> JSONResponse:
         "database_unavailable",
         errors.Unavailable.title,
         detail,
-        headers={"Retry-After": "2"},
+        headers={"Retry-After": str(errors.Unavailable.retry_after_seconds)},
     )
 
 
