@@ -1,0 +1,23 @@
+"""What is written down for operators agrees with the settings that there are."""
+
+import re
+from pathlib import Path
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+FIXED_BY_COMPOSE = {"GRAFT_DATABASE_URL", "GRAFT_BROKER_URL", "GRAFT_WEIGHTS_DIR"}
+FIXED_BY_ITS_IMAGE = {"GRAFT_DATA_DIR"}
+SETTINGS = {f"GRAFT_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_compose_fixes_a_setting_or_passes_it_on() -> None:
+    shared = (ROOT / "docker-compose.yml").read_text().partition("\nservices:")[0]
+    entries = dict(re.findall(r"^    (GRAFT_\w+):(.*)$", shared, re.MULTILINE))
+    assert {name for name, value in entries.items() if value} == FIXED_BY_COMPOSE
+    assert entries.keys() == SETTINGS - FIXED_BY_ITS_IMAGE
+
+
+def test_every_setting_is_described() -> None:
+    table = re.findall(r"^\|(.*?)\|", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
+    assert {name for row in table for name in re.findall(r"`(GRAFT_\w+)`", row)} == SETTINGS
