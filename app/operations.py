@@ -38,12 +38,14 @@ class Ready(BaseModel):
     workers: list[WorkerRead]
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> Alive:
     """Whether the process answers at all."""
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", status_code=HTTPStatus.OK, responses=responses(503))
 def readyz(parts: PartsDep) -> Ready:
     """Whether requests can be served: the database answers and has its tables. Lists the workers that are alive."""

@@ -1,6 +1,7 @@
 """Errors as HTTP answers: RFC 9457 problem documents with a machine-readable `code`, whatever goes wrong."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -35,6 +36,9 @@ _STATUS: dict[type[errors.GraftError], HTTPStatus] = {
 }
 # A body of a mebibyte can be wrong in a hundred thousand places.
 _MAX_FIELD_PROBLEMS = 20
+# The Open Inference Protocol and TensorFlow Serving, whose clients look for what is wrong in a member `error`: also
+# where there is no such route.
+_PROTOCOLS = re.compile(r"/v2(/.*)?|/v1/models/.+:predict")
 
 
 class FieldProblem(BaseModel):
@@ -68,11 +72,6 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in statuses
     }
-
-
-def say_as_error(request: Request) -> None:
-    """Let the problem document of this request, if there will be one, say what is wrong in a member `error`, too."""
-    request.state.says_error = True
 
 
 def install(app: FastAPI) -> None:
@@ -158,7 +157,7 @@ def _answer(
         "code": code,
         "instance": request.url.path,
     }
-    if getattr(request.state, "says_error", False):
+    if _PROTOCOLS.fullmatch(request.url.path):
         document["error"] = detail
     return JSONResponse(document, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from app import errors, problems
+from app import errors
 from app.bodies import Share
 from app.predictions.desk import Desk
 from app.predictions.engine import Answered
@@ -35,19 +35,6 @@ class PlainRoute(APIRoute):
         return handle
 
 
-class ProtocolRoute(PlainRoute):
-    """A plain route of a protocol whose clients look for what is wrong in a member `error`."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handle = super().get_route_handler()
-
-        async def speaking(request: Request) -> Response:
-            problems.say_as_error(request)
-            return await handle(request)
-
-        return speaking
-
-
 @dataclass(frozen=True)
 class Asked:
     """What the body of a request says."""
@@ -57,9 +44,9 @@ class Asked:
     """How long the answer may take; None where that is not in the body."""
 
 
-def router(prefix: str, tag: str, route_class: type[PlainRoute] = PlainRoute) -> APIRouter:
+def router(prefix: str, tag: str) -> APIRouter:
     """For plain routes."""
-    return APIRouter(prefix=prefix, tags=[tag], route_class=route_class)
+    return APIRouter(prefix=prefix, tags=[tag], route_class=PlainRoute)
 
 
 def desk(request: Request) -> Desk:
@@ -111,11 +98,12 @@ async def answered(request: Request, reference: str, read: Callable[[Share], Awa
 
 async def asked(request: Request, reference: str, read: Callable[[Share], Awaitable[Asked]]) -> Answered:
     """The answers to what `read` takes from the request, unless they could not be in time or the client goes away.
-    Raises as `Engine.classify`, `ClientDisconnect`, and what `read` raises."""
+    Raises as `Engine.classify`, `UnsupportedMedia`, `ClientDisconnect`, and what `read` raises."""
     place = desk(request)
     seconds = timeout_seconds(request, place.settings)
     version = await place.directory.find(reference)
     try:
+        _refuse_compressed(request)
         place.engine.check(version, timeout_seconds=seconds)
         with place.in_flight.share() as share:
             wanted = await read(share)
@@ -131,6 +119,13 @@ async def asked(request: Request, reference: str, read: Callable[[Share], Awaita
     place.metrics.images.labels(version.model_name).inc(len(found.answers))
     place.metrics.seconds.labels(version.model_name).observe(found.timing.whole)
     return found
+
+
+def _refuse_compressed(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise errors.UnsupportedMedia(
+            "a compressed body is not taken here: image files are compressed already", code="content_encoding"
+        )
 
 
 def _outcome(error: Exception) -> str:

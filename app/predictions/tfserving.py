@@ -14,14 +14,13 @@ from fastapi import Request, Response
 from app import bodies, errors
 from app.bodies import Share
 from app.predictions import arrays, asking, images, parameters
-from app.predictions.asking import ProtocolRoute
 from app.predictions.loaded import Answer, Given
 from app.predictions.protocol_schemas import ServingBody, ServingRead
 from app.predictions.v2 import version_reference
 from app.problems import responses
 from app.settings import Settings
 
-router = asking.router("/v1/models", "tensorflow serving", ProtocolRoute)
+router = asking.router("/v1/models", "tensorflow serving")
 
 _SIGNATURE = "serving_default"
 _INPUT = "image"

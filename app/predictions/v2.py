@@ -14,7 +14,7 @@ from app.models import artifact as artifacts
 from app.models.directory import Snapshot
 from app.models.service import Served
 from app.predictions import arrays, asking, images, inputs, outputs, parameters
-from app.predictions.asking import Asked, ProtocolRoute
+from app.predictions.asking import Asked
 from app.predictions.engine import Answered
 from app.predictions.inputs import INPUTS
 from app.predictions.loaded import Given
@@ -31,7 +31,7 @@ from app.predictions.protocol_schemas import (
 from app.predictions.tensors import InferGiven
 from app.problems import responses
 
-router = asking.router("/v2", "open inference protocol", ProtocolRoute)
+router = asking.router("/v2", "open inference protocol")
 
 _EXTENSIONS = ["binary_tensor_data", "classification"]
 _PLATFORM = "graft_safetensors"
@@ -63,12 +63,14 @@ async def read_server(request: Request) -> Response:
     return _answer({"name": "graft", "version": request.app.version, "extensions": _EXTENSIONS})
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", responses={200: {"model": LiveRead}})
 async def read_server_live(request: Request) -> Response:
     """Whether the process answers at all."""
     return _answer({"live": True})
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={200: {"model": ReadyRead}, **responses(503)})
 async def read_server_ready(request: Request) -> Response:
     """Whether it is known which models there are, and those that are kept in memory have been loaded; that the database
@@ -261,10 +263,6 @@ def _header_length(request: Request) -> int | None:
         raise errors.UnsupportedMedia(
             f"{media_type} is not taken here; send {_JSON}, or {_BINARY} with Inference-Header-Content-Length",
             detail={"accepted": [_JSON, _BINARY]},
-        )
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise errors.UnsupportedMedia(
-            "a compressed body is not taken here: image files are compressed already", code="content_encoding"
         )
     given = request.headers.get(_HEADER_LENGTH)
     if given is None:

@@ -342,6 +342,38 @@ def test_what_is_not_there_is_told(http: httpx.Client, path: str, code: str) -> 
     assert document["error"] == document["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/models/insects/config", 404),
+        ("GET", "/v2/models/insects/versions/1/stats", 404),
+        ("GET", URL, 405),
+        ("GET", "/v1/models/insects:predict", 404),
+    ],
+)
+def test_where_there_is_no_route_clients_find_it_in_the_same_place(
+    http: httpx.Client, method: str, path: str, status: int
+) -> None:
+    document = problem(http.request(method, path), status)
+    assert document["error"] == document["detail"]
+    assert "error" not in problem(http.get("/v1/nowhere"), 404)
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head_alone(http: httpx.Client, path: str) -> None:
+    answer = http.head(path)
+    assert answer.status_code == 200
+    assert answer.content == b""
+
+
+@pytest.mark.parametrize("path", [URL, "/v1/models/insects/predict", "/v1/models/insects:predict"])
+def test_compressed_bodies_are_refused_on_all_routes_of_predictions(http: httpx.Client, path: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert problem(http.post(path, content=b"\x1f\x8b", headers=headers), 415)["code"] == "content_encoding"
+    said = {"Content-Type": "image/jpeg", "Content-Encoding": "identity"}
+    assert http.post("/v1/models/insects/predict", content=PHOTO, headers=said).status_code == 200
+
+
 def test_the_image_that_is_wrong_is_named_and_nothing_else_suffers(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="damaged") as raised:
         client.infer("insects", [files(PHOTO, PHOTO[:200])])
