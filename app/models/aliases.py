@@ -53,7 +53,7 @@ def create(session: Session, name: str, alias: str, wanted: AliasPut, *, now: da
     `Conflict` where the model has too many."""
     model = service.find(session, name)
     service.find_version(session, name, wanted.version)
-    _check_room(session, model)
+    _check_room(session, model, alias)
     made = _again(session, model, alias, now=now) or _inserted(session, model, alias, wanted, now=now)
     made.version, made.keep_loaded, made.created_at = wanted.version, bool(wanted.keep_loaded), now
     _record(session, made, "moved", back_to=None, now=now)
@@ -146,9 +146,9 @@ def _inserted(session: Session, model: Model, alias: str, wanted: AliasPut, *, n
     return made
 
 
-def _check_room(session: Session, model: Model) -> None:
-    present = select(func.count()).where(Alias.model_id == model.id, Alias.deleted_at.is_(None))
-    if session.scalars(present).one() >= MAX_ALIASES:
+def _check_room(session: Session, model: Model, alias: str) -> None:
+    others = select(func.count()).where(Alias.model_id == model.id, Alias.name != alias, Alias.deleted_at.is_(None))
+    if session.scalars(others).one() >= MAX_ALIASES:
         raise errors.Conflict(
             f"model {model.name!r} has {MAX_ALIASES} aliases, as many as it may have; remove one first",
             code="too_many_aliases",

@@ -165,6 +165,8 @@ def test_a_model_has_only_so_many_aliases(http: TestClient, insects: list[str]) 
     for number in range(MAX_ALIASES):
         assert put(http, 1, f"{ALIASES}/a{number}").status_code == 201
     assert problem(put(http, 1), 409)["code"] == "too_many_aliases"
+    assert problem(put(http, 2, f"{ALIASES}/a0"), 428)["code"] == "precondition_required"
+    assert put(http, 2, f"{ALIASES}/a0", If_Match="*").status_code == 200
     assert put(http, 2, f"{ALIASES}/a0", If_Match="*").status_code == 200
 
 

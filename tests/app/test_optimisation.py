@@ -97,6 +97,8 @@ def test_there_is_a_reason_for_what_is_served(pins: Pins, said: str) -> None:
 def test_pins_are_refused_with_the_nearest_names_or_with_what_was_built() -> None:
     for good in (Pins(), Pins("torch", "fp32"), Pins("openvino", "int8"), Pins(precision="int8")):
         optimisation.check(good, [REPORT])
+    for fits_as_it_was_trained in (Pins("torch"), Pins(precision="fp32"), Pins("torch", "fp32")):
+        optimisation.check(fits_as_it_was_trained, [])
     with pytest.raises(errors.UnknownName, match="did you mean openvino"):
         optimisation.check(Pins("openvin"), [REPORT])
     with pytest.raises(errors.UnknownName, match="int8"):
@@ -113,3 +115,5 @@ def test_pins_are_refused_with_the_nearest_names_or_with_what_was_built() -> Non
     ]
     with pytest.raises(errors.Invalid, match="built are torch-fp32"):
         optimisation.check(Pins("openvino"), [])
+    with pytest.raises(errors.Invalid, match="built are torch-fp32"):
+        optimisation.check(Pins("torch", "bf16"), [])
