@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     max_predict_bytes: PositiveInt = 256 * _MIB
     """Largest body of one predict request, all its images together."""
     max_images_per_predict: PositiveInt = 64
+    max_json_numbers: PositiveInt = 1_000_000
+    """Numbers in the JSON of one predict request: while they are decoded, nothing else goes on in the process. An image
+    of 577 pixels a side has as many; tensors behind the JSON know no such limit."""
     max_predict_bytes_in_flight: PositiveInt = 1024 * _MIB
     """Bodies of all predict requests at one moment; those beyond it are asked to come again."""
 

@@ -108,6 +108,7 @@ class _Call:
         return {"outputs": {field: [row[field] for row in rows] for field in rows[0]}}
 
     def _parsed(self, raw: bytes) -> list[Given]:
+        arrays.refuse_many(raw, self._settings)
         body = arrays.decoded(raw, _REQUEST)
         if body.signature_name not in (None, "", _SIGNATURE):
             raise errors.UnknownName("signature", str(body.signature_name)[:100], [_SIGNATURE])

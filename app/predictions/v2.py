@@ -251,6 +251,7 @@ class _Call:
         return _with_tensors(document, written)
 
     def _parsed(self, header: bytes, behind: memoryview) -> list[Given]:
+        arrays.refuse_many(header, self._settings)
         self._wanted = arrays.decoded(header, _REQUEST)
         outputs.check(self._wanted)
         return inputs.images_of(self._wanted, behind, self._settings)

@@ -34,6 +34,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
         max_images_per_predict=8,
         max_image_bytes=1_000_000,
         max_predict_bytes=3_000_000,
+        max_json_numbers=50_000,
     )
     with serving.listening(given) as found:
         yield found
@@ -235,6 +236,8 @@ def test_clients_find_what_is_wrong_where_they_look_for_it(client: triton.Infere
         ("not_uint8", {"data": [256] * 64 * 64 * 3}),
         ("not_images", {"data": [[] for _ in range(1000)]}),
         ("not_images", {"data": ["" for _ in range(1000)]}),
+        ("too_many_numbers", {"shape": [5, 64, 64, 3], "data": [127] * 5 * 64 * 64 * 3}),
+        ("too_many_numbers", {"data": [" " * 1600] * 1001}),
         ("tensor_data_missing", {"data": None}),
         ("tensor_data_twice", {"parameters": {"binary_data_size": 0}}),
         ("wrong_binary_data_size", {"parameters": {"binary_data_size": 7}}),
@@ -259,7 +262,7 @@ def test_each_wrong_tensor_has_a_code_that_says_what_is_wrong(
     document = problem(answer := http.post(URL, json={"inputs": [tensor(**changed)]}), answer.status_code)
 
     assert document["code"] == code, document
-    assert document["status"] == {"too_many_images": 413, "too_large": 413}.get(code, 422)
+    assert document["status"] == (413 if code in ("too_many_images", "too_large", "too_many_numbers") else 422)
     assert document["error"] == document["detail"]
 
 
@@ -357,6 +360,20 @@ def test_where_there_is_no_route_clients_find_it_in_the_same_place(
     document = problem(http.request(method, path), status)
     assert document["error"] == document["detail"]
     assert "error" not in problem(http.get("/v1/nowhere"), 404)
+
+
+def test_binary_tensors_have_as_many_numbers_as_they_like(http: httpx.Client) -> None:
+    pixels = {**tensor(shape=[5, 64, 64, 3], data=None), "parameters": {"binary_data_size": 5 * 64 * 64 * 3}}
+    assert http.post(URL, **binary({"inputs": [pixels]}, bytes(5 * 64 * 64 * 3))).status_code == 200
+    whole = tensor(shape=[4, 64, 64, 3], data=[127] * 4 * 64 * 64 * 3)
+    assert http.post(URL, json={"inputs": [whole]}).status_code == 200
+
+
+def test_many_numbers_are_refused_before_they_are_decoded(http: httpx.Client) -> None:
+    answer = http.post(URL, content=b"[" + b"7," * 60_000)  # which is no JSON
+    assert problem(answer, 413)["max_numbers"] == 50_000
+    answer = http.post("/v1/models/insects:predict", content=b"[" + b"7," * 60_000)
+    assert problem(answer, 413)["code"] == "too_many_numbers"
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/healthz", "/readyz"])
