@@ -6,7 +6,9 @@ Knows no torch.
 
 import io
 import re
+import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +30,11 @@ Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 # A JPEG may be decoded at a fraction of its size where that stays this many times larger than what is needed:
 # the resize that follows then hides the difference.
 _DRAFT_MARGIN = 2
+LARGE_PIXELS = 16_000_000
+"""Where one has to be decoded in full, images with more are decoded one after the other: each takes 8 bytes a pixel, as
+WebP 16, however few its file has."""
+_TURN = threading.Lock()
+_BAND_PIXELS = 1_000_000
 CROP_TRIES = 10
 CROP_AREA = (0.35, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -109,14 +116,19 @@ def decode(data: bytes, *, max_pixels: int, target: int | None) -> Image.Image:
     """The RGB image in a JPEG, PNG or WebP file, upright, transparency laid on white.
 
     Where `target` is given, the image may come out smaller, with a shorter side of at least twice `target` pixels.
-    Raises `BadImage`: empty_image, not_an_image, broken_image, image_too_large.
+    Of those that do not, large ones wait for each other. Raises `BadImage`: empty_image, not_an_image, broken_image,
+    image_too_large.
     """
     image = _open(data, max_pixels=max_pixels)
+    whole = image.width * image.height
     try:
         if target is not None and isinstance(image, JpegImageFile):
             image.draft("RGB", (_DRAFT_MARGIN * target, _DRAFT_MARGIN * target))
-        image.load()
-        return _upright(_to_rgb(image), _exif_of(image))
+        # All of a progressive JPEG is in memory, however small it comes out.
+        pixels = whole if "progressive" in image.info else image.width * image.height
+        with _TURN if target is not None and pixels > LARGE_PIXELS else nullcontext():
+            image.load()
+            return _upright(_to_rgb(image), _exif_of(image))
     except Exception as error:
         raise _broken(error) from error
 
@@ -247,10 +259,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # To convert it would copy it, into memory that the system has to hand out first: as dear as decoding it.
         return image
     if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In bands, since all at once would be four images in memory."""
+    found = Image.new("RGB", image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        band = image.crop(box).convert("RGBA")
+        opaque = Image.new("RGBA", band.size, "white")
+        opaque.alpha_composite(band)
+        found.paste(opaque.convert("RGB"), box)
+    return found
 
 
 def _exif_of(image: Image.Image) -> bytes:

@@ -1,8 +1,11 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,6 +202,46 @@ def test_transparency_is_laid_on_white(make: Callable[[], Image.Image]) -> None:
     result = decoded(encode(image, "PNG", **options))
     assert (result[:, :4] == (200, 0, 0)).all()
     assert (result[:, 4:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_a_transparent_image_of_several_bands_is_that_of_one(mode: str) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (1100, 990, 4), np.uint8))
+    data = encode(image.convert(mode) if mode != "PA" else image.quantize(32))
+    whole = Image.open(io.BytesIO(data)).convert("RGBA")
+    white = Image.new("RGBA", whole.size, "white")
+    white.alpha_composite(whole)
+    found = preprocess.decode(data, max_pixels=2 * MAX_PIXELS, target=None)
+    assert (np.asarray(found) == np.asarray(white.convert("RGB"))).all()
+
+
+PEAK = """
+import resource, sys, threading
+from pathlib import Path
+from app.backbones import preprocess
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data, before = Path(sys.argv[1]).read_bytes(), peak()
+decode = lambda: preprocess.decode(data, max_pixels=10**8, target=32)
+threads = [threading.Thread(target=decode) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(1024 * (peak() - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are told in other units elsewhere")
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"), [("RGBA", "PNG", {}), ("RGB", "JPEG", {"progressive": True, "subsampling": 0})]
+)
+def test_large_images_are_not_in_memory_side_by_side(
+    tmp_path: Path, mode: str, kind: str, options: dict[str, object]
+) -> None:
+    width, height = 4200, 1 + preprocess.LARGE_PIXELS // 4200
+    path = tmp_path / "large"
+    path.write_bytes(encode(Image.new(mode, (width, height)), kind, **options))
+    ran = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 1.6 * 8 * width * height
 
 
 def test_refusals_say_what_is_wrong() -> None:
