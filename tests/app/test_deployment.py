@@ -18,6 +18,14 @@ def test_compose_fixes_a_setting_or_passes_it_on() -> None:
     assert entries.keys() == SETTINGS - FIXED_BY_ITS_IMAGE
 
 
+def test_models_are_served_on_the_device_that_they_are_optimised_for() -> None:
+    services = (ROOT / "docker-compose.gpu.yml").read_text().partition("\nservices:")[2]
+    assert dict(re.findall(r"^  (\w+):\n    deploy: (\S+)$", services, re.MULTILINE)) == {
+        "worker": "*gpu",
+        "predict": "*gpu",
+    }
+
+
 def test_every_setting_is_described() -> None:
     table = re.findall(r"^\|(.*?)\|", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
     assert {name for row in table for name in re.findall(r"`(GRAFT_\w+)`", row)} == SETTINGS
