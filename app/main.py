@@ -73,6 +73,14 @@ def create() -> FastAPI:
     return assemble(settings, doorbell.connect(settings))
 
 
+def create_api() -> FastAPI:
+    """The same, where predictions are asked of processes of their own: it keeps no models in memory for them, and
+    answers those that it is asked for all the same."""
+    settings = Settings()
+    logs.configure(settings.log_level, process="api")
+    return assemble(settings, doorbell.connect(settings), keeps_loaded=False)
+
+
 def create_predict() -> FastAPI:
     """The part of it that answers predictions, for processes that do nothing else."""
     settings = Settings()
@@ -80,9 +88,11 @@ def create_predict() -> FastAPI:
     return assemble(settings, doorbell.connect(settings), routers=_PREDICTING)
 
 
-def assemble(settings: Settings, bell: Doorbell, *, routers: Sequence[APIRouter] | None = None) -> FastAPI:
+def assemble(
+    settings: Settings, bell: Doorbell, *, routers: Sequence[APIRouter] | None = None, keeps_loaded: bool = True
+) -> FastAPI:
     """The application over the given settings, with nothing opened until it is started; with all its routers, or those
-    given."""
+    given. `keeps_loaded`: whether the versions that aliases keep loaded are so in this process."""
     app: FastAPI = FastAPIOffline(
         title="Graft",
         version=VERSION,
@@ -94,6 +104,7 @@ def assemble(settings: Settings, bell: Doorbell, *, routers: Sequence[APIRouter]
     serving.process_pins(settings)  # names that nothing has end it here
     app.state.settings = settings
     app.state.doorbell = bell
+    app.state.keeps_loaded = keeps_loaded
     problems.install(app)
     app.add_middleware(Shortcut, handlers=problems.HANDLERS)
     for router in _ROUTERS if routers is None else routers:
@@ -116,7 +127,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         database, poll_seconds=settings.registry_seconds, process=Process(_device(), serving.process_pins(settings))
     )
     app.state.metrics = Metrics()
-    app.state.desk = desk.assemble(app.state.parts, app.state.directory, app.state.metrics)
+    app.state.desk = desk.assemble(
+        app.state.parts, app.state.directory, app.state.metrics, keeps_loaded=app.state.keeps_loaded
+    )
     await run_sync(app.state.directory.start)
     try:
         yield

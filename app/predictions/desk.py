@@ -8,7 +8,8 @@ import torch
 from app.bodies import InFlight
 from app.deps import Parts
 from app.metrics import Metrics
-from app.models.directory import Directory
+from app.models.directory import Directory, Snapshot
+from app.models.service import Served
 from app.predictions.engine import Engine
 from app.predictions.opener import FromStorage
 from app.predictions.scheduler import Limits, Scheduler
@@ -32,18 +33,32 @@ class Desk:
     shelf: Shelf
     scheduler: Scheduler
     metrics: Metrics
+    keeps_loaded: bool
+    """Whether what aliases keep in memory is kept here."""
+
+    @property
+    def kept_loaded(self) -> tuple[Served, ...]:
+        """The versions that are to be in the memory of this process at any time."""
+        return self._kept_of(self.directory.snapshot)
 
     @property
     def settings(self) -> Settings:
         return self.parts.settings
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Go on with what the registry has become."""
+        self.engine.follow(snapshot.served, self._kept_of(snapshot))
 
     def close(self) -> None:
         """Answer what was taken in, and end."""
         self.scheduler.close()
         self.shelf.close()
 
+    def _kept_of(self, snapshot: Snapshot) -> tuple[Served, ...]:
+        return snapshot.kept_loaded if self.keeps_loaded else ()
 
-def assemble(parts: Parts, directory: Directory, metrics: Metrics) -> Desk:
+
+def assemble(parts: Parts, directory: Directory, metrics: Metrics, *, keeps_loaded: bool) -> Desk:
     """For this machine; its threads run until it is closed."""
     settings = parts.settings
     machine = Machine(settings.threads or _cores(), "cuda" if torch.cuda.is_available() else "cpu")
@@ -63,8 +78,9 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics) -> Desk:
     metrics.memory.set_function(lambda: shelf.used_bytes)
     in_flight = InFlight(settings.max_predict_bytes_in_flight)
     engine = Engine(shelf, scheduler)
-    directory.subscribe(lambda snapshot: engine.follow(snapshot.served, snapshot.kept_loaded))
-    return Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics)
+    found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, keeps_loaded)
+    directory.subscribe(found.follow)
+    return found
 
 
 def _cores() -> int:

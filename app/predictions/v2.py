@@ -78,7 +78,7 @@ async def read_server_ready(request: Request) -> Response:
     place = asking.desk(request)
     if place.directory.snapshot.revision < 0:
         raise errors.Unavailable("the models are not known yet: the database does not answer", code="registry_unknown")
-    if not place.engine.is_warm(place.directory.snapshot.kept_loaded):
+    if not place.engine.is_warm(place.kept_loaded):
         raise errors.Overloaded("models that are kept in memory are being loaded", code="model_loading")
     return _answer({"ready": True})
 

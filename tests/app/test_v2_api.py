@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -190,6 +191,21 @@ def test_the_server_is_ready_once_what_it_keeps_in_memory_was_loaded(tmp_path_fa
             assert problem(answer, 503)["code"] == "model_loading"
             assert time.monotonic() < deadline
         assert answer.json() == {"ready": True}
+
+
+def test_a_process_that_is_not_asked_for_predictions_keeps_no_models(tmp_path: Path) -> None:
+    given = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=1)
+    with serving.listening(given) as first, httpx.Client(base_url=first.url, timeout=60) as http:
+        put = http.put("/v1/models/insects/aliases/production", json={"version": 1, "keep_loaded": True})
+        assert put.status_code == 201, put.text
+    with (
+        serving.started(given, keeps_loaded=False) as again,
+        httpx.Client(base_url=again.url, timeout=60) as http,
+    ):
+        assert http.get("/v2/health/ready").json() == {"ready": True}
+        assert "graft_loaded_models 0.0" in http.get("/metrics").text
+        assert http.post(URL, content=PHOTO, headers={"Inference-Header-Content-Length": "0"}).status_code == 200
+        assert "graft_loaded_models 1.0" in http.get("/metrics").text
 
 
 def test_a_call_that_cannot_be_in_time_is_told_so(http: httpx.Client) -> None:
