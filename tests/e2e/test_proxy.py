@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from app.settings import Settings
 from tests.e2e.service import free_port
@@ -148,6 +150,30 @@ def test_the_service_answers_before_a_body_has_arrived(start: Start, upstreams: 
     with socket.create_connection((address.host, address.port), timeout=20) as connection:
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n12345".encode())
         assert b" 200 OK" in connection.recv(65536)
+
+
+async def _refusing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers before it has read any of the body, and says whether the connection ends with that: the answer may then
+    be lost."""
+    content = b"busy, " + dict(scope["headers"]).get(b"connection", b"keep-alive")
+    headers = [(b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def test_an_early_answer_arrives_while_the_body_is_still_being_sent(start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(_refusing, log_config=None, lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
+        thread.start()
+        port = taken.getsockname()[1]
+        address = start(api=[port], predict=[port])
+        body = [bytes(1024**2)] * 30
+        answers = [httpx.post(address + path, content=iter(body)) for path in (*PREDICT_PATHS, "/v1/jobs")]
+        server.should_exit = True
+        thread.join(timeout=20)
+    assert {(answer.status_code, answer.text) for answer in answers} == {(429, "busy, keep-alive")}
 
 
 def test_predictions_go_to_their_containers_and_all_else_to_the_api(start: Start, upstreams: dict[str, int]) -> None:
