@@ -12,6 +12,8 @@ _FIT = 2.0
 """A classifier that is kept takes so many times what it takes to measure how good it would be."""
 _SELECT = 5.0
 """... and a choice of features of all stages, made anew in each fold for several counts of them."""
+_BETWEEN = 3
+"""Networks between the start and the end of a training, that are judged before one is kept."""
 _ROOM = 0.8
 """Share of the memory that network and batches may take."""
 _FEWEST = 4
@@ -73,8 +75,9 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
     else:
         begin += (plan.views * train + validation) * look
         epoch = (1 - share_up_to(backbone, plan.freeze)) * (train * costs.step + validation * costs.forward)
-    # The network before the first step is judged as well, and the one that is kept once more.
-    return begin + plan.descent.epochs * epoch + (validation + judged) * look
+    # The network before the first step is judged as well, those between it and the last one, and the one that is kept.
+    between = _BETWEEN * validation * look if plan.reinit == "none" and plan.descent.patience is None else 0.0
+    return begin + plan.descent.epochs * epoch + (validation + judged) * look + between
 
 
 def _classifiers(plan: Plan, costs: Costs) -> float:

@@ -359,14 +359,17 @@ def _scratch_epochs(version: VersionFacts, images: int) -> int:
     return min(most, max(fewest, math.ceil(_SCRATCH_STEPS / math.ceil(version.train_images / images))))
 
 
-_UNNORMALISED = 0.1
-"""What a network without normalisation bears of the learning rate of one that has it, with SGD: the published AlexNet,
-VGG and SqueezeNet were trained at 0.01, ResNets at 0.1. AdamW measures each step by the gradients themselves."""
+_UNNORMALISED, _UNNORMALISED_SCRATCH = 0.3, 0.1
+"""What a network without normalisation bears of the learning rate of one that has it, with SGD. From random values the
+published AlexNet, VGG and SqueezeNet were trained at 0.01, ResNets at 0.1; from where they ended gradients are smaller.
+AdamW measures each step by the gradients themselves."""
 
 
 def _peak(optimizer: Optimizer, images: int, network: NetworkFacts, *, scratch: bool) -> float:
     """The peak learning rate for steps over so many images."""
-    borne = _UNNORMALISED if optimizer == "sgd" and not network.normalises else 1.0
+    borne = 1.0
+    if optimizer == "sgd" and not network.normalises:
+        borne = _UNNORMALISED_SCRATCH if scratch else _UNNORMALISED
     if scratch:
         # By the root, as in proportion steps over few images would be so short that nothing is learnt in time.
         return {"sgd": 0.05, "adamw": 1e-3}[optimizer] * math.sqrt(images / 32) * borne
@@ -399,8 +402,8 @@ def _told(descent: Descent, version: VersionFacts) -> Iterator[str]:
 def _about_rate(recipe: Recipe, descent: Descent, network: NetworkFacts) -> Iterator[str]:
     if recipe.learning_rate is None and descent.optimizer == "sgd" and not network.normalises:
         yield (
-            f"Nothing in {recipe.backbone} normalises what its layers pass on, so it bears a tenth of the learning "
-            "rate that others do."
+            f"Nothing in {recipe.backbone} normalises what its layers pass on, so its learning rate is lower than that "
+            "of other networks."
         )
 
 

@@ -191,6 +191,18 @@ class StartKept:
 
 
 @dataclass(frozen=True)
+class WeightsMixed:
+    """What is kept lies between the network before the first step and the one after the last one, at this `share` of
+    the way, as it explains the labels of the validation images best; log-losses in nats, each at its best
+    temperature."""
+
+    share: float
+    start_loss: float
+    end_loss: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class TrainingDiverged:
     """The loss is no number any more, and the training ends. What is kept are the values after `kept_epoch`, 0 for
     those before the first step; None where there are none to keep."""

@@ -291,3 +291,14 @@ class _Ordered:
 
     def read(self, places: Sequence[int]) -> list[bytes]:
         return self.images.read(self.order[list(places)].tolist())
+
+
+def cut(batches: list[Batch], pieces: int) -> list[Batch]:
+    """Each batch in so many pieces."""
+    if pieces == 1:
+        return batches
+    return [
+        piece
+        for images, targets in batches
+        for piece in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
+    ]

@@ -7,7 +7,7 @@ every random number follows from the seed, the epoch and the place in it.
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from torch import Tensor
 from app import errors
 from app.backbones.classifier import Classifier
 from app.plan import Descent
-from worker.training import checkpoint, dropout, evaluate, order, peers, precision, schedule
+from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -37,8 +37,9 @@ from worker.training.events import (
     StartKept,
     StoppedEarly,
     TrainingDiverged,
+    WeightsMixed,
 )
-from worker.training.feed import Batch, Feed
+from worker.training.feed import Batch, Feed, cut
 from worker.training.learner import Criterion, Diverged, Learner, check_finite
 from worker.training.peers import Group, Peers
 
@@ -67,8 +68,9 @@ class Fitting:
 
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
     """Train what is not frozen of `network` as planned; it comes back in evaluation mode, with the values after the
-    last step; with those before the first one where they may count and do better; where there is patience, with those
-    after the best epoch. Either of the two is kept, too, where the training diverges.
+    last step; where those before the first one may count, with the best on the straight way between the two; where
+    there is patience, with those after the best epoch. Where the training diverges, those before the first step or
+    after the best epoch are kept.
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
     an exception out of `emit`. Raises `Invalid` where there are too few images, `Diverged` where the loss is no number
@@ -161,11 +163,17 @@ class _Training:
             self._judge_start()
         ends_well = self._descend()
         self._hold(None)
-        if self._best is None or (ends_well and self._is_end_better(self._best)):
-            self._learner.take(self._learner.kept.state_dict())
-        else:
-            self._learner.take(checkpoint.load_best(self._fitting.workdir, self._best))
+        self._learner.take(self._chosen(ends_well=ends_well))
         return self._learner.network
+
+    def _chosen(self, *, ends_well: bool) -> Mapping[str, Tensor]:
+        """The values that are kept."""
+        end = self._learner.kept.state_dict()
+        if self._best is None:
+            return end
+        best = checkpoint.load_best(self._fitting.workdir, self._best)
+        # With patience, the end was among those that were compared.
+        return self._between(best, self._best, end) if ends_well and self._descent.patience is None else best
 
     def _descend(self) -> bool:
         """Do all epochs that are left, and say whether the network after the last one is of any use."""
@@ -202,16 +210,22 @@ class _Training:
         self._emit(StartEvaluated(validation_loss=self._best.loss, validation_accuracy=self._best.accuracy))
         self._save(is_best=True)
 
-    def _is_end_better(self, best: Best) -> bool:
-        if self._descent.patience is not None:
-            return False  # the end was among those that were compared
+    def _between(self, start: Mapping[str, Tensor], begun: Best, end: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Of the values on the way from `start` to `end` those that explain the labels of the validation images
+        best."""
         # The best of all epochs would be chosen by chance, on few images: it does worse on others than the last one,
         # for which the learning rate has fallen to nothing.
-        end = self._last or self._validate(self._position.epochs)
-        if end.tempered_loss < best.tempered_loss:
-            return True
-        self._fitting.emit(StartKept(start_loss=best.tempered_loss, end_loss=end.tempered_loss))
-        return False
+        last = self._last or self._validate(self._position.epochs)
+        losses = {0.0: begun.tempered_loss, 1.0: last.tempered_loss}
+        losses |= between.judged(
+            self._learner.kept, start, end, lambda network: self._validate(self._position.epochs, network).tempered_loss
+        )
+        chosen = min(sorted(losses), key=lambda share: losses[share])
+        if chosen == 0:
+            self._fitting.emit(StartKept(start_loss=begun.tempered_loss, end_loss=last.tempered_loss))
+        elif chosen < 1:
+            self._fitting.emit(WeightsMixed(chosen, begun.tempered_loss, last.tempered_loss, losses[chosen]))
+        return between.mixed(start, end, chosen)
 
     def _hold(self, stage: str | None) -> None:
         if stage != self._held:
@@ -264,7 +278,7 @@ class _Training:
             try:
                 with _seeded([self._fitting.seed, step.epoch, step.number, *place], self._fitting.device):
                     return self._learner.step(
-                        _cut(batches, self._pieces), rate=step.rate, number=step.number, images=step.images
+                        cut(batches, self._pieces), rate=step.rate, number=step.number, images=step.images
                     )
             except torch.OutOfMemoryError as error:
                 if self._peers.count > 1:  # the others are in the midst of the step, and there is no way to ask them
@@ -316,9 +330,9 @@ class _Training:
         self._save(is_best=is_best)
         self._fitting.emit(CheckpointSaved(epoch))
 
-    def _validate(self, epoch: int) -> Best:
+    def _validate(self, epoch: int, network: Classifier | None = None) -> Best:
         fitting = self._fitting
-        probabilities = fitting.feed.probabilities(self._learner.kept, self._emit)
+        probabilities = fitting.feed.probabilities(network or self._learner.kept, self._emit)
         figures = evaluate.evaluate(probabilities, fitting.splits.validation.targets, fitting.splits.labels)
         # What the last step of the epoch did, the losses in training do not tell.
         check_finite(figures.log_loss, self._descent, epoch)
@@ -376,16 +390,6 @@ def _criterion(fitting: Fitting) -> Criterion:
         rarity = torch.from_numpy(order.rarity(fitting.splits)).float()
         weights = rarity.to(fitting.device)
     return Criterion(fitting.descent.label_smoothing, weights)
-
-
-def _cut(batches: list[Batch], pieces: int) -> list[Batch]:
-    if pieces == 1:
-        return batches
-    return [
-        piece
-        for images, targets in batches
-        for piece in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
-    ]
 
 
 @contextmanager
