@@ -199,8 +199,6 @@ def _open(data: bytes, *, max_pixels: int) -> ImageFile:
     signature = _signature(data)
     if signature is None:
         raise errors.BadImage("not a JPEG, PNG or WebP image", code="not_an_image")
-    if signature == "JPEG":
-        _check_scans(data)
     try:
         # The reader itself and not `Image.open`, which warns of sizes (and of multi-picture photos) before one can
         # look at them, and warnings cannot be caught in threads.
@@ -214,6 +212,9 @@ def _open(data: bytes, *, max_pixels: int) -> ImageFile:
     except Exception as error:
         raise _broken(error) from error
     _check_size(image.width, image.height, max_pixels)
+    # Where scans are whole, as in most files, more of them need a larger file.
+    if "progressive" in image.info:
+        _check_scans(data)
     return image
 
 

@@ -267,7 +267,7 @@ def test_a_jpeg_with_scans_without_end_is_refused_before_it_is_decoded() -> None
     with pytest.raises(errors.BadImage, match="scans"):
         preprocess.inspect(progressive(more_scans=10_000), max_pixels=MAX_PIXELS)
     with pytest.raises(errors.BadImage, match="parts"):
-        preprocess.inspect(progressive(more_scans=0)[:2] + b"\xff\xfe\0\4\xff\xda" * 20_000, max_pixels=MAX_PIXELS)
+        preprocess.inspect(progressive(more_scans=0)[:-2] + b"\xff\xfe\0\4\xff\xda" * 20_000, max_pixels=MAX_PIXELS)
 
 
 def test_a_jpeg_with_as_many_scans_as_are_written_is_taken() -> None:
