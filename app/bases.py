@@ -10,9 +10,9 @@ from app import errors, warmstart
 from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
+from app.facts import NetworkFacts
 from app.models import service as models
 from app.models.tables import ModelVersion
-from app.plan import NetworkFacts
 from app.recipe import Recipe
 from app.warmstart import WarmStart
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from app.backbones.catalogue import Backbone
 from app.evaluation import COMPARED_EACH
-from app.plan import Estimate, Plan, VersionFacts
+from app.facts import VersionFacts
+from app.plan import Estimate, Plan
 from app.profile import Costs
 from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.plan import Amount, Estimate, Expected, Likeness, NetworkFacts, Plan, Quadrant, VersionFacts, resolve
+from app.facts import NetworkFacts, VersionFacts
+from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, resolve
 from app.profile import HEAD, Depth, Probe, Profile
 from app.recipe import ALL_STAGES, Recipe, Strategy, left_out, narrowed
 

@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from app import errors
-from app.plan import Descent, NetworkFacts, Plan, VersionFacts, resolve
+from app.descent import Descent
+from app.facts import NetworkFacts, VersionFacts
+from app.plan import Plan, resolve
 from app.profile import HEAD
 from app.recipe import ALL_STAGES, Augmentation, Recipe, Strategy, narrowed
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from app.plan import NetworkFacts, Plan, VersionFacts, resolve
+from app.facts import NetworkFacts, VersionFacts
+from app.plan import Plan, resolve
 from app.recipe import Recipe, left_out, narrowed
 from app.warmstart import WarmStart, told
 

@@ -24,7 +24,9 @@ from torch.nn import functional
 from torchvision import models
 
 from app.backbones import catalogue
-from app.plan import Descent, Plan, VersionFacts, resolve
+from app.descent import Descent
+from app.facts import VersionFacts
+from app.plan import Plan, resolve
 from app.recipe import Augmentation, Recipe
 from bench import photos
 from bench.photos import Photos

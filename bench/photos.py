@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.plan import VersionFacts
+from app.facts import VersionFacts
 from worker.training.data import Splits
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

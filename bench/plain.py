@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from app.backbones import classifier as classifiers
 from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
-from app.plan import Descent
+from app.descent import Descent
 from bench.photos import Photos
 from worker.training import schedule
 

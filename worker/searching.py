@@ -10,7 +10,8 @@ from pathlib import Path
 from app import estimates, space
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
-from app.plan import Plan, VersionFacts
+from app.facts import VersionFacts
+from app.plan import Plan
 from app.profile import Costs
 from app.recipe import Recipe
 from worker.training import search, trials

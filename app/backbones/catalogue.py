@@ -17,7 +17,7 @@ from app.backbones.chain import AuxiliaryHead, Chain
 from app.backbones.entry import Entry, Source
 from app.backbones.families import ENTRIES
 from app.backbones.preprocess import Preprocessing
-from app.plan import NetworkFacts
+from app.facts import NetworkFacts
 
 TIMM_PREFIX = "timm:"
 """In front of the name of any network of timm that is not in the catalogue."""

@@ -6,8 +6,9 @@ from app import errors, estimates, policy, space
 from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.datasets.tables import DatasetVersion
+from app.facts import VersionFacts
 from app.limits import Search
-from app.plan import Plan, VersionFacts
+from app.plan import Plan
 from app.profile import Profile
 from app.profiles import service as profiles
 from app.recipe import Recipe

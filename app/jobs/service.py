@@ -16,13 +16,14 @@ from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
+from app.facts import VersionFacts
 from app.jobs import events, searches
 from app.jobs.events import Line
 from app.jobs.schemas import ENDED, Candidate, JobCreate, OptimisationCreate, RankingCreate
 from app.jobs.tables import Job, Worker
 from app.models import service as models
 from app.models.tables import ModelVersion
-from app.plan import Plan, VersionFacts, resolve
+from app.plan import Plan, resolve
 from app.recipe import Recipe, left_out, narrowed
 
 CPU_QUEUE = "cpu"

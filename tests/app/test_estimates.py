@@ -6,7 +6,8 @@ import pytest
 
 from app import estimates
 from app.backbones import catalogue
-from app.plan import VersionFacts, resolve
+from app.facts import VersionFacts
+from app.plan import resolve
 from app.profile import Costs
 from app.recipe import Recipe
 

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from app import errors
-from app.plan import NetworkFacts, Plan, VersionFacts, resolve
+from app.facts import NetworkFacts, VersionFacts
+from app.plan import Plan, resolve
 from app.recipe import Augmentation, Recipe
 
 NETWORK = NetworkFacts(stages=("stem", "layer1", "layer2"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from app import policy
-from app.plan import NetworkFacts, VersionFacts
+from app.facts import NetworkFacts, VersionFacts
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
 from app.recipe import Augmentation, Recipe
 

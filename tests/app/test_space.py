@@ -7,8 +7,9 @@ import pytest
 
 from app import errors, space
 from app.backbones import catalogue
+from app.facts import VersionFacts
 from app.limits import Search
-from app.plan import Plan, VersionFacts, resolve
+from app.plan import Plan, resolve
 from app.recipe import Augmentation, Recipe
 from app.space import Numbers, Space, Ways
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.plan import NetworkFacts, Plan, VersionFacts, resolve
+from app.facts import NetworkFacts, VersionFacts
+from app.plan import Plan, resolve
 from app.recipe import Recipe
 
 FACTS = VersionFacts(classes=2, train_images=800, validation_images=20, smallest_class=40)

@@ -3,7 +3,7 @@
 import pytest
 
 from app import errors
-from app.plan import NetworkFacts, VersionFacts
+from app.facts import NetworkFacts, VersionFacts
 from app.recipe import Recipe
 from app.warm import PULL, plan
 from app.warmstart import Kept, WarmStart, match

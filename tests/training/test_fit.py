@@ -15,7 +15,7 @@ from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, Normalisation, Outputs
 from app.backbones.preprocess import Preprocessing
-from app.plan import Descent
+from app.descent import Descent
 from app.recipe import Augmentation
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped

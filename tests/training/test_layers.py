@@ -18,7 +18,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
-from app.plan import Descent
+from app.descent import Descent
 from app.recipe import Recipe
 from tests.backbones import samples as networks
 from tests.training import samples

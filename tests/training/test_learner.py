@@ -8,7 +8,7 @@ from torch import Tensor
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier
-from app.plan import Descent
+from app.descent import Descent
 from tests.training.test_fit import DESCENT, build
 from worker.training.learner import Criterion, Learner
 

@@ -17,7 +17,7 @@ from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
-from app.plan import Descent
+from app.descent import Descent
 from app.recipe import Recipe
 from tests.training import adding, samples
 from tests.training.samples import Recorder, Stopped

@@ -13,7 +13,8 @@ from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
-from app.plan import Plan, VersionFacts, resolve
+from app.facts import VersionFacts
+from app.plan import Plan, resolve
 from app.recipe import Recipe, Strategy
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped

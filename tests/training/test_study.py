@@ -7,8 +7,9 @@ import pytest
 
 from app import space
 from app.backbones import catalogue
+from app.facts import VersionFacts
 from app.limits import Search
-from app.plan import VersionFacts, resolve
+from app.plan import resolve
 from app.recipe import Augmentation, Recipe
 from app.space import Space, Values
 from worker.training import study

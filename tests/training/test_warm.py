@@ -11,7 +11,8 @@ from app import warm as plans
 from app.backbones import catalogue, weights
 from app.backbones import classifier as classifiers
 from app.backbones.taps import WHOLE
-from app.plan import Plan, VersionFacts
+from app.facts import VersionFacts
+from app.plan import Plan
 from app.recipe import Recipe
 from app.warmstart import WarmStart, match
 from tests.training import samples

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from app import errors
 from app.backbones.classifier import Classifier
-from app.plan import Descent
+from app.descent import Descent
 from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from app import errors
 from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
-from app.plan import Descent
+from app.descent import Descent
 from worker.training.peers import ALONE, Peers
 
 AUXILIARY_WEIGHT = 0.3

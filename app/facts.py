@@ -1,0 +1,23 @@
+"""What a plan needs to know of what it is for."""
+
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionFacts:
+    """What a plan needs to know of a dataset version."""
+
+    classes: int
+    train_images: int
+    validation_images: int
+    smallest_class: int
+    """Training images of the class that has fewest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFacts:
+    """What a plan needs to know of a backbone."""
+
+    stages: tuple[str, ...]
+    normalises: bool = True
+    """Whether its layers normalise what they pass on (BatchNorm, LayerNorm and their kin)."""
