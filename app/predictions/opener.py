@@ -15,7 +15,7 @@ from app.predictions import needs
 from app.predictions.loaded import Loaded, Pace
 from app.predictions.needs import Need
 from app.runtimes import form, opening, optimised
-from app.runtimes.form import Files, Form, Machine
+from app.runtimes.form import Files, Form, Machine, Network
 from app.runtimes.opening import Check
 from app.storage import Storage
 
@@ -47,42 +47,34 @@ class FromStorage:
         """The version, warmed up. Raises `Unavailable`."""
         described = artifacts.describe(self.storage.model_version(version.version_id))
         try:
-            loaded = self._ready(version, described, tuple(form.named(name) for name in version.serving.forms))
+            loaded = self._opened(version, described)
         except Exception:
             self.metrics.loads.labels("failed").inc()
             raise
         self.metrics.loads.labels(loaded.form.name).inc()
         return loaded
 
-    def _ready(self, version: Served, described: Description, wanted: tuple[Form, ...]) -> Loaded:
-        """In the first form that loads and can be run."""
-        loaded = self._opened(version, described, wanted)
-        kind = (loaded.form, described.backbone, described.outlet, described.preprocessing.crop)
-        try:
-            self._make_ready(loaded, kind)
-        except Exception as error:  # out of memory, say, of which a batch takes more than the image it was opened with
-            if loaded.form == form.PLAIN:
-                raise
-            logger.warning("%s does not run (%s); the next form is tried", loaded.form.name, error)
-            self.metrics.fallbacks.labels(loaded.form.name).inc()
-        else:
-            return loaded
-        return self._ready(version, described, wanted[wanted.index(loaded.form) + 1 :])
-
-    def _opened(self, version: Served, described: Description, wanted: tuple[Form, ...]) -> Loaded:
+    def _opened(self, version: Served, described: Description) -> Loaded:
         folder = self.storage.model_version(version.version_id)
+        wanted = tuple(form.named(name) for name in version.serving.forms)
         place, check = self._optimised(version)
-        opened = opening.open_first(Files(folder, place), wanted, self.machine, check=check)
+
+        def make(network: Network, form: Form) -> Loaded:
+            loaded = Loaded(
+                network,
+                form,
+                labels=described.labels,
+                preprocessing=described.preprocessing,
+                calibration=described.calibration,
+                machine=self.machine,
+            )
+            self._make_ready(loaded, (form, described.backbone, described.outlet, described.preprocessing.crop))
+            return loaded
+
+        opened = opening.open_first(Files(folder, place), wanted, self.machine, make=make, check=check)
         for failed, _ in opened.failed:
             self.metrics.fallbacks.labels(failed.name).inc()
-        return Loaded(
-            opened.network,
-            opened.form,
-            labels=described.labels,
-            preprocessing=described.preprocessing,
-            calibration=described.calibration,
-            machine=self.machine,
-        )
+        return opened.made
 
     def _make_ready(self, loaded: Loaded, kind: _Kind) -> None:
         pace = self._paces.get(kind)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +31,14 @@ class Check:
     """For the name of each form `(N, K)`."""
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A classifier ready to run."""
+Made = TypeVar("Made")
 
-    network: Network
+
+@dataclass(frozen=True)
+class Opened(Generic[Made]):
+    """A classifier ready to run, as what was made of its network."""
+
+    made: Made
     form: Form
     failed: tuple[tuple[Form, str], ...]
     """Those that would have been preferred, and why they do not run."""
@@ -63,21 +67,30 @@ def open_form(files: Files, form: Form, machine: Machine) -> Network:
     return _OPENERS[form.runtime](files, form, machine)
 
 
-def open_first(files: Files, wanted: Sequence[Form], machine: Machine, *, check: Check | None = None) -> Opened:
-    """The classifier in the first of the forms `wanted` that loads and, where there is a `check`, passes it; in `PLAIN`
-    where none does. Raises `Unavailable` where even that cannot be had."""
+def open_first(
+    files: Files,
+    wanted: Sequence[Form],
+    machine: Machine,
+    *,
+    make: Callable[[Network, Form], Made],
+    check: Check | None = None,
+) -> Opened[Made]:
+    """What `make` makes of the classifier in the first of the forms `wanted` that loads, passes the `check` where there
+    is one, and can be made so; in `PLAIN` where none does. Raises `Unavailable`, or what `make` raises, where even that
+    cannot be had."""
     failed: list[tuple[Form, str]] = []
     for form in dict.fromkeys((*wanted, PLAIN)):
         try:
             network = open_form(files, form, machine)
             _verify(network, form, check)
+            made = make(network, form)
         except Exception as error:  # runtimes raise what they like, and the next one may do
             if form == PLAIN:
                 raise
             logger.warning("%s does not run (%s); the next form is tried", form.name, error)
             failed.append((form, str(error)))
         else:
-            return Opened(network, form, tuple(failed))
+            return Opened(made, form, tuple(failed))
     raise AssertionError("the plain form is always among them")
 
 
