@@ -7,6 +7,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from app import errors, estimates, evaluation, policy, ranking
@@ -14,11 +15,12 @@ from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.evaluation import Evaluation
+from app.facts import VersionFacts
 from app.limits import Budget
 from app.models import artifact
 from app.models.artifact import Artifact, Calibration
-from app.plan import Plan, VersionFacts
-from app.profile import Profile
+from app.plan import Plan
+from app.profile import Profile, check_measurable
 from app.ranking import Ranking
 from app.recipe import NO_WEIGHTS, OF_BASE, Recipe
 from worker import analyse, bases, rank, searching
@@ -246,10 +248,11 @@ def _pick(work: TrainWork, splits: Splits, emit: Emit) -> tuple[str, tuple[str, 
     """The backbone to take, why, and the ranking that was made for it."""
     budget = work.recipe.budget or Budget()
     try:
-        known, ranked = _ranking(work, splits, emit)
-    except errors.Invalid as error:  # too few images
+        check_measurable(np.bincount(splits.train.targets, minlength=len(splits.labels)).tolist())
+    except errors.Invalid as error:
         costs = rank.cheapest_first(rank.at_hand(work.places), len(splits.labels), places=work.places, emit=emit)
         return *ranking.choose_unmeasured(costs, budget, error.message), None
+    known, ranked = _ranking(work, splits, emit)
     chosen, reasons = ranking.choose(known, budget)
     return chosen.name, reasons, ranked
 
