@@ -5,8 +5,6 @@ run that was stopped goes on where it was: what is done stands in `--results`, a
 """
 
 import argparse
-import json
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,20 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter
 
 from app import estimates, policy
-from app.backbones import catalogue, classifier, weights
+from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.plan import Plan, resolve
 from app.profile import Profile
 from app.recipe import Recipe
-from bench import photos
+from bench import photos, trained
+from bench import results as records
 from bench.photos import PhotoSet
 from worker import analyse
-from worker.training import evaluate, strategies
 from worker.training.data import Splits
 
 BACKBONES = ("formnet", "squeezenet1_1", "mobilenet_v2")
@@ -44,8 +41,6 @@ STRATEGIES: dict[str, dict[str, str]] = {
 """What `auto` decides on by itself, and what it is to be compared with."""
 
 _PROFILE = TypeAdapter(Profile)
-_MAX_PIXELS = 100_000_000
-_MAX_ACTIVATION_BYTES = 20 * 2**30
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,6 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
     """Train, and judge by the test part. What is measured first counts for the time of `auto` alone, and for the
     estimates not at all."""
     backbone = catalogue.find(run.backbone)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seen, test = photos.splits(chosen, seed=run.seed)
     recipe = Recipe(backbone=run.backbone, seed=run.seed, **fields)  # type: ignore[arg-type]
     file = None
@@ -89,38 +83,17 @@ def carry_out(run: Run, chosen: PhotoSet, *, fields: dict[str, str], cache: Path
     measured = _profile(run, seen, backbone, file, cache)
     started = time.perf_counter()
     plan = plan_for(recipe, seen, backbone, measured)
-    with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
-        trained = strategies.train(
-            seen,
-            plan,
-            backbone=backbone,
-            weights=file,
-            feature_cache=cache,
-            workdir=Path(workdir),
-            max_pixels=_MAX_PIXELS,
-            max_activation_bytes=_MAX_ACTIVATION_BYTES,
-            emit=lambda _event: None,
-            device=device,
-        )
+    made = trained.train(seen, plan, backbone, file, cache=cache)
     seconds = time.perf_counter() - started
-    probabilities = evaluate.predict(
-        classifier.inference_form(trained.classifier),
-        test,
-        trained.preprocessing,
-        max_pixels=_MAX_PIXELS,
-        phase="test",
-        emit=lambda _event: None,
-        device=device,
-    )
-    right = float((probabilities.argmax(axis=1) == test.targets).mean())
+    right = trained.accuracy(made, test)
     estimate = None if plan.estimate is None else round(plan.estimate.seconds, 1)
     measuring = started - began if recipe.strategy == "auto" else 0.0
     return Found(
         test=right,
-        validation=trained.evaluation.accuracy,
+        validation=made.evaluation.accuracy,
         measuring=round(measuring, 1),
         seconds=round(seconds, 1),
-        kept=trained.plan.strategy,
+        kept=made.plan.strategy,
         estimate=estimate,
     )
 
@@ -133,7 +106,7 @@ def _profile(run: Run, seen: Splits, backbone: Backbone, file: WeightsFile | Non
     if kept.is_file():
         return _PROFILE.validate_json(kept.read_bytes())
     measured = analyse.measure(
-        seen, backbone, file, feature_cache=cache, max_pixels=_MAX_PIXELS, emit=lambda _event: None
+        seen, backbone, file, feature_cache=cache, max_pixels=trained.MAX_PIXELS, emit=trained.say_nothing
     )
     kept.write_bytes(_PROFILE.dump_json(measured))
     return measured
@@ -185,7 +158,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
-    results = list(_done(arguments.results))
+    results = list(records.read(arguments.results, Run, Found))
     known = {run for run, _ in results}
     for backbone in arguments.backbones:
         for name in arguments.sets:
@@ -203,18 +176,9 @@ def main() -> None:
                         folder=arguments.folder / "weights",
                     )
                     results.append((run, found))
-                    with arguments.results.open("a") as file:
-                        file.write(json.dumps([vars(run), vars(found)]) + "\n")
-                    print(run, found, flush=True)
+                    records.append(arguments.results, run, found)
     print("\n".join(table(results)))
     print(true_estimates(results))
-
-
-def _done(path: Path) -> Iterator[tuple[Run, Found]]:
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            run, found = json.loads(line)
-            yield Run(**run), Found(**found)
 
 
 if __name__ == "__main__":

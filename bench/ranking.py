@@ -9,13 +9,12 @@ of JSON each. Gives 1 where a mean tau of the ranking or the ratio misses its li
 """
 
 import argparse
-import json
 import math
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from app.plan import Plan, resolve
 from app.profile import HEAD
 from app.recipe import Recipe
 from bench import photos, quality, training
+from bench import results as records
 from bench.photos import Photos, PhotoSet
 from worker.training import depths, evaluate, features, fit, probe
 from worker.training import ranking as measuring
@@ -294,12 +294,10 @@ def _candidate(subject: training.Subject) -> Candidate:
 
 def main() -> int:
     arguments = _arguments()
-    results = list(_done(arguments.results))
+    results = list(records.read(arguments.results, Case, Scores, Tuned))
     for row in _missing(arguments, {case for case, _, _ in results}):
         results.append(row)
-        with arguments.results.open("a") as file:
-            file.write(json.dumps([asdict(part) for part in row]) + "\n")
-        print(*row, flush=True)
+        records.append(arguments.results, *row)
     means = []
     for goal in ("last", "kept") if results else ():
         lines, mean = table(results, goal)
@@ -344,13 +342,6 @@ def _missing(arguments: argparse.Namespace, known: set[Case]) -> Iterator[Row]:
                     case = Case(name, backbone, depth, seed)
                     if case not in known:
                         yield case, figures, tune(case, seen, test, file, epochs=arguments.epochs, cache=cache)
-
-
-def _done(path: Path) -> Iterator[Row]:
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            case, figures, tuned = json.loads(line)
-            yield Case(**case), Scores(**figures), Tuned(**tuned)
 
 
 if __name__ == "__main__":

@@ -12,23 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from app.backbones import catalogue, classifier, weights
+from app.backbones import catalogue, weights
 from app.limits import Search
 from app.plan import Plan
 from app.recipe import Recipe
-from bench import photos, quality
+from bench import photos, quality, trained
 from bench.photos import Photos
 from worker import analyse, searching
 from worker.searching import SearchWork
-from worker.training import evaluate, strategies, trials
+from worker.training import trials
 from worker.training.data import Splits
 from worker.training.events import Emit, Event, SearchEnded, TrialFinished
 from worker.training.rivals import Trained
-
-_MAX_PIXELS = 100_000_000
-_MAX_ACTIVATION_BYTES = 20 * 2**30
 
 
 @dataclass(frozen=True)
@@ -60,42 +55,18 @@ def run(seen: Splits, test: Photos, recipe: Recipe, *, folder: Path, cache: Path
     backbone = catalogue.find(recipe.backbone)
     file = weights.obtain(backbone, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
     told = _Told()
-    measured = analyse.measure(seen, backbone, file, feature_cache=cache, max_pixels=_MAX_PIXELS, emit=told)
+    measured = analyse.measure(seen, backbone, file, feature_cache=cache, max_pixels=trained.MAX_PIXELS, emit=told)
     plan, facts = quality.plan_for(recipe, seen, backbone, measured), photos.facts(seen)
 
     def train(plan: Plan, workdir: Path, emit: Emit) -> Trained:
-        return strategies.train(
-            seen,
-            plan,
-            backbone=backbone,
-            weights=file,
-            feature_cache=cache,
-            workdir=workdir,
-            max_pixels=_MAX_PIXELS,
-            max_activation_bytes=_MAX_ACTIVATION_BYTES,
-            emit=emit,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        )
+        return trained.train_in(workdir, seen, plan, backbone, file, cache=cache, emit=emit)
 
     work = SearchWork(recipe, plan, facts, backbone, file, measured.costs, began, cache)
     kept = searching.carry_out(work, seen, train, folder=cache / "search", others=(), emit=told)
     seconds = time.monotonic() - began
     first = trials.restore(cache / "search", trials.FIRST, seen)
     assert told.ended is not None
-    return Found(seconds, _accuracy(first, test), _accuracy(kept, test), told.ended)
-
-
-def _accuracy(trained: Trained, test: Photos) -> float:
-    probabilities = evaluate.predict(
-        classifier.inference_form(trained.classifier),
-        test,
-        trained.preprocessing,
-        max_pixels=_MAX_PIXELS,
-        phase="test",
-        emit=lambda _event: None,
-        device=torch.device("cpu"),
-    )
-    return float((probabilities.argmax(axis=1) == test.targets).mean())
+    return Found(seconds, trained.accuracy(first, test), trained.accuracy(kept, test), told.ended)
 
 
 def _line(trial: TrialFinished) -> Iterator[str]:

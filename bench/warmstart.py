@@ -7,27 +7,25 @@ what is done stands in `--results`, a line of JSON each.
 """
 
 import argparse
-import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from app import warm as plans
-from app.backbones import catalogue, classifier, weights
+from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.plan import Plan
 from app.recipe import Recipe, Wish
 from app.warmstart import WarmStart, match
-from bench import photos, quality
+from bench import photos, quality, trained
+from bench import results as records
 from bench.photos import Photos, PhotoSet
 from worker import analyse
-from worker.training import evaluate, retention, strategies
+from worker.training import retention
 from worker.training.data import Images, Splits
 from worker.training.retention import Pair
 from worker.training.rivals import Trained
@@ -38,9 +36,6 @@ OLD = 3
 FEW = 25
 """Photos of each old label that the base does not get, a fifth of them to validate with."""
 CASES = ("same", "few", "few with replay")
-
-_MAX_PIXELS = 100_000_000
-_MAX_ACTIVATION_BYTES = 20 * 2**30
 
 
 @dataclass(frozen=True)
@@ -129,20 +124,7 @@ class Bench:
     cache: Path
 
     def train(self, splits: Splits, plan: Plan, base: Base | None = None) -> Trained:
-        with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
-            return strategies.train(
-                splits,
-                plan,
-                backbone=self.backbone,
-                weights=None if base else self.file,
-                feature_cache=self.cache,
-                workdir=Path(workdir),
-                max_pixels=_MAX_PIXELS,
-                max_activation_bytes=_MAX_ACTIVATION_BYTES,
-                emit=lambda _event: None,
-                device=_device(),
-                base=base,
-            )
+        return trained.train(splits, plan, self.backbone, None if base else self.file, cache=self.cache, base=base)
 
     def make_base(self, parts: Parts, strategy: Wish, *, seed: int) -> Base:
         recipe = Recipe(backbone=self.backbone.name, strategy=strategy, seed=seed)
@@ -153,11 +135,10 @@ class Bench:
                 self.backbone,
                 self.file,
                 feature_cache=self.cache,
-                max_pixels=_MAX_PIXELS,
-                emit=lambda _event: None,
+                max_pixels=trained.MAX_PIXELS,
+                emit=trained.say_nothing,
             )
-        trained = self.train(parts.base, quality.plan_for(recipe, parts.base, self.backbone, measured))
-        made = trained.classifier
+        made = self.train(parts.base, quality.plan_for(recipe, parts.base, self.backbone, measured)).classifier
         return Base(parts.base.labels, made.preprocessing, made.state(), made.outlet, parts.base)
 
     def extend(self, base: Base, parts: Parts, run: Run) -> Found:
@@ -168,19 +149,20 @@ class Bench:
         recipe = Recipe(backbone=run.backbone, strategy=run.strategy, seed=run.seed, base="base@1", replay=replay)  # type: ignore[arg-type]
         network = replace(self.backbone.facts, stages=_stages(self.backbone, base))
         plan = plans.plan(recipe, start, photos.facts(splits), network)
-        trained = self.train(splits, plan, base)
+        made = self.train(splits, plan, base)
         test = _named(parts.test, parts.labels, splits.labels)
         unseen = Splits(splits.labels, splits.train, test)
-        pair = Pair(Base(base.labels, base.preprocessing, base.state, base.outlet, None), run.backbone, start,
-                    trained.classifier, unseen)  # fmt: skip
-        (judged,) = retention.judge(pair, max_pixels=_MAX_PIXELS, emit=lambda _event: None, device=_device())
+        pair = Pair(replace(base, splits=None), run.backbone, start, made.classifier, unseen)
+        (judged,) = retention.judge(
+            pair, max_pixels=trained.MAX_PIXELS, emit=trained.say_nothing, device=trained.device()
+        )
         return Found(
             base=judged.base_accuracy,
             lost=judged.lost,
             forgotten=judged.forgotten,
-            right=_right(trained, test),
-            reported=trained.old_labels[0].lost,
-            is_warned_of=any(one.warning is not None for one in trained.old_labels),
+            right=trained.accuracy(made, test),
+            reported=made.old_labels[0].lost,
+            is_warned_of=any(one.warning is not None for one in made.old_labels),
         )
 
 
@@ -189,24 +171,6 @@ def _stages(backbone: Backbone, base: Base) -> tuple[str, ...]:
     names = [stage.name for stage in backbone.stages]
     ends = [name for name in (base.outlet.stage, *base.outlet.taps) if name in names]
     return tuple(names[: 1 + max(map(names.index, ends))] if ends else names)
-
-
-def _right(trained: Trained, test: Photos) -> float:
-    form = classifier.inference_form(trained.classifier)
-    probabilities = evaluate.predict(
-        form,
-        test,
-        trained.preprocessing,
-        max_pixels=_MAX_PIXELS,
-        phase="test",
-        emit=lambda _event: None,
-        device=_device(),
-    )
-    return float((probabilities.argmax(axis=1) == test.targets).mean())
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def table(results: list[tuple[Run, Found]]) -> Iterator[str]:
@@ -240,7 +204,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=["head", "auto"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
-    results = list(_done(arguments.results))
+    results = list(records.read(arguments.results, Run, Found))
     chosen = photos.read(arguments.folder / "datasets" / f"{arguments.set}.zip")
     for name in arguments.backbones:
         backbone = catalogue.find(name)
@@ -253,9 +217,7 @@ def main() -> None:
                 runs = [Run(name, strategy, seed, case) for case in CASES]
                 for run, found in _carry_out(bench, chosen, [one for one in runs if one not in dict(results)]):
                     results.append((run, found))
-                    with arguments.results.open("a") as lines:
-                        lines.write(json.dumps([vars(run), vars(found)]) + "\n")
-                    print(run, found, flush=True)
+                    records.append(arguments.results, run, found)
     print("\n".join(table(results)))
 
 
@@ -266,13 +228,6 @@ def _carry_out(bench: Bench, chosen: PhotoSet, runs: list[Run]) -> Iterator[tupl
         base = bench.make_base(parts, runs[0].strategy, seed=runs[0].seed)  # type: ignore[arg-type]
         for run in runs:
             yield run, bench.extend(base, parts, run)
-
-
-def _done(path: Path) -> Iterator[tuple[Run, Found]]:
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            run, found = json.loads(line)
-            yield Run(**run), Found(**found)
 
 
 if __name__ == "__main__":
