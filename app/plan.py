@@ -1,6 +1,6 @@
 """How a recipe is carried out on a version, and how that is decided where the recipe leaves it open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from typing import Literal
 
@@ -211,16 +211,25 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
             *([probe.reason] if reinit == "none" else []),
             f"What the frozen stages give is computed once, for {views} views of each image, and kept.",
             *descents.told(descent, recipe, version, network),
+            *_about_end(reinit, descent),
         ),
     )
 
 
 _STARTS: dict[Reinit, str] = {
     "none": "The head starts as the best linear classifier on the features as they are, so that training does not "
-    "begin by spoiling them (LP-FT, Kumar et al. 2022); if it explains the validation images no worse, it is kept.",
+    "begin by spoiling them (LP-FT, Kumar et al. 2022).",
     "head": "The head starts from random values.",
     "retrained": "All that is trained starts from random values.",
 }
+
+
+def _about_end(reinit: Reinit, descent: Descent) -> Iterator[str]:
+    if reinit == "none" and descent.patience is None:
+        yield (
+            "Kept is what explains the validation images best: the network with which training begins, the one with "
+            "which it ends, or one on the way between (WiSE-FT, Wortsman et al. 2022)."
+        )
 
 
 def _plan_full(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
@@ -242,6 +251,7 @@ def _plan_full(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> 
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
             *descents.told(descent, recipe, version, network),
+            *_about_end(reinit, descent),
         ),
     )
 

@@ -76,6 +76,9 @@ def test_full_starts_from_the_linear_classifier_unless_told_otherwise() -> None:
     assert (fitted.reinit, len(fitted.l2_grid), fitted.folds) == ("none", 7, 5)
     assert (random.reinit, random.l2_grid, random.folds) == ("head", (), 0)
     assert any("LP-FT" in reason for reason in fitted.reasons)
+    assert any("one on the way between" in reason for reason in fitted.reasons)
+    for other in (random, plan(strategy="full", patience=2), plan(strategy="head")):
+        assert not any("one on the way between" in reason for reason in other.reasons)
     assert any("head starts from random values" in reason for reason in random.reasons)
 
 
