@@ -25,7 +25,6 @@ from app.models import alias_routes, evaluation_routes, runtime_routes, serving
 from app.models import routes as models
 from app.models.directory import Directory
 from app.models.serving import Process
-from app.optimisation import DeviceKind
 from app.plans import routes as plans
 from app.predictions import desk, tfserving, v2
 from app.predictions import routes as predictions
@@ -33,6 +32,7 @@ from app.predictions.protocol_schemas import InferBody, ServingBody
 from app.predictions.schemas import PredictBody
 from app.predictions.shortcut import Shortcut
 from app.rankings import routes as rankings
+from app.runtimes import devices
 from app.settings import Settings
 from app.storage import Storage
 
@@ -123,12 +123,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)
     app.state.anatomies = anatomy_routes.workshop()
+    device = devices.take(storage.devices()) if app.state.keeps_loaded else devices.shared()
     app.state.directory = Directory(
-        database, poll_seconds=settings.registry_seconds, process=Process(_device(), serving.process_pins(settings))
+        database, poll_seconds=settings.registry_seconds, process=Process(device.kind, serving.process_pins(settings))
     )
     app.state.metrics = Metrics()
     app.state.desk = desk.assemble(
-        app.state.parts, app.state.directory, app.state.metrics, keeps_loaded=app.state.keeps_loaded
+        app.state.parts, app.state.directory, app.state.metrics, device.name, keeps_loaded=app.state.keeps_loaded
     )
     await run_sync(app.state.directory.start)
     try:
@@ -137,11 +138,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # First who would have more loaded; and not in the event loop, which has answers to write.
         await run_sync(app.state.directory.close)
         await run_sync(app.state.desk.close)
+        device.release()
         database.close()
-
-
-def _device() -> DeviceKind:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 async def _home() -> RedirectResponse:

@@ -41,6 +41,10 @@ class Storage:
         """What a model version was optimised to."""
         return self._file("optimisations", optimisation_id)
 
+    def devices(self) -> Path:
+        """The folder of locks by which processes share out devices."""
+        return self._folder("devices")
+
     def abandoned_uploads(self, *, older_than_seconds: float) -> Iterator[Path]:
         """Uploads that nothing was written to for so long."""
         limit = time.time() - older_than_seconds

@@ -13,13 +13,12 @@ import migrations
 from app import logs
 from app.db import Database
 from app.main import assemble
+from app.predictions.desk import DRAIN_SECONDS
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 1.0
-_SHUTDOWN_SECONDS = 10
-"""How long requests may take to end once the service is to stop; one stalled client must not hold it."""
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
             host=arguments.host,
             port=arguments.port,
             log_config=None,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
         )
     finally:
         worker.stop()

@@ -3,8 +3,6 @@
 import os
 from dataclasses import dataclass
 
-import torch
-
 from app.bodies import InFlight
 from app.deps import Parts
 from app.metrics import Metrics
@@ -17,6 +15,9 @@ from app.predictions.shelf import Opener, Shelf
 from app.runtimes import memory
 from app.runtimes.form import Machine
 from app.settings import Settings
+
+DRAIN_SECONDS = 20
+"""How long a process that is to stop may take to answer what it has accepted. Servers are started with the same."""
 
 _WAITING_THREADS = 1
 """More than there are cores, for one or the other always waits to have the interpreter back."""
@@ -58,16 +59,17 @@ class Desk:
         return snapshot.kept_loaded if self.keeps_loaded else ()
 
 
-def assemble(parts: Parts, directory: Directory, metrics: Metrics, *, keeps_loaded: bool) -> Desk:
-    """For this machine; its threads run until it is closed."""
+def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, *, keeps_loaded: bool) -> Desk:
+    """For this machine and a `device` as torch names it; its threads run until it is closed."""
     settings = parts.settings
-    machine = Machine(settings.threads or _cores(), "cuda" if torch.cuda.is_available() else "cpu")
+    machine = Machine(settings.threads or _cores(), device)
     scheduler = Scheduler(
         Limits(
             threads=machine.threads + _WAITING_THREADS,
             max_queued=settings.max_queued_images,
             batch_wait_seconds=settings.batch_wait_seconds,
             max_image_pixels=settings.max_image_pixels,
+            drain_seconds=DRAIN_SECONDS,
         )
     )
     source = FromStorage(parts.storage, machine, settings.batch_size or None, metrics)

@@ -107,14 +107,8 @@ class Engine:
     def check(self, version: Served, *, timeout_seconds: float) -> None:
         """Raise `Overloaded` where a request that came now could not be answered in time, before it is received."""
         lane = self._shelf.lane(version)
-        if lane is None:
-            return
-        wait = self._scheduler.expected_wait_seconds(lane)
-        if wait > timeout_seconds:
-            raise errors.Overloaded(
-                f"the answer would take {wait:.1f} s, more than the {timeout_seconds:.1f} s that there are",
-                retry_after_seconds=wait - timeout_seconds,
-            )
+        if lane is not None:
+            self._scheduler.check(lane, timeout_seconds)
 
     def _answers_to(self, reference: str, target: Served) -> Served:
         before = self._answering.get(reference)

@@ -33,6 +33,9 @@ class Limits:
     batch_wait_seconds: float
     """How long an image may wait for others to make up a batch, where batches help at all."""
     max_image_pixels: int
+    drain_seconds: float
+    """Nothing is accepted that would not be answered by then, however long it may take: it could not be finished where
+    the process is to stop."""
 
 
 class Ticket:
@@ -170,10 +173,10 @@ class Scheduler:
             lane.ready = deque(pair for pair in lane.ready if pair[0].ticket is not ticket)
             self._change.notify()
 
-    def expected_wait_seconds(self, lane: Lane) -> float:
-        """How long an image that came now would wait."""
+    def check(self, lane: Lane, timeout_seconds: float) -> None:
+        """Raise `Overloaded` where an image that came now could not be answered in time."""
         with self._change:
-            return self._expected_wait(lane)
+            self._refuse_late(self._expected_wait(lane), 0.0, timeout_seconds)
 
     def queued(self) -> int:
         """Images that wait, of all models."""
@@ -195,13 +198,17 @@ class Scheduler:
                 f"{lane.waiting} images wait for this model, and it takes no more than {self._limits.max_queued}",
                 retry_after_seconds=wait * (lane.waiting + count - self._limits.max_queued) / lane.waiting,
             )
-        needed = wait + lane.seconds * -(-count // self._limits.threads)
-        left = ticket.deadline - ticket.arrived
         # Whoever finds nobody waiting is let in, whatever the estimate says.
-        if wait > 0 and needed > left:
+        if wait > 0:
+            work = lane.seconds * -(-count // self._limits.threads)
+            self._refuse_late(wait, work, ticket.deadline - ticket.arrived)
+
+    def _refuse_late(self, wait: float, work: float, timeout_seconds: float) -> None:
+        left = min(timeout_seconds, self._limits.drain_seconds)
+        if wait + work > left:
             raise errors.Overloaded(
-                f"the answer would take about {needed:.1f} s, more than the {left:.1f} s that there are",
-                retry_after_seconds=min(wait, needed - left),
+                f"the answer would take about {wait + work:.1f} s, more than the {left:.1f} s that there are",
+                retry_after_seconds=min(wait, wait + work - left),
             )
 
     def _expected_wait(self, lane: Lane) -> float:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from app.predictions.desk import DRAIN_SECONDS
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -20,10 +21,19 @@ def test_compose_fixes_a_setting_or_passes_it_on() -> None:
 
 def test_models_are_served_on_the_device_that_they_are_optimised_for() -> None:
     services = (ROOT / "docker-compose.gpu.yml").read_text().partition("\nservices:")[2]
-    assert dict(re.findall(r"^  (\w+):\n    deploy: (\S+)$", services, re.MULTILINE)) == {
-        "worker": "*gpu",
-        "predict": "*gpu",
-    }
+    counts = re.findall(r"^  (\w+):\n    deploy:\n(?:     .*\n)*? +count: (\w+)$", services, re.MULTILINE)
+    assert dict(counts) == {"worker": "1", "predict": "all"}
+
+
+def test_servers_that_are_stopped_finish_what_they_accepted() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    image = (ROOT / "Dockerfile").read_text()
+    given = re.findall(r'--timeout-graceful-shutdown(?:=|", ")(\d+)', compose + image)
+    assert [int(seconds) for seconds in given] == [DRAIN_SECONDS] * 3
+    for name in ("proxy", "api"):  # `predict` has what `api` has
+        service = re.search(rf"^  {name}:.*\n(?:    .*\n|\n)*?    stop_grace_period: (\d+)s$", compose, re.MULTILINE)
+        assert service is not None
+        assert int(service[1]) > DRAIN_SECONDS
 
 
 def test_every_setting_is_described() -> None:

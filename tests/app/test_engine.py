@@ -30,7 +30,7 @@ from tests import factories
 from tests.app.test_scheduler import Net, hold, loaded
 
 PHOTO = factories.image(factories.COLOURS["red"])
-LIMITS = Limits(threads=2, max_queued=100, batch_wait_seconds=0.01, max_image_pixels=1_000_000)
+LIMITS = Limits(threads=2, max_queued=100, batch_wait_seconds=0.01, max_image_pixels=1_000_000, drain_seconds=60)
 
 
 @dataclass

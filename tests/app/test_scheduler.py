@@ -18,7 +18,7 @@ from tests import factories
 
 PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PHOTO = factories.image(factories.COLOURS["red"])
-LIMITS = Limits(threads=2, max_queued=10, batch_wait_seconds=0.005, max_image_pixels=1_000_000)
+LIMITS = Limits(threads=2, max_queued=10, batch_wait_seconds=0.005, max_image_pixels=1_000_000, drain_seconds=60)
 PATIENCE = 60.0
 
 
@@ -319,6 +319,20 @@ def test_what_was_taken_in_is_answered_before_the_end_and_nothing_else_is_taken_
         assert all(asked.ended.is_set() and asked.ticket.error is None for asked in accepted)
         with pytest.raises(errors.Overloaded, match="stopping"):
             ask(scheduler, lane)
+
+
+def test_nothing_is_taken_in_that_a_process_which_is_to_stop_could_not_finish() -> None:
+    scheduler = Scheduler(replace(LIMITS, drain_seconds=3.5))
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    lane.pass_seconds = 2.0
+    for _ in range(2):
+        ask(scheduler, lane, seconds=3600)
+    with pytest.raises(errors.Overloaded, match=r"about 4\.0 s, more than the 3\.5 s"):
+        ask(scheduler, lane, seconds=3600)
+    go_on()
+    scheduler.close()
 
 
 def test_a_thread_that_waits_keeps_no_classifier_in_memory(scheduler: Scheduler) -> None:

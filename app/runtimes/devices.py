@@ -1,0 +1,68 @@
+"""The device that a process answers on: of several GPUs, each process takes one that no other has."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from app.optimisation import DeviceKind
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a process computes on, until it is released."""
+
+    name: str
+    """As torch names it: `cpu`, `cuda:1`."""
+    lock: FileLock | None = None
+    """Held as long as the device is in use; the system lets go of it when the process ends, however it does."""
+
+    @property
+    def kind(self) -> DeviceKind:
+        return "cpu" if self.name == "cpu" else "cuda"
+
+    def release(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+
+
+def take(folder: Path) -> Device:
+    """The first GPU that no other process with this `folder` has taken; where all are taken, one that the fewest have.
+    The CPU where torch sees no GPU, as with an empty `CUDA_VISIBLE_DEVICES`."""
+    if not torch.cuda.is_available():
+        return Device("cpu")
+    numbers = range(torch.cuda.device_count())
+    number, lock = first_free(folder, [str(torch.cuda.get_device_properties(number).uuid) for number in numbers])
+    return Device(f"cuda:{number}", lock)
+
+
+def shared() -> Device:
+    """A GPU without asking who has it, for a process that computes on it only now and then; the CPU where there is
+    none."""
+    return Device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def first_free(folder: Path, names: Sequence[str]) -> tuple[int, FileLock]:
+    """The place of the first of `names` that no process holds, or that the fewest do, and the lock that holds it.
+    Names are those of the machine, not of the process: two containers may number the same GPUs differently."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for share in itertools.count():
+        for place, name in enumerate(names):
+            lock = FileLock(folder / f"{name}.{share}.lock", thread_local=False)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            logger.info("predictions are computed on GPU %d, %s", place, name)
+            if share:
+                logger.warning(
+                    "%d processes that answer predictions share GPU %s: there are more than GPUs", share + 1, name
+                )
+            return place, lock
+    raise AssertionError("there is always another lock")
