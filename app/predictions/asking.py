@@ -4,8 +4,9 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -19,6 +20,7 @@ from app.predictions.loaded import Given
 from app.settings import Settings
 
 T = TypeVar("T")
+Givens = TypeVarTuple("Givens")
 
 TIMEOUT_HEADER = "x-request-timeout"
 MAX_TIMEOUT_SECONDS = 3600.0
@@ -52,6 +54,11 @@ def router(prefix: str, tag: str) -> APIRouter:
 def desk(request: Request) -> Desk:
     found: Desk = request.app.state.desk
     return found
+
+
+async def parsed(request: Request, read: Callable[[*Givens], T], *body: *Givens) -> T:
+    """What `read` makes of a large body, beside the event loop. Raises what `read` raises."""
+    return await run_sync(read, *body, limiter=desk(request).parsing)
 
 
 def timeout_seconds(request: Request, settings: Settings) -> float:
@@ -96,15 +103,23 @@ async def answered(request: Request, reference: str, read: Callable[[Share], Awa
     return await asked(request, reference, read_all)
 
 
-async def asked(request: Request, reference: str, read: Callable[[Share], Awaitable[Asked]]) -> Answered:
+async def asked(
+    request: Request,
+    reference: str,
+    read: Callable[[Share], Awaitable[Asked]],
+    *,
+    body_names_time: bool = False,
+) -> Answered:
     """The answers to what `read` takes from the request, unless they could not be in time or the client goes away.
-    Raises as `Engine.classify`, `UnsupportedMedia`, `ClientDisconnect`, and what `read` raises."""
+    `body_names_time`: how long they may take is known before only where a header says it. Raises as `Engine.classify`,
+    `UnsupportedMedia`, `ClientDisconnect`, and what `read` raises."""
     place = desk(request)
     seconds = timeout_seconds(request, place.settings)
     version = await place.directory.find(reference)
     try:
         _refuse_compressed(request)
-        place.engine.check(version, timeout_seconds=seconds)
+        is_known = TIMEOUT_HEADER in request.headers or not body_names_time
+        place.engine.check(version, timeout_seconds=seconds if is_known else MAX_TIMEOUT_SECONDS)
         with place.in_flight.share() as share:
             wanted = await read(share)
             if wanted.timeout_seconds is not None:

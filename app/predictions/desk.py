@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from anyio import CapacityLimiter
+
 from app.bodies import InFlight
 from app.deps import Parts
 from app.metrics import Metrics
@@ -34,6 +36,9 @@ class Desk:
     shelf: Shelf
     scheduler: Scheduler
     metrics: Metrics
+    parsing: CapacityLimiter
+    """Of threads that read large bodies; those of the framework are for what waits, and requests that do must not wait
+    for requests that compute."""
     keeps_loaded: bool
     """Whether what aliases keep in memory is kept here."""
 
@@ -80,7 +85,8 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
     metrics.memory.set_function(lambda: shelf.used_bytes)
     in_flight = InFlight(settings.max_predict_bytes_in_flight)
     engine = Engine(shelf, scheduler)
-    found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, keeps_loaded)
+    parsing = CapacityLimiter(machine.threads)
+    found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, parsing, keeps_loaded)
     directory.subscribe(found.follow)
     return found
 

@@ -5,13 +5,13 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
-from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app import bodies, errors
 from app.bodies import Share
+from app.predictions import asking
 from app.predictions.schemas import PredictBody
 from app.settings import Settings
 
@@ -98,7 +98,7 @@ async def _read_json(request: Request, settings: Settings, share: Share) -> list
     raw = await bodies.whole(request, max_bytes=settings.max_predict_bytes, share=share)
     if len(raw) <= INLINE_BYTES:
         return _from_json(raw, settings)
-    return await run_sync(_from_json, raw, settings)
+    return await asking.parsed(request, _from_json, raw, settings)
 
 
 def _from_json(raw: bytes, settings: Settings) -> list[bytes]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from anyio.to_thread import run_sync
 from fastapi import Request, Response
 
 from app import bodies, errors
@@ -98,7 +97,7 @@ class _Call:
             body = await bodies.whole(self._request, max_bytes=self._settings.max_predict_bytes, share=share)
         if len(body) <= images.INLINE_BYTES:
             return self._parsed(body)
-        return await run_sync(self._parsed, body)
+        return await asking.parsed(self._request, self._parsed, body)
 
     def document(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """A `ServingRead`."""

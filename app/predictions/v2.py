@@ -199,7 +199,7 @@ async def _ready(request: Request, reference: str) -> Response:
 
 async def _inferred(request: Request, reference: str) -> Response:
     call = _Call(request)
-    found = await asking.asked(request, reference, call.read)
+    found = await asking.asked(request, reference, call.read, body_names_time=True)
     return call.answer(found)
 
 
@@ -232,7 +232,7 @@ class _Call:
         if len(header) <= images.INLINE_BYTES and len(behind) <= _INLINE_BYTES:
             found = self._parsed(header, behind)
         else:
-            found = await run_sync(self._parsed, header, behind)
+            found = await asking.parsed(self._request, self._parsed, header, behind)
         return Asked(found, _timeout_seconds(self._wanted))
 
     def answer(self, found: Answered) -> Response:

@@ -13,6 +13,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from app.predictions.engine import Engine
 from app.settings import Settings
 from tests import factories
 from tests.app import serving
@@ -217,6 +218,17 @@ def test_a_call_that_cannot_be_in_time_is_told_so(http: httpx.Client) -> None:
     assert call(0).is_success
     too_short = http.post(URL, json={"inputs": [tensor()]}, headers={"X-Request-Timeout": "0"})
     assert problem(too_short, 422)["errors"][0]["location"] == ["header", "X-Request-Timeout"]
+
+
+def test_time_that_only_the_body_names_is_not_taken_for_less(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[float] = []
+    monkeypatch.setattr(Engine, "check", lambda _self, _version, *, timeout_seconds: checked.append(timeout_seconds))
+    body = {"inputs": [tensor()], "parameters": {"timeout": 60_000_000}}
+    assert http.post(URL, json=body).is_success
+    assert http.post(URL, json=body, headers={"X-Request-Timeout": "30"}).is_success
+    assert checked == [3600, 30]
 
 
 def test_clients_find_what_is_wrong_where_they_look_for_it(client: triton.InferenceServerClient) -> None:
