@@ -1,12 +1,34 @@
-"""Libraries that tell their makers of their use, imported so that they do not; None where there is none for a machine.
+"""Libraries that are not to be imported as others are. Import them from here.
 
-ONNX Runtime asks this variable, and OpenVINO does without the module that sends its messages. Import them from here.
+Some tell their makers of their use: ONNX Runtime asks this variable, and OpenVINO does without the module that sends
+its messages; each is None where there is none for a machine. Others take seconds and hundreds of megabytes to import,
+most of it for torch's compiler, and are imported when a network is first built: many processes never build one.
 """
 
+import importlib
 import os
 import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__all__ = ("onnxruntime", "openvino")
+__all__ = ("onnxruntime", "openvino", "timm", "timm_data", "torchvision_models")
+
+
+class _Deferred(ModuleType):
+    """Stands for a module until something of it is asked for; for any thread."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+if TYPE_CHECKING:
+    import timm
+    from timm import data as timm_data
+    from torchvision import models as torchvision_models
+else:
+    timm = _Deferred("timm")
+    timm_data = _Deferred("timm.data")
+    torchvision_models = _Deferred("torchvision.models")
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # children have it, too
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # to be seen as not installed

@@ -27,20 +27,7 @@ LONGEST = ("e2e", "worker", "training", "backbones", "pretraining")
 TEST_DATA = Path(os.environ.get("GRAFT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--timed", choices=["only", "skip"], help="run only the tests marked `timed`, or all but those; all if left out"
-    )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = config.getoption("--timed")
-    if chosen is not None:
-        parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
-        for item in items:
-            parts[(item.get_closest_marker("timed") is not None) == (chosen == "only")].append(item)
-        config.hook.pytest_deselected(items=parts[False])
-        items[:] = parts[True]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # What takes longest comes first, so that no process waits long for the other at the end.
     items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
 

@@ -1,6 +1,5 @@
 """The work of an analysis: a version measured with a backbone, ending in a profile."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,26 +8,14 @@ from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.profile import Profile
-from worker.places import Places
 from worker.splits import splits_of
 from worker.training import profile
 from worker.training.data import Splits
 from worker.training.events import Emit
+from worker.works import AnalyseWork
 
 _SEED = 0
 """The same for all, so that profiles can be compared with one another."""
-
-
-@dataclass(frozen=True)
-class AnalyseWork:
-    """A version to measure, and what with."""
-
-    backbone: str
-    weights: str
-    table: Path
-    tag: str
-    """Under which the table has the version."""
-    places: Places
 
 
 def analyse(work: AnalyseWork, emit: Emit) -> Profile:

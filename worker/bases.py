@@ -1,25 +1,12 @@
 """The model version that a training starts from, and the images that it was made from, as they lie on disk."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from app import errors
 from app.models import artifact
 from app.warmstart import WarmStart
 from worker.splits import splits_of
 from worker.training.data import Splits
 from worker.training.warm import Base
-
-
-@dataclass(frozen=True)
-class BaseWork:
-    """Where a base lies."""
-
-    artifact: Path
-    table: Path | None
-    """Of the data set that it was made from; None where that is deleted."""
-    tag: str
-    """Under which the table has the version."""
+from worker.works import BaseWork
 
 
 def read(work: BaseWork, start: WarmStart) -> Base:

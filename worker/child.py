@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,47 +15,30 @@ import torch
 
 from app import errors, logs
 from app.jobs.leases import Failure
-from worker import kinds
-from worker.training.events import Event, Progress
+from worker.analyse import analyse
+from worker.ingest import ingest
+from worker.messages import STOP, Done, Failed, GaveUp, Happened, Message, failure
+from worker.optimise import optimise
+from worker.rank import rank
+from worker.train import train
+from worker.training.events import Emit, Event, Progress
 
 logger = logging.getLogger(__name__)
 
-STOP = "stop"
+_CARRIED_OUT: dict[str, Callable[[Any, Emit], Any]] = {
+    "ingest": ingest,
+    "analyse": analyse,
+    "rank": rank,
+    "train": train,
+    "optimise": optimise,
+}
+"""What does the work of each kind; its return value is the outcome."""
 _PROGRESS_SECONDS = 0.5
 _NICENESS = 10
 
 
 class Stopped(Exception):
     """Raised out of `emit` when the job is to end here: cancelled, or its worker is going down."""
-
-
-@dataclass(frozen=True)
-class Happened:
-    """Message: an event of the work."""
-
-    event: Event
-
-
-@dataclass(frozen=True)
-class Done:
-    """Message: the work is finished, with this outcome."""
-
-    outcome: Any
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Message: the work cannot be done."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True)
-class GaveUp:
-    """Message: the work has stopped because it was asked to."""
-
-
-Message = Happened | Done | Failed | GaveUp
 
 
 def main(connection: Connection, kind: str, work: Any, *, threads: int, log_level: str) -> None:
@@ -72,11 +55,11 @@ def main(connection: Connection, kind: str, work: Any, *, threads: int, log_leve
 
 def _outcome(emitter: "_Emitter", kind: str, work: Any) -> Message:
     try:
-        return Done(kinds.KINDS[kind].run(work, emitter.emit))
+        return Done(_CARRIED_OUT[kind](work, emitter.emit))
     except Stopped:
         return GaveUp()
     except errors.GraftError as error:
-        return Failed(kinds.failure(error))
+        return Failed(failure(error))
     except Exception as error:
         if emitter.is_stopping:  # libraries that call back into our code dress `Stopped` up as errors of their own
             return GaveUp()

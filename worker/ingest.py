@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from app import errors
 from app.backbones import preprocess
@@ -16,37 +15,9 @@ from app.datasets.store import Item, Snapshot
 from app.db import new_id
 from worker.training.data import prefetched
 from worker.training.events import Emit, Progress
+from worker.works import IngestOutcome, IngestWork
 
 _DECODE_THREADS = 2
-
-
-@dataclass(frozen=True)
-class IngestWork:
-    """An archive to read and the version to make of it; limits in bytes and pixels."""
-
-    archive: Path
-    table: Path
-    versions: tuple[str, ...]
-    """Tags of all versions so far, in order; what is imported comes to the items of the last one."""
-    attempt: str
-    """A name that no other attempt has."""
-    validation_fraction: float
-    seed: int
-    max_archive_bytes: int
-    max_archive_entries: int
-    max_image_bytes: int
-    max_image_pixels: int
-
-
-@dataclass(frozen=True)
-class IngestOutcome:
-    """What an import found: the version it wrote, or the error for which it wrote none."""
-
-    version: NewVersion | None
-    error: errors.GraftError | None
-    accepted: int
-    refusals: tuple[Refusal, ...]
-    ignored: int
 
 
 @dataclass(frozen=True)

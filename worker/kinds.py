@@ -1,4 +1,4 @@
-"""The kinds of jobs: for each, what its process is given, what it does there, and what becomes of the outcome."""
+"""The kinds of jobs: for each, what its process is given, and what becomes of the outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from app.datasets.tables import DatasetVersion
 from app.experiments import service as experiments
 from app.jobs import leases
 from app.jobs import service as jobs
-from app.jobs.leases import Claim, Failure
+from app.jobs.leases import Claim
 from app.jobs.schemas import Candidate, OptimisationCreate
 from app.limits import Budget
 from app.models import service as models
@@ -33,13 +33,21 @@ from app.settings import Settings
 from app.storage import Storage, move
 from app.warmstart import WarmStart
 from worker import places
-from worker.analyse import AnalyseWork, analyse
-from worker.bases import BaseWork
-from worker.ingest import IngestOutcome, IngestWork, ingest
-from worker.optimise import OptimiseOutcome, OptimiseWork, optimise
-from worker.rank import Missing, Own, Published, RankWork, rank
-from worker.train import TrainOutcome, TrainWork, train
-from worker.training.events import Emit
+from worker.messages import failure
+from worker.works import (
+    AnalyseWork,
+    BaseWork,
+    IngestOutcome,
+    IngestWork,
+    Missing,
+    OptimiseOutcome,
+    OptimiseWork,
+    Own,
+    Published,
+    RankWork,
+    TrainOutcome,
+    TrainWork,
+)
 
 _PLAN = TypeAdapter(Plan)
 _RECIPE = TypeAdapter(Recipe)
@@ -48,20 +56,13 @@ _CANDIDATES = TypeAdapter(tuple[Candidate, ...] | None)
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of job, as four functions."""
+    """One kind of job, as what its worker does before and after its process."""
 
     prepare: Callable[[Session, Claim, Settings, Storage], Any]
     """The value that the job's process works on."""
-    run: Callable[[Any, Emit], Any]
-    """The work itself, in the job's process; its return value is the outcome."""
     publish: Callable[[Session, Claim, Any, Storage, datetime], None]
     """Ends the job in the transaction given, with all that others are to see of the outcome. May be done again after a
     transaction that failed; files that it put in place and that no row came to name are removed by the sweep."""
-
-
-def failure(error: errors.GraftError) -> Failure:
-    """A job's `error` for what its process raised on purpose."""
-    return Failure(error.code, error.message, dict(error.detail))
 
 
 def _prepare_ingest(session: Session, claim: Claim, settings: Settings, storage: Storage) -> IngestWork:
@@ -281,9 +282,9 @@ def _publish_optimise(
 
 
 KINDS: dict[str, Kind] = {
-    "ingest": Kind(_prepare_ingest, ingest, _publish_ingest),
-    "analyse": Kind(_prepare_analyse, analyse, _publish_analyse),
-    "rank": Kind(_prepare_rank, rank, _publish_rank),
-    "train": Kind(_prepare_train, train, _publish_train),
-    "optimise": Kind(_prepare_optimise, optimise, _publish_optimise),
+    "ingest": Kind(_prepare_ingest, _publish_ingest),
+    "analyse": Kind(_prepare_analyse, _publish_analyse),
+    "rank": Kind(_prepare_rank, _publish_rank),
+    "train": Kind(_prepare_train, _publish_train),
+    "optimise": Kind(_prepare_optimise, _publish_optimise),
 }

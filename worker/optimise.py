@@ -2,53 +2,21 @@
 
 import platform
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from app import errors
 from app.models import artifact
-from app.optimisation import Report, Tolerance
 from app.runtimes import opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine
 from worker.optimising import compare
 from worker.optimising.compare import Setting, Subject
 from worker.splits import splits_of
 from worker.training.events import Emit
+from worker.works import OptimiseOutcome, OptimiseWork
 
 _CPU_FACTS = Path("/proc/cpuinfo")
-
-
-@dataclass(frozen=True)
-class OptimiseWork:
-    """A model version, the images it was trained on, and the folders to work in."""
-
-    version_id: str
-    optimisation_id: str
-    """The id that the optimisation is to have."""
-    artifact: Path
-    table: Path
-    tag: str
-    """Under which the table has the version of the data set."""
-    folder: Path
-    """The job's own folder, with one for each attempt."""
-    max_image_pixels: int
-    tolerance: Tolerance
-    forms: tuple[str, ...] | None
-    """Names of those to compare; None for all that the machine may run."""
-    device: str
-    """`cpu`, or `gpu` for one if there is one."""
-
-
-@dataclass(frozen=True)
-class OptimiseOutcome:
-    """A finished optimisation, which lies in `folder`."""
-
-    folder: Path
-    optimisation_id: str
-    version_id: str
-    report: Report
 
 
 def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.backbones import catalogue, weights
 from app.settings import Settings
 from app.storage import Storage
 
@@ -15,6 +16,22 @@ class Places:
     weights_dir: Path | None
     download_weights: bool
     max_image_pixels: int
+
+    def weights_at_hand(self) -> dict[str, str]:
+        """By the name of each backbone of the catalogue whose first weights are on this machine, the leading hex digits
+        of their sha256."""
+        found = {
+            entry.name: weights.identify(
+                entry,
+                entry.weights[0],
+                weights_dir=self.weights_dir,
+                cache_dir=weights.default_cache_dir(),
+                hub_cache_dir=weights.default_hub_cache_dir(),
+            )
+            for entry in catalogue.backbones().values()
+            if entry.weights
+        }
+        return {name: digits for name, digits in found.items() if digits is not None}
 
 
 def of(settings: Settings, files: Storage) -> Places:

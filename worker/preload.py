@@ -7,8 +7,10 @@ import PIL.Image
 import pydantic
 import safetensors.torch
 import sqlalchemy.orm
+import timm.data
+import timm.models
 import torch
-import torchvision
+import torchvision.models
 
 from worker.optimising import compare
 from worker.training import profile, search, strategies
@@ -23,6 +25,7 @@ __all__ = [
     "search",
     "sqlalchemy",
     "strategies",
+    "timm",
     "torch",
     "torchvision",
 ]

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -23,54 +21,12 @@ from worker.training import ranking
 from worker.training.data import Splits
 from worker.training.events import Emit
 from worker.training.ranking import Candidate, Network
+from worker.works import Missing, Own, Published, RankWork
 
 SEED = 0
 """Of the rankings that choose a backbone: the same for all, so that they can be shared."""
 
 _OWN = "own"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A backbone with published weights."""
-
-    name: str
-    """What the ranking calls it."""
-    backbone: str
-    choice: str
-    """Of the weights."""
-
-
-@dataclass(frozen=True)
-class Own:
-    """The network of a model version, which lies in `folder`."""
-
-    name: str
-    folder: Path
-    has_seen: bool
-    """Whether it may have been trained on images of the version."""
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A model that is not there."""
-
-    name: str
-    code: str
-    message: str
-
-
-@dataclass(frozen=True)
-class RankWork:
-    """A version to compare networks on."""
-
-    candidates: tuple[Published | Own | Missing, ...] | None
-    """None for all backbones of the catalogue whose weights are at hand."""
-    table: Path
-    tag: str
-    """Under which the table has the version."""
-    seed: int
-    places: Places
 
 
 def rank(work: RankWork, emit: Emit) -> Ranking:
@@ -83,23 +39,7 @@ def rank(work: RankWork, emit: Emit) -> Ranking:
 
 def at_hand(places: Places) -> tuple[Published, ...]:
     """All backbones of the catalogue whose first weights are on this machine, smallest first."""
-    return tuple(Published(name, name, catalogue.PRETRAINED) for name in weights_at_hand(places))
-
-
-def weights_at_hand(places: Places) -> dict[str, str]:
-    """By the name of each of these backbones the leading hex digits of the sha256 of its weights."""
-    found = {
-        entry.name: weights.identify(
-            entry,
-            entry.weights[0],
-            weights_dir=places.weights_dir,
-            cache_dir=weights.default_cache_dir(),
-            hub_cache_dir=weights.default_hub_cache_dir(),
-        )
-        for entry in catalogue.backbones().values()
-        if entry.weights
-    }
-    return {name: digits for name, digits in found.items() if digits is not None}
+    return tuple(Published(name, name, catalogue.PRETRAINED) for name in places.weights_at_hand())
 
 
 def compare(

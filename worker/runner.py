@@ -23,8 +23,8 @@ from app.jobs.events import Line
 from app.jobs.leases import Claim, Failure
 from app.settings import Settings
 from app.storage import Storage
-from worker import child, kinds, searching
-from worker.child import Done, Failed, GaveUp, Happened, Message
+from worker import entry, kinds, messages
+from worker.messages import Done, Failed, GaveUp, Happened, Message
 from worker.training.events import Event, Progress
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class _Attempt:
             with self._database.read() as session:
                 work = self._kind.prepare(session, self._claim, self._settings, self._files)
         except errors.GraftError as error:
-            failure = kinds.failure(error)
+            failure = messages.failure(error)
             self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
             return
         connection, process = self._start(work)
@@ -125,7 +125,7 @@ class _Attempt:
     def _start(self, work: Any) -> tuple[Connection, ForkServerProcess]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=child.main,
+            target=entry.main,
             args=(theirs, self._claim.kind, work),
             kwargs={"threads": self._settings.threads, "log_level": self._settings.log_level},
             name=self._claim.job_id,
@@ -212,14 +212,14 @@ class _Attempt:
         if self._stop_by is None:
             self._stop_by = time.monotonic() + self._settings.cancel_grace_seconds
             try:
-                connection.send(child.STOP)
+                connection.send(messages.STOP)
             except OSError:
                 return  # gone already
 
     def _ask_to_finish(self) -> None:
         if not self._is_asked_to_finish:
             self._is_asked_to_finish = True
-            searching.ask_to_finish(self._files.job(self._claim.job_id))
+            messages.ask_to_finish(self._files.job(self._claim.job_id))
 
     def _conclude(self, state: str, exit_code: int | None) -> None:
         """End the job as its last message says, or as its process ended without one."""

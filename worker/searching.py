@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from app import estimates, space
@@ -14,15 +15,13 @@ from app.facts import VersionFacts
 from app.plan import Plan
 from app.profile import Costs
 from app.recipe import Recipe
+from worker import messages
 from worker.training import search, trials
 from worker.training.data import Splits
 from worker.training.events import Emit
 from worker.training.rivals import Trained
 from worker.training.search import CarryOut, Searching
 from worker.training.trials import State
-
-_FINISH = "finish"
-"""A file in the job's folder: the search is to end. Later attempts find it, too."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,6 @@ class SearchWork:
     began: float
     """When the attempt did, by `time.monotonic`."""
     job_folder: Path
-
-
-def ask_to_finish(job_folder: Path) -> None:
-    """Let the search of the job with this folder end soon, with the best that it has found."""
-    job_folder.mkdir(parents=True, exist_ok=True)
-    (job_folder / _FINISH).touch()
 
 
 def carry_out(
@@ -76,7 +69,7 @@ def carry_out(
         seed=work.recipe.seed,
         clock=time.monotonic,
         began=work.began,
-        is_to_end=(work.job_folder / _FINISH).exists,
+        is_to_end=partial(messages.is_to_finish, work.job_folder),
         emit=emit,
     )
     return search.search(searching, state)

@@ -27,7 +27,7 @@ from app.models import serving
 from app.models.tables import ModelVersion, Optimisation
 from app.settings import Settings
 from app.storage import Storage
-from worker import places, rank
+from worker import places
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """One round."""
-        weights = rank.weights_at_hand(places.of(self._settings, self._files)) if GPU_QUEUE in self._queues else None
+        weights = places.of(self._settings, self._files).weights_at_hand() if GPU_QUEUE in self._queues else None
         with self._database.write() as session:
             now = self._database.now(session)
             leases.saw_worker(

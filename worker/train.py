@@ -15,16 +15,14 @@ from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.evaluation import Evaluation
-from app.facts import VersionFacts
 from app.limits import Budget
 from app.models import artifact
 from app.models.artifact import Artifact, Calibration
 from app.plan import Plan
 from app.profile import Profile, check_measurable
 from app.ranking import Ranking
-from app.recipe import NO_WEIGHTS, OF_BASE, Recipe
+from app.recipe import NO_WEIGHTS, OF_BASE
 from worker import analyse, bases, rank, searching
-from worker.bases import BaseWork
 from worker.places import Places
 from worker.searching import SearchWork
 from worker.splits import splits_of
@@ -33,58 +31,9 @@ from worker.training.data import Splits
 from worker.training.events import Emit, Planned
 from worker.training.rivals import Trained
 from worker.training.warm import Base
+from worker.works import TrainOutcome, TrainWork
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
-
-
-@dataclass(frozen=True)
-class TrainWork:
-    """A plan, the version it is for, and the folders to work in."""
-
-    plan: Plan | None
-    """None where it is decided by what is measured first."""
-    recipe: Recipe
-    facts: VersionFacts
-    profile: Profile | None
-    """What was measured of the version before, with the recipe's backbone and weights or with those that the known
-    ranking chooses."""
-    ranking: Ranking | None
-    """The last one of all backbones at hand on the version, where the recipe leaves the backbone open."""
-    table: Path
-    dataset_id: str
-    version: int
-    tag: str
-    """Under which the table has that version."""
-    content_hash: str
-    version_id: str
-    """The id that the model version is to have."""
-    folder: Path
-    """The job's own folder, with one for each attempt: its checkpoints, and the artifact when done."""
-    places: Places
-    max_activation_bytes: int
-    base: BaseWork | None = None
-    """Where the model version lies that it starts from."""
-    is_optimised: bool = False
-    """Whether an optimisation is to follow."""
-
-
-@dataclass(frozen=True)
-class TrainOutcome:
-    """A finished classifier whose artifact lies in `artifact`."""
-
-    artifact: Path
-    version_id: str
-    plan: Plan
-    labels: tuple[str, ...]
-    evaluation: dict[str, Any]
-    """Its main figures; the artifact has all of them."""
-    provenance: dict[str, Any]
-    measured: Profile | None
-    """What it was decided by, where it was decided here."""
-    ranked: Ranking | None
-    """What the backbone was chosen by, where it was ranked here."""
-    is_optimised: bool = False
-    """Whether an optimisation is to follow."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +208,7 @@ def _pick(work: TrainWork, splits: Splits, emit: Emit) -> tuple[str, tuple[str, 
 
 def _ranking(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Ranking, Ranking | None]:
     """The ranking of all backbones at hand, the one that is known where it is still that; and what was ranked here."""
-    known, weights_here = work.ranking, rank.weights_at_hand(work.places)
+    known, weights_here = work.ranking, work.places.weights_at_hand()
     if known is not None and known.is_of(weights_here) and known.setting.device == rank.device().type:
         return known, None
     candidates = rank.at_hand(work.places)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import torchvision.models
-from timm.data import ImageNetInfo, infer_imagenet_subset
-
 from app import errors
 from app.backbones.catalogue import Weights
+from app.libraries import timm_data, torchvision_models
 
 _SEPARATORS = re.compile(r"[\s_\-]+")
 
@@ -52,7 +50,7 @@ def labels(weights: Weights) -> tuple[str, ...]:
         raise errors.NotFound(f"{weights.name} come without a classifier, so without labels", code="no_labels")
     if weights.hub is None:
         return _of_torchvision()
-    subset = infer_imagenet_subset({"num_classes": weights.classes})
+    subset = timm_data.infer_imagenet_subset({"num_classes": weights.classes})
     if subset is None:
         raise errors.NotFound(
             f"what the {weights.classes} outputs of {weights.name} mean is not published", code="labels_not_published"
@@ -96,9 +94,9 @@ def _plain(label: str) -> str:
 @cache
 def _of_torchvision() -> tuple[str, ...]:
     # All of torchvision's classifiers share them.
-    return tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return tuple(torchvision_models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 @cache
 def _of_imagenet(subset: str) -> tuple[str, ...]:
-    return tuple(ImageNetInfo(subset).label_descriptions())
+    return tuple(timm_data.ImageNetInfo(subset).label_descriptions())

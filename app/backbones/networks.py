@@ -4,9 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import cast
 
-import timm
 import torch
-import torchvision.models
 from torch import Tensor, nn
 
 from app.backbones.catalogue import Backbone, Weights
@@ -17,6 +15,7 @@ from app.backbones.walk import ChainWalk, Walk
 from app.backbones.written.alexnet import ZFNET_512_WIDTHS, AlexNet2012, ZFNet
 from app.backbones.written.inception_v1 import InceptionV1
 from app.backbones.written.inception_v2 import InceptionV2
+from app.libraries import timm, torchvision_models
 
 PUBLISHED_CLASSES = 1000
 
@@ -82,7 +81,7 @@ def versioned(
         versions = {
             name: {"version": module._version}
             for name, module in network.named_modules()
-            if isinstance(module, torchvision.models.MNASNet)
+            if isinstance(module, torchvision_models.MNASNet)
         }
     noted = _Versioned(state)
     noted._metadata = versions
@@ -114,13 +113,13 @@ class _Versioned(dict[str, Tensor]):
 def _from_torchvision(backbone: Backbone, auxiliary: bool, size: int) -> nn.Module:
     if backbone.name in _INCEPTIONS:
         # The published weights expect inputs scaled to -1..1, which `:transform_input` does.
-        network = torchvision.models.get_model(
+        network = torchvision_models.get_model(
             backbone.name, weights=None, aux_logits=auxiliary, transform_input=True, init_weights=True
         )
     elif backbone.fixed_size:
-        network = torchvision.models.get_model(backbone.name, weights=None, image_size=size)
+        network = torchvision_models.get_model(backbone.name, weights=None, image_size=size)
     else:
-        network = torchvision.models.get_model(backbone.name, weights=None)
+        network = torchvision_models.get_model(backbone.name, weights=None)
     return cast("nn.Module", network)
 
 

@@ -34,7 +34,8 @@ from app.settings import Settings
 from app.storage import Storage
 from bench.photos import Photos
 from bench.serving.pictures import SIZE, Pictures
-from worker.optimise import OptimiseWork, optimise
+from worker.optimise import optimise
+from worker.works import OptimiseWork
 
 MAX_PIXELS = 10_000_000
 

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from fastapi.testclient import TestClient
 
@@ -109,14 +107,3 @@ def test_the_labels_of_a_data_set_are_matched(http: TestClient, versioned: str) 
 def test_labels_of_what_is_not_there_are_not_found(http: TestClient, path: str, code: str) -> None:
     answer = http.get(f"/v1/backbones/{path}/labels")
     assert (answer.status_code, answer.json()["code"]) == (404, code)
-
-
-@pytest.mark.timed
-def test_the_catalogue_is_answered_quickly(http: TestClient) -> None:
-    http.get("/v1/backbones")
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        http.get("/v1/backbones?family=ResNet")
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.1

@@ -7,8 +7,9 @@ import pytest
 
 from app import errors
 from tests import factories
-from worker.ingest import IngestWork, ingest
+from worker.ingest import ingest
 from worker.training.events import Event, Progress
+from worker.works import IngestWork
 
 
 @pytest.fixture

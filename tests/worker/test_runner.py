@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from tests import factories
 from tests.worker.conftest import Desk
 from worker import kinds
 from worker.runner import Runner
+from worker.train import train
 
 MANY_EPOCHS = 1000
 
@@ -58,6 +61,13 @@ def files_left(files: Storage) -> list[str]:
     kept = ("datasets", "features", "models")
     found = (path for path in files.root.rglob("*") if path.is_file())
     return [str(path) for path in found if path.relative_to(files.root).parts[0] not in kept]
+
+
+def test_a_worker_imports_nothing_that_only_jobs_need() -> None:
+    program = "import sys, worker.local, worker.tasks; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "worker.runner" in modules
+    assert not {"torch", "torchvision", "timm", "lance", "worker.child"} & set(modules)
 
 
 def test_an_import_makes_a_version_and_leaves_no_archive(desk: Desk, runner: Runner, files: Storage) -> None:
@@ -210,7 +220,7 @@ def test_a_model_is_published_by_the_second_try_where_the_first_commit_failed(
         claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
         assert claim is not None
         work = kind.prepare(session, claim, settings, files)
-    outcome = kind.run(work, lambda _event: None)
+    outcome = train(work, lambda _event: None)
 
     def publish_and_lose_the_connection() -> None:
         with database.write() as session:

@@ -25,10 +25,11 @@ from tests import factories
 from tests.worker.conftest import Desk
 from tests.worker.test_runner import MANY_EPOCHS, job_processes, running, until
 from worker import child, kinds
-from worker.ingest import IngestWork, ingest
+from worker.ingest import ingest
+from worker.messages import GaveUp
 from worker.runner import Runner
-from worker.train import TrainOutcome
 from worker.training.events import Event, Progress
+from worker.works import IngestWork, TrainOutcome
 
 
 def test_an_outcome_that_cannot_be_published_fails_the_job_with_the_reason(
@@ -144,4 +145,4 @@ def test_a_stop_that_comes_up_through_a_library_is_still_a_stop(
     message = child._outcome(StopsWhileWriting(theirs), "ingest", work)
     ours.close()
 
-    assert message == child.GaveUp()
+    assert message == GaveUp()

@@ -15,8 +15,8 @@ from tests import factories
 from tests.worker.conftest import Desk, on_sqlite
 from worker import kinds, sweep
 from worker.runner import Runner
-from worker.train import TrainWork
 from worker.train import train as carry_out
+from worker.works import TrainWork
 
 
 def submit(desk: Desk, dataset_id: str, **fields: object) -> Job:
