@@ -21,6 +21,12 @@ class _Deferred(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+def import_deferred() -> None:
+    """Import those that wait for a network to be built: before memory is counted, or while nobody waits for them."""
+    for name in ("timm.data", "torchvision.models"):
+        importlib.import_module(name)
+
+
 if TYPE_CHECKING:
     import timm
     from timm import data as timm_data

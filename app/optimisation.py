@@ -140,6 +140,11 @@ class Serving:
     optimisation_id: str | None
     forms: tuple[str, ...]
 
+    @property
+    def is_of_torch(self) -> bool:
+        """Whether the first form is the network as torch has it, which is built to be loaded."""
+        return self.forms[0].startswith("torch")
+
 
 UNOPTIMISED = Serving(None, (PLAIN_NAME,))
 

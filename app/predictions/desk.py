@@ -1,10 +1,13 @@
 """What answers predictions in one process, put together."""
 
 import os
+import threading
 from dataclasses import dataclass
+from functools import cache
 
 from anyio import CapacityLimiter
 
+from app import libraries
 from app.bodies import InFlight
 from app.deps import Parts
 from app.metrics import Metrics
@@ -12,7 +15,7 @@ from app.models.directory import Directory, Snapshot
 from app.models.service import Served
 from app.predictions.engine import Engine
 from app.predictions.opener import FromStorage
-from app.predictions.scheduler import Limits, Scheduler
+from app.predictions.scheduler import Limits, Scheduler, yield_to_the_event_loop
 from app.predictions.shelf import Opener, Shelf
 from app.runtimes import memory
 from app.runtimes.form import Machine
@@ -54,6 +57,8 @@ class Desk:
     def follow(self, snapshot: Snapshot) -> None:
         """Go on with what the registry has become."""
         self.engine.follow(snapshot.served, self._kept_of(snapshot))
+        if self.keeps_loaded and any(version.serving.is_of_torch for version in snapshot.served.values()):
+            _import_soon()
 
     def close(self) -> None:
         """Answer what was taken in, and end."""
@@ -89,6 +94,17 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
     found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, parsing, keeps_loaded)
     directory.subscribe(found.follow)
     return found
+
+
+@cache
+def _import_soon() -> None:
+    """Begin to import, once, what the first request would wait for."""
+
+    def work() -> None:
+        yield_to_the_event_loop()
+        libraries.import_deferred()
+
+    threading.Thread(target=work, name="import", daemon=True).start()
 
 
 def _cores() -> int:

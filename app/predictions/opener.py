@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from app import errors
+from app import errors, libraries
 from app.backbones.taps import Outlet
 from app.metrics import Metrics
 from app.models import artifact as artifacts
@@ -41,6 +41,8 @@ class FromStorage:
 
     def need(self, version: Served) -> Need:
         """The memory that the version takes, about. Raises `Unavailable`."""
+        if version.serving.is_of_torch:
+            libraries.import_deferred()  # or what they take would be taken for the version's
         return needs.of(version, self.storage)
 
     def open(self, version: Served) -> Loaded:

@@ -1,5 +1,7 @@
 """How a model version gets into memory: in the form that was chosen, or in the next that works."""
 
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,6 +62,33 @@ def source(storage: Storage) -> FromStorage:
 def test_a_version_is_opened_in_the_form_that_was_chosen(source: FromStorage) -> None:
     assert source.open(VERSION).form.name == "onnxruntime-fp32"
     assert source.open(Served("mv_1", "insects", 1)).form.name == "torch-fp32"
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from app.metrics import Metrics
+from app.models.service import Served
+from app.optimisation import Serving
+from app.predictions.opener import FromStorage
+from app.runtimes.form import Machine
+from app.storage import Storage
+
+source = FromStorage(Storage(Path(sys.argv[1])), Machine(threads=1), 1, Metrics())
+for forms in (("onnxruntime-fp32", "torch-fp32"), ("torch-fp32",)):
+    version = Served("mv_1", "insects", 1, Serving("opt_1", forms))
+    source.need(version)
+    before = "torchvision" in sys.modules
+    print(before, source.open(version).form.name, "torchvision" in sys.modules)
+"""
+
+
+def test_what_networks_are_built_with_is_imported_for_those_that_are_before_their_memory_is_counted(
+    storage: Storage,
+) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(storage.root)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told == ["False onnxruntime-fp32 False", "True torch-fp32 True"]
 
 
 def test_a_report_is_read_as_it_was_written(storage: Storage) -> None:
