@@ -38,7 +38,12 @@ def take(folder: Path) -> Device:
     if not torch.cuda.is_available():
         return Device("cpu")
     numbers = range(torch.cuda.device_count())
-    number, lock = first_free(folder, [str(torch.cuda.get_device_properties(number).uuid) for number in numbers])
+    names = [str(torch.cuda.get_device_properties(number).uuid) for number in numbers]
+    try:
+        number, lock = first_free(folder, names)
+    except (OSError, NotImplementedError) as error:  # not every file system has locks
+        logger.warning("no GPU can be kept from other processes (%s); predictions are computed on the first", error)
+        return shared()
     return Device(f"cuda:{number}", lock)
 
 
