@@ -12,6 +12,7 @@ import httpx
 import httpx_sse
 import msgspec
 
+from client import answers
 from client.errors import Problem, Unreachable
 from client.forms import Runtimes
 from client.recipe import Recipe
@@ -39,7 +40,8 @@ from client.values import (
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _ATTEMPTS = 4
-_FIRST_WAIT_SECONDS = 0.25
+_PATIENCE = 0.9
+"""Of the time in which an answer must begin, how much the service may take for it."""
 _IMAGES_A_REQUEST = 16
 _PAGE = 100
 _MEDIA_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip"}
@@ -59,6 +61,7 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0, attempts: int = _ATTEMPTS) -> None:
         self.url = url.rstrip("/")
+        self._timeout_seconds = timeout_seconds
         self._attempts = attempts
         self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
 
@@ -208,7 +211,7 @@ class Client:
                 failures += 1
                 if failures == self._attempts:
                     raise self._unreachable(error) from error
-                time.sleep(_FIRST_WAIT_SECONDS * 2**failures)
+                time.sleep(answers.FIRST_WAIT_SECONDS * 2**failures)
             else:
                 return
 
@@ -273,7 +276,7 @@ class Client:
     def remove_alias(self, model: str, alias: str, *, revision: int | None = None) -> None:
         """Remove an alias, whatever its state, or only at `revision`; the version stays."""
         headers = {"If-Match": "*" if revision is None else f'"{revision}"'}
-        _checked(self._again(lambda: self._http.delete(alias_path(model, alias), headers=headers)))
+        answers.checked(self._again(lambda: self._http.delete(alias_path(model, alias), headers=headers)))
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """The model and the number of the version that `name`, `name@version` or `name:alias` addresses."""
@@ -306,7 +309,11 @@ class Client:
 
     def _predict(self, model: str, files: list[tuple[str, tuple[str, bytes]]], top_k: int) -> Predictions:
         path, params = f"/v1/models/{model}/predict", {"top_k": top_k}
-        return _read(self._again(lambda: self._http.post(path, params=params, files=files)), Predictions)
+        # Whoever waits here would rather wait on: a model that is loaded for the first time takes seconds.
+        headers = {"X-Request-Timeout": f"{_PATIENCE * self._timeout_seconds:g}"}
+        return _read(
+            self._again(lambda: self._http.post(path, params=params, files=files, headers=headers)), Predictions
+        )
 
     def _change(self, method: str, path: str, if_match: str, wanted: Mapping[str, object] | None) -> Alias:
         headers = {"If-Match": if_match}
@@ -341,28 +348,22 @@ class Client:
 
     def _listing(self, path: str, after: dict[str, str]) -> bytes:
         response = self._again(lambda: self._http.get(path, params={"limit": str(_PAGE), **after}))
-        return _checked(response).content
+        return answers.checked(response).content
 
     def _stream(self, job_id: str, last: int) -> Iterator[Event | Progress]:
         headers = {"Last-Event-ID": str(last)}
         with httpx_sse.connect_sse(self._http, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as source:
             if source.response.is_error:
                 source.response.read()
-            _checked(source.response)
+            answers.checked(source.response)
             for sent in source.iter_sse():
                 if not sent.data:
                     continue  # a sign of life between events
                 yield _PROGRESS.decode(sent.data) if sent.event == "progress" else _EVENT.decode(sent.data)
 
     def _again(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        """The answer to a request that may be repeated, tried again while no connection comes about."""
-        for attempt in range(1, self._attempts):
-            try:
-                return send()
-            except httpx.TransportError:
-                time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
         try:
-            return send()
+            return answers.again(send, attempts=self._attempts)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -385,15 +386,4 @@ def _asked(recipe: Recipe) -> dict[str, object]:
 
 
 def _read(response: httpx.Response, kind: type[T]) -> T:
-    return msgspec.json.decode(_checked(response).content, type=kind)
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    """The response, unless it says that something is wrong. Raises `Problem`."""
-    if response.is_success:
-        return response
-    try:
-        document = response.json()
-    except ValueError:
-        document = {"detail": f"{response.url} answered with status {response.status_code} and no problem document"}
-    raise Problem(response.status_code, document if isinstance(document, dict) else {"detail": str(document)})
+    return msgspec.json.decode(answers.checked(response).content, type=kind)

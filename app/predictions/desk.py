@@ -15,7 +15,7 @@ from app.models.directory import Directory, Snapshot
 from app.models.service import Served
 from app.predictions.engine import Engine
 from app.predictions.opener import FromStorage
-from app.predictions.scheduler import Limits, Scheduler, yield_to_the_event_loop
+from app.predictions.scheduler import Limits, Scheduler
 from app.predictions.shelf import Opener, Shelf
 from app.runtimes import memory
 from app.runtimes.form import Machine
@@ -57,7 +57,9 @@ class Desk:
     def follow(self, snapshot: Snapshot) -> None:
         """Go on with what the registry has become."""
         self.engine.follow(snapshot.served, self._kept_of(snapshot))
-        if self.keeps_loaded and any(version.serving.is_of_torch for version in snapshot.served.values()):
+        served = snapshot.served.values()
+        # The first model of all will be one of torch, and asked for as soon as it is trained.
+        if self.keeps_loaded and (not served or any(version.serving.is_of_torch for version in served)):
             _import_soon()
 
     def close(self) -> None:
@@ -99,12 +101,7 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
 @cache
 def _import_soon() -> None:
     """Begin to import, once, what the first request would wait for."""
-
-    def work() -> None:
-        yield_to_the_event_loop()
-        libraries.import_deferred()
-
-    threading.Thread(target=work, name="import", daemon=True).start()
+    threading.Thread(target=libraries.import_deferred, name="import").start()
 
 
 def _cores() -> int:
