@@ -70,15 +70,19 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
     if plan.freeze is None and costs.device == "cuda":
         # They are decoded once, for which the GPU waits, and changed by the GPU itself.
         begin += (train + validation) * costs.decode
-        epoch = train * costs.step + validation * costs.forward
+        judging = validation * costs.forward
+        epoch = train * costs.step + judging
     elif plan.freeze is None:
-        epoch = train * (costs.decode + costs.step) + validation * look
+        judging = validation * look
+        epoch = train * (costs.decode + costs.step) + judging
     else:
         begin += (plan.views * train + validation) * look
-        epoch = (1 - share_up_to(backbone, plan.freeze)) * (train * costs.step + validation * costs.forward)
+        trained = 1 - share_up_to(backbone, plan.freeze)
+        judging = trained * validation * costs.forward
+        epoch = trained * train * costs.step + judging
     # The network before the first step is judged as well, those between it and the last one, and the one that is kept.
-    between = _BETWEEN * validation * look if plan.reinit == "none" and plan.descent.patience is None else 0.0
-    return begin + plan.descent.epochs * epoch + (validation + judged) * look + between
+    between = _BETWEEN if plan.reinit == "none" and plan.descent.patience is None else 0
+    return begin + plan.descent.epochs * epoch + (1 + between) * judging + judged * look
 
 
 def _classifiers(plan: Plan, costs: Costs) -> float:

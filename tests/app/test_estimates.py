@@ -54,7 +54,7 @@ def test_for_a_gpu_images_are_decoded_once() -> None:
     short, long = (estimates.of(plan, FACTS, RESNET, costs).seconds for plan in plans)
 
     assert long - short == pytest.approx(80 * 0.06 + 20 * 0.02)
-    assert short == pytest.approx(100 * 0.01 + 5 * (long - short) + 2 * LOOK + COMPARED)
+    assert short == pytest.approx(100 * 0.01 + 5 * (long - short) + 20 * 0.02 + LOOK + COMPARED)
 
 
 def test_full_fits_the_head_first_that_it_begins_with() -> None:
@@ -68,6 +68,12 @@ def test_epochs_of_the_top_cost_what_lies_behind_the_frozen_stages() -> None:
     behind = 1 - estimates.share_up_to(RESNET, "layer3")
     assert 0.1 < behind < 0.4
     assert seconds(long) - seconds(short) == pytest.approx(10 * behind * (80 * 0.06 + 20 * 0.02))
+
+
+def test_networks_between_start_and_end_of_the_top_are_judged_by_what_lies_behind_the_frozen_stages() -> None:
+    several, none = (Recipe(backbone="resnet18", strategy="top", views=1, patience=patience) for patience in (None, 9))
+    behind = 1 - estimates.share_up_to(RESNET, "layer3")
+    assert seconds(several) - seconds(none) == pytest.approx(3 * behind * 20 * 0.02)
 
 
 def test_a_rival_takes_its_time_besides() -> None:
