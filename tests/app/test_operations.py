@@ -1,8 +1,10 @@
 """Health, docs, and what the API process loads."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -35,6 +37,31 @@ def test_the_docs_need_no_other_host(http: TestClient) -> None:
     script = page.split('<script src="')[1].split('"')[0]
     assert http.get(script).status_code == 200
     assert http.get("/", follow_redirects=False).headers["location"] == "/docs"
+
+
+def test_what_networks_are_built_with_is_imported_from_the_start_where_predictions_are_answered(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import sys, threading\n"
+        "from fastapi.testclient import TestClient\n"
+        "import migrations\n"
+        "from app.db import Database\n"
+        "from app.doorbell import SilentDoorbell\n"
+        "from app.main import assemble\n"
+        "from app.settings import Settings\n"
+        "migrations.upgrade(Database(Settings().sqlalchemy_url))\n"
+        "for keeps_loaded in (False, True):\n"
+        "    with TestClient(assemble(Settings(), SilentDoorbell(), keeps_loaded=keeps_loaded)):\n"
+        "        for thread in threading.enumerate():\n"
+        "            if thread.name == 'import':\n"
+        "                thread.join()\n"
+        "    print(keeps_loaded, 'torchvision' in sys.modules)\n"
+    )
+    environment = {**os.environ, "GRAFT_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert told.splitlines() == ["False False", "True True"]
 
 
 def test_importing_the_application_loads_no_worker_and_no_compiler_and_opens_nothing() -> None:
