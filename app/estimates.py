@@ -6,13 +6,17 @@ from app.backbones.catalogue import Backbone
 from app.evaluation import COMPARED_EACH
 from app.facts import VersionFacts
 from app.plan import Estimate, Plan
-from app.profile import Costs
+from app.profile import Costs, StageCosts
 from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
 
-_FIT = 2.0
+_FIT = 1.6
 """A classifier that is kept takes so many times what it takes to measure how good it would be."""
-_SELECT = 5.0
+_SELECT = 8.5
 """... and a choice of features of all stages, made anew in each fold for several counts of them."""
+_CROSS_VALIDATED, _COMPARED = 10_000, 2_000
+"""Images at most that the penalty, and the number of features, is chosen with."""
+_LAST_FIT, _LAST_FIT_OF_SELECTED = 0.3, 0.05
+"""Of the time for a classifier, the share of the fit to all images in the end."""
 _BETWEEN = 3
 """Networks between the start and the end of a training, that are judged before one is kept."""
 _ROOM = 0.8
@@ -60,36 +64,67 @@ def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:
 
 def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
     train, validation = version.train_images, version.validation_images
-    look = costs.decode + costs.forward
+    decode, look = costs.decode, costs.decode + costs.forward
     judged = validation + min(train, COMPARED_EACH * version.classes)
     if plan.strategy == "head":
-        return _FIT * costs.probe
+        return _fit(costs.probe, train, costs)
     if plan.descent is None:
-        return _classifiers(plan, costs) + judged * look
-    begin = _FIT * costs.probe if plan.reinit == "none" else 0.0
-    if plan.freeze is None and costs.device == "cuda":
-        # They are decoded once, for which the GPU waits, and changed by the GPU itself.
-        begin += (train + validation) * costs.decode
-        judging = validation * costs.forward
-        epoch = train * costs.step + judging
-    elif plan.freeze is None:
-        judging = validation * look
-        epoch = train * (costs.decode + costs.step) + judging
+        return _classifiers(plan, train, costs) + judged * look
+    begin = _fit(costs.probe, train, costs) if plan.reinit == "none" else 0.0
+    frozen = _frozen(plan.freeze, backbone, costs)
+    if plan.freeze is None or not costs.stages:
+        if costs.device == "cuda":
+            # They are decoded once, for which the GPU waits, and changed by the GPU itself.
+            begin += (train + validation) * decode
+            decode = 0.0
+        judging = validation * (decode + costs.forward)
+        epoch = train * (decode + frozen.step_before + frozen.step_behind) + judging
     else:
-        begin += (plan.views * train + validation) * look
-        trained = 1 - share_up_to(backbone, plan.freeze)
-        judging = trained * validation * costs.forward
-        epoch = trained * train * costs.step + judging
+        begin += plan.views * train * (decode + min(frozen.forward, frozen.step_before))
+        begin += validation * (decode + frozen.forward)
+        behind = costs.forward - frozen.forward
+        begin += train * behind if plan.reinit == "none" else 0.0
+        judging = validation * behind
+        epoch = train * frozen.step_behind + judging
     # The network before the first step is judged as well, those between it and the last one, and the one that is kept.
     between = _BETWEEN if plan.reinit == "none" and plan.descent.patience is None else 0
     return begin + plan.descent.epochs * epoch + (1 + between) * judging + judged * look
 
 
-def _classifiers(plan: Plan, costs: Costs) -> float:
+def _frozen(stage: str | None, backbone: Backbone, costs: Costs) -> StageCosts:
+    """The costs as far as `stage`, told by multiply-adds where they were not measured."""
+    if stage is None:
+        return StageCosts(name="", forward=0.0, step_before=0.0, step_behind=costs.step)
+    for measured in costs.stages:
+        if measured.name == stage:
+            return measured
+    share = share_up_to(backbone, stage)
+    return StageCosts(
+        name=stage,
+        forward=share * costs.forward,
+        step_before=share * costs.forward,
+        step_behind=(1 - share) * costs.step,
+    )
+
+
+def _classifiers(plan: Plan, train: int, costs: Costs) -> float:
     """The time to fit the classifiers that a `stage_probe` compares."""
     if plan.stage == ALL_STAGES:
-        return _SELECT * costs.probes
-    return _FIT * (costs.probes if plan.stage == BEST_STAGE else costs.probe)
+        return _SELECT * costs.together * _growth(train, costs, most=_COMPARED, last=_LAST_FIT_OF_SELECTED)
+    return _fit(costs.probes if plan.stage == BEST_STAGE else costs.probe, train, costs)
+
+
+def _fit(measured: float, train: int, costs: Costs) -> float:
+    """The time to choose the penalty of a classifier and to fit it, of which cross-validation took `measured`."""
+    return _FIT * measured * _growth(train, costs, most=_CROSS_VALIDATED, last=_LAST_FIT)
+
+
+def _growth(train: int, costs: Costs, *, most: int, last: float) -> float:
+    """How many times as long `train` images take as those that were measured, where `most` of them are chosen with, and
+    the share `last` of the time goes into the fit to all."""
+    if not costs.measured:
+        return 1.0
+    return ((1 - last) * min(train, most) + last * train) / min(costs.measured, train)
 
 
 def _memory(plan: Plan, backbone: Backbone) -> int | None:

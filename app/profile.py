@@ -70,6 +70,19 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageCosts:
+    """What one image costs as far as a stage and behind it, in seconds."""
+
+    name: str
+    forward: float
+    """From the pixels to what comes out of it, without gradients."""
+    step_before: float
+    """The part of a training step that lies before it and in it, forward alone; in bf16 where that is quicker."""
+    step_behind: float
+    """... and the part behind it, forward and back."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Costs:
     """What one image costs on the machine that measured, in seconds."""
 
@@ -82,10 +95,16 @@ class Costs:
     device: str
     """`cpu` or `cuda`."""
     threads: int
+    stages: tuple[StageCosts, ...] = ()
+    """In order; empty for networks that cannot be entered between stages."""
+    measured: int = 0
+    """Images that the following are about."""
     probe: float = 0.0
-    """For all that were measured together: to cross-validate the linear classifier at the head."""
+    """For all of them together: to cross-validate the linear classifier at the head."""
     probes: float = 0.0
-    """... and those at every depth."""
+    """... those at every depth."""
+    together: float = 0.0
+    """... and the one on all depths side by side."""
     memory_bytes: int | None = None
     """That the device has, or the machine where it is a CPU."""
 

@@ -8,10 +8,16 @@ from app import estimates
 from app.backbones import catalogue
 from app.facts import VersionFacts
 from app.plan import resolve
-from app.profile import Costs
+from app.profile import Costs, StageCosts
 from app.recipe import Recipe
 
-COSTS = Costs(decode=0.01, forward=0.02, step=0.06, device="cpu", threads=2, probe=0.4, probes=1.5)
+COSTS = Costs(
+    decode=0.01, forward=0.02, step=0.06, device="cpu", threads=2, measured=80, probe=0.4, probes=1.5, together=0.5
+)
+FIT = 1.6
+"""Times as long as cross-validation as it is measured."""
+BEHIND_LAYER3 = StageCosts(name="layer3", forward=0.015, step_before=0.018, step_behind=0.013)
+MEASURED = replace(COSTS, stages=(BEHIND_LAYER3,))
 LOOK = 20 * 0.03
 """At all validation images."""
 COMPARED = LOOK / 20 * 64
@@ -20,8 +26,8 @@ FACTS = VersionFacts(classes=2, train_images=80, validation_images=20, smallest_
 RESNET = catalogue.find("resnet18")
 
 
-def seconds(recipe: Recipe) -> float:
-    return estimates.of(resolve(recipe, FACTS, RESNET.facts), FACTS, RESNET, COSTS).seconds
+def seconds(recipe: Recipe, costs: Costs = COSTS, facts: VersionFacts = FACTS) -> float:
+    return estimates.of(resolve(recipe, facts, RESNET.facts), facts, RESNET, costs).seconds
 
 
 def memory(recipe: Recipe) -> int:
@@ -31,15 +37,15 @@ def memory(recipe: Recipe) -> int:
 
 
 def test_a_head_takes_its_fit_alone_as_the_features_are_there() -> None:
-    assert seconds(Recipe(backbone="resnet18", strategy="head")) == pytest.approx(2 * 0.4)
+    assert seconds(Recipe(backbone="resnet18", strategy="head")) == pytest.approx(FIT * 0.4)
 
 
 def test_classifiers_on_stages_take_longer_the_more_are_compared() -> None:
     one, best, every = (
         seconds(Recipe(backbone="resnet18", strategy="stage_probe", stage=stage)) for stage in ("layer2", "best", "all")
     )
-    assert one == pytest.approx(2 * 0.4 + LOOK + COMPARED)
-    assert best == pytest.approx(2 * 1.5 + LOOK + COMPARED)
+    assert one == pytest.approx(FIT * 0.4 + LOOK + COMPARED)
+    assert best == pytest.approx(FIT * 1.5 + LOOK + COMPARED)
     assert every > best
 
 
@@ -60,20 +66,42 @@ def test_for_a_gpu_images_are_decoded_once() -> None:
 def test_full_fits_the_head_first_that_it_begins_with() -> None:
     begun_well = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5))
     from_random_head = seconds(Recipe(backbone="resnet18", strategy="full", epochs=5, reinit="head"))
-    assert begun_well - from_random_head == pytest.approx(2 * 0.4 + 3 * LOOK)
+    assert begun_well - from_random_head == pytest.approx(FIT * 0.4 + 3 * LOOK)
 
 
-def test_epochs_of_the_top_cost_what_lies_behind_the_frozen_stages() -> None:
+def test_classifiers_take_longer_the_more_images_there_are_than_were_measured() -> None:
+    head = Recipe(backbone="resnet18", strategy="head")
+    every = Recipe(backbone="resnet18", strategy="stage_probe", stage="all")
+    few, many = (replace(FACTS, train_images=count, smallest_class=count // 2) for count in (2_000, 200_000))
+    costs = replace(COSTS, measured=2_000)
+    # The penalty is chosen among 10,000 images, what is fitted in the end takes a hundred times as long.
+    assert seconds(head, costs, many) == pytest.approx((0.7 * 5 + 0.3 * 100) * seconds(head, costs, few))
+    assert seconds(every, costs, few) < seconds(every, costs, many) < 10 * seconds(every, costs, few)
+
+
+def test_epochs_of_the_top_take_what_a_step_was_measured_to_take_behind_the_frozen_stages() -> None:
     short, long = (Recipe(backbone="resnet18", strategy="top", epochs=epochs, views=1) for epochs in (1, 11))
-    behind = 1 - estimates.share_up_to(RESNET, "layer3")
-    assert 0.1 < behind < 0.4
-    assert seconds(long) - seconds(short) == pytest.approx(10 * behind * (80 * 0.06 + 20 * 0.02))
+    assert seconds(long, MEASURED) - seconds(short, MEASURED) == pytest.approx(10 * (80 * 0.013 + 20 * 0.005))
+
+
+def test_the_frozen_stages_are_gone_through_once_for_each_view() -> None:
+    one, two = (Recipe(backbone="resnet18", strategy="top", epochs=5, views=views) for views in (1, 2))
+    assert seconds(two, MEASURED) - seconds(one, MEASURED) == pytest.approx(80 * (0.01 + 0.015))
+    in_bf16 = replace(MEASURED, stages=(replace(BEHIND_LAYER3, step_before=0.007),))
+    assert seconds(two, in_bf16) - seconds(one, in_bf16) == pytest.approx(80 * (0.01 + 0.007))
 
 
 def test_networks_between_start_and_end_of_the_top_are_judged_by_what_lies_behind_the_frozen_stages() -> None:
     several, none = (Recipe(backbone="resnet18", strategy="top", views=1, patience=patience) for patience in (None, 9))
-    behind = 1 - estimates.share_up_to(RESNET, "layer3")
-    assert seconds(several) - seconds(none) == pytest.approx(3 * behind * 20 * 0.02)
+    assert seconds(several, MEASURED) - seconds(none, MEASURED) == pytest.approx(3 * 20 * 0.005)
+
+
+def test_networks_that_cannot_be_entered_go_through_the_frozen_stages_in_every_epoch() -> None:
+    short, long = (Recipe(backbone="resnet18", strategy="top", epochs=epochs, views=1) for epochs in (1, 11))
+    share = estimates.share_up_to(RESNET, "layer3")
+    assert 0.6 < share < 0.9
+    step = share * 0.02 + (1 - share) * 0.06
+    assert seconds(long) - seconds(short) == pytest.approx(10 * (80 * (0.01 + step) + LOOK))
 
 
 def test_a_rival_takes_its_time_besides() -> None:

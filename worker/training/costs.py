@@ -3,18 +3,24 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier, InferenceForm
-from app.profile import Costs
+from app.backbones.walk import Walk
+from app.profile import Costs, StageCosts
 from app.ranking import Latency
 from worker.training import dropout, features, precision
 from worker.training.data import Images
@@ -46,17 +52,16 @@ def measure(
         pixels = list(pool.map(decode, files))
         seconds = time.perf_counter() - started
     views = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    passed, stepped = _Passage(device), _Passage(device)
+    forward = _forward(network.to(device), views, passed)
+    step = _step(classifier, views[: _STEP_IMAGES[device.type]], images.targets[places], stepped)
     return Costs(
         decode=seconds / len(files),
-        forward=_forward(network.to(device), views, device),
-        step=_step(
-            classifier.to(device).to(memory_format=torch.channels_last),
-            views[: _STEP_IMAGES[device.type]],
-            images.targets[places],
-            device,
-        ),
+        forward=forward,
+        step=step,
         device=device.type,
         threads=threads,
+        stages=tuple(_stages(passed, stepped)),
         memory_bytes=_memory(device),
     )
 
@@ -77,19 +82,86 @@ def latency(network: InferenceForm, size: int, *, device: torch.device) -> Laten
     return Latency(seconds=statistics.median(took), runs=len(took))
 
 
-def _forward(network: InferenceForm, views: Tensor, device: torch.device) -> float:
-    batches = torch.split(views, features.batch_size(device))
+@dataclass
+class _Passage:
+    """When the output of each stage was there, and when its gradient was, in seconds from the beginning of a pass and
+    summed over passes of so many `images` in all."""
+
+    device: torch.device
+    there: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    back: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    images: int = 0
+    began: float = 0.0
+
+    @contextmanager
+    def watching(self, network: Classifier | InferenceForm) -> Iterator[None]:
+        """Inside, passes through `network` are watched, if it can be entered between stages."""
+        ends = _ends(network.body, network.walk) if network.walk.can_enter else {}
+        hooks = [network.register_forward_pre_hook(self._begin)]
+        for stage, name in ends.items():
+            hooks.append(network.body.get_submodule(name).register_forward_hook(partial(self._pass, stage)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _begin(self, _network: nn.Module, inputs: tuple[Tensor]) -> None:
+        _finish(self.device)
+        self.images += len(inputs[0])
+        self.began = time.perf_counter()
+
+    def _pass(self, stage: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        self.there[stage] += self._since()
+        if output.requires_grad:
+            output.register_hook(partial(self._return, stage))  # type: ignore[no-untyped-call]
+
+    def _return(self, stage: str, _gradient: Tensor) -> None:
+        self.back[stage] += self._since()
+
+    def _since(self) -> float:
+        _finish(self.device)
+        return time.perf_counter() - self.began
+
+
+def _ends(body: nn.Module, walk: Walk) -> dict[str, str]:
+    """The name of the last module of each stage."""
+    ends: dict[str, str] = {}
+    before: set[str] = set()
+    for stage in walk.stages:
+        names = [name for name in walk.part(body, stage).modules if name not in before]
+        before.update(names)
+        if names:
+            ends[stage] = names[-1]
+    return ends
+
+
+def _stages(passed: _Passage, stepped: _Passage) -> Iterator[StageCosts]:
+    for name, there in passed.there.items():
+        before, back = stepped.there[name], stepped.back[name]
+        yield StageCosts(
+            name=name,
+            forward=there / passed.images,
+            step_before=before / stepped.images,
+            step_behind=(back - before) / stepped.images,
+        )
+
+
+def _forward(network: InferenceForm, views: Tensor, passage: _Passage) -> float:
+    batches = torch.split(views, features.batch_size(passage.device))
 
     def run(parts: Sequence[Tensor]) -> None:
         with torch.inference_mode():
             for part in parts:
-                network(part.to(device))
+                network(part.to(passage.device))
 
     run(batches[:1])
-    return _seconds(lambda: run(batches), device) / len(views)
+    with passage.watching(network):
+        return _seconds(lambda: run(batches), passage.device) / len(views)
 
 
-def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], device: torch.device) -> float:
+def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> float:
+    device = passage.device
     inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
     half = precision.is_half_quicker(device)
     classifier.to(device).to(memory_format=torch.channels_last).train()
@@ -102,7 +174,8 @@ def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], dev
         loss.backward()  # type: ignore[no-untyped-call]
 
     run()
-    return _seconds(run, device) / len(views)
+    with passage.watching(classifier):
+        return _seconds(run, device) / len(views)
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:

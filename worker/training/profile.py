@@ -140,6 +140,15 @@ def _judge(
     ended = time.perf_counter()
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
     counts = np.bincount(asked.splits.train.targets, minlength=len(asked.splits.labels))
+    last = time.perf_counter()
+    together = depths.together(known, targets, seed=asked.seed, emit=tally)
+    spent = replace(
+        spent,
+        measured=len(targets),
+        probe=ended - half_way,
+        probes=ended - began,
+        together=time.perf_counter() - last,
+    )
     return Profile(
         backbone=asked.backbone.name,
         weights=asked.weights.weights.name,
@@ -150,12 +159,12 @@ def _judge(
         largest_class=int(counts.max()),
         measured=len(targets),
         depths=found,
-        together=depths.together(known, targets, seed=asked.seed, emit=tally),
+        together=together,
         curve=depths.curve(known[HEAD], targets, found[-1].probe, seed=asked.seed, emit=tally),
         random=depths.measure(random, targets[few], seed=asked.seed, emit=tally),
         random_images=len(few),
         reference=depths.measure(same_images, targets[few], seed=asked.seed, emit=tally),
-        costs=replace(spent, probe=ended - half_way, probes=ended - began),
+        costs=spent,
     )
 
 

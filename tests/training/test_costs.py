@@ -1,0 +1,47 @@
+"""What one image costs: in total, and stage by stage on the way of the same passes."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from app.backbones import catalogue
+from app.backbones import classifier as classifiers
+from app.backbones.classifier import Classifier
+from app.profile import Costs
+from tests.training import samples
+from worker.training import costs
+
+
+def measured(classifier: Classifier) -> Costs:
+    images = samples.images(samples.colours(3))
+    network = classifiers.inference_form(classifier)
+    return costs.measure(classifier, network, images, max_pixels=samples.MAX_PIXELS, device=samples.CPU)
+
+
+@pytest.mark.parametrize("name", ["formnet", "squeezenet1_1", "shufflenet_v2_x0_5"])
+def test_each_stage_ends_later_on_the_way_there_and_earlier_on_the_way_back(name: str) -> None:
+    classifier = classifiers.build(catalogue.find(name), 2, state=None, seed=0)
+    found = measured(classifier)
+
+    assert tuple(stage.name for stage in found.stages) == classifier.stages
+    for earlier, later in pairwise(found.stages):
+        assert earlier.forward < later.forward < found.forward
+        assert earlier.step_before < later.step_before
+        assert earlier.step_behind > later.step_behind > 0
+    assert all(stage.step_before + stage.step_behind < found.step for stage in found.stages)
+
+
+def test_passes_are_not_watched_any_more_once_they_are_measured() -> None:
+    classifier = classifiers.build(catalogue.find("formnet"), 2, state=None, seed=0)
+    measured(classifier)
+    assert not [module for module in classifier.modules() if module._forward_hooks or module._forward_pre_hooks]
+
+
+def test_a_network_that_cannot_be_entered_between_stages_has_its_costs_as_a_whole_alone() -> None:
+    classifier = classifiers.build(catalogue.find("timm:test_resnet"), 2, state=None, seed=0)
+    assert not classifier.walk.can_enter
+    found = measured(classifier)
+    assert found.stages == ()
+    assert min(found.forward, found.step) > 0
+    assert torch.get_num_threads() == found.threads
