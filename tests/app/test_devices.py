@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,3 +79,20 @@ def test_without_a_gpu_it_is_the_cpu(tmp_path: Path) -> None:
     assert devices.take(tmp_path) == devices.shared() == Device("cpu")
     assert devices.take(tmp_path).kind == "cpu"
     assert not list(tmp_path.iterdir())
+
+
+def test_where_the_file_system_has_no_locks_the_first_gpu_is_taken_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(NAMES))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=NAMES[number]))
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+
+    assert devices.take(no_folder) == Device("cuda:0")
+    assert "no GPU can be kept from other processes" in caplog.text
+
+    found = devices.take(tmp_path / "folder")
+    assert (found.name, found.lock is not None) == ("cuda:0", True)
+    found.release()

@@ -1,7 +1,9 @@
 """Predictions over HTTP: how images are taken in, and what is refused before it costs anything."""
 
 import base64
+import json
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from app import errors
 from app.bodies import InFlight
 from app.db import Database
 from app.models import service as models
+from app.predictions.images import INLINE_BYTES
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
@@ -51,6 +54,28 @@ def test_images_come_as_a_body_in_a_form_and_in_json(http: TestClient, url: str)
 
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert [len(answer.json()["predictions"]) for answer in answers] == [1, 2, 3]
+
+
+def test_a_large_body_waits_for_threads_of_its_own_and_keeps_nobody_else_waiting(http: TestClient, url: str) -> None:
+    large = json.dumps(encoded(PHOTO)).encode() + b" " * INLINE_BYTES
+    assert http.post(url, content=large, headers=JSON).status_code == 200
+    limiter, holders = http.app.state.desk.parsing, [object() for _ in range(64)]  # type: ignore[attr-defined]
+    assert http.portal is not None
+    taken = holders[: int(limiter.total_tokens)]
+    for holder in taken:
+        http.portal.call(limiter.acquire_on_behalf_of, holder)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(http.post, url, content=large, headers=JSON)
+        while not http.portal.call(limiter.statistics).tasks_waiting:
+            assert not waiting.done()
+
+        assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200
+        assert http.post(url, json=encoded(PHOTO)).status_code == 200
+        assert http.get("/v1/models").status_code == 200
+        assert not waiting.done()
+        for holder in taken:
+            http.portal.call(limiter.release_on_behalf_of, holder)
+        assert waiting.result().status_code == 200
 
 
 def test_too_many_images_are_refused_however_they_come(http: TestClient, url: str, settings: Settings) -> None:
