@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from app.backbones.catalogue import Backbone
+from app.descent import Descent
 from app.evaluation import COMPARED_EACH
 from app.facts import VersionFacts
-from app.plan import Estimate, Plan
+from app.plan import MAX_COMPARED, MAX_CROSS_VALIDATED, Estimate, Plan
 from app.profile import Costs, StageCosts
 from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
 
@@ -13,8 +14,6 @@ _FIT = 1.6
 """A classifier that is kept takes so many times what it takes to measure how good it would be."""
 _SELECT = 8.5
 """... and a choice of features of all stages, made anew in each fold for several counts of them."""
-_CROSS_VALIDATED, _COMPARED = 10_000, 2_000
-"""Images at most that the penalty, and the number of features, is chosen with."""
 _LAST_FIT, _LAST_FIT_OF_SELECTED = 0.3, 0.05
 """Of the time for a classifier, the share of the fit to all images in the end."""
 _BETWEEN = 3
@@ -63,16 +62,24 @@ def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:
 
 
 def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
-    train, validation = version.train_images, version.validation_images
-    decode, look = costs.decode, costs.decode + costs.forward
-    judged = validation + min(train, COMPARED_EACH * version.classes)
+    train = version.train_images
     if plan.strategy == "head":
         return _fit(costs.probe, train, costs)
+    judged = version.validation_images + min(train, COMPARED_EACH * version.classes)
+    judging = judged * (costs.decode + costs.forward)
     if plan.descent is None:
-        return _classifiers(plan, train, costs) + judged * look
-    begin = _fit(costs.probe, train, costs) if plan.reinit == "none" else 0.0
-    frozen = _frozen(plan.freeze, backbone, costs)
+        return _classifiers(plan, train, costs) + judging
+    first_head = _fit(costs.probe, train, costs) if plan.reinit == "none" else 0.0
+    return first_head + _descending(plan, plan.descent, version, _frozen(plan.freeze, backbone, costs), costs) + judging
+
+
+def _descending(plan: Plan, descent: Descent, version: VersionFacts, frozen: StageCosts, costs: Costs) -> float:
+    """The time from the images to the last epoch, and to judge networks on the way; not to fit a first head."""
+    train, validation = version.train_images, version.validation_images
+    decode, begin, fits_head = costs.decode, 0.0, plan.reinit == "none"
     if plan.freeze is None or not costs.stages:
+        # `full` finds the features for its first head on the disk, with frozen stages they are computed for it.
+        begin += train * (decode + costs.forward) if plan.freeze is not None and fits_head else 0.0
         if costs.device == "cuda":
             # They are decoded once, for which the GPU waits, and changed by the GPU itself.
             begin += (train + validation) * decode
@@ -80,15 +87,14 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
         judging = validation * (decode + costs.forward)
         epoch = train * (decode + frozen.step_before + frozen.step_behind) + judging
     else:
-        begin += plan.views * train * (decode + min(frozen.forward, frozen.step_before))
-        begin += validation * (decode + frozen.forward)
         behind = costs.forward - frozen.forward
-        begin += train * behind if plan.reinit == "none" else 0.0
+        begin += plan.views * train * (decode + min(frozen.forward, frozen.step_before))
+        begin += validation * (decode + frozen.forward) + (train * behind if fits_head else 0.0)
         judging = validation * behind
         epoch = train * frozen.step_behind + judging
-    # The network before the first step is judged as well, those between it and the last one, and the one that is kept.
-    between = _BETWEEN if plan.reinit == "none" and plan.descent.patience is None else 0
-    return begin + plan.descent.epochs * epoch + (1 + between) * judging + judged * look
+    # The network before the first step is judged as well, and those between it and the last one.
+    between = _BETWEEN if fits_head and descent.patience is None else 0
+    return begin + descent.epochs * epoch + (1 + between) * judging
 
 
 def _frozen(stage: str | None, backbone: Backbone, costs: Costs) -> StageCosts:
@@ -110,13 +116,14 @@ def _frozen(stage: str | None, backbone: Backbone, costs: Costs) -> StageCosts:
 def _classifiers(plan: Plan, train: int, costs: Costs) -> float:
     """The time to fit the classifiers that a `stage_probe` compares."""
     if plan.stage == ALL_STAGES:
-        return _SELECT * costs.together * _growth(train, costs, most=_COMPARED, last=_LAST_FIT_OF_SELECTED)
+        growth = _growth(train, costs, most=MAX_COMPARED, last=_LAST_FIT_OF_SELECTED)
+        return _SELECT * (costs.together or costs.probes) * growth
     return _fit(costs.probes if plan.stage == BEST_STAGE else costs.probe, train, costs)
 
 
 def _fit(measured: float, train: int, costs: Costs) -> float:
     """The time to choose the penalty of a classifier and to fit it, of which cross-validation took `measured`."""
-    return _FIT * measured * _growth(train, costs, most=_CROSS_VALIDATED, last=_LAST_FIT)
+    return _FIT * measured * _growth(train, costs, most=MAX_CROSS_VALIDATED, last=_LAST_FIT)
 
 
 def _growth(train: int, costs: Costs, *, most: int, last: float) -> float:
@@ -124,7 +131,7 @@ def _growth(train: int, costs: Costs, *, most: int, last: float) -> float:
     the share `last` of the time goes into the fit to all."""
     if not costs.measured:
         return 1.0
-    return ((1 - last) * min(train, most) + last * train) / min(costs.measured, train)
+    return ((1 - last) * min(train, most) + last * train) / costs.measured
 
 
 def _memory(plan: Plan, backbone: Backbone) -> int | None:

@@ -27,6 +27,12 @@ Likeness = Literal["similar", "dissimilar"]
 L2_GRID = tuple(10.0**exponent for exponent in range(-4, 3))
 """Penalties tried for the head, per training image, on standardised features."""
 
+MAX_CROSS_VALIDATED = 10_000
+"""The penalty is chosen on a stratified sample of so many images; more of them do not change the choice."""
+
+MAX_COMPARED = 2_000
+"""How many features of all stages are taken is chosen on a stratified sample of so many images."""
+
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Of the features of all stages, that are tried."""
 

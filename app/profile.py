@@ -79,7 +79,7 @@ class StageCosts:
     step_before: float
     """The part of a training step that lies before it and in it, forward alone; in bf16 where that is quicker."""
     step_behind: float
-    """... and the part behind it, forward and back."""
+    """... and the part behind it, forward and back. An auxiliary head is behind the stage that it looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +96,11 @@ class Costs:
     """`cpu` or `cuda`."""
     threads: int
     stages: tuple[StageCosts, ...] = ()
-    """In order; empty for networks that cannot be entered between stages."""
+    """In order; empty where they were not measured, as for networks that cannot be entered between stages."""
     measured: int = 0
-    """Images that the following are about."""
+    """Images that the times of probes are about."""
     probe: float = 0.0
-    """For all of them together: to cross-validate the linear classifier at the head."""
+    """For all of these together: to cross-validate the linear classifier at the head."""
     probes: float = 0.0
     """... those at every depth."""
     together: float = 0.0

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from app.runtimes import devices
 from app.runtimes.devices import Device
@@ -87,12 +88,13 @@ def test_where_the_file_system_has_no_locks_the_first_gpu_is_taken_and_that_is_s
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(NAMES))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=NAMES[number]))
-    no_folder = tmp_path / "file"
-    no_folder.touch()
-
-    assert devices.take(no_folder) == Device("cuda:0")
-    assert "no GPU can be kept from other processes" in caplog.text
-
-    found = devices.take(tmp_path / "folder")
+    found = devices.take(tmp_path)
     assert (found.name, found.lock is not None) == ("cuda:0", True)
     found.release()
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert devices.take(tmp_path) == Device("cuda:0")
+    assert "no GPU can be kept from other processes (no locks here)" in caplog.text

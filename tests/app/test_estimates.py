@@ -102,6 +102,9 @@ def test_networks_that_cannot_be_entered_go_through_the_frozen_stages_in_every_e
     assert 0.6 < share < 0.9
     step = share * 0.02 + (1 - share) * 0.06
     assert seconds(long) - seconds(short) == pytest.approx(10 * (80 * (0.01 + step) + LOOK))
+    # To begin with a fitted head takes its fit, and the features of all training images.
+    fresh = Recipe(backbone="resnet18", strategy="top", epochs=1, views=1, reinit="head")
+    assert seconds(short) - seconds(fresh) == pytest.approx(FIT * 0.4 + 80 * 0.03 + 3 * LOOK)
 
 
 def test_a_rival_takes_its_time_besides() -> None:

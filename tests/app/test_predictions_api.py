@@ -59,22 +59,23 @@ def test_images_come_as_a_body_in_a_form_and_in_json(http: TestClient, url: str)
 def test_a_large_body_waits_for_threads_of_its_own_and_keeps_nobody_else_waiting(http: TestClient, url: str) -> None:
     large = json.dumps(encoded(PHOTO)).encode() + b" " * INLINE_BYTES
     assert http.post(url, content=large, headers=JSON).status_code == 200
-    limiter, holders = http.app.state.desk.parsing, [object() for _ in range(64)]  # type: ignore[attr-defined]
+    limiter = http.app.state.desk.parsing  # type: ignore[attr-defined]
     assert http.portal is not None
-    taken = holders[: int(limiter.total_tokens)]
-    for holder in taken:
-        http.portal.call(limiter.acquire_on_behalf_of, holder)
+    busy = [object() for _ in range(int(limiter.total_tokens))]
+    for thread in busy:
+        http.portal.call(limiter.acquire_on_behalf_of, thread)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(http.post, url, content=large, headers=JSON)
-        while not http.portal.call(limiter.statistics).tasks_waiting:
+        try:
+            while not http.portal.call(limiter.statistics).tasks_waiting:
+                assert not waiting.done()
+            assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200
+            assert http.post(url, json=encoded(PHOTO)).status_code == 200
+            assert http.get("/v1/models").status_code == 200
             assert not waiting.done()
-
-        assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200
-        assert http.post(url, json=encoded(PHOTO)).status_code == 200
-        assert http.get("/v1/models").status_code == 200
-        assert not waiting.done()
-        for holder in taken:
-            http.portal.call(limiter.release_on_behalf_of, holder)
+        finally:
+            for thread in busy:
+                http.portal.call(limiter.release_on_behalf_of, thread)
         assert waiting.result().status_code == 200
 
 

@@ -7,15 +7,15 @@ import torch
 
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
-from app.backbones.classifier import Classifier
+from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import Costs
 from tests.training import samples
 from worker.training import costs
 
 
-def measured(classifier: Classifier) -> Costs:
+def measured(classifier: Classifier, network: InferenceForm | None = None) -> Costs:
     images = samples.images(samples.colours(3))
-    network = classifiers.inference_form(classifier)
+    network = network or classifiers.inference_form(classifier)
     return costs.measure(classifier, network, images, max_pixels=samples.MAX_PIXELS, device=samples.CPU)
 
 
@@ -34,8 +34,10 @@ def test_each_stage_ends_later_on_the_way_there_and_earlier_on_the_way_back(name
 
 def test_passes_are_not_watched_any_more_once_they_are_measured() -> None:
     classifier = classifiers.build(catalogue.find("formnet"), 2, state=None, seed=0)
-    measured(classifier)
-    assert not [module for module in classifier.modules() if module._forward_hooks or module._forward_pre_hooks]
+    network = classifiers.inference_form(classifier)
+    measured(classifier, network)
+    modules = [*classifier.modules(), *network.modules()]
+    assert not [module for module in modules if module._forward_hooks or module._forward_pre_hooks]
 
 
 def test_a_network_that_cannot_be_entered_between_stages_has_its_costs_as_a_whole_alone() -> None:

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+from app.plan import MAX_CROSS_VALIDATED
 from tests.training.samples import Recorder
 from worker.training import probe
 from worker.training.events import PenaltyTried, ProbeFitted, Progress
@@ -252,11 +253,11 @@ def test_the_same_seed_gives_the_same_solution() -> None:
 
 
 def test_the_penalty_for_many_images_is_chosen_on_some_and_the_solution_is_for_all() -> None:
-    count = 2 * probe.MAX_CROSS_VALIDATED
+    count = 2 * MAX_CROSS_VALIDATED
     features, targets = blobs(count, 4, 2)
     targets[targets == 1] = np.where(np.arange((targets == 1).sum()) < 3, 2, 1)
     found, same = (fit(features, targets, classes=3, l2_grid=[0.01, 1.0], folds=3) for _ in range(2))
-    sampled = probe.MAX_CROSS_VALIDATED + 3 - round(3 / 2)
+    sampled = MAX_CROSS_VALIDATED + 3 - round(3 / 2)
     for tried in found.tried:
         assert tried.accuracy * sampled == pytest.approx(round(tried.accuracy * sampled), abs=1e-6)
     assert found.tried == same.tried

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.plan import MAX_CROSS_VALIDATED
 from tests.training.samples import Recorder
 from tests.training.test_probe import Features, blobs, fit
 from tests.training.test_stage_probe import depths
@@ -105,11 +106,11 @@ def test_of_features_in_chunks_the_same_are_selected(request: pytest.FixtureRequ
 
 
 def test_no_more_images_than_are_cross_validated_are_asked_for_at_once(in_chunks: None) -> None:
-    count = 2 * probe.MAX_CROSS_VALIDATED
+    count = 2 * MAX_CROSS_VALIDATED
     features, targets = blobs(count, 4, 2)
     watched = Watched(features)
     fit(watched, targets, classes=2, l2_grid=(0.1, 1.0), folds=2)  # type: ignore[arg-type]
-    assert sorted(watched.asked)[-2:] == [1000 // 4, probe.MAX_CROSS_VALIDATED]
+    assert sorted(watched.asked)[-2:] == [1000 // 4, MAX_CROSS_VALIDATED]
 
 
 def peak_of_fit(max_bytes: int) -> float:

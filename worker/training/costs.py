@@ -137,8 +137,9 @@ def _ends(body: nn.Module, walk: Walk) -> dict[str, str]:
 
 
 def _stages(passed: _Passage, stepped: _Passage) -> Iterator[StageCosts]:
+    befores, backs = dict(stepped.there), dict(stepped.back)
     for name, there in passed.there.items():
-        before, back = stepped.there[name], stepped.back[name]
+        before, back = befores[name], backs[name]
         yield StageCosts(
             name=name,
             forward=there / passed.images,

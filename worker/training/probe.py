@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from app.plan import MAX_CROSS_VALIDATED
 from worker.training import regression, threads
 from worker.training.events import Emit, PenaltyTried, ProbeFitted, Progress
 from worker.training.regression import Axes, Centre, Projected, Solution
 from worker.training.table import Rows
-
-MAX_CROSS_VALIDATED = 10_000
-"""The penalty is chosen on a stratified sample of so many images; more of them do not change the choice."""
 
 
 @dataclass(frozen=True)

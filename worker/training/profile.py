@@ -1,8 +1,10 @@
 """The profile of a version with a backbone: how much data there is, and how close it is to what the backbone knows."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from worker.training.data import Images, Selection, Splits
 from worker.training.depths import AT_LEAST, Values
 from worker.training.events import Emit, Event, Profiled, Progress
 from worker.training.features import Extractor
+
+Result = TypeVar("Result")
 
 RANDOM_IMAGES = 512
 """About so many images go through the network with random values."""
@@ -133,22 +137,13 @@ def _judge(
     is_sample = len(few) < len(targets)
     probes = len(known) + 1 + len(depths.shares(targets)) + len(random) + is_sample * len(known)
     tally = _Tally(asked.emit, probes=probes)
-    began = time.perf_counter()
-    stages = depths.measure({d: v for d, v in known.items() if d != HEAD}, targets, seed=asked.seed, emit=tally)
-    half_way = time.perf_counter()
-    found = (*stages, *depths.measure({HEAD: known[HEAD]}, targets, seed=asked.seed, emit=tally))
-    ended = time.perf_counter()
+    below = {depth: values for depth, values in known.items() if depth != HEAD}
+    stages, probing_stages = _timed(lambda: depths.measure(below, targets, seed=asked.seed, emit=tally))
+    head, probing_head = _timed(lambda: depths.measure({HEAD: known[HEAD]}, targets, seed=asked.seed, emit=tally))
+    together, probing_together = _timed(lambda: depths.together(known, targets, seed=asked.seed, emit=tally))
+    found = (*stages, *head)
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
     counts = np.bincount(asked.splits.train.targets, minlength=len(asked.splits.labels))
-    last = time.perf_counter()
-    together = depths.together(known, targets, seed=asked.seed, emit=tally)
-    spent = replace(
-        spent,
-        measured=len(targets),
-        probe=ended - half_way,
-        probes=ended - began,
-        together=time.perf_counter() - last,
-    )
     return Profile(
         backbone=asked.backbone.name,
         weights=asked.weights.weights.name,
@@ -164,8 +159,21 @@ def _judge(
         random=depths.measure(random, targets[few], seed=asked.seed, emit=tally),
         random_images=len(few),
         reference=depths.measure(same_images, targets[few], seed=asked.seed, emit=tally),
-        costs=spent,
+        costs=replace(
+            spent,
+            measured=len(targets),
+            probe=probing_head,
+            probes=probing_stages + probing_head,
+            together=probing_together,
+        ),
     )
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """What `work` gives, and its seconds."""
+    began = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - began
 
 
 class _Tally:

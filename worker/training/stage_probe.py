@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from app.backbones.taps import Outlet
+from app.plan import MAX_COMPARED
 from app.profile import HEAD
 from worker.training import probe, regression
 from worker.training.events import (
@@ -24,9 +25,6 @@ from worker.training.events import (
 from worker.training.features import Features
 from worker.training.probe import Linear
 from worker.training.table import Columns, Rows
-
-MAX_COMPARED = 2_000
-"""How many features are taken is chosen on a stratified sample of so many images."""
 
 _FEWEST = 16
 """Features that are taken at least, where there are so many."""
