@@ -30,7 +30,8 @@ def preprocessing() -> Preprocessing:
 def test_digits_are_read_better_from_few_than_with_random_values(
     state: dict[str, Tensor], preprocessing: Preprocessing
 ) -> None:
-    few = replace(evaluate.digits(preprocessing), train_each=10)
+    every = evaluate.digits(preprocessing)
+    few = replace(every, pixels=every.pixels[::2], targets=every.targets[::2], train_each=10)
     assert evaluate.compare(BACKBONE, state, few, seeds=SEEDS).gain > 5
 
 
@@ -38,6 +39,6 @@ def test_digits_are_read_better_from_few_than_with_random_values(
 def test_photos_are_told_apart_much_better_than_with_random_values(
     name: str, least: float, state: dict[str, Tensor], preprocessing: Preprocessing, test_data: Path
 ) -> None:
-    photos = evaluate.photos(test_data / "datasets" / f"{name}.zip", preprocessing, most=60)
+    photos = evaluate.photos(test_data / "datasets" / f"{name}.zip", preprocessing, most=40)
     row = evaluate.compare(BACKBONE, state, photos, seeds=SEEDS)
     assert row.gain > least
