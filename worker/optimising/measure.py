@@ -24,7 +24,7 @@ _BATCHES = {"cpu": 1, "cuda": 32}
 """Images that a network is given at once: a CPU gains nothing by more, for it passes several side by side."""
 _SECONDS = 1.0
 _FEWEST_RUNS = 5
-_MOST_RUNS = 500
+_MOST_RUNS = 100
 _WINDOWS = 3
 
 
