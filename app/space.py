@@ -62,6 +62,14 @@ class Space:
         strategy = fields.pop("strategy", self.default.strategy)
         return self._resolved(strategy, fields)
 
+    def shorter(self, values: Values) -> list[Values]:
+        """These values with fewer epochs, the most of them first; none where their number is not open."""
+        dimension = self.dimensions.get("epochs")
+        if not isinstance(dimension, Ways):
+            return []
+        counts = sorted(map(int, dimension.fields), reverse=True)
+        return [{**values, "epochs": str(count)} for count in counts if count < int(values["epochs"])]
+
     def values(self, plan: Plan) -> Values | None:
         """The values with which `plan` is that of the space; None where it is not among those."""
         if plan.descent is None:

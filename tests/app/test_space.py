@@ -11,7 +11,7 @@ from app.facts import VersionFacts
 from app.limits import Search
 from app.plan import Plan, resolve
 from app.recipe import Augmentation, Recipe
-from app.space import Numbers, Space, Ways
+from app.space import Numbers, Space, Values, Ways
 
 FACTS = VersionFacts(classes=2, train_images=200, validation_images=50, smallest_class=90)
 NETWORK = catalogue.find("resnet18").facts
@@ -116,3 +116,12 @@ def test_a_recipe_that_leaves_nothing_open_is_refused() -> None:
             space_of(wanted)
         assert raised.value.code == "nothing_to_search"
     assert set(space_of(recipe(strategy="top", **closed)).dimensions) == {"layers"}
+
+
+def test_values_are_made_shorter_by_epochs_where_these_are_open() -> None:
+    found = space_of(recipe(strategy="full"), planned(strategy="full", epochs=10))
+    values: Values = {"learning_rate": 0.01, "weight_decay": 0.0, "augmentation": "crop", "epochs": "20"}
+    assert [one["epochs"] for one in found.shorter(values)] == ["10", "5"]
+    assert all(one["learning_rate"] == 0.01 for one in found.shorter(values))
+    assert found.shorter({**values, "epochs": "5"}) == []
+    assert space_of(recipe(strategy="full", epochs=3)).shorter({"learning_rate": 0.01}) == []

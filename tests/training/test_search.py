@@ -15,7 +15,7 @@ from app.backbones.weights import WeightsFile
 from app.limits import Search
 from app.plan import Plan
 from app.recipe import Recipe
-from app.space import Space
+from app.space import Space, Ways
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import AT_32, LABELS, facts_of, plan_for, small, weights_of
@@ -263,6 +263,16 @@ def test_a_trial_that_would_not_end_in_time_is_not_begun(desk: Desk) -> None:
     (ended,) = told.of(SearchEnded)
     assert (ended.trials, ended.seconds) == (2, 8)
     assert ended.reason == "another trial would take about 4 s, and 4 s are left"
+
+
+def test_what_time_is_left_is_for_a_trial_of_fewer_epochs(desk: Desk) -> None:
+    told = Recorder()
+    base, epochs = desk.space(RECIPE), Ways({str(count): {"epochs": count} for count in (2, 4, 8)})
+    opened = replace(base, recipe=replace(RECIPE, epochs=None), dimensions={**base.dimensions, "epochs": epochs})
+    desk.search(told, replace(RECIPE, search=Search(seconds=6.5)), within=opened)
+    assert [trial.epochs for trial in told.of(TrialFinished)] == [4, 2]
+    (ended,) = told.of(SearchEnded)
+    assert (ended.trials, ended.seconds) == (2, 6)
 
 
 def test_the_clock_stops_a_trial_that_takes_longer_than_was_expected(desk: Desk) -> None:

@@ -135,13 +135,16 @@ class _Search:
         reasons = []
         for place in range(_PROPOSALS):
             seed = (self._searching.seed, number, place)
-            running = Running(number=number, values=study.proposal(self._space, self._state.trials, seed=seed))
-            if settings(self._plan(running)) in done:
-                continue
-            candidate = self._in_time(running)
-            if candidate is not None:
-                return candidate
-            reasons.append(self._reason)
+            proposed = study.proposal(self._space, self._state.trials, seed=seed)
+            # What time is left is for fewer epochs, if it is not enough for all.
+            for values in (proposed, *self._space.shorter(proposed)):
+                running = Running(number=number, values=values)
+                if settings(self._plan(running)) in done:
+                    continue
+                candidate = self._in_time(running)
+                if candidate is not None:
+                    return candidate
+                reasons.append(self._reason)
         self._reason = reasons[0] if reasons else "what there is to try was tried"
         return None
 
