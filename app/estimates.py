@@ -117,6 +117,7 @@ def _classifiers(plan: Plan, train: int, costs: Costs) -> float:
     """The time to fit the classifiers that a `stage_probe` compares."""
     if plan.stage == ALL_STAGES:
         growth = _growth(train, costs, most=MAX_COMPARED, last=_LAST_FIT_OF_SELECTED)
+        # Profiles that were kept before it was timed have no time for all depths together.
         return _SELECT * (costs.together or costs.probes) * growth
     return _fit(costs.probes if plan.stage == BEST_STAGE else costs.probe, train, costs)
 

@@ -46,6 +46,7 @@ def test_classifiers_on_stages_take_longer_the_more_are_compared() -> None:
     )
     assert one == pytest.approx(FIT * 0.4 + LOOK + COMPARED)
     assert best == pytest.approx(FIT * 1.5 + LOOK + COMPARED)
+    assert every == pytest.approx(8.5 * 0.5 + LOOK + COMPARED)
     assert every > best
 
 
