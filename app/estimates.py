@@ -10,9 +10,9 @@ from app.plan import MAX_COMPARED, MAX_CROSS_VALIDATED, Estimate, Plan
 from app.profile import Costs, StageCosts
 from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
 
-_FIT = 1.6
+_FIT = 1.5
 """A classifier that is kept takes so many times what it takes to measure how good it would be."""
-_SELECT = 8.5
+_SELECT = 6.0
 """... and a choice of features of all stages, made anew in each fold for several counts of them."""
 _LAST_FIT, _LAST_FIT_OF_SELECTED = 0.3, 0.05
 """Of the time for a classifier, the share of the fit to all images in the end."""

@@ -181,6 +181,37 @@ def test_the_losses_of_the_penalties_are_those_of_scikit_learn(count: int, size:
         assert tried.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1.5 / count)
 
 
+@pytest.mark.parametrize("size", [4, 50])
+def test_folds_with_features_of_their_own_are_judged_as_by_scikit_learn(size: int) -> None:
+    features, targets = blobs(45, 60, 3)
+    rng = np.random.default_rng(1)
+    chosen = [np.sort(rng.permutation(60)[:size]) for _ in range(3)]
+    tried = probe.compare_chosen(features, targets, chosen, classes=3, l2_grid=[0.1], folds=3, seed=7, emit=Recorder())
+    fold_of = probe.assign_folds(targets, folds=3, seed=7)
+    expected = np.empty((45, 3))
+    for fold, columns in enumerate(chosen):
+        out = fold_of == fold
+        own = features[:, columns]
+        scaled = standardised(own).transform(own.astype(np.float64))
+        model = regression(scaled[~out], targets[~out], classes=3, l2=0.1)
+        expected[out] = model.predict_proba(scaled[out])
+    assert [one.l2 for one in tried] == [0.1]
+    assert tried[0].log_loss == pytest.approx(log_loss(targets, expected), rel=2e-3)
+    assert tried[0].accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1.5 / 45)
+
+
+def test_the_classifier_of_each_fold_has_not_seen_its_images() -> None:
+    features, targets = blobs(60, 8, 2)
+    compared = probe.compare(features, targets, classes=2, l2_grid=[0.1], folds=3, seed=7, emit=Recorder())
+    fold_of = probe.assign_folds(targets, folds=3, seed=7)
+    scaled = standardised(features).transform(features.astype(np.float64))
+    for fold, linear in enumerate(compared.folds):
+        rest = fold_of != fold
+        expected = regression(scaled[rest], targets[rest], classes=2, l2=0.1).predict_proba(scaled)
+        assert probabilities(features, linear) == pytest.approx(expected, abs=2e-3)
+    assert compared.best == compared.tried[0]
+
+
 def test_the_penalty_with_the_least_loss_is_taken() -> None:
     features, targets = blobs(100, 10, 3)
     told = Recorder()
@@ -193,7 +224,7 @@ def test_the_penalty_with_the_least_loss_is_taken() -> None:
     # Weaker ones than two that did worse are not tried.
     assert len(found.tried) == strongest.index(best.l2) + 3 < len(GRID) + 1
     again = fit(features, targets, classes=3, l2_grid=[best.l2])
-    assert np.array_equal(found.weight, again.weight)
+    assert found.weight == pytest.approx(again.weight, rel=1e-5, abs=1e-6)
     assert told.of(ProbeFitted) == [ProbeFitted(l2=best.l2, tried=found.tried)]
     assert all(isinstance(tried, PenaltyTried) for tried in found.tried)
 
@@ -212,11 +243,11 @@ def test_a_single_penalty_is_not_cross_validated() -> None:
     assert told.events == [ProbeFitted(l2=3.0, tried=())]
 
 
-def test_progress_counts_every_fold_and_penalty_once() -> None:
+def test_progress_counts_every_penalty_once() -> None:
     features, targets = blobs(30, 4, 2)
     told = Recorder()
     found = fit(features, targets, classes=2, folds=3, emit=told)
-    assert told.of(Progress) == [Progress("probe", step, 15) for step in range(3 * len(found.tried))]
+    assert told.of(Progress) == [Progress("probe", step, len(GRID)) for step in range(len(found.tried))]
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])

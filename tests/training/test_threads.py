@@ -17,7 +17,8 @@ def two_threads() -> Iterator[None]:
 
 
 @threads.few
-def used(_features: NDArray[np.float32], _targets: NDArray[np.int64], *, failing: bool = False) -> int:
+def used(_features: NDArray[np.float32], _targets: NDArray[np.int64], *, folds: int = 0, failing: bool = False) -> int:
+    assert folds >= 0
     if failing:
         raise ValueError("it fails")
     return torch.get_num_threads()
@@ -30,6 +31,12 @@ def test_short_steps_are_computed_in_one_thread() -> None:
 
 def test_long_steps_are_computed_in_all_threads() -> None:
     assert used(np.zeros((2000, 1000), np.float32), np.arange(2000) % 100) == 2
+
+
+def test_steps_are_long_where_many_folds_are_computed_side_by_side() -> None:
+    features, targets = np.zeros((1000, 1000), np.float32), np.arange(1000) % 10
+    assert used(features, targets, folds=0) == used(features, targets, folds=2) == 1
+    assert used(features, targets, folds=5) == 2
 
 
 def test_after_a_failure_there_are_as_many_threads_as_before() -> None:

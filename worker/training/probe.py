@@ -7,7 +7,6 @@ what the images do not speak against.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +40,21 @@ class Prior:
     weight: Tensor
     bias: Tensor
     hold: Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Penalties in cross-validation."""
+
+    tried: tuple[PenaltyTried, ...]
+    """The strongest first."""
+    folds: tuple[Linear, ...]
+    """The classifier that has not seen the images of each fold, with the penalty that does best."""
+
+    @property
+    def best(self) -> PenaltyTried:
+        """The one with the least log-loss."""
+        return min(self.tried, key=lambda one: one.log_loss)
 
 
 @dataclass(frozen=True)
@@ -88,14 +102,20 @@ _QUICK = _Effort(tolerance=1e-4, patience=1)
 
 
 @dataclass(frozen=True)
-class _Crossed:
-    """Cross-validation of several penalties, the strongest first."""
+class _Judged:
+    """A penalty in cross-validation."""
 
-    penalties: list[float]
+    l2: float
     predicted: Tensor
-    """For each penalty and image `(P, N) int64`."""
+    """For each image `(N,) int64`."""
     log_losses: Tensor
-    """For each penalty and image `(P, N) float64`; infinite where a penalty was not tried."""
+    """Of each image `(N,) float64`."""
+    solution: Solution
+    """Of each fold."""
+
+    @property
+    def log_loss(self) -> float:
+        return float(self.log_losses.mean())
 
 
 def fit(
@@ -146,25 +166,100 @@ def search(
     start = _zeros(axes, classes) if prior is None else axes.of_raw(prior.weight, prior.bias)
     centre = None if prior is None else Centre(start, prior.hold.double())
     tried: tuple[PenaltyTried, ...] = ()
-    l2 = l2_grid[0]
+    l2, begun = l2_grid[0], start
     if folds:
-        sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
-        fold_of = assign_folds(targets[sample], folds=folds, seed=seed)
+        sample, fold_of = _folds(targets, folds=folds, seed=seed)
         values, held = images.at(sample), labels[sample]
         crossed = _cross(
-            values, held, axes, fold_of, start=start, centre=centre, l2_grid=l2_grid, effort=_CHOOSING, emit=emit
+            values,
+            held,
+            axes.variances,
+            fold_of,
+            start=start,
+            centre=centre,
+            l2_grid=l2_grid,
+            effort=_CHOOSING,
+            emit=emit,
         )
         del values  # they may be large, and what follows needs memory of its own
-        tried = _tried(crossed, held)
-        l2 = min(tried, key=lambda penalty: penalty.log_loss).l2
+        tried = tuple(_told(one, held) for one in crossed)
+        best = min(crossed, key=lambda one: one.log_loss)
+        l2, begun = best.l2, best.solution.mean()  # which is close to that of all images
     solution = regression.solve(
-        images, axes.variances, l2=l2, start=start, tolerance=_THOROUGH.tolerance, centre=centre
+        images, axes.variances, l2=l2, start=begun, tolerance=_THOROUGH.tolerance, centre=centre
     )
     if prior is None:
         return _for_raw_features(axes, solution, l2, tried)
     # As a change of the prior: what its rows say of features that do not differ among these images stays.
     change = Solution(solution.weight - start.weight, solution.bias - start.bias)
     return _changed(prior, _for_raw_features(axes, change, l2, tried))
+
+
+@threads.few
+def compare(
+    features: Rows,
+    targets: NDArray[np.int64],
+    *,
+    classes: int,
+    l2_grid: Sequence[float],
+    folds: int,
+    seed: int,
+    emit: Emit,
+) -> Comparison:
+    """What `search` goes by."""
+    labels = torch.from_numpy(targets)
+    axes, images = regression.labelled(features, labels)
+    sample, fold_of = _folds(targets, folds=folds, seed=seed)
+    crossed = _cross(
+        images.at(sample),
+        labels[sample],
+        axes.variances,
+        fold_of,
+        start=_zeros(axes, classes),
+        centre=None,
+        l2_grid=l2_grid,
+        effort=_CHOOSING,
+        emit=emit,
+    )
+    best = min(crossed, key=lambda one: one.log_loss)
+    solutions = [Solution(*pair) for pair in zip(best.solution.weight, best.solution.bias, strict=True)]
+    return Comparison(
+        tuple(_told(one, labels[sample]) for one in crossed),
+        tuple(_for_raw_features(axes, solution, best.l2, ()) for solution in solutions),
+    )
+
+
+@threads.few
+def compare_chosen(
+    features: Rows,
+    targets: NDArray[np.int64],
+    chosen: Sequence[NDArray[np.int64]],
+    *,
+    classes: int,
+    l2_grid: Sequence[float],
+    folds: int,
+    seed: int,
+    emit: Emit,
+) -> tuple[PenaltyTried, ...]:
+    """`compare` for few images, where each fold has features of its own, so many of them `(F,)`."""
+    fold_of = assign_folds(targets, folds=folds, seed=seed)
+    several = [_projected(features[:][:, columns]) for columns in chosen]
+    rank = max(len(axes.variances) for axes, _ in several)
+    variances, values = (
+        torch.stack([functional.pad(one, (0, rank - one.shape[-1])) for one in ones])
+        for ones in ([axes.variances for axes, _ in several], [projected for _, projected in several])
+    )
+    start = Solution(values.new_zeros(classes, rank), values.new_zeros(classes))
+    labels = torch.from_numpy(targets)
+    crossed = _cross(
+        values, labels, variances, fold_of, start=start, centre=None, l2_grid=l2_grid, effort=_CHOOSING, emit=emit
+    )
+    return tuple(_told(one, labels) for one in crossed)
+
+
+def _projected(features: Rows) -> tuple[Axes, Tensor]:
+    axes = regression.principal_axes(features)
+    return axes, axes.project(features)
 
 
 @threads.few
@@ -199,7 +294,7 @@ def cross_validate(
     crossed = _cross(
         axes.project(features),
         torch.from_numpy(targets),
-        axes,
+        axes.variances,
         fold_of,
         start=_zeros(axes, classes),
         centre=None,
@@ -207,13 +302,8 @@ def cross_validate(
         effort=_QUICK,
         emit=emit,
     )
-    best = int(crossed.log_losses.mean(dim=1).argmin())
-    return Held(
-        l2=crossed.penalties[best],
-        predicted=crossed.predicted[best].numpy(),
-        log_losses=crossed.log_losses[best].numpy(),
-        targets=targets,
-    )
+    best = min(crossed, key=lambda one: one.log_loss)
+    return Held(l2=best.l2, predicted=best.predicted.numpy(), log_losses=best.log_losses.numpy(), targets=targets)
 
 
 def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -227,6 +317,12 @@ def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArra
         fold_of[members] = (begin + np.arange(len(members))) % folds
         begin += len(members)
     return fold_of
+
+
+def _folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The images that are cross-validated, and the fold of each."""
+    sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
+    return sample, assign_folds(targets[sample], folds=folds, seed=seed)
 
 
 def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, seed: int) -> NDArray[np.int64]:
@@ -245,7 +341,7 @@ def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, s
 def _cross(
     values: Tensor,
     targets: Tensor,
-    axes: Axes,
+    variances: Tensor,
     fold_of: NDArray[np.int64],
     *,
     start: Solution,
@@ -253,42 +349,37 @@ def _cross(
     l2_grid: Sequence[float],
     effort: _Effort,
     emit: Emit,
-) -> _Crossed:
-    """What each penalty of the grid gives for images in principal axes `(N, R)`."""
-    penalties = sorted(l2_grid, reverse=True)
-    predicted = torch.empty(len(penalties), len(targets), dtype=torch.int64)
-    log_losses = torch.full((len(penalties), len(targets)), torch.inf, dtype=torch.float64)
-    folds = [torch.from_numpy(fold_of == fold) for fold in np.unique(fold_of)]
-    solutions = [start] * len(folds)
-    rough = values.float()
-
-    def solve(held_out: Tensor, start: Solution, l2: float) -> Solution:
-        images = Projected(rough[~held_out], targets[~held_out])
-        return regression.solve(images, axes.variances, l2=l2, start=start, tolerance=effort.tolerance, centre=centre)
-
-    with ThreadPoolExecutor(threads.left(), thread_name_prefix="fold") as pool:
-        for step, l2 in enumerate(penalties):
-            # From strong to weak, each solution is close to the next.
-            found = pool.map(solve, folds, solutions, [l2] * len(folds))
-            solutions = []
-            for place, (held_out, solution) in enumerate(zip(folds, found, strict=True)):
-                emit(Progress("probe", step * len(folds) + place, len(folds) * len(penalties)))
-                logits = values[held_out] @ solution.weight.T + solution.bias
-                log_losses[step, held_out] = functional.cross_entropy(logits, targets[held_out], reduction="none")
-                predicted[step, held_out] = logits.argmax(dim=1)
-                solutions.append(solution)
-            if effort.patience is not None and step - int(log_losses.mean(dim=1).argmin()) >= effort.patience:
-                break
-    return _Crossed(penalties, predicted, log_losses)
+) -> list[_Judged]:
+    """What each penalty of the grid gives for images in principal axes `(N, R)`, or `(F, N, R)` where each fold has its
+    own, the strongest first."""
+    held_out = torch.from_numpy(fold_of) == torch.arange(int(fold_of.max()) + 1)[:, None]
+    images = Projected(values.float(), targets, seen=~held_out)
+    solution = start.repeated(len(held_out))
+    judged: list[_Judged] = []
+    for step, l2 in enumerate(sorted(l2_grid, reverse=True)):
+        emit(Progress("probe", step, len(l2_grid)))
+        # From strong to weak, each solution is close to the next.
+        solution = regression.solve(images, variances, l2=l2, start=solution, tolerance=effort.tolerance, centre=centre)
+        judged.append(_judged(values, targets, held_out, solution, l2))
+        best = min(range(len(judged)), key=lambda place: judged[place].log_loss)
+        if effort.patience is not None and step - best >= effort.patience:
+            break
+    return judged
 
 
-def _tried(crossed: _Crossed, targets: Tensor) -> tuple[PenaltyTried, ...]:
-    losses, hits = crossed.log_losses.mean(dim=1), (crossed.predicted == targets).double().mean(dim=1)
-    return tuple(
-        PenaltyTried(l2, float(loss), float(hit))
-        for l2, loss, hit in zip(crossed.penalties, losses, hits, strict=True)
-        if loss.isfinite()
-    )
+def _judged(values: Tensor, targets: Tensor, held_out: Tensor, solution: Solution, l2: float) -> _Judged:
+    """What the fold that has held an image out says of it; `held_out` is `(B, N) bool`."""
+    predicted, log_losses = torch.empty_like(targets), values.new_empty(len(targets))
+    of_folds = values.expand(len(held_out), *values.shape[-2:])
+    for rows, images, weight, bias in zip(held_out, of_folds, solution.weight, solution.bias, strict=True):
+        logits = torch.addmm(bias, images[rows], weight.T)
+        log_losses[rows] = functional.cross_entropy(logits, targets[rows], reduction="none")
+        predicted[rows] = logits.argmax(dim=1)
+    return _Judged(l2, predicted, log_losses, solution)
+
+
+def _told(judged: _Judged, targets: Tensor) -> PenaltyTried:
+    return PenaltyTried(judged.l2, judged.log_loss, float((judged.predicted == targets).double().mean()))
 
 
 def _for_raw_features(axes: Axes, solution: Solution, l2: float, tried: tuple[PenaltyTried, ...]) -> Linear:

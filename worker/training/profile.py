@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 RANDOM_IMAGES = 512
 """About so many images go through the network with random values."""
 
-_STATISTICS_IMAGES, _STATISTICS_BATCH = 128, 32
+_STATISTICS_IMAGES, _STATISTICS_BATCH = 64, 32
 _PERCENT = 100
 
 

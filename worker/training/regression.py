@@ -1,13 +1,15 @@
 """Multinomial logistic regression in the principal axes of standardised features.
 
 The penalty does not change under rotation, so all is done in the principal axes of the features: there are no more
-of them than images, and in them the problem is so well conditioned that a few steps of L-BFGS solve it.
+of them than images, and in them the problem is so well conditioned that a few steps of L-BFGS solve it. Several
+regressions on parts of the same images, as cross-validation asks for, are solved side by side: the features are gone
+through once for all of them.
 
 The features of many images stay where they are, maybe on disk: what is needed of them at a time is read in chunks, so
 that the memory does not depend on how many there are. Only weights and slopes then go to the principal axes and back.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
+from worker.training import lbfgs
 from worker.training.table import Rows
 
 MAX_BYTES = 256 * 2**20
@@ -27,6 +29,8 @@ _CHUNK_VALUES = 2**22
 """Of features that are not held: as many as make a product of them with themselves worth its while."""
 _SLOPE_VALUES = 2**18
 """As many as stay in a CPU's cache until they are gone through again, which halves the time."""
+_LOGITS = 2**22
+"""At a time, over all regressions."""
 _NEGLIGIBLE_VARIANCE = 1e-10
 _MAX_STEPS = 300
 
@@ -60,10 +64,19 @@ class Axes:
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights `(K, R)` and biases `(K,)`, float64, in principal axes."""
+    """Weights `(K, R)` and biases `(K,)`, float64, in principal axes; of several regressions, `(B, K, R)` and
+    `(B, K)`."""
 
     weight: Tensor
     bias: Tensor
+
+    def repeated(self, count: int) -> "Solution":
+        """The same for each of so many regressions."""
+        return Solution(self.weight.repeat(count, 1, 1), self.bias.repeat(count, 1))
+
+    def mean(self) -> "Solution":
+        """Of several regressions."""
+        return Solution(self.weight.mean(dim=0), self.bias.mean(dim=0))
 
 
 @dataclass(frozen=True)
@@ -75,8 +88,14 @@ class Centre:
     hold: Tensor
 
 
-Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Of weights `(K, R)` and biases `(K,)`: the mean negative log-likelihood, and how it changes with each of them."""
+@dataclass(frozen=True)
+class Slope:
+    """Of several regressions: the mean negative log-likelihood `(B,)`, and how it changes with weights `(B, K, R)` and
+    biases `(B, K)`."""
+
+    loss: Tensor
+    by_weight: Tensor
+    by_bias: Tensor
 
 
 class Labelled(Protocol):
@@ -85,29 +104,34 @@ class Labelled(Protocol):
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         """Those images in principal axes `(M, R) float64`."""
 
-    def slope(self, unit: Tensor) -> Slope:
-        """With axes that have units of their own `(R,)`."""
+    def slope(self, weight: Tensor, bias: Tensor) -> Slope:
+        """At weights `(B, K, R)` and biases `(B, K)`."""
 
 
 @dataclass(frozen=True)
 class Projected:
-    """Images in principal axes `(N, R)`; in float32, half of the time goes for solutions that need not be exact."""
+    """Images in principal axes; in float32, half of the time goes for solutions that need not be exact."""
 
     values: Tensor
+    """`(N, R)`, or `(B, N, R)` where they differ from one regression to the other."""
     targets: Tensor
+    seen: Tensor | None = None
+    """Which of them each of several regressions is of `(B, N) bool`; None: all are."""
 
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         return self.values[positions]
 
-    def slope(self, unit: Tensor) -> Slope:
-        kind = self.values.dtype
-        scaled = self.values * unit.to(kind)
-
-        def slope(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            loss, by_weight, by_bias = _slope(scaled, self.targets, weight.to(kind), bias.to(kind))
-            return loss, by_weight.to(weight.dtype), by_bias.to(bias.dtype)
-
-        return slope
+    def slope(self, weight: Tensor, bias: Tensor) -> Slope:
+        count, kind = len(self.targets), self.values.dtype
+        share = torch.full((len(bias), count), 1 / count, dtype=kind)
+        if self.seen is not None:
+            share = self.seen.to(kind) / self.seen.sum(dim=1, keepdim=True)
+        rows, weights, biases = max(1, _LOGITS // bias.numel()), weight.to(kind), bias.to(kind)
+        parts = (slice(start, start + rows) for start in range(0, count, rows))
+        slopes = (
+            _slope(self.values[..., part, :], self.targets[part], share[:, part], weights, biases) for part in parts
+        )
+        return _summed(slopes, weight, bias)
 
 
 @dataclass(frozen=True)
@@ -121,26 +145,22 @@ class Read:
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         return self.axes.project(self.features[positions])
 
-    def slope(self, unit: Tensor) -> Slope:
+    def slope(self, weight: Tensor, bias: Tensor) -> Slope:
         axes = self.axes
-        turn = axes.directions * unit / axes.scale[:, None]
+        # The weights of raw features, so that a chunk of them is gone through twice and nothing else.
+        turn = axes.directions / axes.scale[:, None]
+        raw = weight @ turn.T
+        found = _summed(self._parts(raw, bias - raw @ axes.mean), raw, bias)
+        turned = (found.by_weight - found.by_bias[..., None] * axes.mean) @ turn
+        return Slope(found.loss, turned, found.by_bias)
 
-        def slope(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            # The weights of raw features, so that a chunk of them is gone through twice and nothing else.
-            raw = weight @ turn.T
-            offset = bias - raw @ axes.mean
-            loss, by_raw, by_bias = bias.new_zeros(()), torch.zeros_like(raw), torch.zeros_like(bias)
-            start = 0
-            for chunk in _chunks(self.features, _SLOPE_VALUES):
-                labels = self.targets[start : start + len(chunk)]
-                start += len(chunk)
-                share = len(chunk) / len(self.targets)
-                found = _slope(chunk.double(), labels, raw, offset)
-                for total, part in zip((loss, by_raw, by_bias), found, strict=True):
-                    total += share * part
-            return loss, (by_raw - by_bias[:, None] * axes.mean) @ turn, by_bias
-
-        return slope
+    def _parts(self, raw: Tensor, offset: Tensor) -> Iterator[Slope]:
+        start = 0
+        for chunk in _chunks(self.features, _SLOPE_VALUES):
+            labels = self.targets[start : start + len(chunk)]
+            start += len(chunk)
+            share = raw.new_full((len(offset), len(chunk)), 1 / len(self.targets))
+            yield _slope(chunk.double(), labels, share, raw, offset)
 
 
 def labelled(features: Rows, targets: Tensor) -> tuple[Axes, Labelled]:
@@ -198,57 +218,60 @@ def typical_spread(features: Rows) -> float:
 def solve(
     images: Labelled, variances: Tensor, *, l2: float, start: Solution, tolerance: float, centre: Centre | None = None
 ) -> Solution:
-    """The minimum for images with these variances along their principal axes, to a gradient of `tolerance`. What is
-    penalised is the distance of the weights from `centre`, from zero where it is None."""
-    classes = len(start.bias)
-    # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
-    centre = centre or Centre(Solution(torch.zeros_like(start.weight), start.bias), torch.zeros_like(start.bias))
+    """The minimum for images with these variances `(R,)` or `(B, R)` along their principal axes, to a gradient of
+    `tolerance`; where `start` is of several regressions, that of each. What is penalised is the distance of the weights
+    from `centre`, from zero where it is None."""
+    several = start.bias.ndim > 1
+    weight, bias = (start.weight, start.bias) if several else (start.weight[None], start.bias[None])
+    count, classes, size = weight.shape
+    centre = centre or Centre(Solution(weight.new_zeros(classes, size), bias[0]), bias.new_zeros(classes))
     anchor, hold = centre.solution, l2 * centre.hold
-    strength = torch.where(hold > 0, hold, l2)[:, None] if hold.any() else variances.new_tensor(l2)
-    unit = (variances / classes + strength).rsqrt()
-    slope = _slope_in(unit, images)
-    weight = (start.weight / unit).requires_grad_()
-    bias = start.bias.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=_MAX_STEPS,
-        tolerance_grad=tolerance,
-        tolerance_change=1e-12,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
+    strength = torch.where(hold > 0, hold, l2)[:, None]
+    # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
+    unit = (variances[..., None, :] / classes + strength).rsqrt()
 
-    def closure() -> float:
-        likelihood, by_weight, by_bias = slope(weight.detach(), bias.detach())
-        away, moved = weight.detach() * unit - anchor.weight, bias.detach() - anchor.bias
-        weight.grad = by_weight + strength * away * unit
-        bias.grad = by_bias + hold * moved
-        return float(likelihood + (strength / 2 * away.square()).sum() + (hold / 2 * moved.square()).sum())
+    def slope(point: Tensor) -> tuple[Tensor, Tensor]:
+        weight = point[:, :-classes].reshape(count, classes, size) * unit
+        bias = point[:, -classes:]
+        found = images.slope(weight, bias)
+        away, moved = weight - anchor.weight, bias - anchor.bias
+        loss = found.loss + (strength / 2 * away.square()).sum(dim=(1, 2)) + (hold / 2 * moved.square()).sum(dim=1)
+        by_weight = (found.by_weight + strength * away) * unit
+        return loss, torch.cat([by_weight.flatten(1), found.by_bias + hold * moved], dim=1)
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return Solution(weight=weight.detach() * unit, bias=bias.detach())
+    begun = torch.cat([(weight / unit).flatten(1), bias], dim=1)
+    point = lbfgs.minimum(slope, begun, tolerance=tolerance, most_steps=_MAX_STEPS)
+    found = Solution(point[:, :-classes].reshape(count, classes, size) * unit, point[:, -classes:])
+    return found if several else found.mean()
 
 
-def _slope_in(unit: Tensor, images: Labelled) -> Slope:
-    """With axes that have units of their own `(R,)`, or others for each row `(K, R)`."""
-    if unit.ndim == 1:
-        return images.slope(unit)
-    plain = images.slope(torch.ones_like(unit[0]))
-
-    def slope(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        loss, by_weight, by_bias = plain(weight * unit, bias)
-        return loss, by_weight * unit, by_bias
-
-    return slope
-
-
-def _slope(values: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    logits = torch.addmm(bias, values, weight.T)
+def _slope(values: Tensor, targets: Tensor, share: Tensor, weight: Tensor, bias: Tensor) -> Slope:
+    """Of images `(N, R)` or `(B, N, R)`, each of which counts for so much `(B, N)` in each regression."""
+    # With the images last, which is how these products and sums take least time.
+    logits = _times(weight, values.mT) + bias[..., None]
     log_probabilities = logits.log_softmax(dim=1)
     residual = log_probabilities.exp()
-    residual[torch.arange(len(targets)), targets] -= 1
-    residual /= len(targets)
-    return functional.nll_loss(log_probabilities, targets), residual.T @ values, residual.sum(dim=0)
+    images = torch.arange(len(targets))
+    residual[:, targets, images] -= 1
+    residual *= share[:, None]
+    loss = -(log_probabilities[:, targets, images] * share).sum(dim=1)
+    return Slope(loss, _times(residual, values), residual.sum(dim=2))
+
+
+def _times(several: Tensor, values: Tensor) -> Tensor:
+    """`several (B, K, M)` times `values (M, L)` or `(B, M, L)`."""
+    if values.ndim > 2:
+        return several @ values
+    return (several.flatten(0, 1) @ values).unflatten(0, several.shape[:2])  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _summed(parts: Iterable[Slope], weight: Tensor, bias: Tensor) -> Slope:
+    total = Slope(bias.new_zeros(len(bias)), torch.zeros_like(weight), torch.zeros_like(bias))
+    for part in parts:
+        total.loss.add_(part.loss)
+        total.by_weight.add_(part.by_weight)
+        total.by_bias.add_(part.by_bias)
+    return total
 
 
 def _mean(features: Rows) -> Tensor:

@@ -1,13 +1,11 @@
 """The linear classifier on the stage that suits best, or on the features of all stages that matter most."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from app.backbones.taps import Outlet
 from app.plan import MAX_COMPARED
@@ -17,13 +15,14 @@ from worker.training.events import (
     Emit,
     Event,
     FeaturesSelected,
+    PenaltyTried,
     Progress,
     ShareTried,
     StageChosen,
     StageTried,
 )
 from worker.training.features import Features
-from worker.training.probe import Linear
+from worker.training.probe import Comparison, Linear
 from worker.training.table import Columns, Rows
 
 _FEWEST = 16
@@ -57,11 +56,10 @@ def outlet_of(depth: str) -> Outlet:
 
 def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid: Grid, seed: int, emit: Emit) -> Fitted:
     """The classifier of the one depth whose features have the least cross-validated log-loss."""
-    tried: dict[str, StageTried] = {}
-    fitted: dict[str, Linear] = {}
+    tried: list[StageTried] = []
     for place, depth in enumerate(found.columns):
         values = found.at(depth).train
-        fitted[depth] = probe.search(
+        compared = probe.compare(
             values,
             targets,
             classes=classes,
@@ -70,11 +68,14 @@ def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid:
             seed=seed,
             emit=_part_of(emit, place, len(found.columns)),
         )
-        best = min(fitted[depth].tried, key=lambda penalty: penalty.log_loss)
-        tried[depth] = StageTried(depth, values.shape[1], best.l2, best.log_loss, best.accuracy)
-    chosen = min(tried, key=lambda depth: tried[depth].log_loss)
-    emit(StageChosen(chosen, tuple(tried.values())))
-    return Fitted(fitted[chosen], outlet_of(chosen), columns=None)
+        best = compared.best
+        tried.append(StageTried(depth, values.shape[1], best.l2, best.log_loss, best.accuracy))
+    chosen = min(tried, key=lambda one: one.log_loss)
+    emit(StageChosen(chosen.stage, tuple(tried)))
+    linear = probe.search(
+        found.at(chosen.stage).train, targets, classes=classes, l2_grid=[chosen.l2], folds=0, seed=seed, emit=emit
+    )
+    return Fitted(linear, outlet_of(chosen.stage), columns=None)
 
 
 def fit_selected(
@@ -146,46 +147,45 @@ class _Selection:
         sample = probe.stratified_sample(self.targets, size=MAX_COMPARED, at_least=grid.folds, seed=self.seed)
         values, targets = self.values[sample], self.targets[sample]
         fold_of = probe.assign_folds(targets, folds=grid.folds, seed=self.seed)
-        l2 = self._penalty_of_all(values, targets)
-        figures = np.zeros((len(sizes), len(grid.l2), 2))
-        for fold in range(grid.folds):
-            held_out = fold_of == fold
-            ranking = _ranking(values[~held_out], self._fitted(values[~held_out], targets[~held_out], [l2])[0])
-            for place, size in enumerate(sizes):
-                self.emit(Progress("probe", fold * len(sizes) + place, grid.folds * len(sizes)))
-                chosen = ranking[:size]
-                path = self._fitted(values[~held_out][:, chosen], targets[~held_out], grid.l2)
-                figures[place] += [*_judged(path, values[held_out][:, chosen], targets[held_out])]
-        return self._best(sizes, figures / len(sample))
+        whole = self._of_all(values, targets)
+        rankings = [_ranking(values[fold_of != fold], linear) for fold, linear in enumerate(whole.folds)]
+        tried = []
+        for place, size in enumerate(sizes):
+            if size == count:
+                best = whole.best
+            else:
+                best = self._of_few(values, targets, [ranking[:size] for ranking in rankings], place, len(sizes))
+            tried.append(ShareTried(size, best.l2, best.log_loss, best.accuracy))
+        chosen = min(tried, key=lambda one: one.log_loss)
+        return _Taken(chosen.features, chosen.l2, tuple(tried))
 
-    def _penalty_of_all(self, values: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-        """The penalty that suits all features together."""
-        if len(self.grid.l2) == 1:
-            return self.grid.l2[0]
-        return probe.search(
+    def _of_all(self, values: NDArray[np.float32], targets: NDArray[np.int64]) -> Comparison:
+        """All features together."""
+        grid = self.grid
+        return probe.compare(
+            values, targets, classes=self.classes, l2_grid=grid.l2, folds=grid.folds, seed=self.seed, emit=self.emit
+        )
+
+    def _of_few(
+        self,
+        values: NDArray[np.float32],
+        targets: NDArray[np.int64],
+        chosen: Sequence[NDArray[np.int64]],
+        place: int,
+        places: int,
+    ) -> PenaltyTried:
+        """The best penalty for the features that are `chosen` in each fold."""
+        tried = probe.compare_chosen(
             values,
             targets,
+            chosen,
             classes=self.classes,
             l2_grid=self.grid.l2,
             folds=self.grid.folds,
             seed=self.seed,
-            emit=self.emit,
-        ).l2
-
-    def _fitted(
-        self, values: NDArray[np.float32], targets: NDArray[np.int64], l2_grid: Sequence[float]
-    ) -> tuple[Linear, ...]:
-        return probe.path(values, targets, classes=self.classes, l2_grid=l2_grid)
-
-    def _best(self, sizes: Sequence[int], figures: NDArray[np.float64]) -> _Taken:
-        """Of mean log-loss and accuracy for each size and penalty `(sizes, penalties, 2)`."""
-        penalties = sorted(self.grid.l2, reverse=True)
-        tried = []
-        for place, size in enumerate(sizes):
-            best = int(figures[place, :, 0].argmin())
-            tried.append(ShareTried(size, penalties[best], *figures[place, best].tolist()))
-        chosen = min(tried, key=lambda one: one.log_loss)
-        return _Taken(chosen.features, chosen.l2, tuple(tried))
+            emit=_part_of(self.emit, place, places),
+        )
+        return min(tried, key=lambda penalty: penalty.log_loss)
 
 
 def _ranking(values: Rows, linear: Linear) -> NDArray[np.int64]:
@@ -193,17 +193,6 @@ def _ranking(values: Rows, linear: Linear) -> NDArray[np.int64]:
     classes, for features of the same spread."""
     relevance = np.linalg.norm(linear.weight, axis=0) * regression.spread(values)
     return np.argsort(-relevance, kind="stable")
-
-
-def _judged(
-    path: Sequence[Linear], values: NDArray[np.float32], targets: NDArray[np.int64]
-) -> Iterator[tuple[float, int]]:
-    """Log-loss and hits of each classifier, summed over images that it has not seen."""
-    labels = torch.from_numpy(targets)
-    for linear in path:
-        logits = torch.from_numpy(values @ linear.weight.T + linear.bias).double()
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
-        yield float(loss), int((logits.argmax(dim=1) == labels).sum())
 
 
 def _within(found: Features, taps: dict[str, int], chosen: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -28,7 +27,8 @@ Features = TypeVar("Features", bound=_Shaped)
 def few(
     work: Callable[Concatenate[Features, NDArray[np.int64], Arguments], Result],
 ) -> Callable[Concatenate[Features, NDArray[np.int64], Arguments], Result]:
-    """Let `work` on features `(N, D)` and targets `(N,)` compute in one thread unless there is much of both.
+    """Let `work` on features `(N, D)` and targets `(N,)`, of which `folds` are computed side by side where it has such
+    an argument, compute in one thread unless there is much of them.
 
     Threads that meet after each of thousands of short operations take up to fifty times as long as one alone, where
     something else wants their cores, too.
@@ -39,30 +39,20 @@ def few(
         features: Features, targets: NDArray[np.int64], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
         count, size = features.shape
-        classes = int(targets.max(initial=0)) + 1
-        with one(wanted=count * min(count, size) * classes < SHORT):
+        logits = (int(targets.max(initial=0)) + 1) * max(1, int(kwargs.get("folds", 1)))  # type: ignore[call-overload]
+        with one(wanted=count * min(count, size) * logits < SHORT):
             return work(features, targets, *args, **kwargs)
 
     return carried_out
-
-
-_LEFT = ContextVar("left", default=1)
 
 
 @contextmanager
 def one(*, wanted: bool) -> Iterator[None]:
     """Inside, torch computes in one thread if that is `wanted`."""
     threads = torch.get_num_threads()
-    token = _LEFT.set(threads if wanted else 1)
     if wanted:
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        _LEFT.reset(token)
-
-
-def left() -> int:
-    """How many threads may compute side by side, each in torch with as many as it has now."""
-    return _LEFT.get()
