@@ -1,5 +1,6 @@
 """Training the last stages: the others stay as they are to the bit, and what they give is computed once."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import AT_32, AT_64, plan_for, small, train, weights_of
 from worker.training import feed as feeds
+from worker.training import runtime
 from worker.training.data import Splits
 from worker.training.events import CheckpointSaved, EpochFinished, NotKept, ProbeFitted, Progress, Resumed
 from worker.training.feed import ImageFeed
 from worker.training.rivals import Trained
+from worker.training.runtime import Compiled, Frozen
 
 LABELS = ("red", "blue")
 FAMILIES = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet"]
@@ -167,7 +170,13 @@ def test_as_many_views_are_kept_as_there_is_room_for(views: int, room: int, expe
     assert feeds.views_that_fit(views, values=100, images=10, max_bytes=room) == expected
 
 
-def test_the_first_view_is_what_serving_sees_and_the_others_are_not(splits: Splits, tmp_path: Path) -> None:
+@pytest.mark.parametrize("many", [False, True])
+def test_the_first_view_is_what_serving_sees_and_the_others_are_not(
+    many: bool, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Frozen] = []
+    monkeypatch.setattr(runtime, "LEAST_IMAGES", 1 if many else 10**9)
+    monkeypatch.setattr(Frozen, "prepare", _noting(compiled))
     network = classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0).eval()
     network.freeze("stem")
     plan = plan_for(splits, Recipe(backbone="tinynet", strategy="full", weights="none"))
@@ -178,7 +187,20 @@ def test_the_first_view_is_what_serving_sees_and_the_others_are_not(splits: Spli
     with torch.inference_mode():
         expected = network.activations(samples.seen(file, AT_32), "stem")[0].numpy()
 
+    assert bool(compiled) == many
     assert feed.train.shape[:2] == (2, len(splits.train))
     assert np.abs(feed.train[0, 0] - expected).max() < 1e-2
     assert np.abs(feed.train[1, 0] - expected).max() > 1e-2
     assert replace(feed, stage="stem").forward(network, torch.from_numpy(expected)[None]).logits.shape == (1, 2)
+
+
+def _noting(compiled: list[Frozen]) -> Callable[..., Compiled | None]:
+    """`Frozen.prepare` that notes what could be compiled."""
+    prepare = Frozen.prepare
+
+    def noted(frozen: Frozen, *, half: bool) -> Compiled | None:
+        found = prepare(frozen, half=half)
+        compiled.extend([frozen] if found is not None else [])
+        return found
+
+    return noted

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.backbones import classifier as classifiers
 from app.backbones import preprocess
@@ -23,6 +23,7 @@ from app.recipe import Augmentation
 from worker.training import augment, data, evaluate, features, table, transfer
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, Progress
+from worker.training.runtime import Frozen
 from worker.training.table import Rows
 
 Batch = transfer.Batch
@@ -200,7 +201,9 @@ def activations(
     folder.mkdir(parents=True)
     splits, plain = images.splits, images.plain()
     form = classifiers.inference_form(network).to(images.device)
-    store = _Store(form, stage, images.device, emit, total=views * len(splits.train) + len(splits.validation))
+    total = views * len(splits.train) + len(splits.validation)
+    frozen = Frozen(_UpTo(form, stage), images.preprocessing.crop, images=total, device=images.device, rounds=True)
+    store = _Store(frozen, images.device, emit, total=total)
     changed = [plain, *(images.view(number) for number in range(1, views))]
     return ActivationFeed(
         splits=splits,
@@ -214,9 +217,8 @@ def activations(
 class _Store:
     """Passes images through the frozen part of a network and keeps what comes out."""
 
-    def __init__(self, form: InferenceForm, stage: str, device: torch.device, emit: Emit, *, total: int) -> None:
-        self._form = form
-        self._stage = stage
+    def __init__(self, frozen: Frozen, device: torch.device, emit: Emit, *, total: int) -> None:
+        self._frozen = frozen
         self._device = device
         self._emit = emit
         self._done = 0
@@ -247,11 +249,22 @@ class _Store:
         self, images: Images, view: Callable[[int, bytes], Pixels], *, half: bool
     ) -> Iterator[NDArray[np.float16]]:
         parts = data.parts_of(len(images), features.batch_size(self._device))
-        for batch in data.batches(images, parts, view, threads=torch.get_num_threads()):
-            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
-                values = self._form.activations(batch.to(self._device), self._stage).float()
-                # Beyond the range of half precision a value would be infinite.
-                yield values.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+        batches = data.batches(images, parts, view, threads=torch.get_num_threads())
+        for (values,) in self._frozen.outputs(batches, half=half):
+            # Beyond the range of half precision a value would be infinite.
+            yield values.float().clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+
+
+class _UpTo(nn.Module):
+    """The part of a network that ends with `stage`."""
+
+    def __init__(self, form: InferenceForm, stage: str) -> None:
+        super().__init__()
+        self.form = form
+        self.stage = stage
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.form.activations(images, self.stage),)
 
 
 def _gathered(batches: Iterable[Tensor], count: int, folder: Path) -> Rows:

@@ -1,12 +1,12 @@
-"""A frozen network compiled for this CPU: the features that torch gives, in less time where there are many images.
+"""A frozen network compiled for this CPU: what torch gives, in less time where there are many images.
 
-OpenVINO compiles it, where that is installed. Each image goes through by itself, so that its features do not depend on
-those beside it, and as many at once as there are threads.
+OpenVINO compiles it, where that is installed. Each image goes through by itself, so that what comes out does not depend
+on those beside it, and as many at once as there are threads.
 """
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,17 +31,16 @@ _CLOSE = {True: 1e-4, False: 0.15}
 
 
 class Compiled:
-    """A network that gives what `InferenceForm.survey` does; may be called from several threads."""
+    """A frozen network; may be called from several threads."""
 
     def __init__(self, model: "openvino.CompiledModel") -> None:
         self._model = model
         self._own = threading.local()
 
-    def survey(self, images: Tensor) -> Survey:
-        """Images `(N, 3, H, W) uint8` to features `float32`, and those of each stage on the way."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the network makes of `images (N, 3, H, W) uint8`, `(N, …) float32` each."""
         passed = [self._pass(image) for image in images.permute(0, 2, 3, 1)]
-        *stages, features = (torch.from_numpy(np.concatenate(values)) for values in zip(*passed, strict=True))
-        return Survey(tuple(stages), features)
+        return tuple(torch.from_numpy(np.concatenate(values)) for values in zip(*passed, strict=True))
 
     def _pass(self, image: Tensor) -> list[NDArray[np.float32]]:
         if not hasattr(self._own, "request"):
@@ -50,54 +49,58 @@ class Compiled:
         return [np.array(found[output]) for output in self._model.outputs]
 
 
-class Surveyor:
-    """Passes so many `images` of `size` pixels through `network` on `device`."""
+class Frozen:
+    """Passes so many `images` of `size` pixels on `device` through `network`, which makes several tensors `(N, …)` of
+    images `(N, 3, H, W) uint8`. Where it `rounds`, torch computes in bf16 as well where that is asked for."""
 
-    def __init__(self, network: InferenceForm, size: int, *, images: int, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, size: int, *, images: int, device: torch.device, rounds: bool = False
+    ) -> None:
         self._network = network
         self._size = size
         self._images = images
         self._device = device
+        self._rounds = rounds
         self._exported: bytes | None = None
 
-    def surveys(self, batches: Iterator[Tensor], *, exact: bool) -> Iterator[Survey]:
-        """What the network gives for each of `batches (N, 3, H, W) uint8`; in bf16 where that is quicker, unless it is
-        to be `exact`."""
+    def outputs(self, batches: Iterator[Tensor], *, half: bool) -> Iterator[tuple[Tensor, ...]]:
+        """What the network makes of each of `batches`, in bf16 where `half`; a batch may come back in pieces."""
         first = next(batches, None)
         if first is None:
             return
-        compiled = self.prepare(exact=exact)
-        if compiled is not None and not self._is_right(compiled, first[:1], exact=exact):
+        compiled = self.prepare(half=half)
+        if compiled is not None and not self._is_right(compiled, first[:1], half=half):
             compiled = None
         batches = itertools.chain([first], batches)
         if compiled is None:
             for batch in batches:
-                yield from transfer.in_pieces(self._in_torch, batch)
+                yield from transfer.in_pieces(lambda part: self._in_torch(part, half=half and self._rounds), batch)
         else:
             count = torch.get_num_threads()
-            yield from data.prefetched(batches, compiled.survey, threads=count, window=count + 1)
+            yield from data.prefetched(batches, compiled, threads=count, window=count + 1)
 
-    def prepare(self, *, exact: bool) -> Compiled | None:
+    def prepare(self, *, half: bool) -> Compiled | None:
         """The network compiled; None where that would not pay off or cannot be done."""
         if not pays_off(self._network, self._images, self._device):
             return None
-        half = not exact and precision.is_half_quicker(self._device)
         try:
             return Compiled(self._compile(half=half))
         except RuntimeError:  # what torch cannot write down, or OpenVINO cannot read
             return None
 
-    def _is_right(self, compiled: Compiled, images: Tensor, *, exact: bool) -> bool:
+    def _is_right(self, compiled: Compiled, images: Tensor, *, half: bool) -> bool:
         with threads.one(wanted=True):
-            expected = self._in_torch(images)
-        return _agree(compiled.survey(images), expected, exact=exact)
+            expected = self._in_torch(images, half=False)
+        return _agree(compiled(images), expected, exact=not half)
 
-    def _in_torch(self, images: Tensor) -> Survey:
-        with torch.inference_mode():
-            return self._network.survey(images.to(self._device))
+    def _in_torch(self, images: Tensor, *, half: bool) -> tuple[Tensor, ...]:
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            found: tuple[Tensor, ...] = self._network(images.to(self._device))
+            return found
 
     def _compile(self, *, half: bool) -> "openvino.CompiledModel":
-        self._exported = self._exported or _exported(self._network, self._size)
+        example = torch.zeros(1, 3, self._size, self._size, dtype=torch.uint8)
+        self._exported = self._exported or export.to_onnx(self._network, example)
         core, count = openvino.Core(), torch.get_num_threads()
         # By way of ONNX: what OpenVINO has for networks of torch takes longer, and tells its maker of each use.
         steps = openvino.preprocess.PrePostProcessor(core.read_model(self._exported, b""))
@@ -113,7 +116,28 @@ class Surveyor:
         return core.compile_model(steps.build(), "CPU", settings)
 
 
-def pays_off(network: InferenceForm, images: int, device: torch.device) -> bool:
+class Surveyor:
+    """Passes so many `images` of `size` pixels through `network` on `device` for the features of all its stages."""
+
+    def __init__(self, network: InferenceForm, size: int, *, images: int, device: torch.device) -> None:
+        self._frozen = Frozen(_Surveyed(network), size, images=images, device=device)
+        self._device = device
+
+    def surveys(self, batches: Iterator[Tensor], *, exact: bool) -> Iterator[Survey]:
+        """What the network gives for each of `batches (N, 3, H, W) uint8`; in bf16 where that is quicker, unless it is
+        to be `exact`."""
+        for *stages, features in self._frozen.outputs(batches, half=self._half(exact=exact)):
+            yield Survey(tuple(stages), features)
+
+    def prepare(self, *, exact: bool) -> Compiled | None:
+        """As that of `Frozen`."""
+        return self._frozen.prepare(half=self._half(exact=exact))
+
+    def _half(self, *, exact: bool) -> bool:
+        return not exact and precision.is_half_quicker(self._device)
+
+
+def pays_off(network: nn.Module, images: int, device: torch.device) -> bool:
     """Whether to compile `network` for so many images."""
     size = sum(value.nbytes for value in network.parameters())
     return openvino is not None and device.type == "cpu" and images >= LEAST_IMAGES and size <= _MOST_BYTES
@@ -134,13 +158,8 @@ class _Surveyed(nn.Module):
         return (*found.stages, found.features)
 
 
-def _exported(network: InferenceForm, size: int) -> bytes:
-    return export.to_onnx(_Surveyed(network), torch.zeros(1, 3, size, size, dtype=torch.uint8))
-
-
-def _agree(found: Survey, expected: Survey, *, exact: bool) -> bool:
-    pairs = zip((*found.stages, found.features), (*expected.stages, expected.features), strict=True)
-    return all(_distance(ours, theirs) <= _CLOSE[exact] for ours, theirs in pairs)
+def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], *, exact: bool) -> bool:
+    return all(_distance(ours, theirs) <= _CLOSE[exact] for ours, theirs in zip(found, expected, strict=True))
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
