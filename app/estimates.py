@@ -119,7 +119,11 @@ def _classifiers(plan: Plan, train: int, costs: Costs) -> float:
         growth = _growth(train, costs, most=MAX_COMPARED, last=_LAST_FIT_OF_SELECTED)
         # Profiles that were kept before it was timed have no time for all depths together.
         return _SELECT * (costs.together or costs.probes) * growth
-    return _fit(costs.probes if plan.stage == BEST_STAGE else costs.probe, train, costs)
+    if plan.stage == BEST_STAGE:
+        # Only the best one is fitted in the end.
+        others = _FIT * (1 - _LAST_FIT) * max(0.0, costs.probes - costs.probe)
+        return _fit(costs.probe, train, costs) + others * _growth(train, costs, most=MAX_CROSS_VALIDATED, last=0.0)
+    return _fit(costs.probe, train, costs)
 
 
 def _fit(measured: float, train: int, costs: Costs) -> float:

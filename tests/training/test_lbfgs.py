@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.training import lbfgs
+from worker.training.lbfgs import History
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,64 @@ def test_values_in_single_precision_end_the_search_in_time() -> None:
     found = lbfgs.minimum(rounded, start, tolerance=1e-4, most_steps=300)
     assert len(functions.looked) < 60
     assert found.numpy() == pytest.approx(exact.numpy(), rel=0, abs=1e-3)
+
+
+def test_a_function_that_leads_nowhere_does_not_hold_up_the_others() -> None:
+    """Its gradient promises what its values do not keep."""
+    functions, start = drawn(2), torch.zeros(2, 6, dtype=torch.float64)
+    exact = lbfgs.minimum(functions, start, tolerance=1e-8, most_steps=300)
+    needed = len(functions.looked)
+    functions.looked.clear()
+
+    def lying(point: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = functions(point)
+        return torch.stack([value[0], point[1].square().sum()]), torch.stack([gradient[0], torch.ones(6).double()])
+
+    found = lbfgs.minimum(lying, start, tolerance=1e-8, most_steps=300)
+    assert found[0].numpy() == pytest.approx(exact[0].numpy(), rel=0, abs=1e-6)
+    assert len(functions.looked) < needed + 30
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_no_number_stays_where_it_began(broken: float) -> None:
+    functions, start = drawn(2), torch.zeros(2, 6, dtype=torch.float64)
+    exact = lbfgs.minimum(functions, start, tolerance=1e-8, most_steps=300)
+
+    def half_broken(point: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = functions(point)
+        return torch.stack([value[0], value[1] * broken]), torch.stack([gradient[0], gradient[1] * broken])
+
+    found = lbfgs.minimum(half_broken, start, tolerance=1e-8, most_steps=300)
+    assert found[0].numpy() == pytest.approx(exact[0].numpy(), rel=0, abs=1e-6)
+    assert torch.equal(found[1], start[1])
+
+
+def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
+    """The recursion by which most write L-BFGS down, for a single function."""
+    direction, shares = gradient.clone(), []
+    for step, change in reversed(pairs):
+        shares.append((step @ direction) / (step @ change))
+        direction = direction - shares[-1] * change
+    if pairs:
+        step, change = pairs[-1]
+        direction = direction * (step @ change) / (change @ change)
+    for (step, change), share in zip(pairs, reversed(shares), strict=True):
+        direction = direction + (share - (change @ direction) / (step @ change)) * step
+    return direction
+
+
+def test_the_curvature_is_that_of_the_two_loops_also_where_functions_rest() -> None:
+    rng = np.random.default_rng(3)
+    bends = torch.from_numpy(rng.uniform(0.5, 2, (3, 5)))
+    history, pairs = History(3, 5, remembered=4), [list[tuple[Tensor, Tensor]]() for _ in range(3)]
+    for number in range(12):
+        step = torch.from_numpy(rng.normal(size=(3, 5)))
+        step[number % 3] *= number % 5 > 0
+        history.add(step, bends * step)
+        gradient = torch.from_numpy(rng.normal(size=(3, 5)))
+        found = history.newton(gradient)
+        for place, known in enumerate(pairs):
+            known.append((step[place], bends[place] * step[place]))
+            moved = [pair for pair in known[-4:] if pair[0].any()]
+            expected = two_loops(moved, gradient[place])
+            assert found[place].numpy() == pytest.approx(expected.numpy(), rel=1e-9, abs=1e-12)

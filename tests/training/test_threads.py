@@ -1,11 +1,13 @@
 from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from worker.training import threads
+from tests.training.test_probe import blobs, fit
+from worker.training import lbfgs, threads
+from worker.training.lbfgs import Functions
 
 
 @pytest.fixture(autouse=True)
@@ -16,30 +18,37 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@threads.few
-def used(_features: NDArray[np.float32], _targets: NDArray[np.int64], *, folds: int = 0, failing: bool = False) -> int:
-    assert folds >= 0
-    if failing:
-        raise ValueError("it fails")
-    return torch.get_num_threads()
-
-
 def test_short_steps_are_computed_in_one_thread() -> None:
-    assert used(np.zeros((20, 5), np.float32), np.arange(20)) == 1
+    with threads.suited(threads.SHORT - 1):
+        assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
 
 
 def test_long_steps_are_computed_in_all_threads() -> None:
-    assert used(np.zeros((2000, 1000), np.float32), np.arange(2000) % 100) == 2
-
-
-def test_steps_are_long_where_many_folds_are_computed_side_by_side() -> None:
-    features, targets = np.zeros((1000, 1000), np.float32), np.arange(1000) % 10
-    assert used(features, targets, folds=0) == used(features, targets, folds=2) == 1
-    assert used(features, targets, folds=5) == 2
+    with threads.suited(threads.SHORT):
+        assert torch.get_num_threads() == 2
 
 
 def test_after_a_failure_there_are_as_many_threads_as_before() -> None:
-    with pytest.raises(ValueError, match="it fails"):
-        used(np.zeros((20, 5), np.float32), np.arange(20), failing=True)
+    with pytest.raises(ValueError, match="it fails"), threads.suited(1):
+        raise ValueError("it fails")
     assert torch.get_num_threads() == 2
+
+
+def test_how_long_the_steps_of_a_classifier_are_follows_from_what_is_solved_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The folds of cross-validation together, and all images alone behind it."""
+    seen: list[tuple[int, int]] = []
+    minimum = lbfgs.minimum
+
+    def noted(functions: Functions, start: Tensor, **how: Any) -> Tensor:
+        seen.append((len(start), torch.get_num_threads()))
+        return minimum(functions, start, **how)
+
+    monkeypatch.setattr(lbfgs, "minimum", noted)
+    monkeypatch.setattr(threads, "SHORT", 3 * 40 * 5 * 2)
+    features, targets = blobs(40, 5, 2)
+    fit(features, targets, classes=2, folds=4)
+    assert {count for count, used in seen if used == 2} == {4}
+    assert seen[-1] == (1, 1)

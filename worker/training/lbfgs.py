@@ -11,52 +11,69 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
+Functions = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Of a point of each function `(B, P)`, the values `(B,)` and gradients `(B, P)`."""
 
-_REMEMBERED = 12
-"""Steps by which the curvature is known."""
 _MOST_TRIES = 20
 """Lengths of a step."""
 _DESCENT = 1e-4
 """Share of what the gradient promises that a step must bring."""
 _ROUNDING = 1e-6
-"""By so much of itself a value may seem to rise, where the slopes say that it falls: sums in float32 are no more
-exact."""
+"""By so much of itself a value may seem to rise, where the slopes say that it falls. Sums in float32 are no more exact,
+and those in float64 need not be."""
+_CURVED = 1e-8
+"""Cosine of a step and the change of the gradient along it, below which they are noise."""
 
 
-@dataclass
-class _History:
-    """What the last steps say of the curvature: how far they went, and how the gradients changed, `(B, M, P)` each."""
+class History:
+    """What the last steps, as many as are `remembered`, of so many `functions` of `size` variables say of their
+    curvature."""
 
-    steps: Tensor
-    changes: Tensor
-    scale: Tensor
-    """Of the inverse curvature where no step has been `(B, 1)`."""
+    def __init__(self, functions: int, size: int, *, remembered: int) -> None:
+        kind = torch.float64
+        # The pairs lie in a ring, in which the oldest gives way to the next one.
+        self._steps = torch.zeros(functions, remembered, size, dtype=kind)
+        self._changes = torch.zeros(functions, remembered, size, dtype=kind)
+        self._products = torch.zeros(functions, remembered, remembered, dtype=kind)
+        """Of each step with each change."""
+        self._scale = torch.ones(functions, 1, dtype=kind)
+        """Of the inverse curvature where no step has been."""
+        self._remembered = remembered
+        self._added = 0
 
     def add(self, step: Tensor, change: Tensor) -> None:
-        """Remember steps `(B, P)`, but not of functions along which nothing curves: those that are solved rest."""
+        """Remember how far each function went, and how its gradient changed, `(B, P)`; but nothing of those along
+        which nothing curves, as of those that rest."""
         along = (step * change).sum(dim=1, keepdim=True)
-        curved = along > 1e-10 * (step.norm(dim=1) * change.norm(dim=1))[:, None]
+        curved = along > _CURVED * (step.norm(dim=1) * change.norm(dim=1))[:, None]
         step, change = torch.where(curved, step, 0.0), torch.where(curved, change, 0.0)
-        self.scale = torch.where(curved, along / change.square().sum(dim=1, keepdim=True), self.scale)
-        self.steps = torch.cat([self.steps, step[:, None]], dim=1)[:, -_REMEMBERED:]
-        self.changes = torch.cat([self.changes, change[:, None]], dim=1)[:, -_REMEMBERED:]
+        self._scale = torch.where(curved, along / change.square().sum(dim=1, keepdim=True), self._scale)
+        place = self._added % self._remembered
+        self._steps[:, place], self._changes[:, place] = step, change
+        self._products[:, place] = (self._changes @ step[..., None]).squeeze(2)
+        self._products[:, :, place] = (self._steps @ change[..., None]).squeeze(2)
+        self._added += 1
 
     def newton(self, gradient: Tensor) -> Tensor:
         """The inverse curvature times `gradient (B, P)`."""
-        scaled: Tensor = self.scale * gradient
-        if not self.steps.shape[1]:
+        scaled: Tensor = self._scale * gradient
+        if not self._added:
             return scaled
-        products = self.steps @ self.changes.mT
+        oldest = max(0, self._added - self._remembered)
+        order = torch.arange(oldest, self._added) % self._remembered
+        products = self._products[:, order][:, :, order]
         upper, along = products.triu(), products.diagonal(dim1=1, dim2=2)
         upper.diagonal(dim1=1, dim2=2).masked_fill_(along == 0, 1.0)
-        reached = torch.linalg.solve_triangular(upper, self.steps @ gradient[..., None], upper=True)
-        bent = self.changes.mT @ reached
-        back = along[..., None] * reached + self.changes @ (self.scale[..., None] * bent - scaled[..., None])
-        found = self.steps.mT @ torch.linalg.solve_triangular(upper.mT, back, upper=False)
-        correction: Tensor = found - self.scale[..., None] * bent
+        scale = self._scale[..., None]
+        reached = torch.linalg.solve_triangular(upper, (self._steps @ gradient[..., None])[:, order], upper=True)
+        bent = self._changes.mT @ self._in_ring(reached, order)
+        back = along[..., None] * reached + (self._changes @ (scale * bent - scaled[..., None]))[:, order]
+        sent = torch.linalg.solve_triangular(upper.mT, back, upper=False)
+        correction: Tensor = self._steps.mT @ self._in_ring(sent, order) - scale * bent
         return scaled + correction.squeeze(2)
+
+    def _in_ring(self, ordered: Tensor, order: Tensor) -> Tensor:
+        return ordered.new_zeros(len(ordered), self._remembered, 1).index_copy(1, order, ordered)
 
 
 @dataclass(frozen=True)
@@ -68,41 +85,43 @@ class _Place:
     gradient: Tensor
 
 
-def minimum(slope: Slope, start: Tensor, *, tolerance: float, most_steps: int) -> Tensor:
-    """The point of each function, from `start (B, P)` on, where no value of its gradient is more than `tolerance`; or
-    where it was after `most_steps`, or where its values do not tell any more which way leads down."""
-    place = _Place(start, *slope(start))
-    nothing = start.new_zeros(len(start), 0, start.shape[1])
-    history = _History(nothing, nothing, start.new_ones(len(start), 1))
+def minimum(functions: Functions, start: Tensor, *, tolerance: float, most_steps: int, remembered: int = 10) -> Tensor:
+    """The point of each function, from `start (B, P) float64` on, where no value of its gradient is more than
+    `tolerance`; or where it was after `most_steps`, or where its values did not tell any more which way leads down.
+
+    The curvature is known by so many `remembered` steps, each of which is kept as 2 P values for every function.
+    """
+    place = _Place(start, *functions(start))
+    history = History(*start.shape, remembered=remembered)
+    lost = torch.zeros(len(start), 1, dtype=torch.bool)
     for _ in range(most_steps):
-        left = place.gradient.abs().amax(dim=1, keepdim=True) > tolerance
+        left = ~lost & ~(place.gradient.abs().amax(dim=1, keepdim=True) <= tolerance)
         if not left.any():
             break
-        reached = _further(slope, place, torch.where(left, -history.newton(place.gradient), 0.0))
-        if reached is None:
-            break
+        reached, fallen = _further(functions, place, torch.where(left, -history.newton(place.gradient), 0.0))
+        lost |= ~fallen[:, None]
         history.add(reached.point - place.point, reached.gradient - place.gradient)
         place = reached
     return place.point
 
 
-def _further(slope: Slope, place: _Place, direction: Tensor) -> _Place | None:
-    """The whole way along `direction` for each function, or the part of it on which the function falls as it should; it
-    stays where there is none. None where all stay."""
+def _further(functions: Functions, place: _Place, direction: Tensor) -> tuple[_Place, Tensor]:
+    """The whole way along `direction` for each function, or the part of it on which the function falls as it should;
+    and whether there was one `(B,)`: where there was none, it stays."""
     promised = (direction * place.gradient).sum(dim=1)
     length = torch.ones_like(promised)
     for _ in range(_MOST_TRIES):
         point = place.point + length[:, None] * direction
-        reached = _Place(point, *slope(point))
+        reached = _Place(point, *functions(point))
         rise = reached.value - place.value
         along = (direction * reached.gradient).sum(dim=1)
         # Close to the minimum, slopes tell what values do not any more.
         level = (rise <= _ROUNDING * place.value.abs()) & (along <= (2 * _DESCENT - 1) * promised)
         fallen = (rise <= _DESCENT * length * promised) | level
         if fallen.all():
-            return reached
+            return reached, fallen
         # Where a parabola through what is known has its lowest point.
         lowest = -promised * length.square() / (2 * (rise - length * promised))
         length = torch.where(fallen, length, lowest.nan_to_num(0.0).clamp(0.1 * length, 0.5 * length))
-    step = torch.where(fallen, length, 0.0)[:, None] * direction
-    return _Place(place.point + step, *slope(place.point + step)) if step.any() else None
+    point = torch.where(fallen[:, None], place.point + length[:, None] * direction, place.point)
+    return _Place(point, *functions(point)), fallen

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.plan import MAX_CROSS_VALIDATED
-from worker.training import regression, threads
-from worker.training.events import Emit, PenaltyTried, ProbeFitted, Progress
-from worker.training.regression import Axes, Centre, Projected, Solution
+from worker.training import crossvalidation, regression
+from worker.training.crossvalidation import CHOOSING, QUICK, Crossing
+from worker.training.events import Emit, PenaltyTried, ProbeFitted
+from worker.training.regression import Axes, Centre, Labelled, Solution
 from worker.training.table import Rows
 
 
@@ -40,6 +41,16 @@ class Prior:
     weight: Tensor
     bias: Tensor
     hold: Tensor
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Images to cross-validate with."""
+
+    positions: NDArray[np.int64]
+    """Of them among all, `(M,)`."""
+    fold_of: NDArray[np.int64]
+    """The fold of each of them `(M,)`."""
 
 
 @dataclass(frozen=True)
@@ -84,38 +95,8 @@ class Held:
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / len(self.targets)))
 
 
-@dataclass(frozen=True)
-class _Effort:
-    """How far solutions are taken."""
-
-    tolerance: float
-    """The gradient at which one is good enough."""
-    patience: int | None
-    """Penalties in a row that are worse than one before, after which weaker ones are not tried."""
-
-
-_THOROUGH = _Effort(tolerance=1e-7, patience=None)
-# To choose a penalty. The loss falls and rises once along the grid, and the weak penalties take long to solve.
-_CHOOSING = _Effort(tolerance=1e-4, patience=2)
-# For figures to look at: what is left of the gradient moves the accuracy far less than another choice of images would.
-_QUICK = _Effort(tolerance=1e-4, patience=1)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """A penalty in cross-validation."""
-
-    l2: float
-    predicted: Tensor
-    """For each image `(N,) int64`."""
-    log_losses: Tensor
-    """Of each image `(N,) float64`."""
-    solution: Solution
-    """Of each fold."""
-
-    @property
-    def log_loss(self) -> float:
-        return float(self.log_losses.mean())
+_THOROUGH = 1e-7
+"""The gradient at which a classifier that is kept is good enough."""
 
 
 def fit(
@@ -148,7 +129,6 @@ def fit(
     return linear
 
 
-@threads.few
 def search(
     features: Rows,
     targets: NDArray[np.int64],
@@ -161,33 +141,18 @@ def search(
     prior: Prior | None = None,
 ) -> Linear:
     """`fit` that tells of its progress alone, and cross-validates a single penalty, too; with 0 `folds` none."""
-    labels = torch.from_numpy(targets)
-    axes, images = regression.labelled(features, labels)
+    axes, images = regression.labelled(features, torch.from_numpy(targets))
     start = _zeros(axes, classes) if prior is None else axes.of_raw(prior.weight, prior.bias)
     centre = None if prior is None else Centre(start, prior.hold.double())
     tried: tuple[PenaltyTried, ...] = ()
     l2, begun = l2_grid[0], start
     if folds:
-        sample, fold_of = _folds(targets, folds=folds, seed=seed)
-        values, held = images.at(sample), labels[sample]
-        crossed = _cross(
-            values,
-            held,
-            axes.variances,
-            fold_of,
-            start=start,
-            centre=centre,
-            l2_grid=l2_grid,
-            effort=_CHOOSING,
-            emit=emit,
-        )
-        del values  # they may be large, and what follows needs memory of its own
-        tried = tuple(_told(one, held) for one in crossed)
-        best = min(crossed, key=lambda one: one.log_loss)
-        l2, begun = best.l2, best.solution.mean()  # which is close to that of all images
-    solution = regression.solve(
-        images, axes.variances, l2=l2, start=begun, tolerance=_THOROUGH.tolerance, centre=centre
-    )
+        crossing = _crossing(images, axes, targets, divided(targets, folds=folds, seed=seed), start, centre)
+        crossed = crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit)
+        tried, l2 = crossed.tried(), crossed.best.l2
+        begun = crossed.solution.mean()  # which is close to that of all images
+        del crossing, crossed  # they may be large, and what follows needs memory of its own
+    solution = regression.solve(images, axes.variances, l2=l2, start=begun, tolerance=_THOROUGH, centre=centre)
     if prior is None:
         return _for_raw_features(axes, solution, l2, tried)
     # As a change of the prior: what its rows say of features that do not differ among these images stays.
@@ -195,85 +160,71 @@ def search(
     return _changed(prior, _for_raw_features(axes, change, l2, tried))
 
 
-@threads.few
 def compare(
-    features: Rows,
-    targets: NDArray[np.int64],
-    *,
-    classes: int,
-    l2_grid: Sequence[float],
-    folds: int,
-    seed: int,
-    emit: Emit,
+    features: Rows, targets: NDArray[np.int64], folds: Folds, *, classes: int, l2_grid: Sequence[float], emit: Emit
 ) -> Comparison:
     """What `search` goes by."""
-    labels = torch.from_numpy(targets)
-    axes, images = regression.labelled(features, labels)
-    sample, fold_of = _folds(targets, folds=folds, seed=seed)
-    crossed = _cross(
-        images.at(sample),
-        labels[sample],
-        axes.variances,
-        fold_of,
-        start=_zeros(axes, classes),
-        centre=None,
-        l2_grid=l2_grid,
-        effort=_CHOOSING,
-        emit=emit,
-    )
-    best = min(crossed, key=lambda one: one.log_loss)
-    solutions = [Solution(*pair) for pair in zip(best.solution.weight, best.solution.bias, strict=True)]
-    return Comparison(
-        tuple(_told(one, labels[sample]) for one in crossed),
-        tuple(_for_raw_features(axes, solution, best.l2, ()) for solution in solutions),
-    )
+    axes, images = regression.labelled(features, torch.from_numpy(targets))
+    crossing = _crossing(images, axes, targets, folds, _zeros(axes, classes), None)
+    crossed = crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit)
+    solutions = [Solution(*pair) for pair in zip(crossed.solution.weight, crossed.solution.bias, strict=True)]
+    linears = tuple(_for_raw_features(axes, solution, crossed.best.l2, ()) for solution in solutions)
+    return Comparison(crossed.tried(), linears)
 
 
-@threads.few
 def compare_chosen(
     features: Rows,
     targets: NDArray[np.int64],
+    fold_of: NDArray[np.int64],
     chosen: Sequence[NDArray[np.int64]],
     *,
     classes: int,
     l2_grid: Sequence[float],
-    folds: int,
-    seed: int,
     emit: Emit,
-) -> tuple[PenaltyTried, ...]:
-    """`compare` for few images, where each fold has features of its own, so many of them `(F,)`."""
-    fold_of = assign_folds(targets, folds=folds, seed=seed)
-    several = [_projected(features[:][:, columns]) for columns in chosen]
-    rank = max(len(axes.variances) for axes, _ in several)
+) -> Comparison:
+    """`compare` for few images, all of them, where each fold has features of its own, those in `chosen (F,)` columns;
+    without the classifiers of the folds."""
+    spaces = [_projected(features[:][:, columns]) for columns in chosen]
+    rank = max(len(variances) for variances, _ in spaces)
     variances, values = (
         torch.stack([functional.pad(one, (0, rank - one.shape[-1])) for one in ones])
-        for ones in ([axes.variances for axes, _ in several], [projected for _, projected in several])
+        for ones in zip(*spaces, strict=True)
     )
+    del spaces
     start = Solution(values.new_zeros(classes, rank), values.new_zeros(classes))
-    labels = torch.from_numpy(targets)
-    crossed = _cross(
-        values, labels, variances, fold_of, start=start, centre=None, l2_grid=l2_grid, effort=_CHOOSING, emit=emit
-    )
-    return tuple(_told(one, labels) for one in crossed)
+    crossing = Crossing(values, torch.from_numpy(targets), variances, fold_of, start)
+    return Comparison(crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit).tried(), ())
 
 
-def _projected(features: Rows) -> tuple[Axes, Tensor]:
+def _projected(features: Rows) -> tuple[Tensor, Tensor]:
+    """The variances along the principal axes of `features`, and these in them."""
     axes = regression.principal_axes(features)
-    return axes, axes.project(features)
+    return axes.variances, axes.project(features)
 
 
-@threads.few
+def _crossing(
+    images: Labelled, axes: Axes, targets: NDArray[np.int64], folds: Folds, start: Solution, centre: Centre | None
+) -> Crossing:
+    return Crossing(
+        values=images.at(folds.positions),
+        targets=torch.from_numpy(targets[folds.positions]),
+        variances=axes.variances,
+        fold_of=folds.fold_of,
+        start=start,
+        centre=centre,
+    )
+
+
 def path(features: Rows, targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float]) -> tuple[Linear, ...]:
     """The linear classifier of `features (N, D)` for each penalty, the strongest first."""
     axes, images = regression.labelled(features, torch.from_numpy(targets))
     solution, found = _zeros(axes, classes), []
     for l2 in sorted(l2_grid, reverse=True):
-        solution = regression.solve(images, axes.variances, l2=l2, start=solution, tolerance=_CHOOSING.tolerance)
+        solution = regression.solve(images, axes.variances, l2=l2, start=solution, tolerance=CHOOSING.tolerance)
         found.append(_for_raw_features(axes, solution, l2, ()))
     return tuple(found)
 
 
-@threads.few
 def cross_validate(
     features: Rows,
     targets: NDArray[np.int64],
@@ -290,20 +241,21 @@ def cross_validate(
     A label that has a single image is never known to the classifier that meets it.
     """
     axes = regression.principal_axes(features)
-    fold_of = assign_folds(targets, folds=folds, seed=seed)
-    crossed = _cross(
-        axes.project(features),
-        torch.from_numpy(targets),
-        axes.variances,
-        fold_of,
+    crossing = Crossing(
+        values=axes.project(features),
+        targets=torch.from_numpy(targets),
+        variances=axes.variances,
+        fold_of=assign_folds(targets, folds=folds, seed=seed),
         start=_zeros(axes, classes),
-        centre=None,
-        l2_grid=l2_grid,
-        effort=_QUICK,
-        emit=emit,
     )
-    best = min(crossed, key=lambda one: one.log_loss)
+    best = crossvalidation.cross(crossing, l2_grid, effort=QUICK, emit=emit).best
     return Held(l2=best.l2, predicted=best.predicted.numpy(), log_losses=best.log_losses.numpy(), targets=targets)
+
+
+def divided(targets: NDArray[np.int64], *, folds: int, seed: int) -> Folds:
+    """The images with `targets (N,)` that are cross-validated with, and their folds."""
+    positions = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
+    return Folds(positions, assign_folds(targets[positions], folds=folds, seed=seed))
 
 
 def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -319,12 +271,6 @@ def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArra
     return fold_of
 
 
-def _folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images that are cross-validated, and the fold of each."""
-    sample = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
-    return sample, assign_folds(targets[sample], folds=folds, seed=seed)
-
-
 def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, seed: int) -> NDArray[np.int64]:
     """Positions of all images or of about `size`, with `at_least` so many of each class where it has them."""
     if len(targets) <= size:
@@ -336,50 +282,6 @@ def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, s
         members = rng.permutation(np.flatnonzero(targets == target))
         chosen.append(members[: max(at_least, round(share * len(members)))])
     return np.sort(np.concatenate(chosen))
-
-
-def _cross(
-    values: Tensor,
-    targets: Tensor,
-    variances: Tensor,
-    fold_of: NDArray[np.int64],
-    *,
-    start: Solution,
-    centre: Centre | None,
-    l2_grid: Sequence[float],
-    effort: _Effort,
-    emit: Emit,
-) -> list[_Judged]:
-    """What each penalty of the grid gives for images in principal axes `(N, R)`, or `(F, N, R)` where each fold has its
-    own, the strongest first."""
-    held_out = torch.from_numpy(fold_of) == torch.arange(int(fold_of.max()) + 1)[:, None]
-    images = Projected(values.float(), targets, seen=~held_out)
-    solution = start.repeated(len(held_out))
-    judged: list[_Judged] = []
-    for step, l2 in enumerate(sorted(l2_grid, reverse=True)):
-        emit(Progress("probe", step, len(l2_grid)))
-        # From strong to weak, each solution is close to the next.
-        solution = regression.solve(images, variances, l2=l2, start=solution, tolerance=effort.tolerance, centre=centre)
-        judged.append(_judged(values, targets, held_out, solution, l2))
-        best = min(range(len(judged)), key=lambda place: judged[place].log_loss)
-        if effort.patience is not None and step - best >= effort.patience:
-            break
-    return judged
-
-
-def _judged(values: Tensor, targets: Tensor, held_out: Tensor, solution: Solution, l2: float) -> _Judged:
-    """What the fold that has held an image out says of it; `held_out` is `(B, N) bool`."""
-    predicted, log_losses = torch.empty_like(targets), values.new_empty(len(targets))
-    of_folds = values.expand(len(held_out), *values.shape[-2:])
-    for rows, images, weight, bias in zip(held_out, of_folds, solution.weight, solution.bias, strict=True):
-        logits = torch.addmm(bias, images[rows], weight.T)
-        log_losses[rows] = functional.cross_entropy(logits, targets[rows], reduction="none")
-        predicted[rows] = logits.argmax(dim=1)
-    return _Judged(l2, predicted, log_losses, solution)
-
-
-def _told(judged: _Judged, targets: Tensor) -> PenaltyTried:
-    return PenaltyTried(judged.l2, judged.log_loss, float((judged.predicted == targets).double().mean()))
 
 
 def _for_raw_features(axes: Axes, solution: Solution, l2: float, tried: tuple[PenaltyTried, ...]) -> Linear:

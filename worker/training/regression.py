@@ -11,6 +11,7 @@ that the memory does not depend on how many there are. Only weights and slopes t
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.training import lbfgs
+from worker.training import lbfgs, threads
 from worker.training.table import Rows
 
 MAX_BYTES = 256 * 2**20
@@ -29,8 +30,11 @@ _CHUNK_VALUES = 2**22
 """Of features that are not held: as many as make a product of them with themselves worth its while."""
 _SLOPE_VALUES = 2**18
 """As many as stay in a CPU's cache until they are gone through again, which halves the time."""
-_LOGITS = 2**22
+_LOGITS = 2**20
 """At a time, over all regressions."""
+_REMEMBERED = {True: 10, False: 20}
+"""Steps by which L-BFGS knows the curvature of several regressions, and that of one, which is solved to the end: with
+weak penalties it takes half as many then."""
 _NEGLIGIBLE_VARIANCE = 1e-10
 _MAX_STEPS = 300
 
@@ -101,6 +105,10 @@ class Slope:
 class Labelled(Protocol):
     """Images with their labels."""
 
+    @property
+    def count(self) -> int:
+        """N of them."""
+
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         """Those images in principal axes `(M, R) float64`."""
 
@@ -118,8 +126,12 @@ class Projected:
     seen: Tensor | None = None
     """Which of them each of several regressions is of `(B, N) bool`; None: all are."""
 
+    @property
+    def count(self) -> int:
+        return len(self.targets)
+
     def at(self, positions: NDArray[np.int64]) -> Tensor:
-        return self.values[positions]
+        return self.values[..., positions, :]
 
     def slope(self, weight: Tensor, bias: Tensor) -> Slope:
         count, kind = len(self.targets), self.values.dtype
@@ -142,17 +154,24 @@ class Read:
     targets: Tensor
     axes: Axes
 
+    @property
+    def count(self) -> int:
+        return len(self.targets)
+
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         return self.axes.project(self.features[positions])
 
     def slope(self, weight: Tensor, bias: Tensor) -> Slope:
-        axes = self.axes
+        mean = self.axes.mean
         # The weights of raw features, so that a chunk of them is gone through twice and nothing else.
-        turn = axes.directions / axes.scale[:, None]
-        raw = weight @ turn.T
-        found = _summed(self._parts(raw, bias - raw @ axes.mean), raw, bias)
-        turned = (found.by_weight - found.by_bias[..., None] * axes.mean) @ turn
-        return Slope(found.loss, turned, found.by_bias)
+        raw = weight @ self._turn.T
+        found = _summed(self._parts(raw, bias - raw @ mean), raw, bias)
+        return Slope(found.loss, (found.by_weight - found.by_bias[..., None] * mean) @ self._turn, found.by_bias)
+
+    @cached_property
+    def _turn(self) -> Tensor:
+        """From standardised features to the axes `(D, R)`."""
+        return self.axes.directions / self.axes.scale[:, None]
 
     def _parts(self, raw: Tensor, offset: Tensor) -> Iterator[Slope]:
         start = 0
@@ -182,6 +201,11 @@ def is_held(features: Rows) -> bool:
 
 def principal_axes(features: Rows) -> Axes:
     """Of `features (N, D)`."""
+    with threads.suited(len(features) * min(features.shape)):
+        return _principal_axes(features)
+
+
+def _principal_axes(features: Rows) -> Axes:
     count, size = features.shape
     mean = _mean(features)
     spread = _spread(features, mean)
@@ -222,9 +246,9 @@ def solve(
     `tolerance`; where `start` is of several regressions, that of each. What is penalised is the distance of the weights
     from `centre`, from zero where it is None."""
     several = start.bias.ndim > 1
-    weight, bias = (start.weight, start.bias) if several else (start.weight[None], start.bias[None])
-    count, classes, size = weight.shape
-    centre = centre or Centre(Solution(weight.new_zeros(classes, size), bias[0]), bias.new_zeros(classes))
+    begun = start if several else start.repeated(1)
+    count, classes, size = begun.weight.shape
+    centre = centre or Centre(_nothing(classes, size), torch.zeros(classes, dtype=torch.float64))
     anchor, hold = centre.solution, l2 * centre.hold
     strength = torch.where(hold > 0, hold, l2)[:, None]
     # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
@@ -239,10 +263,15 @@ def solve(
         by_weight = (found.by_weight + strength * away) * unit
         return loss, torch.cat([by_weight.flatten(1), found.by_bias + hold * moved], dim=1)
 
-    begun = torch.cat([(weight / unit).flatten(1), bias], dim=1)
-    point = lbfgs.minimum(slope, begun, tolerance=tolerance, most_steps=_MAX_STEPS)
-    found = Solution(point[:, :-classes].reshape(count, classes, size) * unit, point[:, -classes:])
-    return found if several else found.mean()
+    first = torch.cat([(begun.weight / unit).flatten(1), begun.bias], dim=1)
+    with threads.suited(images.count * begun.weight.numel()):
+        last = lbfgs.minimum(slope, first, tolerance=tolerance, most_steps=_MAX_STEPS, remembered=_REMEMBERED[several])
+    solved = Solution(last[:, :-classes].reshape(count, classes, size) * unit, last[:, -classes:])
+    return solved if several else Solution(solved.weight[0], solved.bias[0])
+
+
+def _nothing(classes: int, size: int) -> Solution:
+    return Solution(torch.zeros(classes, size, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64))
 
 
 def _slope(values: Tensor, targets: Tensor, share: Tensor, weight: Tensor, bias: Tensor) -> Slope:
@@ -262,7 +291,7 @@ def _times(several: Tensor, values: Tensor) -> Tensor:
     """`several (B, K, M)` times `values (M, L)` or `(B, M, L)`."""
     if values.ndim > 2:
         return several @ values
-    return (several.flatten(0, 1) @ values).unflatten(0, several.shape[:2])  # type: ignore[no-untyped-call, no-any-return]
+    return (several.flatten(0, 1) @ values).view(*several.shape[:2], values.shape[1])
 
 
 def _summed(parts: Iterable[Slope], weight: Tensor, bias: Tensor) -> Slope:

@@ -1,6 +1,5 @@
 """The linear classifier on the stage that suits best, or on the features of all stages that matter most."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +14,13 @@ from worker.training.events import (
     Emit,
     Event,
     FeaturesSelected,
-    PenaltyTried,
     Progress,
     ShareTried,
     StageChosen,
     StageTried,
 )
 from worker.training.features import Features
-from worker.training.probe import Comparison, Linear
+from worker.training.probe import Comparison, Folds, Linear
 from worker.training.table import Columns, Rows
 
 _FEWEST = 16
@@ -57,15 +55,15 @@ def outlet_of(depth: str) -> Outlet:
 def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid: Grid, seed: int, emit: Emit) -> Fitted:
     """The classifier of the one depth whose features have the least cross-validated log-loss."""
     tried: list[StageTried] = []
+    folds = probe.divided(targets, folds=grid.folds, seed=seed)
     for place, depth in enumerate(found.columns):
         values = found.at(depth).train
         compared = probe.compare(
             values,
             targets,
+            folds,
             classes=classes,
             l2_grid=grid.l2,
-            folds=grid.folds,
-            seed=seed,
             emit=_part_of(emit, place, len(found.columns)),
         )
         best = compared.best
@@ -147,45 +145,31 @@ class _Selection:
         sample = probe.stratified_sample(self.targets, size=MAX_COMPARED, at_least=grid.folds, seed=self.seed)
         values, targets = self.values[sample], self.targets[sample]
         fold_of = probe.assign_folds(targets, folds=grid.folds, seed=self.seed)
-        whole = self._of_all(values, targets)
+        folds = Folds(np.arange(len(targets)), fold_of)
+        whole = probe.compare(
+            values, targets, folds, classes=self.classes, l2_grid=grid.l2, emit=_part_of(self.emit, 0, len(sizes))
+        )
         rankings = [_ranking(values[fold_of != fold], linear) for fold, linear in enumerate(whole.folds)]
-        tried = []
-        for place, size in enumerate(sizes):
-            if size == count:
-                best = whole.best
-            else:
-                best = self._of_few(values, targets, [ranking[:size] for ranking in rankings], place, len(sizes))
-            tried.append(ShareTried(size, best.l2, best.log_loss, best.accuracy))
+        tried = [_share(count, whole)] if count in sizes else []
+        for place, size in enumerate([size for size in sizes if size < count], start=1):
+            few = probe.compare_chosen(
+                values,
+                targets,
+                fold_of,
+                [ranking[:size] for ranking in rankings],
+                classes=self.classes,
+                l2_grid=grid.l2,
+                emit=_part_of(self.emit, place, len(sizes)),
+            )
+            tried.append(_share(size, few))
+        tried.sort(key=lambda one: one.features)
         chosen = min(tried, key=lambda one: one.log_loss)
         return _Taken(chosen.features, chosen.l2, tuple(tried))
 
-    def _of_all(self, values: NDArray[np.float32], targets: NDArray[np.int64]) -> Comparison:
-        """All features together."""
-        grid = self.grid
-        return probe.compare(
-            values, targets, classes=self.classes, l2_grid=grid.l2, folds=grid.folds, seed=self.seed, emit=self.emit
-        )
 
-    def _of_few(
-        self,
-        values: NDArray[np.float32],
-        targets: NDArray[np.int64],
-        chosen: Sequence[NDArray[np.int64]],
-        place: int,
-        places: int,
-    ) -> PenaltyTried:
-        """The best penalty for the features that are `chosen` in each fold."""
-        tried = probe.compare_chosen(
-            values,
-            targets,
-            chosen,
-            classes=self.classes,
-            l2_grid=self.grid.l2,
-            folds=self.grid.folds,
-            seed=self.seed,
-            emit=_part_of(self.emit, place, places),
-        )
-        return min(tried, key=lambda penalty: penalty.log_loss)
+def _share(size: int, compared: Comparison) -> ShareTried:
+    best = compared.best
+    return ShareTried(size, best.l2, best.log_loss, best.accuracy)
 
 
 def _ranking(values: Rows, linear: Linear) -> NDArray[np.int64]:
