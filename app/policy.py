@@ -2,14 +2,14 @@
 
 | | similar to what the backbone knows | dissimilar |
 |---|---|---|
-| little data | a new classifier (`head`), then the last stage | one on the features of other stages (`stage_probe`) |
+| little data | a new classifier (`head`), then the last stages | one on the features of other stages (`stage_probe`) |
 | much data | the top stages (`top`) | all stages (`full`) |
 
 Each side is measured, not asked for. Nothing here knows a dataset by name, and no threshold was fitted to one: they
 are round figures, with their reasons beside them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -40,8 +40,11 @@ STANDARD_ERRORS = 2.0
 """By how much an earlier stage must beat the top for the data to count as dissimilar."""
 
 TELLING = 0.02
-"""Share of images that the best classifier on fixed features must miss before the last stage is tried with little,
+"""Share of images that the best classifier on fixed features must miss before the last stages are tried with little,
 similar data: of a few hundred images fewer are too few to tell whether it did any good."""
+
+FEW_STAGES = 2
+"""So many of the last stages are trained then."""
 
 ROOM = 0.15
 """Share of images that the best classifier on fixed features must miss before all layers are tried with little data."""
@@ -68,7 +71,7 @@ class Decision:
 def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: NetworkFacts) -> Plan:
     """The plan for a `recipe` that leaves the strategy open; what it sets by hand stays as it is. Raises `UnknownName`
     and `Invalid`."""
-    decision = decide(profile)
+    decision = decide(profile, network.stages)
     fields = {"stage": decision.rival_stage} if decision.strategy == "stage_probe" else {"freeze": decision.freeze}
     settled, lost = narrowed(recipe, decision.strategy, **{name: value for name, value in fields.items() if value})
     resolved = resolve(settled, version, network)
@@ -93,10 +96,13 @@ def unmeasured(recipe: Recipe, version: VersionFacts, why: str, network: Network
     return replace(resolved, reasons=(said, *resolved.reasons, *left_out("head", lost)))
 
 
-def informed(plan: Plan, profile: Profile, estimate: Estimate) -> Plan:
+def informed(plan: Plan, profile: Profile, estimate: Estimate, network: NetworkFacts) -> Plan:
     """`plan` with what is known of it besides: where the version lies, what to expect, what it will take."""
     return replace(
-        plan, quadrant=locate(profile), expected=expected(profile, strategy=plan.strategy), estimate=estimate
+        plan,
+        quadrant=locate(profile, network.stages),
+        expected=expected(profile, strategy=plan.strategy),
+        estimate=estimate,
     )
 
 
@@ -105,12 +111,12 @@ def _rival(recipe: Recipe, decision: Decision, version: VersionFacts, network: N
     return resolve(settled, version, network)
 
 
-def decide(profile: Profile) -> Decision:
-    """What to train on the version that `profile` tells of."""
-    quadrant = locate(profile)
+def decide(profile: Profile, stages: Sequence[str]) -> Decision:
+    """What to train of a network with these `stages` on the version that `profile` tells of."""
+    quadrant = locate(profile, stages)
     rival, stage = _best_fixed(profile)
     choose = _RULES[quadrant.amount, quadrant.likeness]
-    strategy, freeze, reason = choose(profile)
+    strategy, freeze, reason = choose(profile, stages)
     if strategy not in ("top", "full"):
         strategy = rival
     return Decision(
@@ -123,10 +129,10 @@ def decide(profile: Profile) -> Decision:
     )
 
 
-def locate(profile: Profile) -> Quadrant:
-    """How much data there is, and how close it is to what the backbone knows."""
+def locate(profile: Profile, stages: Sequence[str]) -> Quadrant:
+    """How much data there is, and how close it is to what the backbone with these `stages` knows."""
     amount, amount_evidence = _amount(profile)
-    likeness, likeness_evidence = _likeness(profile)
+    likeness, likeness_evidence = _likeness(profile, stages)
     return Quadrant(amount=amount, likeness=likeness, evidence=(*amount_evidence, *likeness_evidence))
 
 
@@ -148,7 +154,7 @@ def _gain_of_doubling(profile: Profile) -> float | None:
     return profile.curve[-1].probe.accuracy - profile.curve[-2].probe.accuracy
 
 
-def _likeness(profile: Profile) -> tuple[Likeness, tuple[str, ...]]:
+def _likeness(profile: Profile, stages: Sequence[str]) -> tuple[Likeness, tuple[str, ...]]:
     known = {depth.name: depth for depth in profile.reference or profile.depths}
     pretrained = known[HEAD].probe.accuracy
     random = max(depth.probe.accuracy for depth in profile.random)
@@ -158,7 +164,7 @@ def _likeness(profile: Profile) -> tuple[Likeness, tuple[str, ...]]:
         f"{_percent(pretrained)}, with random values in place of the pre-trained ones for {_percent(random)}: "
         f"pre-training removes {_percent(max(share, 0.0))} of the errors."
     ]
-    earlier = _better_than_top(profile)
+    earlier = _better_than_top(profile, stages)
     if earlier is not None:
         evidence.append(
             f"Stage {earlier.name} tells the labels apart better than the top does "
@@ -170,11 +176,12 @@ def _likeness(profile: Profile) -> tuple[Likeness, tuple[str, ...]]:
     return likeness, tuple(evidence)
 
 
-def _better_than_top(profile: Profile) -> Depth | None:
+def _better_than_top(profile: Profile, stages: Sequence[str]) -> Depth | None:
     """The best stage before the last one, if it beats the top by more than chance."""
     top = profile.depth(HEAD).probe
-    # The last stage gives the head its features; that it does as well as the head says nothing.
-    earlier = [depth for depth in profile.depths if depth.name != HEAD][:-1]
+    # The last stage gives the head its features; that it does as well as the head says nothing. (Where it does nothing
+    # but that, the profile has no figures of it besides.)
+    earlier = [depth for depth in profile.depths if depth.name not in (HEAD, stages[-1])]
     best = max(earlier, key=lambda depth: depth.probe.accuracy, default=None)
     if best is None or best.probe.accuracy - top.accuracy <= STANDARD_ERRORS * max(best.probe.error, top.error):
         return None
@@ -206,27 +213,24 @@ def _about_fixed(profile: Profile, strategy: Chosen, stage: str | None) -> str:
     )
 
 
-def _stages(profile: Profile) -> list[str]:
-    return [depth.name for depth in profile.depths if depth.name != HEAD]
-
-
 def _best_accuracy(profile: Profile) -> float:
     return max(profile.together.accuracy, *(depth.probe.accuracy for depth in profile.depths))
 
 
-def _little_similar(profile: Profile) -> tuple[Chosen, str | None, str]:
-    missed, stages = 1 - _best_accuracy(profile), _stages(profile)
+def _little_similar(profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
+    missed = 1 - _best_accuracy(profile)
     if missed < TELLING or len(stages) < 2:
         return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
+    freeze = max(0, len(stages) - 1 - FEW_STAGES)
     return (
         "top",
-        stages[-2],
+        stages[freeze],
         f"Little and similar data, of which classifiers on fixed features miss {_percent(missed)}: from a new "
-        f"classifier on, {stages[-1]} is trained too, which costs little, and kept if that does better.",
+        f"classifier on, what comes behind {stages[freeze]} is trained too, and kept if that does better.",
     )
 
 
-def _little_dissimilar(profile: Profile) -> tuple[Chosen, str | None, str]:
+def _little_dissimilar(profile: Profile, _stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
     missed = 1 - _best_accuracy(profile)
     if missed < ROOM:
         return "stage_probe", None, "Little and dissimilar data: a classifier on the stage that suits it best."
@@ -238,19 +242,19 @@ def _little_dissimilar(profile: Profile) -> tuple[Chosen, str | None, str]:
     )
 
 
-def _much_similar(profile: Profile) -> tuple[Chosen, str | None, str]:
-    stages = _stages(profile)
+def _much_similar(_profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
-    freeze = stages[(len(stages) - 1) // 2]
+    # The first half stays.
+    freeze = stages[len(stages) // 2 - 1]
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 
 
-def _much_dissimilar(_profile: Profile) -> tuple[Chosen, str | None, str]:
+def _much_dissimilar(_profile: Profile, _stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
     return "full", None, "Much and dissimilar data: all stages are trained."
 
 
-_RULES: dict[tuple[Amount, Likeness], Callable[[Profile], tuple[Chosen, str | None, str]]] = {
+_RULES: dict[tuple[Amount, Likeness], Callable[[Profile, Sequence[str]], tuple[Chosen, str | None, str]]] = {
     ("little", "similar"): _little_similar,
     ("little", "dissimilar"): _little_dissimilar,
     ("much", "similar"): _much_similar,

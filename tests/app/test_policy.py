@@ -1,11 +1,14 @@
 """The two by two rule as a table: made-up measurements in, decisions out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from app import policy
 from app.facts import NetworkFacts, VersionFacts
+from app.plan import Quadrant
+from app.policy import Decision
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
 from app.recipe import Augmentation, Recipe
 
@@ -66,6 +69,23 @@ def profile(
     )
 
 
+def stages_of(measured: Profile) -> list[str]:
+    return [depth.name for depth in measured.depths if depth.name != HEAD]
+
+
+def decide(measured: Profile) -> Decision:
+    return policy.decide(measured, stages_of(measured))
+
+
+def locate(measured: Profile) -> Quadrant:
+    return policy.locate(measured, stages_of(measured))
+
+
+def without_last_stage(measured: Profile) -> Profile:
+    """As of networks whose own classifier gets the mean over the last stage: it has no figures of its own."""
+    return replace(measured, depths=(*measured.depths[:-2], measured.depths[-1]))
+
+
 @pytest.mark.parametrize(
     ("measured", "amount", "likeness", "strategy"),
     [
@@ -84,9 +104,39 @@ def profile(
     ],
 )
 def test_each_quadrant_has_its_strategy(measured: Profile, amount: str, likeness: str, strategy: str) -> None:
-    decision = policy.decide(measured)
+    decision = decide(measured)
     assert (decision.quadrant.amount, decision.quadrant.likeness) == (amount, likeness)
     assert decision.strategy == strategy
+    short = policy.decide(without_last_stage(measured), stages_of(measured))
+    assert (short.quadrant, short.strategy, short.freeze) == (decision.quadrant, strategy, decision.freeze)
+
+
+@pytest.mark.parametrize(
+    ("images", "count", "freeze"),
+    [
+        (300, 2, "stage1"),
+        (300, 3, "stage1"),
+        (300, 4, "stage2"),
+        (300, 6, "stage4"),
+        (3000, 2, "stage1"),
+        (3000, 3, "stage1"),
+        (3000, 4, "stage2"),
+        (3000, 6, "stage3"),
+    ],
+)
+def test_with_little_data_the_last_two_stages_are_trained_and_with_much_the_upper_half(
+    images: int, count: int, freeze: str
+) -> None:
+    measured = profile(images=images, stages=[0.5] * (count - 2) + [0.8, 0.9, 0.9])
+    decision = decide(measured)
+    assert (decision.strategy, decision.freeze) == ("top", freeze)
+    assert freeze in " ".join(decision.reasons)
+
+
+def test_the_stage_before_the_last_one_counts_as_an_earlier_one() -> None:
+    """Also where the profile has no figures of the last one."""
+    measured = profile(images=300, stages=(0.5, 0.7, 0.95, 0.88, 0.88))
+    assert policy.locate(without_last_stage(measured), stages_of(measured)).likeness == "dissimilar"
 
 
 @pytest.mark.parametrize(
@@ -102,26 +152,26 @@ def test_each_quadrant_has_its_strategy(measured: Profile, amount: str, likeness
 def test_how_much_data_there_is_depends_on_images_and_on_what_twice_as_many_gave(
     images: int, classes: int, gain: float, amount: str
 ) -> None:
-    assert policy.locate(profile(images=images, classes=classes, gain=gain)).amount == amount
+    assert locate(profile(images=images, classes=classes, gain=gain)).amount == amount
 
 
 def test_an_earlier_stage_must_beat_the_top_by_more_than_chance() -> None:
     stages = (0.5, 0.7, 0.91, 0.88, 0.88)
-    assert policy.locate(profile(images=300, stages=stages, error=0.01)).likeness == "dissimilar"
-    assert policy.locate(profile(images=300, stages=stages, error=0.02)).likeness == "similar"
+    assert locate(profile(images=300, stages=stages, error=0.01)).likeness == "dissimilar"
+    assert locate(profile(images=300, stages=stages, error=0.02)).likeness == "similar"
 
 
 def test_the_rival_is_the_best_classifier_on_fixed_features() -> None:
-    plain = policy.decide(profile(images=3000))
+    plain = decide(profile(images=3000))
     assert (plain.rival, plain.rival_stage) == ("head", None)
-    inner = policy.decide(profile(images=3000, stages=(0.5, 0.7, 0.95, 0.88, 0.88)))
+    inner = decide(profile(images=3000, stages=(0.5, 0.7, 0.95, 0.88, 0.88)))
     assert (inner.rival, inner.rival_stage) == ("stage_probe", "stage3")
-    all_stages = policy.decide(profile(images=3000, together=0.94))
+    all_stages = decide(profile(images=3000, together=0.94))
     assert (all_stages.rival, all_stages.rival_stage) == ("stage_probe", "all")
 
 
 def test_the_reasons_give_the_figures_that_decided() -> None:
-    told = " ".join(policy.decide(profile(images=3000)).reasons)
+    told = " ".join(decide(profile(images=3000)).reasons)
     assert "3000 training images, 600 of each of 5 labels" in told
     assert "90.0 %" in told
     assert "45.0 %" in told
@@ -136,7 +186,7 @@ def test_what_is_expected_reaches_further_up_where_layers_are_trained() -> None:
 
 
 def test_a_network_with_a_single_stage_has_no_top() -> None:
-    assert policy.decide(profile(images=3000, stages=(0.9, 0.9))).strategy == "full"
+    assert decide(profile(images=3000, stages=(0.9, 0.9))).strategy == "full"
 
 
 @pytest.mark.parametrize(
@@ -167,4 +217,4 @@ def test_what_cannot_be_reinitialised_in_full_is_left_out_and_told() -> None:
 def test_few_images_that_cannot_be_halved_are_little_data() -> None:
     measured = profile(images=600)
     short = Profile(**{**vars(measured), "curve": measured.curve[-1:]})
-    assert policy.locate(short).amount == "little"
+    assert locate(short).amount == "little"
