@@ -1,6 +1,6 @@
 """How a recipe is carried out on a version, and how that is decided where the recipe leaves it open."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, replace
 from typing import Literal
 
@@ -35,6 +35,12 @@ MAX_COMPARED = 2_000
 
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Of the features of all stages, that are tried."""
+
+
+def halfway(stages: Sequence[str]) -> str:
+    """The last one of the lower half of two or more `stages`; of an odd number of them, the lower half is the smaller
+    one."""
+    return stages[len(stages) // 2 - 1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.facts import NetworkFacts, VersionFacts
-from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, resolve
+from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
 from app.profile import HEAD, Depth, Probe, Profile
 from app.recipe import ALL_STAGES, Recipe, Strategy, left_out, narrowed
 
@@ -245,8 +245,7 @@ def _little_dissimilar(profile: Profile, _stages: Sequence[str]) -> tuple[Chosen
 def _much_similar(_profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
-    # The first half stays.
-    freeze = stages[len(stages) // 2 - 1]
+    freeze = halfway(stages)
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from app import errors
 from app.descent import Descent
 from app.facts import NetworkFacts, VersionFacts
-from app.plan import Plan, resolve
+from app.plan import Plan, halfway, resolve
 from app.profile import HEAD
 from app.recipe import ALL_STAGES, Augmentation, Recipe, Strategy, narrowed
 
@@ -144,7 +144,7 @@ def _layers(recipe: Recipe, default: Plan, stages: Sequence[str]) -> dict[str, d
     if default.strategy == "scratch" or recipe.strategy not in ("auto", "top"):
         return {}
     ways: dict[str, dict[str, Any]] = {}
-    tops = dict.fromkeys([default.freeze, *([stages[-2], stages[(len(stages) - 1) // 2]] if len(stages) > 1 else [])])
+    tops = dict.fromkeys([default.freeze, *([stages[-2], halfway(stages)] if len(stages) > 1 else [])])
     for freeze in tops if recipe.freeze is None else [recipe.freeze]:
         if freeze is not None:
             ways[f"behind {freeze}"] = {"strategy": "top", "freeze": freeze}

@@ -79,6 +79,9 @@ def test_classifiers_take_longer_the_more_images_there_are_than_were_measured() 
     # The penalty is chosen among 10,000 images, what is fitted in the end takes a hundred times as long.
     assert seconds(head, costs, many) == pytest.approx((0.7 * 5 + 0.3 * 100) * seconds(head, costs, few))
     assert seconds(every, costs, few) < seconds(every, costs, many) < 10 * seconds(every, costs, few)
+    best, one = (Recipe(backbone="resnet18", strategy="stage_probe", stage=stage) for stage in ("best", "layer2"))
+    # Of the other stages none is fitted in the end.
+    assert seconds(best, costs, many) - seconds(one, costs, many) == pytest.approx(FIT * 0.7 * (1.5 - 0.4) * 5)
 
 
 def test_epochs_of_the_top_take_what_a_step_was_measured_to_take_behind_the_frozen_stages() -> None:

@@ -67,10 +67,10 @@ def test_where_the_strategy_is_open_so_is_how_deep_it_goes() -> None:
     found = space_of(recipe(), planned(strategy="top", freeze="layer3"))
     layers = found.dimensions["layers"]
     assert isinstance(layers, Ways)
-    assert set(layers.fields) == {"behind layer3", "behind layer2", "all"}
+    assert set(layers.fields) == {"behind layer3", "behind layer1", "all"}
     values = dict(found.values(found.default) or {})
     assert values["layers"] == "behind layer3"
-    assert found.plan({**values, "layers": "behind layer2"}).freeze == "layer2"
+    assert found.plan({**values, "layers": "behind layer1"}).freeze == "layer1"
     assert found.plan({**values, "layers": "all"}).strategy == "full"
 
 

@@ -124,6 +124,8 @@ def test_a_function_that_leads_nowhere_does_not_hold_up_the_others() -> None:
 def test_what_is_no_number_stays_where_it_began(broken: float) -> None:
     functions, start = drawn(2), torch.zeros(2, 6, dtype=torch.float64)
     exact = lbfgs.minimum(functions, start, tolerance=1e-8, most_steps=300)
+    needed = len(functions.looked)
+    functions.looked.clear()
 
     def half_broken(point: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = functions(point)
@@ -132,6 +134,7 @@ def test_what_is_no_number_stays_where_it_began(broken: float) -> None:
     found = lbfgs.minimum(half_broken, start, tolerance=1e-8, most_steps=300)
     assert found[0].numpy() == pytest.approx(exact[0].numpy(), rel=0, abs=1e-6)
     assert torch.equal(found[1], start[1])
+    assert len(functions.looked) < needed + 30
 
 
 def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:

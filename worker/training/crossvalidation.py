@@ -68,6 +68,10 @@ class Judged:
         found = float(self.log_losses.mean())
         return math.inf if math.isnan(found) else found
 
+    def told(self) -> PenaltyTried:
+        """What to tell of it."""
+        return PenaltyTried(self.l2, self.log_loss, self.accuracy)
+
 
 @dataclass(frozen=True)
 class Crossed:
@@ -82,9 +86,7 @@ class Crossed:
 
     def tried(self) -> tuple[PenaltyTried, ...]:
         """What to tell of them."""
-        return tuple(
-            PenaltyTried(one.l2, one.log_loss, one.accuracy) for one in self.judged if math.isfinite(one.log_loss)
-        )
+        return tuple(one.told() for one in self.judged if math.isfinite(one.log_loss))
 
 
 def cross(crossing: Crossing, l2_grid: Sequence[float], *, effort: Effort, emit: Emit) -> Crossed:

@@ -30,6 +30,8 @@ Batch = transfer.Batch
 """What a network takes, and targets as the loss takes them."""
 
 _LARGEST_HALF = 65504
+_BYTES_AT_ONCE = 8 * 2**20
+"""Of activations on a CPU, where several batches of them wait to be written."""
 _MIXING = 1
 """Sets the random numbers for a batch apart from those for its first image."""
 
@@ -203,7 +205,10 @@ def activations(
     form = classifiers.inference_form(network).to(images.device)
     total = views * len(splits.train) + len(splits.validation)
     frozen = Frozen(_UpTo(form, stage), images.preprocessing.crop, images=total, device=images.device, rounds=True)
-    store = _Store(frozen, images.device, emit, total=total)
+    at_once = features.batch_size(images.device)
+    if images.device.type == "cpu":
+        at_once = max(1, min(at_once, _BYTES_AT_ONCE // (4 * values_behind(network, stage))))
+    store = _Store(frozen, at_once, emit, total=total)
     changed = [plain, *(images.view(number) for number in range(1, views))]
     return ActivationFeed(
         splits=splits,
@@ -217,9 +222,9 @@ def activations(
 class _Store:
     """Passes images through the frozen part of a network and keeps what comes out."""
 
-    def __init__(self, frozen: Frozen, device: torch.device, emit: Emit, *, total: int) -> None:
+    def __init__(self, frozen: Frozen, at_once: int, emit: Emit, *, total: int) -> None:
         self._frozen = frozen
-        self._device = device
+        self._at_once = at_once
         self._emit = emit
         self._done = 0
         self._total = total
@@ -248,7 +253,7 @@ class _Store:
     def _passed(
         self, images: Images, view: Callable[[int, bytes], Pixels], *, half: bool
     ) -> Iterator[NDArray[np.float16]]:
-        parts = data.parts_of(len(images), features.batch_size(self._device))
+        parts = data.parts_of(len(images), self._at_once)
         batches = data.batches(images, parts, view, threads=torch.get_num_threads())
         for (values,) in self._frozen.outputs(batches, half=half):
             # Beyond the range of half precision a value would be infinite.

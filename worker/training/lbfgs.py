@@ -98,16 +98,17 @@ def minimum(functions: Functions, start: Tensor, *, tolerance: float, most_steps
         left = ~lost & ~(place.gradient.abs().amax(dim=1, keepdim=True) <= tolerance)
         if not left.any():
             break
-        reached, fallen = _further(functions, place, torch.where(left, -history.newton(place.gradient), 0.0))
+        direction = torch.where(left, -history.newton(place.gradient), 0.0)
+        reached, fallen = _further(functions, place, direction, left.squeeze(1))
         lost |= ~fallen[:, None]
         history.add(reached.point - place.point, reached.gradient - place.gradient)
         place = reached
     return place.point
 
 
-def _further(functions: Functions, place: _Place, direction: Tensor) -> tuple[_Place, Tensor]:
+def _further(functions: Functions, place: _Place, direction: Tensor, left: Tensor) -> tuple[_Place, Tensor]:
     """The whole way along `direction` for each function, or the part of it on which the function falls as it should;
-    and whether there was one `(B,)`: where there was none, it stays."""
+    and whether there was one `(B,)`: where there was none, it stays. Those that are not `left (B,)` rest."""
     promised = (direction * place.gradient).sum(dim=1)
     length = torch.ones_like(promised)
     for _ in range(_MOST_TRIES):
@@ -117,7 +118,7 @@ def _further(functions: Functions, place: _Place, direction: Tensor) -> tuple[_P
         along = (direction * reached.gradient).sum(dim=1)
         # Close to the minimum, slopes tell what values do not any more.
         level = (rise <= _ROUNDING * place.value.abs()) & (along <= (2 * _DESCENT - 1) * promised)
-        fallen = (rise <= _DESCENT * length * promised) | level
+        fallen = ~left | (rise <= _DESCENT * length * promised) | level
         if fallen.all():
             return reached, fallen
         # Where a parabola through what is known has its lowest point.

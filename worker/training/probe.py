@@ -19,7 +19,7 @@ from app.plan import MAX_CROSS_VALIDATED
 from worker.training import crossvalidation, regression
 from worker.training.crossvalidation import CHOOSING, QUICK, Crossing
 from worker.training.events import Emit, PenaltyTried, ProbeFitted
-from worker.training.regression import Axes, Centre, Labelled, Solution
+from worker.training.regression import Axes, Centre, Solution
 from worker.training.table import Rows
 
 
@@ -57,15 +57,10 @@ class Folds:
 class Comparison:
     """Penalties in cross-validation."""
 
-    tried: tuple[PenaltyTried, ...]
-    """The strongest first."""
+    best: PenaltyTried
+    """The one with the least log-loss."""
     folds: tuple[Linear, ...]
-    """The classifier that has not seen the images of each fold, with the penalty that does best."""
-
-    @property
-    def best(self) -> PenaltyTried:
-        """The one with the least log-loss."""
-        return min(self.tried, key=lambda one: one.log_loss)
+    """The classifier that has not seen the images of each fold, with that penalty."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +137,20 @@ def search(
 ) -> Linear:
     """`fit` that tells of its progress alone, and cross-validates a single penalty, too; with 0 `folds` none."""
     axes, images = regression.labelled(features, torch.from_numpy(targets))
-    start = _zeros(axes, classes) if prior is None else axes.of_raw(prior.weight, prior.bias)
+    start = regression.nothing(classes, len(axes.variances)) if prior is None else axes.of_raw(prior.weight, prior.bias)
     centre = None if prior is None else Centre(start, prior.hold.double())
     tried: tuple[PenaltyTried, ...] = ()
     l2, begun = l2_grid[0], start
     if folds:
-        crossing = _crossing(images, axes, targets, divided(targets, folds=folds, seed=seed), start, centre)
+        divided = divide(targets, folds=folds, seed=seed)
+        crossing = Crossing(
+            values=images.at(divided.positions),
+            targets=torch.from_numpy(targets[divided.positions]),
+            variances=axes.variances,
+            fold_of=divided.fold_of,
+            start=start,
+            centre=centre,
+        )
         crossed = crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit)
         tried, l2 = crossed.tried(), crossed.best.l2
         begun = crossed.solution.mean()  # which is close to that of all images
@@ -163,13 +166,19 @@ def search(
 def compare(
     features: Rows, targets: NDArray[np.int64], folds: Folds, *, classes: int, l2_grid: Sequence[float], emit: Emit
 ) -> Comparison:
-    """What `search` goes by."""
-    axes, images = regression.labelled(features, torch.from_numpy(targets))
-    crossing = _crossing(images, axes, targets, folds, _zeros(axes, classes), None)
+    """What `search` goes by, in the principal axes of the images in `folds` alone."""
+    axes, values = _projected(features[folds.positions])
+    crossing = Crossing(
+        values=values,
+        targets=torch.from_numpy(targets[folds.positions]),
+        variances=axes.variances,
+        fold_of=folds.fold_of,
+        start=regression.nothing(classes, len(axes.variances)),
+    )
     crossed = crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit)
     solutions = [Solution(*pair) for pair in zip(crossed.solution.weight, crossed.solution.bias, strict=True)]
     linears = tuple(_for_raw_features(axes, solution, crossed.best.l2, ()) for solution in solutions)
-    return Comparison(crossed.tried(), linears)
+    return Comparison(crossed.best.told(), linears)
 
 
 def compare_chosen(
@@ -181,44 +190,24 @@ def compare_chosen(
     classes: int,
     l2_grid: Sequence[float],
     emit: Emit,
-) -> Comparison:
-    """`compare` for few images, all of them, where each fold has features of its own, those in `chosen (F,)` columns;
-    without the classifiers of the folds."""
+) -> PenaltyTried:
+    """The penalty with the least log-loss in cross-validation on few images, all of them, where each fold has features
+    of its own, those in `chosen (F,)` columns."""
     spaces = [_projected(features[:][:, columns]) for columns in chosen]
-    rank = max(len(variances) for variances, _ in spaces)
+    rank = max(len(axes.variances) for axes, _ in spaces)
     variances, values = (
         torch.stack([functional.pad(one, (0, rank - one.shape[-1])) for one in ones])
-        for ones in zip(*spaces, strict=True)
+        for ones in ([axes.variances for axes, _ in spaces], [projected for _, projected in spaces])
     )
     del spaces
-    start = Solution(values.new_zeros(classes, rank), values.new_zeros(classes))
-    crossing = Crossing(values, torch.from_numpy(targets), variances, fold_of, start)
-    return Comparison(crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit).tried(), ())
-
-
-def _projected(features: Rows) -> tuple[Tensor, Tensor]:
-    """The variances along the principal axes of `features`, and these in them."""
-    axes = regression.principal_axes(features)
-    return axes.variances, axes.project(features)
-
-
-def _crossing(
-    images: Labelled, axes: Axes, targets: NDArray[np.int64], folds: Folds, start: Solution, centre: Centre | None
-) -> Crossing:
-    return Crossing(
-        values=images.at(folds.positions),
-        targets=torch.from_numpy(targets[folds.positions]),
-        variances=axes.variances,
-        fold_of=folds.fold_of,
-        start=start,
-        centre=centre,
-    )
+    crossing = Crossing(values, torch.from_numpy(targets), variances, fold_of, regression.nothing(classes, rank))
+    return crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit).best.told()
 
 
 def path(features: Rows, targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float]) -> tuple[Linear, ...]:
     """The linear classifier of `features (N, D)` for each penalty, the strongest first."""
     axes, images = regression.labelled(features, torch.from_numpy(targets))
-    solution, found = _zeros(axes, classes), []
+    solution, found = regression.nothing(classes, len(axes.variances)), []
     for l2 in sorted(l2_grid, reverse=True):
         solution = regression.solve(images, axes.variances, l2=l2, start=solution, tolerance=CHOOSING.tolerance)
         found.append(_for_raw_features(axes, solution, l2, ()))
@@ -240,19 +229,19 @@ def cross_validate(
 
     A label that has a single image is never known to the classifier that meets it.
     """
-    axes = regression.principal_axes(features)
+    axes, values = _projected(features)
     crossing = Crossing(
-        values=axes.project(features),
+        values=values,
         targets=torch.from_numpy(targets),
         variances=axes.variances,
         fold_of=assign_folds(targets, folds=folds, seed=seed),
-        start=_zeros(axes, classes),
+        start=regression.nothing(classes, len(axes.variances)),
     )
     best = crossvalidation.cross(crossing, l2_grid, effort=QUICK, emit=emit).best
     return Held(l2=best.l2, predicted=best.predicted.numpy(), log_losses=best.log_losses.numpy(), targets=targets)
 
 
-def divided(targets: NDArray[np.int64], *, folds: int, seed: int) -> Folds:
+def divide(targets: NDArray[np.int64], *, folds: int, seed: int) -> Folds:
     """The images with `targets (N,)` that are cross-validated with, and their folds."""
     positions = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
     return Folds(positions, assign_folds(targets[positions], folds=folds, seed=seed))
@@ -284,6 +273,12 @@ def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, s
     return np.sort(np.concatenate(chosen))
 
 
+def _projected(features: Rows) -> tuple[Axes, Tensor]:
+    """The principal axes of `features`, and these in them."""
+    axes = regression.principal_axes(features)
+    return axes, axes.project(features)
+
+
 def _for_raw_features(axes: Axes, solution: Solution, l2: float, tried: tuple[PenaltyTried, ...]) -> Linear:
     weight = (solution.weight @ axes.directions.T) / axes.scale
     bias = solution.bias - weight @ axes.mean
@@ -299,7 +294,3 @@ def _changed(prior: Prior, by: Linear) -> Linear:
         by.l2,
         by.tried,
     )
-
-
-def _zeros(axes: Axes, classes: int) -> Solution:
-    return Solution(axes.variances.new_zeros(classes, len(axes.variances)), axes.variances.new_zeros(classes))

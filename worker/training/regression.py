@@ -32,9 +32,10 @@ _SLOPE_VALUES = 2**18
 """As many as stay in a CPU's cache until they are gone through again, which halves the time."""
 _LOGITS = 2**20
 """At a time, over all regressions."""
-_REMEMBERED = {True: 10, False: 20}
+_REMEMBERED, _REMEMBERED_OF_ONE = 10, 20
 """Steps by which L-BFGS knows the curvature of several regressions, and that of one, which is solved to the end: with
 weak penalties it takes half as many then."""
+_FEWEST_REMEMBERED, _MOST_REMEMBERED_BYTES = 5, 256 * 2**20
 _NEGLIGIBLE_VARIANCE = 1e-10
 _MAX_STEPS = 300
 
@@ -81,6 +82,11 @@ class Solution:
     def mean(self) -> "Solution":
         """Of several regressions."""
         return Solution(self.weight.mean(dim=0), self.bias.mean(dim=0))
+
+
+def nothing(classes: int, size: int) -> Solution:
+    """Weights and biases of zero."""
+    return Solution(torch.zeros(classes, size, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -135,9 +141,8 @@ class Projected:
 
     def slope(self, weight: Tensor, bias: Tensor) -> Slope:
         count, kind = len(self.targets), self.values.dtype
-        share = torch.full((len(bias), count), 1 / count, dtype=kind)
-        if self.seen is not None:
-            share = self.seen.to(kind) / self.seen.sum(dim=1, keepdim=True)
+        seen = torch.ones(len(bias), count, dtype=torch.bool) if self.seen is None else self.seen
+        share = seen.to(kind) / seen.sum(dim=1, keepdim=True)
         rows, weights, biases = max(1, _LOGITS // bias.numel()), weight.to(kind), bias.to(kind)
         parts = (slice(start, start + rows) for start in range(0, count, rows))
         slopes = (
@@ -201,11 +206,6 @@ def is_held(features: Rows) -> bool:
 
 def principal_axes(features: Rows) -> Axes:
     """Of `features (N, D)`."""
-    with threads.suited(len(features) * min(features.shape)):
-        return _principal_axes(features)
-
-
-def _principal_axes(features: Rows) -> Axes:
     count, size = features.shape
     mean = _mean(features)
     spread = _spread(features, mean)
@@ -217,13 +217,21 @@ def _principal_axes(features: Rows) -> Axes:
     floor = spread[~constant].mean() / count**0.5 if not constant.all() else 0.0
     scale = torch.where(constant, torch.inf, spread.clamp(min=float(floor)))
     if size <= count:
-        variances, directions = torch.linalg.eigh(_covariance(features, mean, scale))
+        variances, directions = _eigen(_covariance(features, mean, scale))
     else:
         standardised = (torch.from_numpy(features[:]).double() - mean) / scale
-        variances, images = torch.linalg.eigh(standardised @ standardised.T / count)
+        variances, images = _eigen(standardised @ standardised.T / count)
         directions = standardised.T @ images / (variances.clamp(min=1e-300) * count).sqrt()
     kept = variances > _NEGLIGIBLE_VARIANCE * variances.max().clamp(min=1e-300)
     return Axes(mean, scale, directions[:, kept], variances[kept])
+
+
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues and eigenvectors of a symmetric `matrix`."""
+    # Much of the work is done in as many short steps as there are rows.
+    with threads.suited(len(matrix) ** 3 // 16):
+        values, vectors = torch.linalg.eigh(matrix)
+        return values, vectors
 
 
 def spread(features: Rows) -> NDArray[np.floating]:
@@ -248,7 +256,7 @@ def solve(
     several = start.bias.ndim > 1
     begun = start if several else start.repeated(1)
     count, classes, size = begun.weight.shape
-    centre = centre or Centre(_nothing(classes, size), torch.zeros(classes, dtype=torch.float64))
+    centre = centre or Centre(nothing(classes, size), torch.zeros(classes, dtype=torch.float64))
     anchor, hold = centre.solution, l2 * centre.hold
     strength = torch.where(hold > 0, hold, l2)[:, None]
     # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
@@ -265,13 +273,16 @@ def solve(
 
     first = torch.cat([(begun.weight / unit).flatten(1), begun.bias], dim=1)
     with threads.suited(images.count * begun.weight.numel()):
-        last = lbfgs.minimum(slope, first, tolerance=tolerance, most_steps=_MAX_STEPS, remembered=_REMEMBERED[several])
+        remembered = _remembered(first, several=several)
+        last = lbfgs.minimum(slope, first, tolerance=tolerance, most_steps=_MAX_STEPS, remembered=remembered)
     solved = Solution(last[:, :-classes].reshape(count, classes, size) * unit, last[:, -classes:])
     return solved if several else Solution(solved.weight[0], solved.bias[0])
 
 
-def _nothing(classes: int, size: int) -> Solution:
-    return Solution(torch.zeros(classes, size, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64))
+def _remembered(point: Tensor, *, several: bool) -> int:
+    """Steps, each of which takes twice the memory of `point`."""
+    fitting = _MOST_REMEMBERED_BYTES // (2 * max(1, point.nbytes))
+    return max(_FEWEST_REMEMBERED, min(fitting, _REMEMBERED if several else _REMEMBERED_OF_ONE))
 
 
 def _slope(values: Tensor, targets: Tensor, share: Tensor, weight: Tensor, bias: Tensor) -> Slope:

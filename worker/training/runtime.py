@@ -62,15 +62,18 @@ class Frozen:
         self._device = device
         self._rounds = rounds
         self._exported: bytes | None = None
+        self._ready: dict[bool, Compiled | None] = {}
+        """Compiled, with and without bf16, and found right; None where torch computes."""
 
     def outputs(self, batches: Iterator[Tensor], *, half: bool) -> Iterator[tuple[Tensor, ...]]:
         """What the network makes of each of `batches`, in bf16 where `half`; a batch may come back in pieces."""
         first = next(batches, None)
         if first is None:
             return
-        compiled = self.prepare(half=half)
-        if compiled is not None and not self._is_right(compiled, first[:1], half=half):
-            compiled = None
+        if half not in self._ready:
+            made = self.prepare(half=half)
+            self._ready[half] = made if made is not None and self._is_right(made, first[:1], half=half) else None
+        compiled = self._ready[half]
         batches = itertools.chain([first], batches)
         if compiled is None:
             for batch in batches:

@@ -20,7 +20,7 @@ from worker.training.events import (
     StageTried,
 )
 from worker.training.features import Features
-from worker.training.probe import Comparison, Folds, Linear
+from worker.training.probe import Folds, Linear
 from worker.training.table import Columns, Rows
 
 _FEWEST = 16
@@ -34,7 +34,7 @@ class Grid:
     l2: tuple[float, ...]
     folds: int
     shares: tuple[float, ...]
-    """Of the features of all stages."""
+    """Of the features of all stages, all of them included."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def outlet_of(depth: str) -> Outlet:
 def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid: Grid, seed: int, emit: Emit) -> Fitted:
     """The classifier of the one depth whose features have the least cross-validated log-loss."""
     tried: list[StageTried] = []
-    folds = probe.divided(targets, folds=grid.folds, seed=seed)
+    folds = probe.divide(targets, folds=grid.folds, seed=seed)
     for place, depth in enumerate(found.columns):
         values = found.at(depth).train
         compared = probe.compare(
@@ -150,9 +150,9 @@ class _Selection:
             values, targets, folds, classes=self.classes, l2_grid=grid.l2, emit=_part_of(self.emit, 0, len(sizes))
         )
         rankings = [_ranking(values[fold_of != fold], linear) for fold, linear in enumerate(whole.folds)]
-        tried = [_share(count, whole)] if count in sizes else []
-        for place, size in enumerate([size for size in sizes if size < count], start=1):
-            few = probe.compare_chosen(
+        best = {count: whole.best}
+        for place, size in enumerate(sizes[:-1], start=1):
+            best[size] = probe.compare_chosen(
                 values,
                 targets,
                 fold_of,
@@ -161,15 +161,9 @@ class _Selection:
                 l2_grid=grid.l2,
                 emit=_part_of(self.emit, place, len(sizes)),
             )
-            tried.append(_share(size, few))
-        tried.sort(key=lambda one: one.features)
+        tried = tuple(ShareTried(size, best[size].l2, best[size].log_loss, best[size].accuracy) for size in sizes)
         chosen = min(tried, key=lambda one: one.log_loss)
-        return _Taken(chosen.features, chosen.l2, tuple(tried))
-
-
-def _share(size: int, compared: Comparison) -> ShareTried:
-    best = compared.best
-    return ShareTried(size, best.l2, best.log_loss, best.accuracy)
+        return _Taken(chosen.features, chosen.l2, tried)
 
 
 def _ranking(values: Rows, linear: Linear) -> NDArray[np.int64]:
