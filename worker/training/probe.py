@@ -55,7 +55,7 @@ class Folds:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Penalties in cross-validation."""
+    """What a cross-validation of penalties came to."""
 
     best: PenaltyTried
     """The one with the least log-loss."""
