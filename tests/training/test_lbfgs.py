@@ -104,12 +104,18 @@ def test_values_in_single_precision_end_the_search_in_time() -> None:
     assert found.numpy() == pytest.approx(exact.numpy(), rel=0, abs=1e-3)
 
 
-def test_a_function_that_leads_nowhere_does_not_hold_up_the_others() -> None:
-    """Its gradient promises what its values do not keep."""
+def solved() -> tuple[Smooth, Tensor, Tensor, int]:
+    """Two functions, where they were started, their minima, and how many looks these took."""
     functions, start = drawn(2), torch.zeros(2, 6, dtype=torch.float64)
     exact = lbfgs.minimum(functions, start, tolerance=1e-8, most_steps=300)
     needed = len(functions.looked)
     functions.looked.clear()
+    return functions, start, exact, needed
+
+
+def test_a_function_that_leads_nowhere_does_not_hold_up_the_others() -> None:
+    """Its gradient promises what its values do not keep."""
+    functions, start, exact, needed = solved()
 
     def lying(point: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = functions(point)
@@ -122,10 +128,7 @@ def test_a_function_that_leads_nowhere_does_not_hold_up_the_others() -> None:
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_where_it_began(broken: float) -> None:
-    functions, start = drawn(2), torch.zeros(2, 6, dtype=torch.float64)
-    exact = lbfgs.minimum(functions, start, tolerance=1e-8, most_steps=300)
-    needed = len(functions.looked)
-    functions.looked.clear()
+    functions, start, exact, needed = solved()
 
     def half_broken(point: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = functions(point)
