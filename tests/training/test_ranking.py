@@ -113,7 +113,7 @@ def test_the_figures_are_those_of_the_features_in_front_of_the_head(splits: Spli
     assert entry.cost.parameters == sum(value.numel() for value in made.parameters())
     assert entry.cost.size_bytes >= 4 * entry.cost.parameters
     assert entry.cost.macs == 7
-    assert 0 < entry.cost.latency.seconds < 1
+    assert entry.cost.latency.seconds > 0
 
 
 def test_each_takes_one_pass_that_later_rankings_share(splits: Splits, tmp_path: Path) -> None:
