@@ -169,10 +169,6 @@ class InferenceForm(nn.Module):
         """Images `(N, 3, H, W) uint8` to features, and those of each stage on the way."""
         return self.walk.survey(self.body, self.normalisation(images))
 
-    def activations(self, images: Tensor, stage: str) -> Tensor:
-        """Images `(N, 3, H, W) uint8` to what comes out of `stage`. Raises `UnknownName`."""
-        return self.walk.activations(self.body, self.normalisation(images), stage)
-
 
 def build(
     backbone: Backbone,

@@ -261,15 +261,17 @@ class _Store:
 
 
 class _UpTo(nn.Module):
-    """The part of a network that ends with `stage`."""
+    """The part of a network that ends with `stage`; of `form`, which is of no use afterwards, it keeps no more."""
 
     def __init__(self, form: InferenceForm, stage: str) -> None:
         super().__init__()
-        self.form = form
+        self.normalisation = form.normalisation
+        self.body = form.body
+        self.walk = form.walk.cut(form.body, stage)
         self.stage = stage
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.form.activations(images, self.stage),)
+        return (self.walk.activations(self.body, self.normalisation(images), self.stage),)
 
 
 def _gathered(batches: Iterable[Tensor], count: int, folder: Path) -> Rows:
