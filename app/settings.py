@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     """After how long workers are told again of a job that still waits."""
     cancel_grace_seconds: PositiveFloat = 10.0
     """How long a job's process may take to stop by itself before it is killed."""
+    pause_grace_seconds: PositiveFloat = 120.0
+    """How long it may take to come to a point where it can pause; then it is killed, and goes on from its last
+    checkpoint."""
     silence_seconds: PositiveFloat = 1800.0
     """How long a job's process may give no sign of life, neither progress nor event, before it is killed as hung."""
     max_attempts: PositiveInt = 3

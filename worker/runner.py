@@ -144,8 +144,10 @@ class _Attempt:
                 state = self._record(state)
             if state == "finishing":
                 self._ask_to_finish()
-            if state in ("cancelling", "pausing") or self._stopping.is_set():
-                self._ask_to_stop(connection)
+            if state == "cancelling" or self._stopping.is_set():
+                self._ask_to_stop(connection, self._settings.cancel_grace_seconds)
+            elif state == "pausing":
+                self._ask_to_stop(connection, self._settings.pause_grace_seconds)
             if self._is_over():
                 break
         self._receive(connection)
@@ -153,10 +155,10 @@ class _Attempt:
 
     def _is_over(self) -> bool:
         """Whether the process has had its time: to stop after it was asked to, or to give any sign of life."""
-        now = time.monotonic()
-        if self._stop_by is not None and now > self._stop_by:
-            return True
-        return now - self._heard > self._settings.silence_seconds
+        return self._has_not_stopped() or time.monotonic() - self._heard > self._settings.silence_seconds
+
+    def _has_not_stopped(self) -> bool:
+        return self._stop_by is not None and time.monotonic() > self._stop_by
 
     def _receive(self, connection: Connection) -> None:
         try:
@@ -208,9 +210,11 @@ class _Attempt:
             raise errors.LeaseLost(f"the database is away and the lease is over ({error})") from error
         logger.warning("job %s: the database does not answer; trying again (%s)", self._claim.job_id, error)
 
-    def _ask_to_stop(self, connection: Connection) -> None:
-        if self._stop_by is None:
-            self._stop_by = time.monotonic() + self._settings.cancel_grace_seconds
+    def _ask_to_stop(self, connection: Connection, grace_seconds: float) -> None:
+        """Ask once; the process then has so long, or less where it is asked again in greater haste."""
+        is_asked, stop_by = self._stop_by is not None, time.monotonic() + grace_seconds
+        self._stop_by = stop_by if self._stop_by is None else min(self._stop_by, stop_by)
+        if not is_asked:
             try:
                 connection.send(messages.STOP)
             except OSError:
@@ -234,6 +238,8 @@ class _Attempt:
                 self._confirm_pause()
             case GaveUp() | None if self._stopping.is_set():
                 self.give_back(_WORKER_STOPPED, counts=False)
+            case None if state == "pausing" and self._has_not_stopped():
+                self.give_back(_not_paused(self._settings.pause_grace_seconds), counts=False)
             case None if time.monotonic() - self._heard > self._settings.silence_seconds:
                 self.give_back(_hung(self._settings.silence_seconds), counts=True)
             case _:
@@ -300,6 +306,14 @@ def _line(event: Event) -> Line:
 def _hung(silence_seconds: float) -> Failure:
     message = f"the job's process gave no sign of life for {silence_seconds:g} s and was ended"
     return Failure("process_hung", message, {"silence_seconds": silence_seconds})
+
+
+def _not_paused(grace_seconds: float) -> Failure:
+    message = (
+        f"the job's process came to no point where it could pause in {grace_seconds:g} s and was ended; the job goes "
+        "on from where it last kept what it had done"
+    )
+    return Failure("process_not_paused", message, {"grace_seconds": grace_seconds})
 
 
 def _crash(exit_code: int | None) -> Failure:

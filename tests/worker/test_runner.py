@@ -182,6 +182,39 @@ def test_a_process_that_does_not_listen_is_killed_after_its_grace(
     assert job_processes() == []
 
 
+def test_a_process_that_comes_to_no_pause_is_killed_and_costs_no_attempt(
+    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+) -> None:
+    impatient = Runner(database, files, settings.model_copy(update={"pause_grace_seconds": 0.5}), context)
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS, max_attempts=1)
+    with running(impatient, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        for process in job_processes():
+            os.kill(process.pid, signal.SIGSTOP)
+        with database.write() as session:
+            service.pause(session, job.id, now=utc_now())
+
+    paused = desk.job(job.id)
+    assert (paused.state, paused.attempt) == ("paused", 0)
+    assert job_processes() == []
+
+
+def test_a_job_that_is_cancelled_while_it_is_to_pause_stops_as_fast_as_any(
+    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+) -> None:
+    patient = settings.model_copy(update={"pause_grace_seconds": 3600, "cancel_grace_seconds": 0.5})
+    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
+    with running(Runner(database, files, patient, context), job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        for process in job_processes():
+            os.kill(process.pid, signal.SIGSTOP)
+        with database.write() as session:
+            service.pause(session, job.id, now=utc_now())
+        desk.cancel(job.id)
+
+    assert desk.job(job.id).state == "cancelled"
+
+
 def test_a_stopped_worker_gives_its_job_back_for_the_next(desk: Desk, runner: Runner, dataset_id: str) -> None:
     job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
     with running(runner, job.id):
