@@ -240,6 +240,37 @@ def test_a_training_that_diverges_says_so(splits: Splits, batch_size: int, tmp_p
     assert checkpoint.load(tmp_path, fingerprint="one") is None
 
 
+class Failing(Normalisation):
+    """Gives no numbers any more after so many batches of training."""
+
+    def __init__(self, preprocessing: Preprocessing, batches: int) -> None:
+        super().__init__(preprocessing)
+        self._left = batches
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._left -= self.training
+        return super().forward(images) * (float("nan") if self._left < 0 else 1.0)
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 3600.0])
+def test_a_training_that_diverges_later_keeps_the_last_finished_epoch(
+    checkpoint_seconds: float, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_CHECKPOINT_SECONDS", checkpoint_seconds)
+    before, network, told = build(), build(), Recorder()
+    before.normalisation = Failing(AT_32, batches=1000)
+    with pytest.raises(Stopped):
+        fit.fit(before, fitting(splits, tmp_path / "stopped", Recorder(CheckpointSaved(2))))
+    finished = checkpoint.load(tmp_path / "stopped", fingerprint="one")
+    assert finished is not None
+    network.normalisation = Failing(AT_32, batches=7)
+    fit.fit(network, fitting(splits, tmp_path / "failing", told))
+    assert told.of(TrainingDiverged) == [TrainingDiverged(epoch=3, kept_epoch=2)]
+    assert len(told.of(EpochFinished)) == 2
+    values = network.state_dict()
+    assert all(torch.equal(values[name], finished.tensors[f"network.{name}"]) for name in values)
+
+
 def test_what_comes_back_is_the_last_epoch_and_with_patience_the_best(splits: Splits, tmp_path: Path) -> None:
     # The better the network knows the colours, the worse it does where they are swapped.
     swapped = replace(splits, validation=samples.swapped(splits.validation))
@@ -368,6 +399,14 @@ def test_batches_that_do_not_fit_the_memory_are_cut_and_told(splits: Splits, tmp
     network.normalisation = Cramped(AT_32, room=3)
     fit.fit(network, fitting(splits, tmp_path, told, descent=replace(DESCENT, epochs=1)))
     assert told.of(BatchSplit) == [BatchSplit(3)]
+    assert len(told.of(EpochFinished)) == 1
+
+
+def test_a_last_batch_smaller_than_the_pieces_of_the_others_is_cut_in_fewer(splits: Splits, tmp_path: Path) -> None:
+    network, told = build(), Recorder()
+    network.normalisation = Cramped(AT_32, room=3)
+    fit.fit(network, fitting(splits, tmp_path, told, descent=replace(DESCENT, epochs=1, batch_size=16)))
+    assert told.of(BatchSplit)[-1] == BatchSplit(2)
     assert len(told.of(EpochFinished)) == 1
 
 

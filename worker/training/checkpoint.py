@@ -7,6 +7,7 @@ never a mixture.
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mapping[str, Tensor] | None = None) -> None:
     """Make `checkpoint` the state of `folder`. `best` are the network's values where its last epoch is the best one
-    now; otherwise those of the best one stay."""
+    now; otherwise those of the best one stay. So does the state after the last finished epoch, if it was kept."""
     folder.mkdir(parents=True, exist_ok=True)
     names = _names(checkpoint.position, checkpoint.best)
     _write_tensors(folder / names[0], checkpoint.tensors)
@@ -66,8 +67,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mappin
         "best": None if checkpoint.best is None else asdict(checkpoint.best),
     }
     write(folder / _INDEX, json.dumps(index).encode())
+    kept = {*names, _last(checkpoint.position.epochs)}
     for path in folder.glob("*.safetensors*"):
-        if path.name not in names:
+        if path.name not in kept:
             path.unlink()
 
 
@@ -109,6 +111,14 @@ def load_best(folder: Path, best: Best) -> dict[str, Tensor]:
     return safetensors.torch.load_file(folder / _best(best))
 
 
+def load_epoch(folder: Path, epoch: int) -> dict[str, Tensor] | None:
+    """The tensors of the state after this epoch, the last finished one; None where they are not there."""
+    try:
+        return safetensors.torch.load_file(folder / _last(epoch))
+    except (OSError, safetensors.SafetensorError):
+        return None
+
+
 def _reach(folder: Path) -> tuple[int, int]:
     try:
         position, _ = _read(json.loads((folder / _INDEX).read_bytes()))
@@ -120,9 +130,12 @@ def _reach(folder: Path) -> tuple[int, int]:
 def _link(source: Path, folder: Path) -> None:
     index = (source / _INDEX).read_bytes()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _names(*_read(json.loads(index))):
+    position, best = _read(json.loads(index))
+    for name in _names(position, best):
         (folder / name).unlink(missing_ok=True)
         os.link(source / name, folder / name)
+    with suppress(OSError):  # it is there already, or was not kept
+        os.link(source / _last(position.epochs), folder / _last(position.epochs))
     write(folder / _INDEX, index)
 
 
@@ -132,8 +145,12 @@ def _read(index: Mapping[str, Any]) -> tuple[Position, Best | None]:
 
 def _names(position: Position, best: Best | None) -> list[str]:
     """The files that make up a state."""
-    last = f"last-{position.epochs:04}-{position.steps:06}.safetensors"
+    last = _last(position.epochs, position.steps)
     return [last] if best is None else [last, _best(best)]
+
+
+def _last(epochs: int, steps: int = 0) -> str:
+    return f"last-{epochs:04}-{steps:06}.safetensors"
 
 
 def _best(best: Best) -> str:

@@ -314,11 +314,9 @@ class _Ordered:
 
 
 def cut(batches: list[Batch], pieces: int) -> list[Batch]:
-    """Each batch in so many pieces."""
-    if pieces == 1:
-        return batches
-    return [
-        piece
-        for images, targets in batches
-        for piece in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
-    ]
+    """Each batch in so many pieces, or in fewer, for BatchNorm wants two images of each."""
+    found: list[Batch] = []
+    for images, targets in batches:
+        count = max(1, min(pieces, len(images) // 2))
+        found += zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
+    return found

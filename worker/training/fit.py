@@ -7,7 +7,7 @@ every random number follows from the seed, the epoch and the place in it.
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from torch import Tensor
 from app import errors
 from app.backbones.classifier import Classifier
 from app.descent import Descent
-from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision, schedule
+from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -42,6 +42,7 @@ from worker.training.events import (
 from worker.training.feed import Batch, Feed, cut
 from worker.training.learner import Criterion, Diverged, Learner, check_finite
 from worker.training.peers import Group, Peers
+from worker.training.schedule import Pace
 
 _CHECKPOINT_SECONDS = 60.0
 """How much of an epoch may be lost to a crash."""
@@ -70,7 +71,7 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
     """Train what is not frozen of `network` as planned; it comes back in evaluation mode, with the values after the
     last step; where those before the first one may count, with the best on the straight way between the two; where
     there is patience, with those after the best epoch. Where the training diverges, those before the first step or
-    after the best epoch are kept.
+    after the best epoch are kept, or else those after the last finished one.
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
     an exception out of `emit`. Raises `Invalid` where there are too few images, `Diverged` where the loss is no number
@@ -111,29 +112,6 @@ class _Step:
     rate: float
     images: int
     """Over all peers."""
-
-
-@dataclass(frozen=True)
-class _Pace:
-    descent: Descent
-    per_epoch: int
-    """Steps."""
-
-    def rate(self, number: int) -> float:
-        """The learning rate of this step of all, counted from 0."""
-        steps = self.descent.epochs * self.per_epoch
-        warm_up = schedule.warm_up_steps(
-            steps, steps_per_epoch=self.per_epoch, share=self.descent.warm_up, epochs=self.descent.warm_up_epochs
-        )
-        return schedule.learning_rate(number, steps=steps, warm_up=warm_up, peak=self.descent.learning_rate)
-
-    def held(self, number: int, stages: Sequence[str]) -> str | None:
-        """The last of `stages` that stays as it is in this step; None where none does."""
-        if self.descent.unfreeze == "at_once":
-            return None
-        steps = self.descent.epochs * self.per_epoch
-        count = schedule.held_stages(number, steps=steps, stages=len(stages))
-        return stages[count - 1] if count else None
 
 
 class _Training:
@@ -182,12 +160,21 @@ class _Training:
                 self._group.tell(self._position)
                 self._finish_epoch(self._train_epoch())
         except Diverged as error:
-            kept = None if self._best is None else self._best.epoch
+            kept = self._last_finished() if self._best is None else self._best.epoch
             self._fitting.emit(TrainingDiverged(epoch=error.epoch, kept_epoch=kept))
             if kept is None:
                 raise
             return False
         return True
+
+    def _last_finished(self) -> int | None:
+        """Go back to the end of the last finished epoch, and say which it is; None where there is none."""
+        epoch = self._position.epochs
+        tensors = checkpoint.load_epoch(self._fitting.workdir, epoch) if epoch else None
+        if tensors is None:
+            return None
+        self._learner.restore(tensors)
+        return epoch
 
     def follow(self, positions: Iterable[Position]) -> None:
         """Do this process's part of the epochs that are left at each of `positions`."""
@@ -246,7 +233,7 @@ class _Training:
         epoch, begun = self._position.epochs + 1, self._position.steps
         shown = order.of_epoch(epoch, self._fitting.splits, self._descent.balance, seed=self._fitting.seed)
         parts = order.batches_of(np.arange(len(shown)), self._descent.batch_size, least=2 * self._peers.count)
-        pace = _Pace(self._descent, math.ceil(len(parts) / self._descent.accumulate))
+        pace = Pace(self._descent, math.ceil(len(parts) / self._descent.accumulate))
         left = parts[begun * self._descent.accumulate :]
         batches = self._fitting.feed.batches(epoch, shown, [self._peers.share(part) for part in left])
         done = len(shown) - sum(map(len, left))
@@ -263,6 +250,7 @@ class _Training:
             self._emit(Progress("train", (epoch - 1) * len(shown) + done, self._descent.epochs * len(shown)))
             if self._peers.leads and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
                 self._save()
+                check_finite(self._position.loss, self._descent, epoch)
         self._count_losses()
         return _Passed(pace.rate(epoch * pace.per_epoch - 1), sum(map(len, left)), time.perf_counter() - started)
 
@@ -341,6 +329,8 @@ class _Training:
 
     def _save(self, *, is_best: bool = False) -> None:
         self._count_losses()
+        if not math.isfinite(self._position.loss):
+            return  # what was kept before is of more use
         checkpoint.save(
             self._fitting.workdir,
             Checkpoint(self._position, self._best, self._learner.state()),

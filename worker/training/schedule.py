@@ -1,6 +1,10 @@
-"""The learning rate over the steps of a training."""
+"""The learning rate over the steps of a training, and the stages that join it."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.descent import Descent
 
 
 def warm_up_steps(steps: int, *, steps_per_epoch: int, share: float = 0.05, epochs: int = 1) -> int:
@@ -25,3 +29,28 @@ def learning_rate(step: int, *, steps: int, warm_up: int, peak: float) -> float:
     if step < warm_up:
         return peak * (step + 1) / (warm_up + 1)
     return peak * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What each step of a training by `descent` is like."""
+
+    descent: Descent
+    per_epoch: int
+    """Steps."""
+
+    def rate(self, number: int) -> float:
+        """The learning rate of this step of all, counted from 0."""
+        steps = self.descent.epochs * self.per_epoch
+        warm_up = warm_up_steps(
+            steps, steps_per_epoch=self.per_epoch, share=self.descent.warm_up, epochs=self.descent.warm_up_epochs
+        )
+        return learning_rate(number, steps=steps, warm_up=warm_up, peak=self.descent.learning_rate)
+
+    def held(self, number: int, stages: Sequence[str]) -> str | None:
+        """The last of `stages` that stays as it is in this step; None where none does."""
+        if self.descent.unfreeze == "at_once":
+            return None
+        steps = self.descent.epochs * self.per_epoch
+        count = held_stages(number, steps=steps, stages=len(stages))
+        return stages[count - 1] if count else None
