@@ -6,6 +6,7 @@ from app.backbones.catalogue import Backbone
 from app.descent import Descent
 from app.evaluation import COMPARED_EACH
 from app.facts import VersionFacts
+from app.limits import Search
 from app.plan import MAX_COMPARED, MAX_CROSS_VALIDATED, Estimate, Plan
 from app.profile import Costs, StageCosts
 from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
@@ -34,6 +35,16 @@ def of(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> E
     and the memory that network and batches take."""
     rival = 0.0 if plan.rival is None else _seconds(plan.rival, version, backbone, costs)
     return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=_memory(plan, backbone))
+
+
+def of_search(first: Estimate, search: Search | None) -> Estimate:
+    """What a `search` takes whose first trial takes `first`: as long as it may, but for that one, which is finished in
+    any case; by the number of its trials, each as the first one. Without a search, `first`."""
+    if search is None:
+        return first
+    limits = [search.seconds, None if search.trials is None else search.trials * first.seconds]
+    shortest = min(limit for limit in limits if limit is not None)
+    return replace(first, seconds=max(first.seconds, shortest))
 
 
 def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:

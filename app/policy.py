@@ -9,14 +9,14 @@ Each side is measured, not asked for. Nothing here knows a dataset by name, and 
 are round figures, with their reasons beside them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.facts import NetworkFacts, VersionFacts
 from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
 from app.profile import HEAD, Depth, Probe, Profile
-from app.recipe import ALL_STAGES, Recipe, Strategy, left_out, narrowed
+from app.recipe import ALL_STAGES, BEST_STAGE, Recipe, Strategy, left_out, narrowed
 
 Chosen = Literal["head", "stage_probe", "top", "full"]
 
@@ -82,7 +82,7 @@ def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: Netwo
         resolved,
         rival=_rival(recipe, decision, version, network) if trains and competes else None,
         quadrant=decision.quadrant,
-        expected=expected(profile, strategy=decision.strategy),
+        expected=expected(profile, strategy=decision.strategy, stage=resolved.stage),
         reasons=(*decision.reasons, *resolved.reasons, *left_out(decision.strategy, lost)),
     )
 
@@ -101,7 +101,7 @@ def informed(plan: Plan, profile: Profile, estimate: Estimate, network: NetworkF
     return replace(
         plan,
         quadrant=locate(profile, network.stages),
-        expected=expected(profile, strategy=plan.strategy),
+        expected=expected(profile, strategy=plan.strategy, stage=plan.stage),
         estimate=estimate,
     )
 
@@ -261,16 +261,31 @@ _RULES: dict[tuple[Amount, Likeness], Callable[[Profile, Sequence[str]], tuple[C
 }
 
 
-def expected(profile: Profile, *, strategy: Strategy) -> Expected:
-    """Where the accuracy will probably lie: two standard errors around the best probe, and further up where layers are
-    trained."""
-    probes: Iterator[Probe] = iter([profile.together, *(depth.probe for depth in profile.depths)])
-    best = max(probes, key=lambda probe: probe.accuracy)
-    low = max(0.0, best.accuracy - STANDARD_ERRORS * best.error)
-    high = min(1.0, best.accuracy + STANDARD_ERRORS * best.error)
+def expected(profile: Profile, *, strategy: Strategy, stage: str | None = None) -> Expected | None:
+    """Where the accuracy will probably lie: two standard errors around the probe of the same features, and around the
+    best one and further up where layers are trained. None for a training from random values, which nothing foretells.
+    """
+    if strategy == "scratch":
+        return None
+    probe = _probed(profile, strategy, stage)
+    low = max(0.0, probe.accuracy - STANDARD_ERRORS * probe.error)
+    high = min(1.0, probe.accuracy + STANDARD_ERRORS * probe.error)
     if strategy in ("top", "full"):
-        high = max(high, 1 - _ERRORS_LEFT * (1 - best.accuracy))
+        high = max(high, 1 - _ERRORS_LEFT * (1 - probe.accuracy))
     return Expected(low=low, high=high)
+
+
+def _probed(profile: Profile, strategy: Strategy, stage: str | None) -> Probe:
+    """Of the features that the classifier sees; the best one where they are still to be trained."""
+    if strategy in ("top", "full"):
+        return max([profile.together, *(depth.probe for depth in profile.depths)], key=lambda probe: probe.accuracy)
+    if strategy == "stage_probe" and stage == ALL_STAGES:
+        return profile.together
+    if strategy == "stage_probe" and stage == BEST_STAGE:
+        return min(profile.depths, key=lambda depth: depth.probe.log_loss).probe
+    named = {depth.name: depth.probe for depth in profile.depths}
+    # Where a network's own classifier gets the mean over its last stage, that stage's features are those of the head.
+    return named.get(stage or HEAD, named[HEAD])
 
 
 def _percent(share: float) -> str:

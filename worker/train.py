@@ -236,7 +236,8 @@ def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile 
     else:
         plan = policy.plan(work.recipe, measured, work.facts, backbone.facts)
         plan = estimates.fitted(plan, work.recipe, backbone, measured.costs)
-        plan = replace(plan, estimate=estimates.of(plan, work.facts, backbone, measured.costs))
+        estimate = estimates.of(plan, work.facts, backbone, measured.costs)
+        plan = replace(plan, estimate=estimates.of_search(estimate, work.recipe.search))
     return plan, measured
 
 

@@ -114,4 +114,5 @@ def _informed(recipe: Recipe, resolved: Resolved, known: Profile) -> Plan:
     if made is None:
         made = policy.plan(recipe, known, facts, backbone.facts)
         made = estimates.fitted(made, recipe, backbone, known.costs)
-    return policy.informed(made, known, estimates.of(made, facts, backbone, known.costs), backbone.facts)
+    estimate = estimates.of_search(estimates.of(made, facts, backbone, known.costs), recipe.search)
+    return policy.informed(made, known, estimate, backbone.facts)

@@ -7,7 +7,8 @@ import pytest
 from app import estimates
 from app.backbones import catalogue
 from app.facts import VersionFacts
-from app.plan import resolve
+from app.limits import Search
+from app.plan import Estimate, resolve
 from app.profile import Costs, StageCosts
 from app.recipe import Recipe
 
@@ -159,3 +160,19 @@ def test_batches_are_cut_to_the_memory_of_the_device_and_make_the_same_steps() -
     least = estimates.fitted(plan, recipe, RESNET, nothing).descent
     assert least is not None
     assert least.batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("search", "seconds"),
+    [
+        (None, 100),
+        (Search(seconds=300), 300),
+        (Search(seconds=50), 100),
+        (Search(trials=5), 500),
+        (Search(seconds=300, trials=2), 200),
+        (Search(seconds=300, trials=5), 300),
+    ],
+)
+def test_a_search_takes_what_its_limits_allow(search: Search | None, seconds: float) -> None:
+    first = Estimate(seconds=100, memory_bytes=7)
+    assert estimates.of_search(first, search) == Estimate(seconds=seconds, memory_bytes=7)

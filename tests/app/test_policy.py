@@ -10,7 +10,7 @@ from app.facts import NetworkFacts, VersionFacts
 from app.plan import Quadrant
 from app.policy import Decision
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
-from app.recipe import Augmentation, Recipe
+from app.recipe import Augmentation, Recipe, Strategy
 
 COSTS = Costs(decode=0.002, forward=0.01, step=0.03, device="cpu", threads=2)
 
@@ -181,8 +181,33 @@ def test_the_reasons_give_the_figures_that_decided() -> None:
 def test_what_is_expected_reaches_further_up_where_layers_are_trained() -> None:
     measured = profile(images=3000)
     head, top = policy.expected(measured, strategy="head"), policy.expected(measured, strategy="top")
+    assert head is not None
+    assert top is not None
     assert (head.low, head.high) == pytest.approx((0.88, 0.92))
     assert (top.low, top.high) == pytest.approx((0.88, 0.96))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stage", "middle"),
+    [
+        ("head", None, 0.7),
+        ("stage_probe", "stage1", 0.8),
+        ("stage_probe", "stage2", 0.7),
+        ("stage_probe", "best", 0.8),
+        ("stage_probe", "all", 0.9),
+    ],
+)
+def test_what_is_expected_is_told_by_the_features_that_the_classifier_sees(
+    strategy: Strategy, stage: str | None, middle: float
+) -> None:
+    measured = replace(profile(images=3000, stages=(0.8, 0.7)), together=probe(0.9))
+    found = policy.expected(measured, strategy=strategy, stage=stage)
+    assert found is not None
+    assert (found.low + found.high) / 2 == pytest.approx(middle)
+
+
+def test_nothing_is_expected_of_a_training_from_random_values() -> None:
+    assert policy.expected(profile(images=3000), strategy="scratch") is None
 
 
 def test_a_network_with_a_single_stage_has_no_top() -> None:
