@@ -65,7 +65,8 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     else:
         trained = training.search(plan, settled.measured or work.profile, folder / "search", emit, began=began)
     chosen = _is_choosing(plan) or work.recipe.search is not None
-    found = report.report(trained, splits, also_chosen_by=chosen, max_pixels=work.places.max_image_pixels)
+    most = work.places.max_image_pixels
+    found = report.report(trained, splits, also_chosen_by=chosen, max_pixels=most, emit=emit)
     result = Artifact(
         backbone=backbone.name,
         labels=splits.labels,

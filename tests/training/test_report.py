@@ -13,10 +13,12 @@ from app.evaluation import Evaluation
 from app.recipe import Recipe
 from bench import unknown as foreign
 from tests.training import samples
+from tests.training.samples import Recorder
 from tests.training.test_evaluate import guesses, labels
 from tests.training.test_strategies import plan_for
 from worker.training import evaluate, report
 from worker.training.data import Splits
+from worker.training.events import Progress
 from worker.training.rivals import Trained
 
 
@@ -42,8 +44,9 @@ def splits_of(count: int, classes: int) -> Splits:
 
 
 def test_nothing_is_left_out_and_it_is_read_as_it_was_stored() -> None:
-    splits = splits_of(200, 6)
-    made = report.report(trained(splits, count=200, classes=6), splits, also_chosen_by=False, max_pixels=10**6)
+    splits, told = splits_of(200, 6), Recorder()
+    judged = trained(splits, count=200, classes=6)
+    made = report.report(judged, splits, also_chosen_by=False, max_pixels=10**6, emit=told)
     found = made.evaluation
     adapter = TypeAdapter(Evaluation)
 
@@ -56,6 +59,7 @@ def test_nothing_is_left_out_and_it_is_read_as_it_was_stored() -> None:
     assert all(thumbnail[:2] == b"\xff\xd8" for thumbnail in made.thumbnails)
     surest = [mistake.probability for mistake in found.mistakes]
     assert surest == sorted(surest, reverse=True)
+    assert [(part.done, part.total) for part in told.of(Progress)] == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_a_classifier_without_mistakes_has_no_pictures_of_them() -> None:
@@ -70,7 +74,7 @@ def test_a_classifier_without_mistakes_has_no_pictures_of_them() -> None:
         sure.means,
         sure.plan,
     )
-    made = report.report(sure, splits, also_chosen_by=True, max_pixels=10**6)
+    made = report.report(sure, splits, also_chosen_by=True, max_pixels=10**6, emit=Recorder())
     assert (made.evaluation.mistakes, made.thumbnails) == ((), ())
     assert made.evaluation.unknown is not None
     assert made.evaluation.unknown.mistakes_refused is None

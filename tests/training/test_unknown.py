@@ -65,8 +65,10 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found.accepted == pytest.approx(0.95, abs=0.02)
     assert found.threshold == unknown.threshold(scores)
     assert [one.label for one in found.left_out] == labels(4)
-    without = similar[:, 1:].max(axis=1)
-    assert found.left_out[0].auroc == pytest.approx(metrics.roc_auc_score(targets != 0, without), abs=1e-6)
+    for place, left_out in enumerate(found.left_out):
+        without, known = np.delete(similar, place, axis=1).max(axis=1), targets != place
+        assert left_out.auroc == pytest.approx(metrics.roc_auc_score(known, without), abs=1e-6)
+        assert left_out.refused == unknown.refused(without[~known], unknown.threshold(without[known]))
     assert [curve.score for curve in found.curves] == ["probability", "similarity"]
 
 

@@ -1,13 +1,21 @@
 """How forms are timed."""
 
+import errno
 import threading
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from app import errors
+from app.backbones.preprocess import Preprocessing
 from app.runtimes.form import Images, Machine, Passed
-from worker.optimising import measure
+from tests.training import samples
+from worker.optimising import measure, pixels
 from worker.optimising.measure import Pace
+from worker.training import table
 
 THREADS = 3
 BATCH = np.zeros((2, 8, 8, 3), np.uint8)
@@ -34,6 +42,47 @@ class FailsInOneThread:
 
     def settle(self) -> None:
         """Nothing."""
+
+
+class Constant(FailsInOneThread):
+    """A network that always works."""
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        return Passed(np.zeros((len(images), 1), np.float32), np.zeros((len(images), 2), np.float32))
+
+
+class Mapped:
+    """Images of which no more may be read than are asked for."""
+
+    shape = (10**9, 8, 8, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        count = len(range(*key.indices(len(self)))) if isinstance(key, slice) else len(key)
+        return np.zeros((count, *self.shape[1:]), np.uint8)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_of_very_many_images_a_measurement_takes_one_batch(device: str) -> None:
+    images = cast("NDArray[np.uint8]", Mapped())
+    found = measure.speed(Constant(), images, Pace(Machine(1, device), seconds=0.01), memory_bytes=7)
+    assert found.memory_bytes == 7
+
+
+def test_a_disk_without_room_for_decoded_images_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(table, "reserve", full)
+    images = samples.images(samples.colours(1))
+    preprocessing = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    with pytest.raises(errors.Unavailable, match=r"3,072 bytes .* No space left") as raised:
+        pixels.decode(
+            images, np.array([0]), preprocessing, tmp_path / "decoded", max_pixels=10**6, emit=samples.Recorder()
+        )
+    assert raised.value.code == "no_room"
 
 
 @pytest.mark.timeout(60)

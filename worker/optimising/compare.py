@@ -75,7 +75,7 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
         validation,
         everything,
         subject.preprocessing,
-        setting.workdir / "validation.npy",
+        setting.workdir / "validation.pixels",
         max_pixels=subject.max_pixels,
         emit=emit,
     )
@@ -198,7 +198,7 @@ class _Bench:
             train,
             pixels.spread(len(train), most=CALIBRATED_ON, seed=_SEED),
             self.subject.preprocessing,
-            self.setting.workdir / "calibration.npy",
+            self.setting.workdir / "calibration.pixels",
             max_pixels=self.subject.max_pixels,
             emit=self.emit,
         )

@@ -80,7 +80,7 @@ def figures(
 
 def speed(network: Network, images: NDArray[np.uint8], pace: Pace, *, memory_bytes: int | None) -> Speed:
     """Of `network`, which is widened, with nothing else going on in this process."""
-    image, batch = np.array(images[:1]), np.resize(images, (pace.batch, *images.shape[1:]))
+    image, batch = np.array(images[:1]), np.array(images[np.arange(pace.batch) % len(images)])
     single = _median(lambda: network.run(image), pace.seconds)
     rate = _rate(network, batch, pace)
     alone = _median(lambda: network.run(image, alone=True), pace.seconds)

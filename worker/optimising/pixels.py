@@ -1,14 +1,16 @@
 """Images decoded once for all forms, kept on disk."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app import errors
 from app.backbones import preprocess
 from app.backbones.preprocess import Pixels, Preprocessing
-from worker.training import data
+from worker.training import data, table
 from worker.training.data import Files
 from worker.training.events import Emit, Progress
 
@@ -24,7 +26,8 @@ def decode(
     max_pixels: int,
     emit: Emit,
 ) -> NDArray[np.uint8]:
-    """The images at `positions (N,)` as serving sees them `(N, H, W, 3)`, in the file `path`. Raises `BadImage`."""
+    """The images at `positions (N,)` as serving sees them `(N, H, W, 3)`, in the new file `path`. Raises `BadImage`,
+    and `Unavailable` where the disk has no room for them."""
 
     def read(places: range) -> list[Pixels]:
         files = images.read(positions[places.start : places.stop].tolist())
@@ -32,7 +35,7 @@ def decode(
 
     threads = torch.get_num_threads()
     side = preprocessing.crop
-    kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(positions), side, side, 3))
+    kept = _room(path, (len(positions), side, side, 3))
     done = 0
     parts = data.parts_of(len(positions), _BATCH)
     for batch in data.prefetched(parts, read, threads=threads, window=2 * threads):
@@ -40,6 +43,17 @@ def decode(
         done += len(batch)
         emit(Progress(f"decode {path.stem}", done, len(positions)))
     return kept
+
+
+def _room(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    try:
+        with path.open("w+b") as file:
+            table.reserve(file.fileno(), math.prod(shape))
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        raise errors.Unavailable(
+            f"{math.prod(shape):,} bytes of decoded images have no room on the disk: {error}", code="no_room"
+        ) from error
 
 
 def spread(count: int, *, most: int, seed: int) -> NDArray[np.int64]:

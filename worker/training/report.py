@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 from app.evaluation import Evaluation
 from worker.training import calibrate, conformal, mistakes, separation, unknown
 from worker.training.data import Splits
+from worker.training.events import Emit, Progress
 from worker.training.rivals import Trained
+
+_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -16,19 +19,27 @@ class Report:
     thumbnails: tuple[bytes, ...]
 
 
-def report(trained: Trained, splits: Splits, *, also_chosen_by: bool, max_pixels: int) -> Report:
+def report(trained: Trained, splits: Splits, *, also_chosen_by: bool, max_pixels: int, emit: Emit) -> Report:
     """Everything that `Evaluation` has, of `trained` on the validation images of `splits`."""
     probabilities, images, labels = trained.probabilities, splits.validation, splits.labels
     targets, seed = images.targets, trained.plan.seed
+    # Of very many images and labels each part takes minutes, and is a sign of life.
     reliability = calibrate.reliability(probabilities, targets, seed=seed)
+    emit(Progress("report", 1, _PARTS))
+    roc = separation.roc(probabilities, targets, labels)
+    emit(Progress("report", 2, _PARTS))
+    refusal = unknown.evaluate(trained.similarities, probabilities, targets, labels, seed=seed)
+    emit(Progress("report", 3, _PARTS))
+    sets = conformal.evaluate(probabilities, targets, temperature=reliability.temperature, seed=seed)
+    emit(Progress("report", 4, _PARTS))
     worst = mistakes.worst(probabilities, targets)
     evaluation = replace(
         trained.evaluation,
         also_chosen_by=also_chosen_by,
-        roc=separation.roc(probabilities, targets, labels),
+        roc=roc,
         reliability=reliability,
-        unknown=unknown.evaluate(trained.similarities, probabilities, targets, labels, seed=seed),
-        conformal=conformal.evaluate(probabilities, targets, temperature=reliability.temperature, seed=seed),
+        unknown=refusal,
+        conformal=sets,
         mistakes=mistakes.described(worst, probabilities, images, labels),
         old_labels=trained.old_labels or None,
     )

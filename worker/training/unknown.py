@@ -92,9 +92,12 @@ def _accepted(scores: NDArray[np.float64], targets: NDArray[np.int64], *, seed: 
 
 
 def _left_out(similar: NDArray[np.float64], targets: NDArray[np.int64], labels: Sequence[str]) -> list[LeftOut]:
+    # Without a label an image has the best score of the others: its second, where that label was its best.
+    best, nearest = similar.max(axis=1), similar.argmax(axis=1)
+    second = np.partition(similar, -2, axis=1)[:, -2]
     found = []
     for place, label in enumerate(labels):
-        scores = np.delete(similar, place, axis=1).max(axis=1)
+        scores = np.where(nearest == place, second, best)
         known, foreign = scores[targets != place], scores[targets == place]
         area = separation.auroc(known, foreign)
         if area is not None:
