@@ -23,6 +23,7 @@ from worker.training import checkpoint, evaluate, fit, schedule
 from worker.training.data import Splits
 from worker.training.events import (
     BatchSplit,
+    CheckpointNotKept,
     CheckpointSaved,
     EpochFinished,
     Event,
@@ -269,6 +270,22 @@ def test_a_training_that_diverges_later_keeps_the_last_finished_epoch(
     assert len(told.of(EpochFinished)) == 2
     values = network.state_dict()
     assert all(torch.equal(values[name], finished.tensors[f"network.{name}"]) for name in values)
+
+
+def test_a_disk_without_room_for_checkpoints_costs_no_training(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    ran = run(splits, tmp_path)
+    assert ran.told.of(CheckpointNotKept) == 4 * [CheckpointNotKept("[Errno 28] No space left on device")]
+    assert ran.told.of(CheckpointSaved) == []
+    assert len(ran.epochs) == 4
+    with pytest.raises(errors.Unavailable, match="no room on the disk") as raised:
+        run(splits, tmp_path, descent=replace(DESCENT, patience=3))
+    assert raised.value.code == "no_room"
 
 
 def test_what_comes_back_is_the_last_epoch_and_with_patience_the_best(splits: Splits, tmp_path: Path) -> None:

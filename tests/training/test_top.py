@@ -20,9 +20,18 @@ from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import AT_32, AT_64, plan_for, small, train, weights_of
 from worker.training import feed as feeds
-from worker.training import runtime
+from worker.training import runtime, table
 from worker.training.data import Splits
-from worker.training.events import CheckpointSaved, EpochFinished, NotKept, ProbeFitted, Progress, Resumed
+from worker.training.events import (
+    CheckpointSaved,
+    EpochFinished,
+    FeaturesNotKept,
+    NotKept,
+    ProbeFitted,
+    Progress,
+    Resumed,
+    ViewsLimited,
+)
 from worker.training.feed import ImageFeed
 from worker.training.rivals import Trained
 from worker.training.runtime import Compiled, Frozen
@@ -150,12 +159,27 @@ def test_a_disk_without_room_costs_time_and_not_the_training(
     def full(*_arguments: object, **_named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    monkeypatch.setattr(table, "reserve", full)
     told = Recorder()
     train(splits, plan_for(splits, recipe()), *resnet, tmp_path, told)
 
-    assert [event.reason for event in told.of(NotKept)] == ["[Errno 28] No space left on device"]
+    reason = "[Errno 28] No space left on device"
+    assert told.of(NotKept) == [NotKept(reason)]
+    assert told.of(FeaturesNotKept) == [FeaturesNotKept(reason)]
     assert len(told.of(EpochFinished)) == 2
+
+
+def test_fewer_views_than_planned_are_told(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+) -> None:
+    plan, told = plan_for(splits, recipe(views=2)), Recorder()
+    assert plan.freeze is not None
+    network = classifiers.build(resnet[0], 2, state=None, seed=0)
+    of_a_view = 2 * feeds.values_behind(network, plan.freeze) * (len(splits.train) + len(splits.validation))
+    train(splits, plan, *resnet, tmp_path, told, room=of_a_view)
+
+    assert told.of(ViewsLimited) == [ViewsLimited(views=1, wanted=2)]
+    assert not told.of(NotKept)
 
 
 def test_a_stage_that_is_not_there_is_answered_with_those_that_are(splits: Splits) -> None:

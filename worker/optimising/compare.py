@@ -19,9 +19,10 @@ from app.runtimes.form import PLAIN, Files, Form, Machine
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from worker.optimising import measure, pixels, quantise
+from worker.optimising.events import FormMeasured, FormRefused, FormsOrdered, Quantised
 from worker.optimising.measure import Memory, Pace
 from worker.training.data import Splits
-from worker.training.events import Emit, FormMeasured, FormRefused, FormsOrdered, Quantised
+from worker.training.events import Emit
 
 CALIBRATED_ON = 256
 """Training images that show how far activations go."""

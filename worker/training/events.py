@@ -137,6 +137,13 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True)
+class CheckpointNotKept:
+    """There was no keeping the state of the training, for this reason; a later attempt goes on from an earlier one."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Resumed:
     """The training goes on after this epoch and so many steps of the next, which an earlier attempt has done."""
 
@@ -164,6 +171,15 @@ class NotKept:
     """The frozen layers are computed anew in every epoch, for this reason."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class ViewsLimited:
+    """There is room for what the frozen layers make of so many `views` of an image, of `wanted` ones. A single view is
+    what serving sees, so that the training images are not changed at all."""
+
+    views: int
+    wanted: int
 
 
 @dataclass(frozen=True)
@@ -347,47 +363,3 @@ class SearchEnded:
     seconds: float
     reasons: tuple[str, ...] = ()
     """The same in words."""
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """A network was written down in int8 in this way, and what is to be known of it on some of the validation images:
-    accuracy and agreement with the plain form, 0-1."""
-
-    way: str
-    accuracy: float
-    agreement: float
-    within: bool
-    """The tolerance."""
-
-
-@dataclass(frozen=True)
-class FormMeasured:
-    """A classifier was run in this form on all validation images: accuracy and agreement with the plain form 0-1,
-    log-loss in nats, and the time of one image by itself. `reason` says why it is not `within` the tolerance."""
-
-    name: str
-    accuracy: float
-    agreement: float
-    log_loss: float
-    latency_ms: float
-    images_per_second: float
-    within: bool
-    reason: str | None
-    seconds: float
-    """That all of this took."""
-
-
-@dataclass(frozen=True)
-class FormRefused:
-    """A classifier cannot be run in this form here, for this reason."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class FormsOrdered:
-    """All forms are measured; the order in which serving tries those that are good enough."""
-
-    order: tuple[str, ...]

@@ -22,7 +22,7 @@ from app.backbones.preprocess import Pixels, Preprocessing
 from app.recipe import Augmentation
 from worker.training import augment, data, evaluate, features, table, transfer
 from worker.training.data import Images, Splits
-from worker.training.events import Emit, Progress
+from worker.training.events import Emit, FeaturesNotKept, Progress
 from worker.training.runtime import Frozen
 from worker.training.table import Rows
 
@@ -48,9 +48,9 @@ class Feed(Protocol):
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         """What `network` gives for the inputs of a batch."""
 
-    def features(self, network: Classifier, *, folder: Path) -> Rows:
+    def features(self, network: Classifier, *, folder: Path, emit: Emit) -> Rows:
         """What the head of `network` gets for each training image, seen as in serving, `(N, D)`, in `folder` as long as
-        anyone has it. Raises `OSError` where the disk has no room."""
+        anyone has it, or in memory where the disk has no room."""
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         """What `network` gives for each validation image `(N, K)`."""
@@ -91,7 +91,7 @@ class ImageFeed:
         outputs: Outputs = network(inputs)
         return outputs
 
-    def features(self, network: Classifier, *, folder: Path) -> Rows:
+    def features(self, network: Classifier, *, folder: Path, emit: Emit) -> Rows:
         """Raises `BadImage`."""
         form = classifiers.inference_form(network).to(self.device)
         parts = data.parts_of(len(self.splits.train), features.batch_size(self.device))
@@ -99,7 +99,7 @@ class ImageFeed:
         passed = (
             found for batch in batches for found in transfer.in_pieces(form.features, transfer.send(batch, self.device))
         )
-        return _gathered(passed, len(self.splits.train), folder)
+        return _gathered(passed, len(self.splits.train), folder, emit)
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         """Raises `BadImage`."""
@@ -167,21 +167,27 @@ class ActivationFeed:
     def forward(self, network: Classifier, inputs: Tensor) -> Outputs:
         return network.onward(inputs, self.stage)
 
-    def features(self, network: Classifier, *, folder: Path) -> Rows:
+    def features(self, network: Classifier, *, folder: Path, emit: Emit) -> Rows:
         network.eval().to(self.device)
         parts = data.parts_of(len(self.splits.train), features.batch_size(self.device))
+
+        def behind(values: Tensor) -> Tensor:
+            return network.walk.onward(network.body, values, self.stage, auxiliary=False).features
+
         inputs = (self._input(self.train[0, part.start : part.stop]) for part in parts)
-        passed = (network.walk.onward(network.body, batch, self.stage, auxiliary=False).features for batch in inputs)
-        return _gathered(passed, len(self.splits.train), folder)
+        passed = (found for batch in inputs for found in transfer.in_pieces(behind, batch))
+        return _gathered(passed, len(self.splits.train), folder, emit)
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         was_training = network.training
         network.eval()
-        found, count = [], len(self.validation)
+        count = len(self.validation)
+        found: list[NDArray[np.float64]] = []
         with torch.inference_mode():
             for part in data.parts_of(count, features.batch_size(self.device)):
-                logits = network.onward(self._input(self.validation[part.start : part.stop]), self.stage).logits
-                found.append(logits.double().softmax(dim=1).cpu().numpy())
+                inputs = self._input(self.validation[part.start : part.stop])
+                pieces = transfer.in_pieces(lambda values: network.onward(values, self.stage).logits, inputs)
+                found += [logits.double().softmax(dim=1).cpu().numpy() for logits in pieces]
                 emit(Progress("validate", part.stop, count))
         network.train(was_training)
         return np.concatenate(found)
@@ -274,19 +280,27 @@ class _UpTo(nn.Module):
         return (self.walk.activations(self.body, self.normalisation(images), self.stage),)
 
 
-def _gathered(batches: Iterable[Tensor], count: int, folder: Path) -> Rows:
-    """`batches` of features, of `count` images in all, as a table in `folder`."""
+def _gathered(batches: Iterable[Tensor], count: int, folder: Path, emit: Emit) -> Rows:
+    """`batches` of features, of `count` images in all, as a table in `folder` where there is room."""
     found: NDArray[np.float32] | None = None
     start = 0
     with torch.inference_mode():
         for batch in batches:
             if found is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                found = table.nameless(folder, (count, batch.shape[1]))
+                found = _table(folder, (count, batch.shape[1]), emit)
             found[start : start + len(batch)] = batch.float().cpu().numpy()
             start += len(batch)
     assert found is not None
     return found
+
+
+def _table(folder: Path, shape: tuple[int, int], emit: Emit) -> NDArray[np.float32]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return table.nameless(folder, shape)
+    except OSError as error:
+        emit(FeaturesNotKept(reason=str(error)))
+        return np.empty(shape, np.float32)
 
 
 def values_behind(classifier: Classifier, stage: str) -> int:

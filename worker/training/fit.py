@@ -27,6 +27,7 @@ from worker.training.data import Splits
 from worker.training.events import (
     BatchShared,
     BatchSplit,
+    CheckpointNotKept,
     CheckpointSaved,
     Emit,
     EpochFinished,
@@ -315,8 +316,8 @@ class _Training:
         is_best = self._descent.patience is not None and _is_better(current, self._best)
         self._best, self._last = current if is_best else self._best, current
         self._position = Position(epochs=epoch, steps=0, loss=0.0)
-        self._save(is_best=is_best)
-        self._fitting.emit(CheckpointSaved(epoch))
+        if self._save(is_best=is_best):
+            self._fitting.emit(CheckpointSaved(epoch))
 
     def _validate(self, epoch: int, network: Classifier | None = None) -> Best:
         fitting = self._fitting
@@ -327,17 +328,26 @@ class _Training:
         tempered = evaluate.tempered_log_loss(probabilities, fitting.splits.validation.targets)
         return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss, tempered_loss=tempered)
 
-    def _save(self, *, is_best: bool = False) -> None:
+    def _save(self, *, is_best: bool = False) -> bool:
+        """Keep where the training stands, and say whether that was possible."""
         self._count_losses()
         if not math.isfinite(self._position.loss):
-            return  # what was kept before is of more use
-        checkpoint.save(
-            self._fitting.workdir,
-            Checkpoint(self._position, self._best, self._learner.state()),
-            fingerprint=self._fitting.fingerprint,
-            best=self._learner.kept.state_dict() if is_best else None,
-        )
+            return False  # what was kept before is of more use
         self._saved_at = time.monotonic()
+        try:
+            checkpoint.save(
+                self._fitting.workdir,
+                Checkpoint(self._position, self._best, self._learner.state()),
+                fingerprint=self._fitting.fingerprint,
+                best=self._learner.kept.state_dict() if is_best else None,
+            )
+        except OSError as error:
+            if is_best:  # it may be what the training is to end with
+                said = f"what was trained so far has no room on the disk: {error}"
+                raise errors.Unavailable(said, code="no_room") from error
+            self._fitting.emit(CheckpointNotKept(reason=str(error)))
+            return False
+        return True
 
 
 def _is_better(current: Best, best: Best | None) -> bool:

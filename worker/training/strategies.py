@@ -37,7 +37,7 @@ from worker.training import (
 from worker.training import feed as feeds
 from worker.training.data import Splits
 from worker.training.evaluate import Answers, Judge
-from worker.training.events import Emit, Evaluated, ImagesNotKept, NotKept
+from worker.training.events import Emit, Evaluated, ImagesNotKept, NotKept, ViewsLimited
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
@@ -251,7 +251,7 @@ def _train_top(training: _Training) -> Trained:
     images = _images(training, classifier)
     feed = _kept(training, images, classifier)
     if plan.reinit == "none":
-        _fit_head(training, classifier, feed.features(classifier, folder=training.workdir))
+        _fit_head(training, classifier, feed.features(classifier, folder=training.workdir, emit=training.emit))
     return _fitted(training, classifier, feed)
 
 
@@ -265,6 +265,8 @@ def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Fee
     if views == 0 or not classifier.walk.can_enter:
         training.emit(NotKept(reason="no room" if views == 0 else "the network cannot be entered between stages"))
         return _decoded(training, images)
+    if views < plan.views:
+        training.emit(ViewsLimited(views=views, wanted=plan.views))
     assert plan.descent is not None
     half = precision.is_half(plan.descent.precision, training.device, training.emit)
     folder = training.workdir / "activations"

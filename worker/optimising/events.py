@@ -1,0 +1,47 @@
+"""What an optimisation tells of its way, besides what a training does."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A network was written down in int8 in this way, and what is to be known of it on some of the validation images:
+    accuracy and agreement with the plain form, 0-1."""
+
+    way: str
+    accuracy: float
+    agreement: float
+    within: bool
+    """The tolerance."""
+
+
+@dataclass(frozen=True)
+class FormMeasured:
+    """A classifier was run in this form on all validation images: accuracy and agreement with the plain form 0-1,
+    log-loss in nats, and the time of one image by itself. `reason` says why it is not `within` the tolerance."""
+
+    name: str
+    accuracy: float
+    agreement: float
+    log_loss: float
+    latency_ms: float
+    images_per_second: float
+    within: bool
+    reason: str | None
+    seconds: float
+    """That all of this took."""
+
+
+@dataclass(frozen=True)
+class FormRefused:
+    """A classifier cannot be run in this form here, for this reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FormsOrdered:
+    """All forms are measured; the order in which serving tries those that are good enough."""
+
+    order: tuple[str, ...]
