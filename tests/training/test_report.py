@@ -1,7 +1,7 @@
 """The whole evaluation of a finished classifier."""
 
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tests.training import samples
 from tests.training.samples import Recorder
 from tests.training.test_evaluate import guesses, labels
 from tests.training.test_strategies import plan_for
-from worker.training import evaluate, report
+from worker.training import calibrate, evaluate, mistakes, report, separation
 from worker.training.data import Splits
 from worker.training.events import Progress
 from worker.training.rivals import Trained
@@ -46,6 +46,9 @@ def splits_of(count: int, classes: int) -> Splits:
 def test_nothing_is_left_out_and_it_is_read_as_it_was_stored() -> None:
     splits, told = splits_of(200, 6), Recorder()
     judged = trained(splits, count=200, classes=6)
+    too_sure = calibrate.tempered(judged.probabilities, 0.5)
+    figures = evaluate.evaluate(too_sure, splits.validation.targets, splits.labels)
+    judged = replace(judged, probabilities=too_sure, evaluation=figures)
     made = report.report(judged, splits, also_chosen_by=False, max_pixels=10**6, emit=told)
     found = made.evaluation
     adapter = TypeAdapter(Evaluation)
@@ -57,6 +60,12 @@ def test_nothing_is_left_out_and_it_is_read_as_it_was_stored() -> None:
     assert found.mistakes is not None
     assert len(made.thumbnails) == len(found.mistakes) == 24
     assert all(thumbnail[:2] == b"\xff\xd8" for thumbnail in made.thumbnails)
+    served = calibrate.tempered(judged.probabilities, found.reliability.temperature)
+    assert found.reliability.temperature != 1
+    assert found.mistakes == mistakes.described(
+        mistakes.worst(served, splits.validation.targets), served, splits.validation, splits.labels
+    )
+    assert found.roc == separation.roc(served, splits.validation.targets, splits.labels)
     surest = [mistake.probability for mistake in found.mistakes]
     assert surest == sorted(surest, reverse=True)
     assert [(part.done, part.total) for part in told.of(Progress)] == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -20,19 +20,21 @@ class Report:
 
 
 def report(trained: Trained, splits: Splits, *, also_chosen_by: bool, max_pixels: int, emit: Emit) -> Report:
-    """Everything that `Evaluation` has, of `trained` on the validation images of `splits`."""
+    """Everything that `Evaluation` has, of `trained` on the validation images of `splits`; probabilities as they will
+    be served, at the temperature that suits these images."""
     probabilities, images, labels = trained.probabilities, splits.validation, splits.labels
     targets, seed = images.targets, trained.plan.seed
     # Of very many images and labels each part takes minutes, and is a sign of life.
     reliability = calibrate.reliability(probabilities, targets, seed=seed)
     emit(Progress("report", 1, _PARTS))
-    roc = separation.roc(probabilities, targets, labels)
+    served = calibrate.tempered(probabilities, reliability.temperature)
+    roc = separation.roc(served, targets, labels)
     emit(Progress("report", 2, _PARTS))
-    refusal = unknown.evaluate(trained.similarities, probabilities, targets, labels, seed=seed)
+    refusal = unknown.evaluate(trained.similarities, served, targets, labels, seed=seed)
     emit(Progress("report", 3, _PARTS))
     sets = conformal.evaluate(probabilities, targets, temperature=reliability.temperature, seed=seed)
     emit(Progress("report", 4, _PARTS))
-    worst = mistakes.worst(probabilities, targets)
+    worst = mistakes.worst(served, targets)
     evaluation = replace(
         trained.evaluation,
         also_chosen_by=also_chosen_by,
@@ -40,7 +42,7 @@ def report(trained: Trained, splits: Splits, *, also_chosen_by: bool, max_pixels
         reliability=reliability,
         unknown=refusal,
         conformal=sets,
-        mistakes=mistakes.described(worst, probabilities, images, labels),
+        mistakes=mistakes.described(worst, served, images, labels),
         old_labels=trained.old_labels or None,
     )
     files = images.read(worst.tolist()) if len(worst) else []
