@@ -18,6 +18,10 @@ _UNNORMALISED, _UNNORMALISED_SCRATCH = 0.3, 0.1
 published AlexNet, VGG and SqueezeNet were trained at 0.01, ResNets at 0.1; from where they ended gradients are smaller.
 AdamW measures each step by the gradients themselves."""
 
+_MOST_FOR_RATE = 512
+"""Images of a step that the learning rate grows with, and no more than there are to learn from. For very large steps the
+rule of Goyal et al. 2017 does not hold."""
+
 _STRONG = Augmentation(policy="trivial", erasing=0.1)
 """What is learnt from nothing is learnt by heart unless the images look different each time."""
 
@@ -59,12 +63,13 @@ def of(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Descent:
     batch_size = recipe.batch_size or max(2, min(32, version.train_images // 8))
     accumulate = recipe.accumulate or 1
     optimizer: Optimizer = recipe.optimizer or "sgd"
+    seen = min(batch_size * accumulate, version.train_images, _MOST_FOR_RATE)
     return Descent(
         epochs=recipe.epochs or (_scratch_epochs(version, batch_size * accumulate) if scratch else 10),
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=optimizer,
-        learning_rate=recipe.learning_rate or _peak(optimizer, batch_size * accumulate, network, scratch=scratch),
+        learning_rate=recipe.learning_rate or _peak(optimizer, seen, network, scratch=scratch),
         weight_decay={"sgd": 1e-4, "adamw": 0.05}[optimizer] if recipe.weight_decay is None else recipe.weight_decay,
         warm_up=0.1 if scratch else 0.05,
         warm_up_epochs=5 if scratch else 1,

@@ -104,11 +104,20 @@ class Plan:
     reasons: tuple[str, ...] = field(default=())
 
 
+def check_stages(recipe: Recipe, network: NetworkFacts) -> None:
+    """Raises `UnknownName` for a stage that `recipe` names and the network does not have."""
+    if recipe.stage is not None and recipe.stage not in (BEST_STAGE, ALL_STAGES, HEAD, *network.stages):
+        raise errors.UnknownName("stage", recipe.stage, [*network.stages, HEAD, BEST_STAGE, ALL_STAGES])
+    if recipe.freeze is not None and recipe.freeze not in network.stages:
+        raise errors.UnknownName("stage", recipe.freeze, network.stages)
+
+
 def resolve(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
     """The plan for `recipe` on a version and a backbone with these facts. Raises `UnknownName` and `Invalid`."""
     strategy = "scratch" if recipe.from_random else recipe.strategy
     if strategy == "auto":
         raise ValueError("what to do with strategy 'auto' is decided by app.policy, from a profile")
+    check_stages(recipe, network)
     plan = _PLANNERS[strategy](recipe, version, network)
     peak, decay = (plan.descent.learning_rate, plan.descent.layer_decay) if plan.descent else (None, 1.0)
     each = treatments(network.stages, cut=plan.stage, freeze=plan.freeze, reinit=plan.reinit, peak=peak, decay=decay)
@@ -155,8 +164,6 @@ def _probe(recipe: Recipe, version: VersionFacts) -> _Probe:
 def _plan_stage_probe(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:
     stages = network.stages
     probe, stage = _probe(recipe, version), recipe.stage or BEST_STAGE
-    if stage not in (BEST_STAGE, ALL_STAGES, HEAD, *stages):
-        raise errors.UnknownName("stage", stage, [*stages, HEAD, BEST_STAGE, ALL_STAGES])
     shares: tuple[float, ...] = SHARES if stage == ALL_STAGES else ()
     reason = _STAGE_REASONS.get(stage, f"It sees what {stage} gives.")
     if version.smallest_class < 2 and stage in _STAGE_REASONS:
@@ -198,8 +205,6 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
     if len(stages) < 2:
         raise errors.Invalid(f"{recipe.backbone} has a single stage, so there is no top of it", code="no_stages")
     freeze = recipe.freeze or stages[-2]
-    if freeze not in stages:
-        raise errors.UnknownName("stage", freeze, stages)
     probe, descent = _probe(recipe, version), descents.of(recipe, version, network)
     reinit: Reinit = recipe.reinit or "none"
     trained = ", ".join(stages[stages.index(freeze) + 1 :]) or "nothing but the head"

@@ -203,6 +203,7 @@ class Recipe:
     stage: Annotated[
         str | None,
         Field(
+            min_length=1,
             max_length=100,
             description="The stage whose features are classified: its name, `best` for the one that does best "
             "in cross-validation, or `all` for a selection of the features of all stages (`stage_probe`).",
@@ -211,7 +212,7 @@ class Recipe:
     ] = None
     freeze: Annotated[
         str | None,
-        Field(max_length=100, description="The last stage that stays as it is; all but one if left out (`top`)."),
+        Field(min_length=1, max_length=100, description="The last stage to stay as it is; else all but one (`top`)."),
     ] = None
     reinit: Annotated[
         Reinit | None,

@@ -23,7 +23,7 @@ from app.jobs.schemas import ENDED, Candidate, JobCreate, OptimisationCreate, Ra
 from app.jobs.tables import Job, Worker
 from app.models import service as models
 from app.models.tables import ModelVersion
-from app.plan import Plan, resolve
+from app.plan import Plan, check_stages, resolve
 from app.recipe import Recipe, left_out, narrowed
 
 CPU_QUEUE = "cpu"
@@ -294,6 +294,7 @@ def _plan_at_once(recipe: Recipe, backbone: Backbone, version: DatasetVersion) -
     facts = version_facts(version)
     if recipe.strategy != "auto":
         return resolve(recipe, facts, backbone.facts)
+    check_stages(recipe, backbone.facts)
     if _starts_from_random(recipe, backbone):
         settled, lost = narrowed(recipe, "scratch")
         plan = resolve(settled, facts, backbone.facts)

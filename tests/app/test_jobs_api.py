@@ -62,6 +62,8 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_names(http: TestClient
         ),
         ({"learning_rat": 0.1}, "learning_rat: no such field"),
         ({"epochs": 0}, "epochs"),
+        ({"stage": ""}, "body.recipe.stage: String should have at least 1 character"),
+        ({"strategy": "top", "freeze": ""}, "body.recipe.freeze: String should have at least 1 character"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_with_the_reason(
@@ -77,6 +79,8 @@ def test_a_stage_that_does_not_exist_is_answered_with_the_nearest_ones(http: Tes
     recipes: tuple[dict[str, object], ...] = (
         {"strategy": "stage_probe", "stage": "layer33"},
         {"strategy": "top", "freeze": "layer33"},
+        {"strategy": "auto", "freeze": "layer33"},
+        {"strategy": "auto", "stage": "layer33"},
     )
     for recipe in recipes:
         asked = wanted(versioned, **{"backbone": "resnet18", "weights": "pretrained", **recipe})

@@ -36,6 +36,14 @@ def test_from_random_values_the_rate_shrinks_by_the_root_of_the_batch_only() -> 
     assert rate(plan(strategy="full", batch_size=8)) == pytest.approx(0.0025)
 
 
+def test_the_rate_grows_with_a_step_no_further_than_there_are_images_or_512() -> None:
+    assert rate(plan(strategy="full", batch_size=1024)) == pytest.approx(0.01 * 240 / 32)
+    many = replace(FACTS, train_images=100_000)
+    for asked in ({"batch_size": 512}, {"batch_size": 1024, "accumulate": 64}):
+        assert rate(plan(many, strategy="full", **asked)) == pytest.approx(0.16)
+    assert rate(scratch(many, batch_size=1024, accumulate=4)) == pytest.approx(0.2)
+
+
 def test_a_network_that_normalises_nothing_is_given_a_lower_rate_and_the_plan_says_why() -> None:
     bare = replace(NETWORK, normalises=False)
 

@@ -220,7 +220,7 @@ class WeightsMixed:
 
 @dataclass(frozen=True)
 class TrainingDiverged:
-    """The loss is no number any more, and the training ends. What is kept are the values after `kept_epoch`, 0 for
+    """The loss is no number any more or has run away, and the training ends. What is kept are the values after `kept_epoch`, 0 for
     those before the first step; None where there are none to keep."""
 
     epoch: int

@@ -41,7 +41,7 @@ from worker.training.events import (
     WeightsMixed,
 )
 from worker.training.feed import Batch, Feed, cut
-from worker.training.learner import Criterion, Diverged, Learner, check_finite
+from worker.training.learner import Criterion, Diverged, Learner, check
 from worker.training.peers import Group, Peers
 from worker.training.schedule import Pace
 
@@ -251,7 +251,7 @@ class _Training:
             self._emit(Progress("train", (epoch - 1) * len(shown) + done, self._descent.epochs * len(shown)))
             if self._peers.leads and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
                 self._save()
-                check_finite(self._position.loss, self._descent, epoch)
+                check(self._position.loss / done, self._descent, epoch)
         self._count_losses()
         return _Passed(pace.rate(epoch * pace.per_epoch - 1), sum(map(len, left)), time.perf_counter() - started)
 
@@ -298,7 +298,7 @@ class _Training:
         """Validate, tell, save."""
         epoch = self._position.epochs + 1
         loss = self._position.loss / len(self._fitting.splits.train)
-        check_finite(loss, self._descent, epoch)
+        check(loss, self._descent, epoch)
         current = self._validate(epoch)
         self._emit(
             EpochFinished(
@@ -324,7 +324,7 @@ class _Training:
         probabilities = fitting.feed.probabilities(network or self._learner.kept, self._emit)
         figures = evaluate.evaluate(probabilities, fitting.splits.validation.targets, fitting.splits.labels)
         # What the last step of the epoch did, the losses in training do not tell.
-        check_finite(figures.log_loss, self._descent, epoch)
+        check(figures.log_loss, self._descent, epoch)
         tempered = evaluate.tempered_log_loss(probabilities, fitting.splits.validation.targets)
         return Best(epoch=epoch, accuracy=figures.accuracy, loss=figures.log_loss, tempered_loss=tempered)
 

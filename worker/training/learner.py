@@ -221,11 +221,13 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 _OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+_MOST_LOSS = 100.0
+"""Nats. Who knows nothing loses the logarithm of how many labels there are."""
 _KEYS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
 
 
 class Diverged(errors.Invalid):
-    """The loss is no number any more."""
+    """The loss is no number any more, or has run away."""
 
     title = "The training diverged"
     default_code = "training_diverged"
@@ -238,7 +240,7 @@ class Diverged(errors.Invalid):
         self.epoch = epoch
 
 
-def check_finite(loss: float, descent: Descent, epoch: int) -> None:
-    """Raises `Diverged` where `loss` is no number any more."""
-    if not math.isfinite(loss):
+def check(loss: float, descent: Descent, epoch: int) -> None:
+    """Raises `Diverged` where the mean `loss` is no number any more, or so large that nothing will come of it."""
+    if not loss < _MOST_LOSS:
         raise Diverged(epoch, descent.learning_rate)

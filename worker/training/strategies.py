@@ -26,6 +26,7 @@ from worker.training import (
     features,
     fit,
     keptfeed,
+    outcomes,
     precision,
     probe,
     retention,
@@ -121,10 +122,15 @@ def train(
         others=others,
     )
     with precision.deterministic(wanted=plan.deterministic):
-        trained = STRATEGIES[plan.strategy](training) if plan.rival is None else _best_of_two(training, plan.rival)
+        trained = _carried_out(training) if plan.rival is None else _best_of_two(training, plan.rival)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
     return trained if base is None or plan.base is None else _compared(training, base, plan.base, trained)
+
+
+def _carried_out(training: _Training) -> Trained:
+    carry_out, targets = STRATEGIES[training.plan.strategy], training.splits.validation.targets
+    return outcomes.noted(lambda emit: carry_out(replace(training, emit=emit)), training.emit, targets)
 
 
 def _compared(training: _Training, base: Base, start: WarmStart, trained: Trained) -> Trained:
@@ -139,10 +145,10 @@ def _best_of_two(training: _Training, other: Plan) -> Trained:
     plan = training.plan
     trained: Trained | None = None
     try:
-        trained = STRATEGIES[plan.strategy](training)
+        trained = _carried_out(training)
     except Diverged as error:
         said = f"The rival is kept: the training of strategy '{plan.strategy}' diverged in epoch {error.epoch}."
-    rival = STRATEGIES[other.strategy](replace(training, plan=other, workdir=training.workdir / "rival"))
+    rival = _carried_out(replace(training, plan=other, workdir=training.workdir / "rival"))
     if trained is None:
         return rivals.instead(rival, plan, said)
     return rivals.better(trained, rival, training.splits.validation.targets, training.emit)

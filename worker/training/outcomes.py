@@ -1,0 +1,93 @@
+"""What came of a training, in words for its plan: what the plan left to the images to decide."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.training import evaluate
+from worker.training.events import (
+    Emit,
+    Event,
+    FeaturesSelected,
+    StageChosen,
+    StartKept,
+    StoppedEarly,
+    TrainingDiverged,
+    WeightsMixed,
+)
+from worker.training.rivals import Trained
+
+_DECIDING = (StartKept, WeightsMixed, TrainingDiverged)
+
+
+def noted(carry_out: Callable[[Emit], Trained], emit: Emit, targets: NDArray[np.int64]) -> Trained:
+    """What `carry_out` gives with its `emit`; what that was told of the outcome stands among the reasons of the plan,
+    and whether it is of any use for validation images with these `targets (N,)`."""
+    told: list[Event] = []
+
+    def noting(event: Event) -> None:
+        emit(event)
+        told.append(event)
+
+    trained = carry_out(noting)
+    reasons = (*trained.plan.reasons, *_outcome(trained, told), *_doubts(trained, targets))
+    return replace(trained, plan=replace(trained.plan, reasons=reasons))
+
+
+def _outcome(trained: Trained, told: list[Event]) -> Iterator[str]:
+    plan = trained.plan
+    for event in told:
+        yield from _said(event)
+    competes = plan.strategy in ("top", "full") and plan.reinit == "none"
+    is_open = competes and plan.descent is not None and plan.descent.patience is None
+    if is_open and not any(isinstance(event, _DECIDING) for event in told):
+        yield "Kept is the network after the last step."
+
+
+def _said(event: Event) -> Iterator[str]:
+    match event:
+        case StageChosen(stage, tried):
+            best = next(one for one in tried if one.stage == stage)
+            yield f"Stage {stage} did best, {_percent(best.accuracy)} right in cross-validation; it sees that."
+        case FeaturesSelected(features, stages):
+            counts = ", ".join(f"{count} of {stage}" for stage, count in stages.items())
+            yield f"It sees {features} features: {counts}."
+        case StartKept(start, end):
+            yield (
+                "Kept is the network with which the training began: its log-loss on the validation images is "
+                f"{start:.3f} nats, after the last step it is {end:.3f}, each at its best temperature."
+            )
+        case WeightsMixed(share, start, end, loss):
+            yield (
+                f"Kept is what lies {_percent(share)} of the way from the network at the start to that at the end: its "
+                f"log-loss on the validation images is {loss:.3f} nats, theirs {start:.3f} and {end:.3f}, each at its "
+                "best temperature."
+            )
+        case StoppedEarly(epoch, best):
+            yield f"The training ended early, with epoch {epoch}; kept is {_after(best)}."
+        case TrainingDiverged(epoch, kept) if kept is not None:
+            yield (
+                f"The training diverged in epoch {epoch}; kept is {_after(kept)}. A lower learning rate may do better."
+            )
+
+
+def _doubts(trained: Trained, targets: NDArray[np.int64]) -> Iterator[str]:
+    shares = np.bincount(targets) / len(targets)
+    guessing = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    loss = evaluate.tempered_log_loss(trained.probabilities, targets)
+    if loss >= guessing > 0:
+        yield (
+            "It tells the validation images apart no better than a guess by how frequent each label is: log-loss "
+            f"{loss:.3f} nats at its best temperature, {guessing:.3f} for the guess. More images, pre-trained weights, "
+            "a lower learning rate or more epochs may help."
+        )
+
+
+def _after(epoch: int) -> str:
+    return f"the network after epoch {epoch}" if epoch else "the network with which it began"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
