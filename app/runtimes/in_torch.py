@@ -1,6 +1,10 @@
 """Classifiers executed by torch."""
 
+import itertools
 import threading
+from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +16,11 @@ from app.models import artifact as artifacts
 from app.runtimes.form import Files, Form, Images, Machine, Passed
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_numbers = itertools.count(1)
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images `(N, H, W, 3)`, values 0-255, to features and logits."""
+Backend = str | Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable[..., Any]]
+"""What torch compiles a graph by."""
 
 
 class Whole(nn.Module):
@@ -26,10 +35,31 @@ class Whole(nn.Module):
         return features, self.network.head(features)
 
 
+class Compiled:
+    """A network that torch compiles for each new number of images and of threads; any number of threads may call it.
+    Raises where torch cannot compile all of it, or would have to do so too often."""
+
+    def __init__(self, network: Whole, backend: Backend = "inductor") -> None:
+        # Otherwise torch would run what it does not compile as it is, and say so in its log alone.
+        self._forward: Forward = torch.compile(_own_forward(network), fullgraph=True, backend=backend)
+        self._met: set[tuple[int, int]] = set()
+        self._first = threading.Lock()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        given = (len(images), torch.get_num_threads())
+        if given in self._met:
+            return self._forward(images)
+        # One after the other, or each thread that meets this for the first time would compile it for itself.
+        with self._first:
+            found = self._forward(images)
+            self._met.add(given)
+            return found
+
+
 class InTorch:
     """A classifier as torch runs it. On a CPU each thread has its own number of threads to compute in."""
 
-    def __init__(self, network: nn.Module, machine: Machine, dtype: torch.dtype) -> None:
+    def __init__(self, network: Forward, machine: Machine, dtype: torch.dtype) -> None:
         self._network = network
         self._machine = machine
         self._device = torch.device(machine.device)
@@ -65,14 +95,21 @@ def open_plain(files: Files, form: Form, machine: Machine) -> InTorch:
 
 def open_compiled(files: Files, form: Form, machine: Machine) -> InTorch:
     """The same, compiled for this machine, which takes a C++ compiler and its time. Raises `Unavailable`."""
-    network = _restored(files).to(machine.device)
-    network.compile()
-    return InTorch(network, machine, _TYPES[form.precision])
+    return InTorch(Compiled(_restored(files).to(machine.device)), machine, _TYPES[form.precision])
 
 
 def whole(files: Files) -> Whole:
     """The classifier of an artifact, on the CPU. Raises `Unavailable`."""
     return _restored(files)
+
+
+def _own_forward(network: Whole) -> Forward:
+    """That of `network` as code of its own. Torch keeps what it compiled by the code, a few entries for each, and what
+    it knows of sizes that change by the code's name: networks that have both in common would use up each other's."""
+    shared = Whole.forward
+    code = shared.__code__.replace(co_name=f"{shared.__name__}_{next(_numbers)}")
+    own: Forward = MethodType(FunctionType(code, shared.__globals__, code.co_name), network)
+    return own
 
 
 def _restored(files: Files) -> Whole:

@@ -1,0 +1,89 @@
+"""Networks that torch compiles: each is compiled in its own right, however many there are and whoever calls it."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
+
+from app.runtimes import in_torch
+from app.runtimes.form import Files
+from app.runtimes.in_torch import Compiled, Whole
+from tests import factories
+
+SIZES = (4, 1)
+THREADS = 4
+
+
+class Counting:
+    """Compiles nothing, and counts how often it was to."""
+
+    def __init__(self) -> None:
+        self.compiled = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        self.compiled += 1
+        return graph.forward
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Whole:
+    factories.write_artifact(tmp_path / "artifact")
+    return in_torch.whole(Files(tmp_path / "artifact"))
+
+
+@pytest.fixture
+def backend() -> Counting:
+    return Counting()
+
+
+def images(count: int, side: int = 64) -> Tensor:
+    return torch.zeros(count, side, side, 3)
+
+
+def test_a_network_is_compiled_whatever_others_were_before_it(network: Whole, backend: Counting) -> None:
+    with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=len(SIZES)):
+        for one in (Compiled(network, backend), Compiled(network, backend)):
+            for count in SIZES:
+                one(images(count))
+    assert backend.compiled == 2 * len(SIZES)
+
+
+def test_a_network_for_larger_images_is_compiled_for_their_size_alone(network: Whole) -> None:
+    changing: list[bool] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        changing.append(any(isinstance(value, torch.SymInt) for value in inputs))
+        return graph.forward
+
+    with torch.inference_mode():
+        for side in (64, 96):
+            Compiled(network, backend)(images(1, side))
+    assert changing == [False, False]
+
+
+def test_threads_that_meet_a_number_of_images_at_once_have_it_compiled_once(network: Whole, backend: Counting) -> None:
+    compiled, ready = Compiled(network, backend), threading.Barrier(THREADS)
+
+    def run(_thread: int) -> None:
+        ready.wait()
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            compiled(images(4))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(run, range(THREADS)))
+    assert backend.compiled == 1
+
+
+def test_a_network_that_torch_would_no_longer_compile_fails(network: Whole, backend: Counting) -> None:
+    compiled = Compiled(network, backend)
+    with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=1):
+        compiled(images(1))
+        with pytest.raises(FailOnRecompileLimitHit):
+            compiled(images(4))
