@@ -3,7 +3,7 @@
 import heapq
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ _LONGEST_BATCH_SECONDS = 0.1
 """A batch that would take longer is not tried: its answers would all come late, and it would need much memory."""
 _HOPELESS = 1.5
 """A batch that takes so many times what it may take once is not timed again."""
+
+Clock = Callable[[], float]
+"""The time in seconds, since whenever."""
 
 _PIXEL_RANGE = (-255.0, 510.0)
 """Further from 0-255 no resizing gets an image; what is there was not normalised as the version wants it."""
@@ -114,13 +117,11 @@ class Loaded:
         self._calibration = calibration
         self._means = None if calibration is None else calibration.means.double().numpy().T
 
-    def measure(self, *, batch: int | None) -> Pace:
+    def measure(self, *, batch: int | None, clock: Clock = time.perf_counter) -> Pace:
         """Warm the network up, and find out how long an image takes and, unless that is given as `batch`, whether it
         gains by others passed with it."""
-        one = self._blank(1)
-        self.network.run(one)
-        seconds = self._timed(one, seconds=math.inf)
-        pace = Pace(seconds, batch or self._best_batch(seconds))
+        seconds = self._timed(1, clock, seconds=math.inf)
+        pace = Pace(seconds, batch or self._best_batch(seconds, clock))
         self.network.settle()
         self.warm_up(pace)
         return pace
@@ -182,24 +183,25 @@ class Loaded:
         nearest = ((values / lengths) @ self._means).max(axis=1)
         return nearest.tolist(), (nearest < self._calibration.unknown_below).tolist()
 
-    def _best_batch(self, seconds: float) -> int:
+    def _best_batch(self, seconds: float, clock: Clock) -> int:
         best, least = 1, seconds / _GAIN
         for count in _BATCHES:
             if count * least > _LONGEST_BATCH_SECONDS:
                 break
-            each = self._timed(self._blank(count), seconds=count * least) / count
+            each = self._timed(count, clock, seconds=count * least) / count
             if each > least:
                 break
             best, least = count, each
         return best
 
-    def _timed(self, images: Images, *, seconds: float) -> float:
-        """The least of some passes, of which there are no more once one is far from `seconds`."""
-        least = math.inf
+    def _timed(self, count: int, clock: Clock, *, seconds: float) -> float:
+        """The least of some passes of `count` images, of which there are no more once one is far from `seconds`."""
+        images, least = self._blank(count), math.inf
+        self.network.run(images)  # the first of so many may be compiled for them, or load what computes them
         for _ in range(_PASSES):
-            started = time.perf_counter()
+            started = clock()
             self.network.run(images)
-            least = min(least, time.perf_counter() - started)
+            least = min(least, clock() - started)
             if least > _HOPELESS * seconds:
                 break
         return least

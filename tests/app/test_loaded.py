@@ -1,0 +1,52 @@
+"""A classifier that is made ready: how many images it is best given at once."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from app.predictions.loaded import Loaded
+from app.runtimes.form import PLAIN, Images, Machine, Passed
+from tests.app.test_scheduler import PREPROCESSING, Net
+
+
+@dataclass
+class OfTheGpu(Net):
+    """A network that takes `by_count[N]` seconds on a clock of its own for N images, and a minute for the first of so
+    many."""
+
+    by_count: dict[int, float] = field(default_factory=dict)
+    now: float = 0.0
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        self.now += self.by_count[len(images)] if len(images) in self.batches else 60
+        return super().run(images, alone=alone)
+
+
+@pytest.mark.parametrize(
+    ("by_count", "batch"),
+    [
+        ({1: 0.002, 8: 0.004, 32: 0.008}, 32),
+        ({1: 0.002, 8: 0.004, 32: 0.03}, 8),
+        ({1: 0.002, 8: 0.015}, 1),
+    ],
+)
+def test_what_a_number_of_images_takes_but_once_does_not_speak_against_it(
+    by_count: dict[int, float], batch: int
+) -> None:
+    net = OfTheGpu(by_count=by_count)
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(1, "cuda")
+    )
+    pace = found.measure(batch=None, clock=lambda: net.now)
+    assert pace.seconds == pytest.approx(by_count[1])
+    assert pace.batch == batch
+
+
+def test_a_number_of_images_that_gains_nothing_is_passed_no_more_often_than_it_takes_to_see() -> None:
+    net = OfTheGpu(by_count={1: 0.001, 8: 0.02})
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(1, "cuda")
+    )
+    found.measure(batch=None, clock=lambda: net.now)
+    assert Counter(net.batches)[8] == 2
