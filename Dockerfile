@@ -5,6 +5,11 @@ ENV PIP_CACHE_DIR=/var/cache/pip \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONUNBUFFERED=1
 
+# What torch compiles, on a GPU as on a CPU, it compiles by way of these, in the running container.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ gcc libc6-dev \
+    && rm --recursive --force /var/lib/apt/lists/*
+
 # A new volume takes over the owner of the folder that it is mounted on.
 RUN useradd --uid 10001 --home-dir /data --no-create-home graft && install --directory --owner graft --group graft /data
 

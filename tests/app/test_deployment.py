@@ -25,6 +25,12 @@ def test_models_are_served_on_the_device_that_they_are_optimised_for() -> None:
     assert dict(counts) == {"worker": "1", "predict": "all"}
 
 
+def test_the_image_has_what_torch_compiles_by() -> None:
+    installed = re.search(r"apt-get install .*--no-install-recommends (.*) \\", (ROOT / "Dockerfile").read_text())
+    assert installed is not None
+    assert {"g++", "gcc", "libc6-dev"} <= set(installed[1].split())
+
+
 def test_servers_that_are_stopped_finish_what_they_accepted() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     image = (ROOT / "Dockerfile").read_text()
