@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import InferenceForm
 from app.models import artifact as artifacts
+from app.runtimes import memory
 from app.runtimes.form import Files, Form, Images, Machine, Passed
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,7 +81,8 @@ class InTorch:
         self._widest = self._machine.threads
 
     def settle(self) -> None:
-        """Nothing: torch keeps no memory of a pass that malloc does not have again."""
+        if self._device.type == "cuda":  # on a CPU, torch keeps no memory of a pass that malloc does not have again
+            memory.give_back()
 
     def _take_threads(self, count: int) -> None:
         if self._device.type == "cpu" and getattr(self._own, "threads", None) != count:

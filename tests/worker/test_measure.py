@@ -1,12 +1,14 @@
-"""How forms are timed."""
+"""How forms are timed, and what they take."""
 
 import errno
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from app import errors
@@ -14,7 +16,7 @@ from app.backbones.preprocess import Preprocessing
 from app.runtimes.form import Images, Machine, Passed
 from tests.training import samples
 from worker.optimising import measure, pixels
-from worker.optimising.measure import Pace
+from worker.optimising.measure import Memory, Pace
 from worker.training import table
 
 THREADS = 3
@@ -89,3 +91,52 @@ def test_a_disk_without_room_for_decoded_images_is_told(tmp_path: Path, monkeypa
 def test_what_fails_in_one_of_the_threads_that_time_a_network_is_raised() -> None:
     with pytest.raises(MemoryError, match="another thread"):
         measure.speed(FailsInOneThread(), BATCH, Pace(Machine(THREADS), seconds=0.01), memory_bytes=None)
+
+
+@dataclass
+class Gpu:
+    """A GPU's memory as torch takes it: what is freed is kept until it is given back."""
+
+    allocated: int = 0
+    reserved: int = 0
+
+    def take(self, size: int) -> None:
+        self.allocated += size
+        self.reserved = max(self.reserved, self.allocated)
+
+    def free(self, size: int) -> None:
+        self.allocated -= size
+
+    def give_back(self) -> None:
+        self.reserved = self.allocated
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    gpu = Gpu()
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: gpu.allocated)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: gpu.reserved)
+    monkeypatch.setattr(torch.cuda, "empty_cache", gpu.give_back)
+    return gpu
+
+
+def test_a_network_on_a_gpu_takes_what_it_takes_whatever_was_there_before_it(gpu: Gpu) -> None:
+    for _ in range(2):
+        memory = Memory("torch", "cuda")
+        gpu.take(100)
+        gpu.take(500)
+        gpu.free(500)  # of a pass
+        assert memory.grown() == 100
+        gpu.free(100)
+    Memory("torch", "cuda")
+    assert gpu.reserved == 0
+
+
+def test_what_others_than_torch_take_of_a_gpu_is_not_told(gpu: Gpu) -> None:
+    memory = Memory("tensorrt", "cuda")
+    gpu.take(1)
+    assert memory.grown() is None
+
+
+def test_what_any_runtime_takes_of_main_memory_is_told() -> None:
+    assert Memory("openvino", "cpu").grown() is not None

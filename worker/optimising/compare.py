@@ -150,7 +150,7 @@ class _Bench:
     def _measured(self, form: Form, plain: _Plain | None) -> tuple[Measured, NDArray[np.float32]]:
         started = time.perf_counter()
         machine, targets = self.setting.machine, self.subject.splits.validation.targets
-        memory = Memory(machine.device)
+        memory = Memory(form.runtime, machine.device)
         network = opening.open_form(self.subject.files, form, machine)
         image = np.array(self.images[:1])
         network.run(image)

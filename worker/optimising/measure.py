@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from app import errors
-from app.optimisation import Figures, Speed
+from app.optimisation import Figures, Runtime, Speed
 from app.runtimes import memory
 from app.runtimes.form import Machine, Network
 from worker.training import calibrate, data
@@ -88,9 +88,11 @@ def speed(network: Network, images: NDArray[np.uint8], pace: Pace, *, memory_byt
 
 
 class Memory:
-    """By how much this process, or what it holds on a GPU, has grown since this was made."""
+    """By how much this process, or what it holds on a GPU, has grown since this was made, for a network that `runtime`
+    executes."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, runtime: Runtime, device: str) -> None:
+        self._runtime = runtime
         self._device = device
         self._before = self._used()
 
@@ -103,7 +105,7 @@ class Memory:
         # Freed memory that the allocator keeps would be used again, and what is measured then is too small.
         gc.collect()
         memory.give_back()
-        return memory.used_bytes(self._device)
+        return memory.used_bytes(self._device) if memory.is_seen(self._runtime, self._device) else None
 
 
 def _median(run: Callable[[], object], seconds: float) -> float:
