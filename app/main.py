@@ -119,6 +119,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    devices.compute_exactly()
     storage = Storage(settings.data_dir)
     database = Database(settings.sqlalchemy_url)
     app.state.parts = Parts(settings, database, storage, app.state.doorbell)

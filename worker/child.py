@@ -15,6 +15,7 @@ import torch
 
 from app import errors, logs
 from app.jobs.leases import Failure
+from app.runtimes import devices
 from worker.analyse import analyse
 from worker.ingest import ingest
 from worker.messages import STOP, Done, Failed, GaveUp, Happened, Message, failure
@@ -48,6 +49,7 @@ def main(connection: Connection, kind: str, work: Any, *, threads: int, log_leve
     os.nice(_NICENESS)
     if threads:
         torch.set_num_threads(threads)
+    devices.compute_exactly()
     emitter = _Emitter(connection)
     threading.Thread(target=emitter.listen, name="listen", daemon=True).start()
     connection.send(_outcome(emitter, kind, work))

@@ -1,4 +1,4 @@
-"""The device that a process answers on: of several GPUs, each process takes one that no other has."""
+"""The device that a process answers on, and how exactly: of several GPUs, each takes one that no other has."""
 
 import itertools
 import logging
@@ -30,6 +30,13 @@ class Device:
     def release(self) -> None:
         if self.lock is not None:
             self.lock.release()
+
+
+def compute_exactly() -> None:
+    """What is in fp32 is computed so on GPUs, too, for the whole process. Newer ones would round what convolutions
+    multiply to TF32 (11 significant bits), and no two kinds of devices would give the same answers."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def take(folder: Path) -> Device:

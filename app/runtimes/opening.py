@@ -76,8 +76,8 @@ def open_first(
     check: Check | None = None,
 ) -> Opened[Made]:
     """What `make` makes of the classifier in the first of the forms `wanted` that loads, passes the `check` where there
-    is one, and can be made so; in `PLAIN` where none does. Raises `Unavailable`, or what `make` raises, where even that
-    cannot be had."""
+    is one, and can be made so; in `PLAIN` where none does, however far its answers are from those of the check. Raises
+    `Unavailable`, or what `make` raises, where even that cannot be had, or its answers are no numbers."""
     failed: list[tuple[Form, str]] = []
     for form in dict.fromkeys((*wanted, PLAIN)):
         try:
@@ -105,11 +105,13 @@ def _verify(network: Network, form: Form, check: Check | None) -> None:
     if check is None or form.name not in check.logits:
         return
     far = distance(network.run(check.images), check.logits[form.name])
-    if far > _CLOSE[form.precision]:
-        raise errors.Unavailable(
-            f"its answers here are {far:.2g} away from those that were seen when it was chosen",
-            code="runtime_unavailable",
-        )
+    if far <= _CLOSE[form.precision]:
+        return
+    reason = f"its answers here are {far:.2g} away from those that were seen when it was chosen"
+    if form != PLAIN or np.isinf(far):
+        raise errors.Unavailable(reason, code="runtime_unavailable")
+    # There is no other form to take, and its weights are those of the artifact: this machine rounds otherwise.
+    logger.warning("%s is run all the same: %s", form.name, reason)
 
 
 _OPENERS: dict[Runtime, Callable[[Files, Form, Machine], Network]] = {

@@ -18,7 +18,7 @@ from app.optimisation import Report, Serving, Tolerance
 from app.predictions.loaded import Loaded
 from app.predictions.opener import FromStorage
 from app.runtimes import in_onnx, in_torch, optimised
-from app.runtimes.form import Files, Machine
+from app.runtimes.form import Files, Images, Machine, Passed
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from app.storage import Storage
@@ -137,6 +137,35 @@ def test_a_form_that_answers_otherwise_than_it_did_is_passed_over(
     optimised.write(folder, Optimised(found.report, Check(found.check.images, moved)))
     assert source.open(VERSION).form.name == "torch-fp32"
     assert "onnxruntime-fp32 does not run (its answers here are" in caplog.text
+
+
+def test_the_plain_form_is_run_however_a_machine_rounds(
+    source: FromStorage, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_by(storage, 1.1)
+    assert source.open(VERSION).form.name == "torch-fp32"
+    assert "torch-fp32 is run all the same: its answers here are 0.091 away" in caplog.text
+
+
+def test_the_plain_form_is_not_run_where_it_gives_no_numbers(
+    source: FromStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_network: in_torch.InTorch, images: Images, *, alone: bool = False) -> Passed:
+        return Passed(np.zeros((len(images), 1), np.float32), np.full((len(images), 2), np.nan, np.float32))
+
+    check_by(storage, 1.1)
+    monkeypatch.setattr(in_torch.InTorch, "run", run)
+    with pytest.raises(errors.Unavailable, match="its answers here are inf away"):
+        source.open(VERSION)
+
+
+def check_by(storage: Storage, factor: float) -> None:
+    """Let the check of both forms say so many times what they give."""
+    folder = storage.optimisation("opt_1")
+    found = optimised.read(folder)
+    moved = found.check.logits["onnxruntime-fp32"] * np.float32(factor)
+    forms = ("onnxruntime-fp32", "torch-fp32")
+    optimised.write(folder, Optimised(found.report, Check(found.check.images, dict.fromkeys(forms, moved))))
 
 
 def test_networks_of_one_kind_are_timed_once(

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.doorbell import SilentDoorbell
@@ -21,6 +23,13 @@ NOT_LOADED = ("worker", "celery", "lance", "client", "torchvision", "timm", "tri
 def test_a_running_service_is_alive_and_ready(http: TestClient) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json() == {"status": "ok", "workers": []}
+
+
+def test_what_is_in_fp32_is_computed_so_on_every_device(api: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with TestClient(api):
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_a_database_without_tables_is_not_ready(settings: Settings) -> None:

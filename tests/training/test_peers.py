@@ -192,6 +192,17 @@ def test_values_are_added_up_over_all_processes() -> None:
     assert float(mine[1]) == 6.0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("may", [True, False])
+def test_all_processes_compute_as_exactly_as_the_leading_one(may: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", may)
+    votes = torch.tensor(0.0)
+    with peers.gathered(adding.vote, [(samples.CPU, None)], device=samples.CPU) as group:
+        group.tell("once")
+        group.peers.add_up([votes])
+    assert bool(votes) == may
+
+
 @dataclass(frozen=True)
 class Breaking(ImageFeed):
     """Images that become others on their way to another process."""

@@ -195,7 +195,9 @@ def _start(follow: Follow, works: Sequence[tuple[torch.device, Any]], store: Pat
         ours, theirs = context.Pipe()
         # As bytes, since tensors sent as such would be shared with this process.
         payload = pickle.dumps((follow, work))
-        settings = _Settings(store, device, threads, torch.are_deterministic_algorithms_enabled())
+        settings = _Settings(
+            store, device, threads, torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+        )
         process = context.Process(
             target=_main, args=(theirs, Peers(place, 1 + len(works)), payload, settings), name=f"peer {place}"
         )
@@ -212,10 +214,12 @@ class _Settings:
     device: torch.device
     threads: int
     deterministic: bool
+    tf32: bool
 
 
 def _main(connection: Connection, peers: Peers, payload: bytes, settings: _Settings) -> None:
     torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.allow_tf32 = settings.tf32
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=[connection, messages], name="listen", daemon=True).start()
     try:
