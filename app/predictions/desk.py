@@ -18,7 +18,7 @@ from app.predictions.opener import FromStorage
 from app.predictions.scheduler import Limits, Scheduler
 from app.predictions.shelf import Opener, Shelf
 from app.runtimes import memory
-from app.runtimes.form import Machine
+from app.runtimes.form import BATCH, Machine
 from app.settings import Settings
 
 DRAIN_SECONDS = 20
@@ -74,7 +74,7 @@ class Desk:
 def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, *, keeps_loaded: bool) -> Desk:
     """For this machine and a `device` as torch names it; its threads run until it is closed."""
     settings = parts.settings
-    machine = Machine(settings.threads or _cores(), device)
+    machine = Machine(settings.threads or _cores(), device, max(BATCH, settings.batch_size))
     scheduler = Scheduler(
         Limits(
             threads=machine.threads + _WAITING_THREADS,

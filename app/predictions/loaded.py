@@ -13,12 +13,12 @@ from app import errors
 from app.backbones import preprocess
 from app.backbones.preprocess import Preprocessing
 from app.models.artifact import Calibration
-from app.runtimes.form import Form, Images, Machine, Network
+from app.runtimes.form import BATCH, Form, Images, Machine, Network
 
 _WIDE_FROM_SECONDS = 0.01
 """A pass that takes less is not worth a second copy of the network that computes on all threads."""
 _PASSES = 3
-_BATCHES = (8, 32)
+_BATCHES = (8, BATCH)
 _GAIN = 1.15
 """So much more an image must gain by a batch: whoever is in one waits for the others."""
 _LONGEST_BATCH_SECONDS = 0.1

@@ -60,6 +60,10 @@ class Files:
     """The folder with the network in the forms that an optimisation made; None where there was none."""
 
 
+BATCH = 32
+"""Images that are passed together at most where nobody asks for more."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a runtime may use."""
@@ -68,6 +72,8 @@ class Machine:
     """Images that are passed side by side on the CPU, each in one thread."""
     device: str = "cpu"
     """As torch names it."""
+    batch: int = BATCH
+    """Images that are passed together at most."""
 
 
 class Network(Protocol):

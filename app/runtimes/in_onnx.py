@@ -7,8 +7,9 @@ import numpy as np
 
 from app import errors
 from app.libraries import onnxruntime
+from app.models import artifact as artifacts
 from app.runtimes import memory
-from app.runtimes.form import Files, Form, Images, Machine, Passed
+from app.runtimes.form import BATCH, Files, Form, Images, Machine, Passed
 
 NAMES = {"fp32": "fp32.onnx", "int8": "int8.onnx"}
 """The files of an optimisation, by precision."""
@@ -41,6 +42,13 @@ class InOnnx:
         """Nothing: without an arena, memory of a pass is free after it."""
 
 
+class InTensorRt(InOnnx):
+    """A classifier as TensorRT runs it within ONNX Runtime."""
+
+    def widen(self) -> None:
+        """Nothing: all of the GPU computes any pass, and a second session would hold the engine twice."""
+
+
 def open_onnx(files: Files, form: Form, machine: Machine) -> InOnnx:
     """For the CPU. Raises `Unavailable`."""
     if onnxruntime is None:
@@ -48,8 +56,9 @@ def open_onnx(files: Files, form: Form, machine: Machine) -> InOnnx:
     return InOnnx(file_of(files, form.precision), machine, ["CPUExecutionProvider"])
 
 
-def open_tensorrt(files: Files, form: Form, machine: Machine) -> InOnnx:
-    """For an NVIDIA GPU. Raises `Unavailable`."""
+def open_tensorrt(files: Files, form: Form, machine: Machine) -> InTensorRt:
+    """For an NVIDIA GPU. Raises `Unavailable`, also where TensorRT cannot take the whole network: the shapes between
+    parts are not known."""
     path = file_of(files, "fp32")
     if onnxruntime is None or _TENSORRT not in onnxruntime.get_available_providers():
         raise errors.Unavailable("ONNX Runtime with TensorRT is not installed", code="runtime_unavailable")
@@ -62,8 +71,9 @@ def open_tensorrt(files: Files, form: Form, machine: Machine) -> InOnnx:
         "trt_bf16_enable": form.precision == "bf16",
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(engines),
+        **_profile(artifacts.describe(files.artifact).preprocessing.crop, machine),
     }
-    return InOnnx(path, machine, [(_TENSORRT, options), "CPUExecutionProvider"])
+    return InTensorRt(path, machine, [(_TENSORRT, options), "CPUExecutionProvider"])
 
 
 def file_of(files: Files, precision: str) -> Path:
@@ -72,6 +82,13 @@ def file_of(files: Files, precision: str) -> Path:
     if path is None or not path.is_file():
         raise errors.Unavailable(f"the network was not written down in {precision}", code="runtime_unavailable")
     return path
+
+
+def _profile(side: int, machine: Machine) -> dict[str, str]:
+    """For which numbers of images `side` pixels wide an engine is built, and for which it is the fastest: else it would
+    be for those that it has seen, and be built anew, within a request, for each that is outside of them."""
+    counts = {"min": 1, "opt": min(BATCH, machine.batch), "max": machine.batch}
+    return {f"trt_profile_{end}_shapes": f"{INPUT}:{count}x{side}x{side}x3" for end, count in counts.items()}
 
 
 def _session(path: Path, threads: int, providers: Providers) -> "onnxruntime.InferenceSession":

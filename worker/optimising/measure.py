@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from app import errors
 from app.optimisation import Figures, Runtime, Speed
 from app.runtimes import memory
-from app.runtimes.form import Machine, Network
+from app.runtimes.form import BATCH, Machine, Network
 from worker.training import calibrate, data
 from worker.training.events import Emit, Progress
 
-_BATCHES = {"cpu": 1, "cuda": 32}
+_BATCHES = {"cpu": 1, "cuda": BATCH}
 """Images that a network is given at once: a CPU gains nothing by more, for it passes several side by side."""
 _SECONDS = 1.0
 _FEWEST_RUNS = 5
