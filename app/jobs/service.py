@@ -167,13 +167,14 @@ def submit_optimisation(
 
 
 def _joined(session: Session, job: Job, *, now: datetime) -> Job:
-    """The job that is after the same subject already, or else `job`, inserted."""
-    going_on = select(Job).where(Job.subject == job.subject, Job.state.not_in(ENDED))
+    """The job that is after the same subject already, or else `job`, inserted. Raises `Conflict` while that one is to
+    be paused."""
+    going_on = select(Job).where(Job.subject == job.subject, Job.state.not_in(("cancelling", *ENDED)))
     for _ in range(_TRIES):
         found = session.scalar(going_on)
         if found is not None:
             # Whoever asks wants to have it, also where somebody else has stopped it.
-            return resume(session, found.id, now=now) if found.state == "paused" else found
+            return resume(session, found.id, now=now) if found.state in ("pausing", "paused") else found
         try:
             with session.begin_nested():
                 _insert(session, job)

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
 
-_NOT_ENDED = text("state NOT IN ('succeeded', 'failed', 'cancelled')")
+# A job that is to be cancelled finds nothing out any more, so it is in nobody's way.
+_FINDING_OUT = text("state NOT IN ('cancelling', 'succeeded', 'failed', 'cancelled')")
 # Imports into one dataset take turns: each makes the version after the last.
 _INGESTING = text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')")
 
@@ -20,7 +21,7 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_state_queue", "state", "queue"),
         Index("uq_jobs_one_ingest", "dataset_id", unique=True, sqlite_where=_INGESTING, postgresql_where=_INGESTING),
-        Index("uq_jobs_subject", "subject", unique=True, sqlite_where=_NOT_ENDED, postgresql_where=_NOT_ENDED),
+        Index("uq_jobs_subject", "subject", unique=True, sqlite_where=_FINDING_OUT, postgresql_where=_FINDING_OUT),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -145,8 +145,8 @@ def upgrade() -> None:
             "uq_jobs_subject",
             ["subject"],
             unique=True,
-            sqlite_where=sa.text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
-            postgresql_where=sa.text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
+            sqlite_where=sa.text("state NOT IN ('cancelling', 'succeeded', 'failed', 'cancelled')"),
+            postgresql_where=sa.text("state NOT IN ('cancelling', 'succeeded', 'failed', 'cancelled')"),
         )
 
     op.create_table(
@@ -324,8 +324,8 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index(
             "uq_jobs_subject",
-            sqlite_where=sa.text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
-            postgresql_where=sa.text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
+            sqlite_where=sa.text("state NOT IN ('cancelling', 'succeeded', 'failed', 'cancelled')"),
+            postgresql_where=sa.text("state NOT IN ('cancelling', 'succeeded', 'failed', 'cancelled')"),
         )
         batch_op.drop_index(
             "uq_jobs_one_ingest",

@@ -171,6 +171,40 @@ def test_who_asks_for_what_is_paused_sets_it_going_again(http: TestClient, versi
     assert bell.rung[-1] == ("gpu", job_id)
 
 
+def test_who_asks_for_what_is_being_cancelled_gets_another_job(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    first = asked(http, wanted(versioned, measure=True))["id"]
+    with database.write() as session:
+        claim = leases.claim(session, first, now=NOW, lease_seconds=30)
+        assert claim is not None
+    assert http.post(f"/v1/jobs/{first}/cancel").json()["state"] == "cancelling"
+
+    second = asked(http, wanted(versioned, measure=True))["id"]
+    assert second != first
+    assert asked(http, wanted(versioned, measure=True))["id"] == second
+    with database.write() as session:
+        leases.confirm_cancel(session, claim, now=NOW)
+    assert asked(http, wanted(versioned, measure=True))["id"] == second
+
+
+def test_who_asks_for_what_is_being_paused_is_told_to_wait_and_sets_it_going_again_then(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    job_id = asked(http, wanted(versioned, measure=True))["id"]
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
+        assert claim is not None
+    assert http.post(f"/v1/jobs/{job_id}/pause").json()["state"] == "pausing"
+
+    told = problem(http.post("/v1/plans", json=wanted(versioned, measure=True)), 409)
+    assert (told["code"], told["state"]) == ("job_in_other_state", "pausing")
+    with database.write() as session:
+        leases.confirm_pause(session, claim, now=NOW)
+    again = asked(http, wanted(versioned, measure=True))
+    assert (again["id"], again["state"]) == (job_id, "queued")
+
+
 def test_a_request_to_measure_repeated_with_its_key_is_answered_with_its_job(
     http: TestClient, versioned: str, database: Database
 ) -> None:
