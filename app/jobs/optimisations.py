@@ -5,9 +5,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
+from app import idempotency
 from app.bodies import JsonRoute
 from app.db import after_commit, utc_now
-from app.deps import PartsDep
+from app.deps import IdempotentDep, PartsDep
 from app.jobs import service
 from app.jobs.schemas import JobRead, OptimisationCreate
 from app.models import service as models
@@ -23,16 +24,22 @@ def optimise_version(
     number: Number,
     wanted: Annotated[OptimisationCreate, Body()],
     parts: PartsDep,
+    request: IdempotentDep,
     response: Response,
 ) -> JobRead:
     """Build a version for every runtime at hand, in every precision that the machine has, and measure each on the
     validation images; the fastest inside the tolerance is served from then on. Whoever asks for the same meanwhile
     gets the same job. What came of it is read at `…/runtimes`."""
     with parts.database.write() as session:
-        version = models.find_version(session, name, number)
-        attempts = parts.settings.max_attempts
-        job = service.submit_optimisation(session, name, version, wanted, max_attempts=attempts, now=utc_now())
-        queue, job_id = job.queue, job.id
-        after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+        existing = idempotency.recall(session, request)
+        if existing is None:
+            version = models.find_version(session, name, number)
+            attempts = parts.settings.max_attempts
+            job = service.submit_optimisation(session, name, version, wanted, max_attempts=attempts, now=utc_now())
+            idempotency.remember(session, request, job.id, now=utc_now())
+            queue, job_id = job.queue, job.id
+            after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+        else:
+            job = service.find(session, existing)
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return JobRead.model_validate(job)

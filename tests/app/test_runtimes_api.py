@@ -69,6 +69,21 @@ def test_a_job_is_queued_once_for_all_who_ask_for_the_same(
         assert queued.queue == "cpu"
 
 
+def test_a_request_repeated_with_its_key_is_answered_with_its_job_also_after_its_end(
+    http: TestClient, version_id: str
+) -> None:
+    key = {"Idempotency-Key": "k"}
+    first = http.post(f"{VERSION}/optimise", json={}, headers=key).json()["id"]
+    assert http.post(f"/v1/jobs/{first}/cancel").json()["state"] == "cancelled"
+
+    again = http.post(f"{VERSION}/optimise", json={}, headers=key)
+    assert (again.status_code, again.json()["id"]) == (202, first)
+    assert again.headers["location"] == f"/v1/jobs/{first}"
+    other = http.post(f"{VERSION}/optimise", json={"device": "cpu"}, headers=key)
+    assert problem(other, 422)["code"] == "idempotency_key_reused"
+    assert http.post(f"{VERSION}/optimise", json={}).json()["id"] != first
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
