@@ -179,8 +179,8 @@ def _kind(path: str, mode: int) -> Kind:
 
 def _unpacked(file: BinaryIO, member: _Member) -> bytes:
     size = member.entry.size_bytes
-    if member.start < 0:
-        raise entries.broken("its place is before the beginning")
+    if not 0 <= member.start <= file.seek(0, 2):
+        raise entries.broken("its place is outside the zip")
     file.seek(member.start)
     signature, name_size, extra_size = _LOCAL.unpack(_exactly(file, _LOCAL.size))
     if signature != b"PK\x03\x04":

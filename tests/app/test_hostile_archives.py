@@ -177,6 +177,29 @@ def test_the_entries_of_a_zip_are_counted_and_not_believed(tmp_path: Path) -> No
     assert refusal(path, replace(LIMITS, max_entries=10)) == "too_many_entries"
 
 
+@pytest.mark.parametrize("start", [1 << 20, (1 << 63) - 4096, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_a_file_whose_place_is_outside_the_zip_is_refused_alone(tmp_path: Path, start: int) -> None:
+    files = {f"{label}/{number}.jpg": label.encode() * 700 for label in "ab" for number in range(2)}
+    path = factories.zip_of(tmp_path, files)
+    with zipfile.ZipFile(path) as packed:
+        list_start, first = packed.start_dir, packed.infolist()[0].filename
+    content = bytearray(path.read_bytes())
+    # The first line of the list says that its place is in the larger form, which comes after the name.
+    extra = struct.pack("<HHQ", 1, 8, start)
+    struct.pack_into("<H", content, list_start + 30, len(extra))
+    struct.pack_into("<L", content, list_start + 42, 0xFFFFFFFF)
+    content[list_start + 46 + len(first) : list_start + 46 + len(first)] = extra
+    list_size = len(content) - 22 - list_start
+    struct.pack_into("<L", content, len(content) - 10, list_size)
+    path.write_bytes(content)
+
+    found = contents(path)
+    refused = found.pop(first)
+    assert isinstance(refused, Misplaced)
+    assert refused.code == "broken_in_archive"
+    assert found == {name: packed for name, packed in files.items() if name != first}
+
+
 @pytest.mark.parametrize("name", ["a/" * 33 + "1.jpg", "a/" + "x" * 1030])
 @pytest.mark.parametrize("pack", [factories.zip_of, factories.tar_of])
 def test_paths_without_end_are_refused(tmp_path: Path, pack: factories.Pack, name: str) -> None:
