@@ -12,7 +12,7 @@ import httpx
 import httpx_sse
 import msgspec
 
-from client import answers
+from client import answers, references
 from client.errors import Problem, Unreachable
 from client.forms import Runtimes
 from client.recipe import Recipe
@@ -165,7 +165,7 @@ class Client:
         """Start a comparison of backbones and models (`name`, `name@version`, `name:alias`) on a version of a data
         set; of all backbones whose weights are at hand where neither are given. The job's result names the ranking."""
         candidates: list[dict[str, object]] = [{"backbone": name} for name in backbones or ()]
-        candidates += [_own(reference) for reference in models]
+        candidates += [{"model": reference} for reference in models]
         wanted: dict[str, object] = {
             "kind": "rank",
             "dataset": dataset_id,
@@ -279,12 +279,12 @@ class Client:
         answers.checked(self._again(lambda: self._http.delete(alias_path(model, alias), headers=headers)))
 
     def resolve(self, reference: str) -> tuple[str, int]:
-        """The model and the number of the version that `name`, `name@version` or `name:alias` addresses."""
-        name, _, alias = reference.partition(":")
-        if alias:
-            return name, self.alias(name, alias).version
-        name, _, number = reference.partition("@")
-        return name, int(number) if number.isdecimal() else self.model(name).latest_version
+        """The model and the number of the version that `name`, `name@version` or `name:alias` addresses. Raises
+        `Refused` for what is none of these."""
+        wanted = references.parse(reference)
+        if wanted.alias is not None:
+            return wanted.name, self.alias(wanted.name, wanted.alias).version
+        return wanted.name, wanted.number or self.model(wanted.name).latest_version
 
     def optimise(self, model: str, number: int, wanted: Mapping[str, object]) -> Job:
         """Start, or join, the comparison of a version's forms; `wanted` has `tolerance`, `forms`, `device`, or none."""
@@ -374,11 +374,6 @@ class Client:
 class _Page(msgspec.Struct, frozen=True):
     data: list[object]
     has_more: bool
-
-
-def _own(reference: str) -> dict[str, object]:
-    name, _, number = reference.partition("@")
-    return {"model": name, "version": int(number) if number.isdecimal() else None}
 
 
 def _asked(recipe: Recipe) -> dict[str, object]:

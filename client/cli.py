@@ -185,12 +185,7 @@ def _backbone_of(client: Client, base: str | None) -> str:
     """The network of a model version, or what is usual where there is none."""
     if base is None:
         return DEFAULT_BACKBONE
-    name, _, number = base.partition("@")
-    model, _, alias = base.partition(":")
-    if alias:
-        name, number = model, str(client.alias(model, alias).version)
-    version = int(number) if number.isdecimal() else client.model(name).latest_version
-    return client.model_version(name, version).backbone
+    return client.model_version(*client.resolve(base)).backbone
 
 
 def _label_map(given: list[str]) -> dict[str, str] | None:
