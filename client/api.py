@@ -4,17 +4,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
 import httpx
-import httpx_sse
 import msgspec
 
-from client import answers, references
-from client.errors import Problem, Unreachable
-from client.forms import Runtimes
+from client import answers, events, references
+from client.answers import Answer
+from client.errors import Unreachable
+from client.forms import Pins, Runtimes
 from client.recipe import Recipe
 from client.values import (
     Alias,
@@ -42,12 +43,10 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _ATTEMPTS = 4
 _PATIENCE = 0.9
 """Of the time in which an answer must begin, how much the service may take for it."""
+_CHANGED_SINCE = httpx.codes.PRECONDITION_FAILED
 _IMAGES_A_REQUEST = 16
 _PAGE = 100
 _MEDIA_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip"}
-
-_EVENT = msgspec.json.Decoder(Event)
-_PROGRESS = msgspec.json.Decoder(Progress)
 
 T = TypeVar("T")
 
@@ -55,8 +54,8 @@ T = TypeVar("T")
 class Client:
     """A connection to the service at `url`.
 
-    Every method raises `Problem` where the service refuses, and `Unreachable` where it does not answer. What creates
-    something is safe to repeat: it is tried again after a lost connection, and done once.
+    Every method raises `Problem` where the service refuses, and `Unreachable` where it does not answer. What creates or
+    changes something is tried again after a lost connection, and done once.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0, attempts: int = _ATTEMPTS) -> None:
@@ -202,7 +201,7 @@ class Client:
         last, failures = 0, 0
         while True:
             try:
-                for told in self._stream(job_id, last):
+                for told in events.stream(self._http, job_id, after=last):
                     failures = 0
                     if isinstance(told, Event):
                         last = told.seq
@@ -253,30 +252,42 @@ class Client:
         """Let an alias point to a version, whether it is there or not; with `revision`, only if it is at that one.
         Where `keep_loaded` is None, that stays as it is."""
         path, wanted = alias_path(model, alias), {"version": version, "keep_loaded": keep_loaded}
+
+        def put(condition: Mapping[str, str]) -> httpx.Response:
+            return self._http.put(path, json=wanted, headers=condition)
+
+        def made() -> Alias | None:
+            now = self.alias(model, alias)
+            kept = now.keep_loaded if keep_loaded is None else keep_loaded
+            is_ours = (now.revision - 1, now.version, now.keep_loaded) == (revision, version, kept)
+            return now if is_ours else None
+
         if revision is not None:
-            return self._change("PUT", path, f'"{revision}"', wanted)
-        try:
-            return self._change("PUT", path, "*", wanted)
-        except Problem as problem:
-            if problem.code != "precondition_failed":
-                raise
-        try:
-            headers = {"If-None-Match": "*"}
-            return _read(self._again(lambda: self._http.put(path, json=wanted, headers=headers)), Alias)
-        except Problem as problem:  # made since then, by somebody else or by an answer that was lost
-            if problem.code != "precondition_failed":
-                raise
-        return self._change("PUT", path, "*", wanted)
+            return self._change(lambda: put(_if_at(revision)), Alias, made)
+        # The last one finds what was made since the first, by somebody else or by an answer that was lost.
+        for condition in (_if_at(None), {"If-None-Match": "*"}):
+            response = self._again(partial(put, condition))
+            if response.status_code != _CHANGED_SINCE:
+                return _read(response, Alias)
+        return _read(self._again(lambda: put(_if_at(None))), Alias)
 
     def roll_back(self, model: str, alias: str, *, revision: int | None = None) -> Alias:
         """Let an alias point to where it did before; from the state that it has now, or from that of `revision`."""
+        path = alias_path(model, alias)
         based_on = self.alias(model, alias).revision if revision is None else revision
-        return self._change("POST", f"{alias_path(model, alias)}/rollback", f'"{based_on}"', None)
+
+        def made() -> Alias | None:
+            last = next(self.alias_history(model, alias))
+            is_ours = (last.revision, last.action) == (based_on + 1, "rolled_back")
+            return self.alias(model, alias) if is_ours else None
+
+        return self._change(lambda: self._http.post(f"{path}/rollback", headers=_if_at(based_on)), Alias, made)
 
     def remove_alias(self, model: str, alias: str, *, revision: int | None = None) -> None:
         """Remove an alias, whatever its state, or only at `revision`; the version stays."""
-        headers = {"If-Match": "*" if revision is None else f'"{revision}"'}
-        answers.checked(self._again(lambda: self._http.delete(alias_path(model, alias), headers=headers)))
+        answer = self._tried(lambda: self._http.delete(alias_path(model, alias), headers=_if_at(revision)))
+        if not (answer.may_be_done and answer.response.status_code == httpx.codes.NOT_FOUND):
+            answers.checked(answer.response)
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """The model and the number of the version that `name`, `name@version` or `name:alias` addresses. Raises
@@ -296,8 +307,14 @@ class Client:
 
     def pin(self, model: str, number: int, pins: Mapping[str, str], *, revision: int) -> Runtimes:
         """Decide by which `runtime` and in which `precision` a version is run, if its pins are still at `revision`."""
-        path, state = f"/v1/models/{model}/versions/{number}/runtimes", {"If-Match": f'"{revision}"'}
-        return _read(self._http.put(path, json=pins, headers=state), Runtimes)
+        path = f"/v1/models/{model}/versions/{number}/runtimes"
+        wanted = Pins(pins.get("runtime", "auto"), pins.get("precision", "auto"))
+
+        def made() -> Runtimes | None:
+            now = self.runtimes(model, number)
+            return now if (now.revision, now.pins) == (revision + 1, wanted) else None
+
+        return self._change(lambda: self._http.put(path, json=pins, headers=_if_at(revision)), Runtimes, made)
 
     def predict(self, model: str, images: Sequence[Path], *, top_k: int = 5) -> list[Prediction]:
         """Labels for image files, in their order; `model` is `name`, `name@version` or `name:alias`."""
@@ -315,9 +332,12 @@ class Client:
             self._again(lambda: self._http.post(path, params=params, files=files, headers=headers)), Predictions
         )
 
-    def _change(self, method: str, path: str, if_match: str, wanted: Mapping[str, object] | None) -> Alias:
-        headers = {"If-Match": if_match}
-        return _read(self._again(lambda: self._http.request(method, path, json=wanted, headers=headers)), Alias)
+    def _change(self, send: Callable[[], httpx.Response], kind: type[T], made: Callable[[], T | None]) -> T:
+        """What a change of one state of a thing has made. After a lost answer its repeat may be refused because it was
+        carried out: then `made` tells what is there, or None where that is the work of somebody else."""
+        answer = self._tried(send)
+        found = made() if answer.may_be_done and answer.response.status_code == _CHANGED_SINCE else None
+        return _read(answer.response, kind) if found is None else found
 
     def _get(self, path: str, kind: type[T]) -> T:
         return _read(self._again(lambda: self._http.get(path)), kind)
@@ -350,18 +370,10 @@ class Client:
         response = self._again(lambda: self._http.get(path, params={"limit": str(_PAGE), **after}))
         return answers.checked(response).content
 
-    def _stream(self, job_id: str, last: int) -> Iterator[Event | Progress]:
-        headers = {"Last-Event-ID": str(last)}
-        with httpx_sse.connect_sse(self._http, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as source:
-            if source.response.is_error:
-                source.response.read()
-            answers.checked(source.response)
-            for sent in source.iter_sse():
-                if not sent.data:
-                    continue  # a sign of life between events
-                yield _PROGRESS.decode(sent.data) if sent.event == "progress" else _EVENT.decode(sent.data)
-
     def _again(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        return self._tried(send).response
+
+    def _tried(self, send: Callable[[], httpx.Response]) -> Answer:
         try:
             return answers.again(send, attempts=self._attempts)
         except httpx.TransportError as error:
@@ -374,6 +386,10 @@ class Client:
 class _Page(msgspec.Struct, frozen=True):
     data: list[object]
     has_more: bool
+
+
+def _if_at(revision: int | None) -> dict[str, str]:
+    return {"If-Match": "*" if revision is None else f'"{revision}"'}
 
 
 def _asked(recipe: Recipe) -> dict[str, object]:
