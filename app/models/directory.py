@@ -19,9 +19,9 @@ from sqlalchemy.orm import Session
 
 from app import errors
 from app.db import Database
-from app.models import references, service, serving
+from app.models import references, service
 from app.models.service import Served
-from app.models.serving import PLAIN_PROCESS, Process
+from app.models.serving import PLAIN_PROCESS, Choices, Process
 from app.models.tables import Alias, Model, ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ Listener = Callable[[Snapshot], None]
 _NOTHING = Snapshot(-1, MappingProxyType({}), (), ())
 
 
-def load(session: Session, process: Process) -> Snapshot:
-    """The registry as it is now, for `process`."""
+def load(session: Session, choices: Choices) -> Snapshot:
+    """The registry as it is now, for the process that `choices` are of."""
     # The count first, and versions last, which are only ever added: what a later query sees may be newer than what an
     # earlier one saw, and so no change is missed and no alias points to a version that is not there.
     revision = service.revision(session)
@@ -95,7 +95,7 @@ def load(session: Session, process: Process) -> Snapshot:
         .order_by(Model.id.desc(), ModelVersion.number)
     ).all()
     served: dict[str, Served] = {}
-    ways = serving.of_all(session, process)
+    ways = choices.of_all(session)
     for name, number, version_id in versions:
         version = Served(version_id, name, number, ways[version_id])
         served[name] = served[f"{name}@{number}"] = version  # the last of a name is its newest
@@ -112,7 +112,7 @@ class Directory:
 
     def __init__(self, database: Database, *, poll_seconds: float, process: Process = PLAIN_PROCESS) -> None:
         self._database = database
-        self._process = process
+        self._choices = Choices(process)
         self._poll_seconds = poll_seconds
         self._snapshot = _NOTHING
         self._listeners: list[Listener] = []
@@ -233,7 +233,7 @@ class Directory:
         try:
             with self._database.read() as session:
                 is_new = service.revision(session) != self._snapshot.revision
-                snapshot = load(session, self._process) if is_new else self._snapshot
+                snapshot = load(session, self._choices) if is_new else self._snapshot
         except Exception:  # the thread must live on, whatever the matter
             if not self._is_away:
                 logger.exception("the registry cannot be read; what is known of it goes on being served")

@@ -1,6 +1,6 @@
 """How model versions are run: what was measured of their forms, what somebody has pinned, and what follows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -12,10 +12,12 @@ from app import errors, optimisation
 from app.db import new_id
 from app.models import service
 from app.models.tables import ModelVersion, Optimisation
-from app.optimisation import NO_PINS, DeviceKind, Pins, Report, Serving
+from app.optimisation import NO_PINS, UNOPTIMISED, DeviceKind, Pins, Report, Serving
 from app.settings import Settings
 
 _REPORT = TypeAdapter(Report)
+_IDS_A_STATEMENT = 10_000
+"""Databases take no more than some thirty thousand values."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,40 @@ class Process:
 
 
 PLAIN_PROCESS = Process()
+_Case = tuple[str, Pins]
+"""The id of an optimisation, and what is pinned for its version."""
+
+
+class Choices:
+    """How `process` is to run every version. What an optimisation has measured never changes, so its report is read
+    once, and again only where something else is pinned."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._known: dict[_Case, Serving] = {}
+
+    def of_all(self, session: Session) -> Mapping[str, Serving]:
+        """How each version that there is now is to be run, by its id."""
+        newest = select(Optimisation.version_id, func.max(Optimisation.id))
+        newest = newest.where(Optimisation.device == self._process.device).group_by(Optimisation.version_id)
+        optimised = dict(session.execute(newest).all())
+        versions = session.execute(select(ModelVersion.id, ModelVersion.runtime, ModelVersion.precision)).all()
+        cases = {
+            version_id: (optimised[version_id], self._process.pins.over(Pins(runtime, precision)))
+            for version_id, runtime, precision in versions
+            if version_id in optimised
+        }
+        self._known = self._chosen(session, set(cases.values()))
+        served = {version_id: self._known[case] for version_id, case in cases.items()}
+        return {version_id: served.get(version_id, UNOPTIMISED) for version_id, _, _ in versions}
+
+    def _chosen(self, session: Session, cases: set[_Case]) -> dict[_Case, Serving]:
+        chosen = {case: self._known[case] for case in cases & self._known.keys()}
+        pins = dict(cases - chosen.keys())
+        for optimisation_id, report in _reports(session, list(pins)):
+            forms = optimisation.choose(report, pins[optimisation_id])
+            chosen[optimisation_id, pins[optimisation_id]] = Serving(optimisation_id, forms)
+        return chosen
 
 
 def new_optimisation_id() -> str:
@@ -101,18 +137,6 @@ def of_version(session: Session, version: ModelVersion, process: Process) -> Ser
     return _serving(row, process.pins.over(pins_of(version)))
 
 
-def of_all(session: Session, process: Process) -> Mapping[str, Serving]:
-    """The same for every version there is, by its id."""
-    on_device = select(func.max(Optimisation.id)).where(Optimisation.device == process.device)
-    last = on_device.group_by(Optimisation.version_id)
-    rows = {row.version_id: row for row in session.scalars(select(Optimisation).where(Optimisation.id.in_(last)))}
-    versions = session.execute(select(ModelVersion.id, ModelVersion.runtime, ModelVersion.precision))
-    return {
-        version_id: _serving(rows.get(version_id), process.pins.over(Pins(runtime, precision)))
-        for version_id, runtime, precision in versions
-    }
-
-
 def pin(session: Session, name: str, number: int, pins: Pins, *, revision: int | None) -> ModelVersion:
     """Decide what a version is run by. Raises `UnknownName`, `Invalid` where that was not built, and
     `PreconditionFailed` unless the pins are at `revision` (None: any)."""
@@ -132,6 +156,13 @@ def pin(session: Session, name: str, number: int, pins: Pins, *, revision: int |
     service.touch(session)
     session.expire_all()
     return service.find_version(session, name, number)
+
+
+def _reports(session: Session, ids: Sequence[str]) -> Iterator[tuple[str, Report]]:
+    for start in range(0, len(ids), _IDS_A_STATEMENT):
+        some = Optimisation.id.in_(ids[start : start + _IDS_A_STATEMENT])
+        for optimisation_id, report in session.execute(select(Optimisation.id, Optimisation.report).where(some)):
+            yield optimisation_id, _REPORT.validate_python(report)
 
 
 def _serving(row: Optimisation | None, pins: Pins) -> Serving:

@@ -12,7 +12,7 @@ import torch
 
 from app.metrics import Metrics
 from app.models import directory
-from app.models.serving import Process
+from app.models.serving import Choices, Process
 from app.optimisation import Pins
 from app.predictions.loaded import Loaded
 from app.predictions.opener import FromStorage
@@ -38,7 +38,7 @@ def opened(folder: Folder, subject: Subject, *, precision: str, threads: int) ->
     """The newest version of the model, in the form in which the service has it at `precision` (`best` or `fp32`)."""
     pins = Pins() if precision == "best" else Pins(precision=precision)
     with folder.database.read() as session:
-        snapshot = directory.load(session, Process("cpu", pins))
+        snapshot = directory.load(session, Choices(Process("cpu", pins)))
     source = FromStorage(folder.storage, Machine(threads), 1, Metrics())
     return source.open(snapshot.served[subject.model])
 

@@ -19,7 +19,7 @@ from app.models import aliases, serving
 from app.models import service as models
 from app.models.directory import Directory, Snapshot, load
 from app.models.schemas import AliasPut
-from app.models.serving import PLAIN_PROCESS, NewOptimisation
+from app.models.serving import PLAIN_PROCESS, Choices, NewOptimisation
 from app.models.tables import Model, ModelVersion
 from app.optimisation import UNOPTIMISED, Pins, Serving
 from tests import factories
@@ -327,7 +327,7 @@ def test_ten_thousand_versions_are_loaded_in_as_few_statements_as_one(
     add_version()
     asked = Watched(database)
     with database.read() as session:
-        load(session, PLAIN_PROCESS)
+        load(session, Choices(PLAIN_PROCESS))
     for_one, asked.count = asked.count, 0
     now, models_there, versions_each = utc_now(), 1000, 10
     numbers = [(model, number) for model in range(models_there) for number in range(1, versions_each + 1)]
@@ -360,7 +360,7 @@ def test_ten_thousand_versions_are_loaded_in_as_few_statements_as_one(
         models.touch(session)
     asked.count = 0
     with database.read() as session:
-        snapshot = load(session, PLAIN_PROCESS)
+        snapshot = load(session, Choices(PLAIN_PROCESS))
 
     assert asked.count == for_one
     assert len(snapshot.served) == models_there * (versions_each + 1) + 2

@@ -185,7 +185,7 @@ def test_the_newest_optimisation_counts_and_the_sweep_keeps_what_has_a_row(
         version = models.find_version(session, "colours", 1)
         served = serving.of_version(session, version, Process())
         assert served.optimisation_id == second
-        assert serving.of_all(session, Process()) == {trained: served}
+        assert serving.Choices(Process()).of_all(session) == {trained: served}
         elsewhere = serving.of_version(session, version, Process("cuda"))
     assert elsewhere == Serving(None, (PLAIN.name,))
 
