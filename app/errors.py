@@ -55,6 +55,13 @@ class GraftError(Exception):
         self.field = field
         return self
 
+    def anew(self) -> Self:
+        """This error as one that was never raised, for one more caller: one that is raised again and again holds the
+        frames of all who raised it, with whatever is in them."""
+        fresh = type(self).__new__(type(self), *self.args)
+        vars(fresh).update(vars(self), detail=dict(self.detail))
+        return fresh
+
 
 class NotFound(GraftError):
     title = "Not found"

@@ -80,7 +80,8 @@ class Engine:
     async def prepare(self, version: Served) -> Loaded:
         """Load it, if it is not there. Raises `Unavailable`."""
         with self._shelf.use(version) as standing:
-            return (await asyncio.wrap_future(standing.future)).loaded
+            await _settled(standing)
+            return standing.lane().loaded
 
     def is_ready(self, reference: str, target: Served) -> bool:
         """Whether whoever answers to `reference` was ever loaded here, so that it will be again where it had to go for
@@ -88,9 +89,9 @@ class Engine:
         version = self._answers_to(reference, target)
         if version not in self._ready:
             with self._shelf.use(version) as standing:
-                if not standing.future.done():
+                if not standing.settled.done():
                     return False
-                standing.future.result()
+                standing.lane()
             self._ready.add(version)
         return True
 
@@ -123,14 +124,12 @@ class Engine:
         return target
 
     async def _lane(self, standing: Standing, timeout_seconds: float) -> Lane:
-        if standing.future.done():
-            return standing.future.result()
-        # Others wait for the same one: that this request goes away must not end it.
-        waiting = asyncio.shield(asyncio.wrap_future(standing.future))
-        try:
-            return await asyncio.wait_for(waiting, timeout_seconds)
-        except TimeoutError as error:
-            raise errors.Overloaded("the model is still being loaded; try again in a moment") from error
+        if not standing.settled.done():
+            try:
+                await asyncio.wait_for(_settled(standing), timeout_seconds)
+            except TimeoutError as error:
+                raise errors.Overloaded("the model is still being loaded; try again in a moment") from error
+        return standing.lane()
 
     async def _answered(self, lane: Lane, images: Sequence[Given], arrived: float, timeout_seconds: float) -> Ticket:
         loop = asyncio.get_running_loop()
@@ -153,6 +152,11 @@ class Engine:
         if ticket.error is not None:
             raise ticket.error
         return ticket
+
+
+async def _settled(standing: Standing) -> None:
+    # Others wait for the same one: that this one goes away must not end it.
+    await asyncio.shield(asyncio.wrap_future(standing.settled))
 
 
 def _give_up(ticket: Ticket) -> None:

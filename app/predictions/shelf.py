@@ -45,10 +45,35 @@ class Standing:
     """A model version on the shelf, or on its way."""
 
     version: Served
-    future: Future[Lane] = field(default_factory=Future)
+    settled: Future[None] = field(default_factory=Future)
+    """Done once it is loaded or could not be; never an error."""
     memory_bytes: int = 0
     users: int = 0
     failed_at: float | None = None
+    _lane: Lane | None = None
+    _failure: errors.GraftError | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._lane is not None
+
+    def lane(self, timeout_seconds: float | None = None) -> Lane:
+        """Its queue, once it is settled. Raises `Unavailable`, for each caller anew."""
+        self.settled.result(timeout_seconds)
+        if self._failure is not None:
+            raise self._failure.anew()
+        assert self._lane is not None
+        return self._lane
+
+    def succeed(self, lane: Lane) -> None:
+        self._lane = lane
+        self.settled.set_result(None)
+
+    def fail(self, failure: errors.GraftError, now: float) -> None:
+        """`failure` is what its callers are told from `now` on, by the clock of `time.monotonic`. What its frames and
+        causes hold, a network among it, is not kept."""
+        self._failure, self.failed_at = failure.anew(), now
+        self.settled.set_result(None)
 
 
 class Shelf:
@@ -79,6 +104,7 @@ class Shelf:
                 raise _stopping()
             standing = self._standing.get(version)
             if standing is None or self._is_worth_another_try(standing):
+                self._forget_failed()
                 standing = self._standing[version] = Standing(version)
                 self._loaders.submit(self._load, standing)
             self._standing.move_to_end(version)
@@ -108,14 +134,13 @@ class Shelf:
     def lane(self, version: Served) -> Lane | None:
         """Its queue, if it is loaded. Never waits."""
         standing = self._standing.get(version)
-        if standing is None or not standing.future.done() or standing.future.exception() is not None:
-            return None
-        return standing.future.result()
+        return standing.lane() if standing is not None and standing.is_loaded else None
 
     def was_tried(self, version: Served) -> bool:
-        """Whether it is loaded, or could not be the last time."""
+        """Whether it is loaded, or could not be the last time. Of one that is not pinned, the latter is not known for
+        long."""
         standing = self._standing.get(version)
-        return standing is not None and standing.future.done()
+        return standing is not None and standing.settled.done()
 
     def pin(self, versions: frozenset[Served]) -> None:
         """Keep these, each in the form that is named, and only these, whatever else is asked for."""
@@ -126,11 +151,7 @@ class Shelf:
     def loaded(self) -> list[Loaded]:
         """All that is there."""
         with self._change:
-            return [
-                standing.future.result().loaded
-                for standing in self._standing.values()
-                if standing.future.done() and standing.future.exception() is None
-            ]
+            return [standing.lane().loaded for standing in self._standing.values() if standing.is_loaded]
 
     @property
     def used_bytes(self) -> int:
@@ -144,8 +165,8 @@ class Shelf:
             self._change.notify_all()
         self._loaders.shutdown(cancel_futures=True)
         for standing in self._standing.values():
-            if not standing.future.done():
-                standing.future.set_exception(_stopping())
+            if not standing.settled.done():
+                standing.fail(_stopping(), time.monotonic())
 
     def _load(self, standing: Standing) -> None:
         try:
@@ -156,17 +177,13 @@ class Shelf:
             finally:
                 memory.give_back()
                 self._settle(standing, need)
-            standing.future.set_result(lane)
+            standing.succeed(lane)
             with self._change:
                 self._change.notify_all()  # from now on it may go for others
-        except BaseException as error:  # passed on to whoever waits for it
-            if not isinstance(error, errors.GraftError):
-                logger.exception("%s@%d could not be loaded", standing.version.model_name, standing.version.number)
-            _forget_frames(error)
+        except BaseException as error:  # told to whoever waits for it
             with self._change:
                 self._free(standing)
-                standing.failed_at = time.monotonic()
-            standing.future.set_exception(error)
+            standing.fail(_told(error, standing.version), time.monotonic())
 
     def _make_room(self, standing: Standing, need: Need) -> None:
         if need.kept > self._max_bytes:
@@ -227,9 +244,16 @@ class Shelf:
         """Whether it failed, and not just now: a request each millisecond is not to read the disk each millisecond."""
         return standing.failed_at is not None and time.monotonic() - standing.failed_at > self._retry_seconds
 
+    def _forget_failed(self) -> None:
+        """What is worth another try need not be known. Of those that are kept it is to be known that they were
+        tried."""
+        for standing in list(self._standing.values()):
+            if self._is_worth_another_try(standing) and standing.version not in self._pinned:
+                del self._standing[standing.version]
+
     def _next_to_go(self) -> Standing | None:
         for version, standing in self._standing.items():
-            is_there = standing.memory_bytes and standing.future.done()
+            is_there = standing.memory_bytes and standing.settled.done()
             if is_there and not standing.users and version not in self._pinned:
                 return standing
         return None
@@ -251,9 +275,9 @@ def _stopping() -> errors.Overloaded:
     return errors.Overloaded("the service is stopping; send this to another one")
 
 
-def _forget_frames(error: BaseException) -> None:
-    """What they hold, a network among it, would stay in memory for as long as the error is known."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = None
-        each = each.__cause__ or each.__context__
+def _told(error: BaseException, version: Served) -> errors.GraftError:
+    """What is said of a version that could not be loaded."""
+    if isinstance(error, errors.GraftError):
+        return error
+    logger.error("%s@%d could not be loaded", version.model_name, version.number, exc_info=error)
+    return errors.Unavailable(f"{version.model_name}@{version.number} could not be loaded: {error}")

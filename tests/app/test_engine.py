@@ -1,8 +1,10 @@
 """The engine: which classifiers it keeps, who waits for one that is being loaded, and who answers meanwhile."""
 
 import asyncio
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,6 +213,31 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(versions: Versions, eng
     versions.add("missing")
 
     assert one(engine, missing).labels == ("ants", "bees")
+
+
+def test_requests_that_were_refused_for_a_model_keep_nothing_of_their_images(
+    versions: Versions, scheduler: Scheduler
+) -> None:
+    source = FromStorage(versions.storage, Machine(threads=2), 1, Metrics())
+    shelf = Shelf(Opener(source.need, source.open, scheduler.lane, lambda: None), max_bytes=1, retry_seconds=60)
+    engine, missing = Engine(shelf, scheduler), Served("missing", "missing", 1)
+    given: list[weakref.ref[Images]] = []
+
+    async def refused() -> None:
+        image = np.zeros((8, 8, 3), np.uint8)
+        given.append(weakref.ref(image))
+        with pytest.raises(errors.Unavailable, match="is missing"):
+            await engine.classify("missing", missing, [image], timeout_seconds=60)
+
+    async def scene() -> None:
+        await asyncio.gather(refused(), refused())
+        await refused()
+
+    asyncio.run(scene())
+    gc.collect()
+    assert len(given) == 3
+    assert all(image() is None for image in given)
+    shelf.close()
 
 
 def test_who_answered_before_goes_on_until_the_next_one_is_loaded(versions: Versions, engine: Engine) -> None:

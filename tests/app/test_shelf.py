@@ -69,7 +69,7 @@ def shelf(machine: Machine) -> Iterator[Shelf]:
 def load(shelf: Shelf, *versions: Served) -> None:
     for version in versions:
         with shelf.use(version) as standing:
-            standing.future.result(PATIENCE)
+            standing.lane(PATIENCE)
 
 
 def on(shelf: Shelf) -> list[Served]:
@@ -98,8 +98,8 @@ def test_two_are_not_loaded_at_once_where_there_is_no_room_for_that(machine: Mac
         assert machine.begun.acquire(timeout=PATIENCE)
         assert shelf.used_bytes == 60
         machine.gate.set()
-        first.future.result(PATIENCE)
-        second.future.result(PATIENCE)
+        first.lane(PATIENCE)
+        second.lane(PATIENCE)
     assert machine.most_at_once == 1
     assert on(shelf) == [FIRST, SECOND]
 
@@ -107,7 +107,7 @@ def test_two_are_not_loaded_at_once_where_there_is_no_room_for_that(machine: Mac
 def test_a_need_that_passes_by_keeps_nobody_out_for_whom_there_is_room(machine: Machine, shelf: Shelf) -> None:
     machine.need = Need(40, 90)
     with shelf.use(FIRST) as standing:
-        standing.future.result(PATIENCE)
+        standing.lane(PATIENCE)
         load(shelf, SECOND)
         assert on(shelf) == [FIRST, SECOND]
 
@@ -132,10 +132,23 @@ def test_memory_that_is_not_of_classifiers_leaves_room_for_half_of_them(machine:
 
 def test_what_failed_to_load_takes_no_room(shelf: Shelf) -> None:
     with shelf.use(FOURTH) as standing, pytest.raises(errors.Unavailable, match="it is broken"):
-        standing.future.result(PATIENCE)
+        standing.lane(PATIENCE)
     wait_for(lambda: shelf.used_bytes == 0)
     load(shelf, FIRST, SECOND, THIRD)
     assert on(shelf) == [FIRST, SECOND, THIRD]
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_what_failed_to_load_is_forgotten_unless_it_is_to_be_kept(machine: Machine, *, is_kept: bool) -> None:
+    opener = Opener(lambda _version: machine.need, machine.open, Lane, machine.used_bytes)
+    shelf = Shelf(opener, max_bytes=BUDGET, retry_seconds=0)
+    shelf.pin(frozenset({FOURTH} if is_kept else ()))
+    with shelf.use(FOURTH) as standing, pytest.raises(errors.Unavailable):
+        standing.lane(PATIENCE)
+    assert shelf.was_tried(FOURTH)
+    load(shelf, FIRST)
+    assert shelf.was_tried(FOURTH) == is_kept
+    shelf.close()
 
 
 def test_a_form_that_is_not_served_any_more_is_not_kept(shelf: Shelf) -> None:
@@ -156,7 +169,7 @@ def test_who_waits_for_room_has_it_as_soon_as_another_is_loaded_and_not_asked(ma
     assert machine.begun.acquire(timeout=PATIENCE)
     with shelf.use(SECOND) as second:
         machine.gate.set()
-        second.future.result(PATIENCE / 4)
+        second.lane(PATIENCE / 4)
     assert on(shelf) == [SECOND]
 
 
@@ -165,7 +178,7 @@ def test_where_all_memory_is_kept_for_others_nobody_waits_for_it(machine: Machin
     shelf.pin(frozenset({FIRST}))
     load(shelf, FIRST)
     with shelf.use(SECOND) as standing, pytest.raises(errors.Overloaded, match="kept loaded leave too little"):
-        standing.future.result(PATIENCE / 4)
+        standing.lane(PATIENCE / 4)
 
 
 def test_who_waits_for_room_does_not_hold_up_the_end(machine: Machine, shelf: Shelf) -> None:
@@ -175,7 +188,7 @@ def test_who_waits_for_room_does_not_hold_up_the_end(machine: Machine, shelf: Sh
         closing = threading.Thread(target=shelf.close)
         closing.start()
         with pytest.raises(errors.Overloaded, match="stopping"):
-            second.future.result(PATIENCE / 4)
+            second.lane(PATIENCE / 4)
         closing.join(PATIENCE)
         assert not closing.is_alive()
 
@@ -189,7 +202,8 @@ def test_what_failed_to_load_keeps_nothing_that_it_had_made(machine: Machine) ->
 
     failing = Shelf(Opener(lambda _version: machine.need, machine.open, lane, machine.used_bytes), max_bytes=BUDGET)
     with failing.use(FIRST) as standing:
-        assert isinstance(standing.future.exception(PATIENCE), errors.Unavailable)
+        with pytest.raises(errors.Unavailable, match="no room for its queue"):
+            standing.lane(PATIENCE)
         wait_for(lambda: made[0]() is None)
     failing.close()
 
