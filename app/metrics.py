@@ -34,7 +34,7 @@ class Metrics:
         )
         self.fallbacks = Counter(
             "graft_runtime_fallbacks",
-            "Times that a model version was to be run in a form that did not load, so that the next one was taken.",
+            "Times that a form of a model version did not load or failed in a pass, so that the next one was taken.",
             ["form"],
             registry=self._registry,
         )

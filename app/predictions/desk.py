@@ -85,7 +85,13 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
         )
     )
     source = FromStorage(parts.storage, machine, settings.batch_size or None, metrics)
-    opener = Opener(source.need, source.open, scheduler.lane, lambda: memory.used_bytes(machine.device))
+    opener = Opener(
+        source.need,
+        source.open,
+        scheduler.lane,
+        lambda: memory.used_bytes(machine.device),
+        lambda form: metrics.fallbacks.labels(form).inc(),
+    )
     shelf = Shelf(opener, max_bytes=settings.model_memory_bytes)
     metrics.queued.set_function(scheduler.queued)
     metrics.loaded.set_function(lambda: len(shelf.loaded()))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from app import errors
 from app.models.service import Served
 from app.predictions.loaded import Answer, Given, Loaded
-from app.predictions.scheduler import Lane, Scheduler, Ticket, too_late
+from app.predictions.scheduler import Lane, Scheduler
 from app.predictions.shelf import Shelf, Standing
+from app.predictions.tickets import Ticket, too_late
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,15 @@ class Engine:
         """
         arrived = time.monotonic()
         version = self._answers_to(reference, target)
-        with self._shelf.use(version) as standing:
-            lane = await self._lane(standing, timeout_seconds)
-            ticket = await self._answered(lane, images, arrived, timeout_seconds)
+        try:
+            with self._shelf.use(version) as standing:
+                lane = await self._lane(standing, timeout_seconds)
+                ticket = await self._answered(lane, images, arrived, timeout_seconds)
+        except errors.Overloaded:
+            raise
+        except errors.Unavailable:
+            self._ready.discard(version)  # until it is loaded again
+            raise
         answers = [answer for answer in ticket.answers if answer is not None]
         whole = time.monotonic() - arrived
         timing = Timing(ticket.waited_seconds, ticket.decode_seconds, ticket.pass_seconds, whole)
@@ -84,8 +91,8 @@ class Engine:
             return standing.lane().loaded
 
     def is_ready(self, reference: str, target: Served) -> bool:
-        """Whether whoever answers to `reference` was ever loaded here, so that it will be again where it had to go for
-        others. One that never was begins to load. Raises `Unavailable` where it cannot be loaded."""
+        """Whether whoever answers to `reference` was loaded here, and has not failed since, so that it will be again
+        where it had to go for others. Any other begins to load. Raises `Unavailable` where it cannot be loaded."""
         version = self._answers_to(reference, target)
         if version not in self._ready:
             with self._shelf.use(version) as standing:

@@ -9,12 +9,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from app import errors
-from app.predictions.loaded import Answer, Given, Loaded
+from app.predictions import faults
+from app.predictions.loaded import Loaded
+from app.predictions.tickets import Ticket, too_late
 from app.runtimes.form import Images
 
 logger = logging.getLogger(__name__)
@@ -36,40 +38,6 @@ class Limits:
     drain_seconds: float
     """Nothing is accepted that would not be answered by then, however long it may take: it could not be finished where
     the process is to stop."""
-
-
-class Ticket:
-    """One request: its images, and the answers to them as they come."""
-
-    def __init__(
-        self, images: Sequence[Given], *, deadline: float, now: float, done: Callable[["Ticket"], None]
-    ) -> None:
-        self.images = images
-        self.deadline = deadline
-        """On the clock of `time.monotonic`."""
-        self.arrived = now
-        self.answers: list[Answer | None] = [None] * len(images)
-        self.error: Exception | None = None
-        self.is_gone = False
-        """Whether nobody waits for it any more."""
-        self.waited_seconds = 0.0
-        self.decode_seconds = 0.0
-        self.pass_seconds = 0.0
-        self._left = len(images)
-        self._done = done
-
-    def answer(self, place: int, answer: Answer) -> bool:
-        """Take in the answer to one image; whether it was the last."""
-        self.answers[place] = answer
-        self._left -= 1
-        return self._left == 0
-
-    def end(self, error: Exception | None = None) -> None:
-        """Tell whoever waits, once."""
-        if not self.is_gone:
-            self.is_gone = True
-            self.error = error
-            self._done(self)
 
 
 @dataclass(frozen=True)
@@ -96,6 +64,8 @@ class Lane:
     decoding: int = 0
     passing: int = 0
     """How many threads do that."""
+    is_broken: bool = False
+    """Whether its network failed in a pass, and is not to be asked again."""
     used: float = 0.0
     """How much of the threads it has had, by a clock that stands still while nobody asks for it."""
 
@@ -231,8 +201,9 @@ class Scheduler:
         started = time.monotonic()
         try:
             self._carry_out(step)
-        except Exception as error:  # the thread must live on, whatever a runtime does
-            logger.exception("a prediction failed unexpectedly")
+        except Exception as error:  # the thread must live on, whatever happens
+            if not isinstance(error, errors.GraftError):
+                logger.exception("a prediction failed unexpectedly")
             for item in (*([step.item] if step.item else []), *(item for item, _ in step.batch)):
                 item.ticket.end(error)
         finally:
@@ -339,7 +310,10 @@ class Scheduler:
 
     def _pass(self, lane: Lane, batch: Sequence[tuple[_Item, Images]], *, alone: bool) -> None:
         started = time.monotonic()
-        answers = lane.loaded.answers([image for _, image in batch], alone=alone)
+        try:
+            answers = lane.loaded.answers([image for _, image in batch], alone=alone)
+        except Exception as error:  # runtimes raise what they like
+            raise _told(error, lane) from error
         each = (time.monotonic() - started) / len(batch)
         if not alone:  # on all threads it takes a part of what one needs
             lane.pass_seconds = _smoothed(lane.pass_seconds, each)
@@ -353,6 +327,17 @@ class Scheduler:
 
 def _smoothed(before: float, now: float) -> float:
     return before + _SMOOTHING * (now - before) if before else now
+
+
+def _told(error: Exception, lane: Lane) -> errors.Unavailable:
+    """What is said of a pass that failed, after which only a network that had too little memory goes on."""
+    form = lane.loaded.form.name
+    if faults.is_of_memory(error):
+        logger.warning("too little memory for a pass in %s: %s", form, error)
+        return faults.no_memory()
+    logger.error("a pass in %s failed", form, exc_info=error)
+    lane.is_broken = True
+    return faults.failed(f"a pass in {form}")
 
 
 def yield_to_the_event_loop() -> None:
@@ -385,8 +370,3 @@ def _is_wanted(item: _Item, now: float) -> bool:
     if not item.ticket.is_gone and now > item.ticket.deadline:
         item.ticket.end(too_late())
     return not item.ticket.is_gone
-
-
-def too_late() -> errors.Overloaded:
-    """What a request is told whose time has run out."""
-    return errors.Overloaded("the request waited for longer than it had time", code="deadline_exceeded")

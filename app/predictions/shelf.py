@@ -10,10 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app import errors
 from app.models.service import Served
+from app.predictions import faults
 from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
 from app.predictions.scheduler import Lane, yield_to_the_event_loop
@@ -38,6 +39,8 @@ class Opener:
     lane: Callable[[Loaded], Lane]
     used_bytes: Callable[[], int | None]
     """What the process holds of the memory that classifiers take; None where that cannot be told."""
+    fell_back: Callable[[str], None]
+    """Is told the name of a form that failed in a pass, when the next one is opened in its place."""
 
 
 @dataclass(eq=False)
@@ -45,6 +48,8 @@ class Standing:
     """A model version on the shelf, or on its way."""
 
     version: Served
+    wanted: Served
+    """The same, with those of its forms that are tried: all until one of them has failed in a pass."""
     settled: Future[None] = field(default_factory=Future)
     """Done once it is loaded or could not be; never an error."""
     memory_bytes: int = 0
@@ -55,7 +60,11 @@ class Standing:
 
     @property
     def is_loaded(self) -> bool:
-        return self._lane is not None
+        return self._lane is not None and not self._lane.is_broken
+
+    @property
+    def is_broken(self) -> bool:
+        return self._lane is not None and self._lane.is_broken
 
     def lane(self, timeout_seconds: float | None = None) -> Lane:
         """Its queue, once it is settled. Raises `Unavailable`, for each caller anew."""
@@ -104,9 +113,9 @@ class Shelf:
                 raise _stopping()
             standing = self._standing.get(version)
             if standing is None or self._is_worth_another_try(standing):
-                self._forget_failed()
-                standing = self._standing[version] = Standing(version)
-                self._loaders.submit(self._load, standing)
+                standing = self._begin(Standing(version, version))
+            elif standing.is_broken:
+                standing = self._follow(standing)
             self._standing.move_to_end(version)
             standing.users += 1
             return standing
@@ -168,12 +177,33 @@ class Shelf:
             if not standing.settled.done():
                 standing.fail(_stopping(), time.monotonic())
 
+    def _begin(self, standing: Standing) -> Standing:
+        """Put it on the shelf, and have it loaded."""
+        self._forget_failed()
+        self._standing[standing.version] = standing
+        self._loaders.submit(self._load, standing)
+        return standing
+
+    def _follow(self, broken: Standing) -> Standing:
+        """Put in the place of one whose network has failed the version in its next form; where it has no more, what
+        says so until it is worth another try, in all of them."""
+        self._free(broken)
+        version, form = broken.version, broken.lane().loaded.form.name
+        following = Standing(version, _after(form, broken.wanted))
+        if following.wanted.serving.forms:
+            logger.warning("%s@%d has failed in %s; the next form is tried", version.model_name, version.number, form)
+            self._opener.fell_back(form)
+            return self._begin(following)
+        following.fail(faults.failed(f"a pass in {form}"), time.monotonic())
+        self._standing[version] = following
+        return following
+
     def _load(self, standing: Standing) -> None:
         try:
-            need = self._opener.need(standing.version)
+            need = self._opener.need(standing.wanted)
             self._make_room(standing, need)
             try:
-                lane = self._opener.lane(self._opener.open(standing.version))
+                lane = self._opener.lane(self._opener.open(standing.wanted))
             finally:
                 memory.give_back()
                 self._settle(standing, need)
@@ -271,6 +301,14 @@ class Shelf:
         self._change.notify_all()
 
 
+def _after(form: str, wanted: Served) -> Served:
+    """The version with those of its forms that come after one; with none after the plain one where that was not among
+    them, for then it was the last."""
+    forms = wanted.serving.forms
+    left = forms[forms.index(form) + 1 :] if form in forms else ()
+    return replace(wanted, serving=replace(wanted.serving, forms=left))
+
+
 def _stopping() -> errors.Overloaded:
     return errors.Overloaded("the service is stopping; send this to another one")
 
@@ -279,5 +317,10 @@ def _told(error: BaseException, version: Served) -> errors.GraftError:
     """What is said of a version that could not be loaded."""
     if isinstance(error, errors.GraftError):
         return error
+    if faults.is_of_memory(error):
+        logger.warning("too little memory to load %s@%d: %s", version.model_name, version.number, error)
+        return faults.no_memory()
     logger.error("%s@%d could not be loaded", version.model_name, version.number, exc_info=error)
-    return errors.Unavailable(f"{version.model_name}@{version.number} could not be loaded: {error}")
+    return errors.Unavailable(
+        f"{version.model_name}@{version.number} could not be loaded: {error}", code="runtime_unavailable"
+    )

@@ -85,7 +85,7 @@ def shelf(versions: Versions, scheduler: Scheduler) -> Iterator[Shelf]:
     """With room for two."""
     source = FromStorage(versions.storage, Machine(threads=2), 1, Metrics())
     need = source.need(versions.add("measured"))
-    opener = Opener(source.need, source.open, scheduler.lane, lambda: None)
+    opener = Opener(source.need, source.open, scheduler.lane, lambda: None, lambda _form: None)
     shelf = Shelf(opener, max_bytes=need.kept + need.loading, retry_seconds=0)
     yield shelf
     shelf.close()
@@ -191,6 +191,46 @@ def test_a_form_that_cannot_be_run_is_followed_by_the_next(
     assert asyncio.run(asked()).loaded.form == PLAIN
 
 
+def test_a_model_that_failed_in_a_pass_is_not_ready_until_it_is_loaded_in_its_next_form(
+    versions: Versions, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = replace(versions.add("model"), serving=Serving(None, ("torch-bf16", "torch-fp32")))
+    run = in_torch.InTorch.run
+    failing: set[in_torch.InTorch] = set()
+
+    def fragile(network: in_torch.InTorch, images: Images, *, alone: bool = False) -> Passed:
+        if network in failing:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return run(network, images, alone=alone)
+
+    def break_down(found: Answered) -> None:
+        assert isinstance(found.loaded.network, in_torch.InTorch)
+        failing.add(found.loaded.network)
+
+    async def fails() -> None:
+        with pytest.raises(errors.Unavailable, match="failed") as told:
+            await ask(engine, version)
+        assert told.value.code == "runtime_unavailable"
+
+    async def scene() -> None:
+        break_down(await ask(engine, version))
+        assert engine.is_ready("model", version)
+        await fails()
+        assert not engine.is_ready("model", version)
+        second = await ask(engine, version)
+        assert second.loaded.form == PLAIN
+        assert engine.is_ready("model", version)
+
+        break_down(second)
+        monkeypatch.setattr(in_torch, "_restored", lambda _files: pytest.fail("the device is lost"))
+        await fails()
+        with pytest.raises(errors.Unavailable):
+            engine.is_ready("model", version)
+
+    monkeypatch.setattr(in_torch.InTorch, "run", fragile)
+    asyncio.run(scene())
+
+
 def test_a_process_is_warm_once_what_it_keeps_was_loaded_or_cannot_be(versions: Versions, engine: Engine) -> None:
     slow, missing, late = versions.add("slow"), Served("missing", "missing", 1), versions.add("late")
     assert not engine.is_warm([slow, missing])
@@ -219,7 +259,11 @@ def test_requests_that_were_refused_for_a_model_keep_nothing_of_their_images(
     versions: Versions, scheduler: Scheduler
 ) -> None:
     source = FromStorage(versions.storage, Machine(threads=2), 1, Metrics())
-    shelf = Shelf(Opener(source.need, source.open, scheduler.lane, lambda: None), max_bytes=1, retry_seconds=60)
+    shelf = Shelf(
+        Opener(source.need, source.open, scheduler.lane, lambda: None, lambda _form: None),
+        max_bytes=1,
+        retry_seconds=60,
+    )
     engine, missing = Engine(shelf, scheduler), Served("missing", "missing", 1)
     given: list[weakref.ref[Images]] = []
 

@@ -12,8 +12,9 @@ import pytest
 from app import errors
 from app.backbones.preprocess import Preprocessing
 from app.predictions.loaded import Loaded, Pace
-from app.predictions.scheduler import Lane, Limits, Scheduler, Ticket
-from app.runtimes.form import PLAIN, Images, Machine, Passed
+from app.predictions.scheduler import Lane, Limits, Scheduler
+from app.predictions.tickets import Ticket
+from app.runtimes.form import PLAIN, Form, Images, Machine, Passed
 from tests import factories
 
 PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -29,6 +30,8 @@ class Net:
     batches: list[int] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     name: str = ""
+    failure: Exception | None = None
+    """What a pass raises."""
     gate: threading.Event = field(default_factory=threading.Event)
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
@@ -40,6 +43,8 @@ class Net:
         assert self.gate.wait(PATIENCE)
         self.batches.append(len(images))
         self.order.append(self.name)
+        if self.failure is not None:
+            raise self.failure
         red = images[..., 0].astype(np.float32).mean(axis=(1, 2))
         logits = (np.stack([red, -red], axis=1) / 255).astype(np.float32)
         return Passed(features=logits, logits=logits)
@@ -51,9 +56,9 @@ class Net:
         pass
 
 
-def loaded(net: Net, *, batch: int = 1) -> Loaded:
+def loaded(net: Net, *, batch: int = 1, form: Form = PLAIN) -> Loaded:
     found = Loaded(
-        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+        net, form, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
     )
     found.measure(batch=batch)
     net.batches.clear()

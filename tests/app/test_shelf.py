@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+import torch
 
 from app import errors
 from app.models.service import Served
@@ -14,6 +15,7 @@ from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
 from app.predictions.scheduler import Lane
 from app.predictions.shelf import Opener, Shelf
+from app.runtimes import form
 from tests.app.test_scheduler import Net, loaded
 
 PATIENCE = 60.0
@@ -32,12 +34,16 @@ class Machine:
     most_at_once: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    opened: list[tuple[str, ...]] = field(default_factory=list)
+    """Each time, the forms that were wanted."""
+    fallen_back: list[str] = field(default_factory=list)
     _opening: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
 
     def open(self, version: Served) -> Loaded:
+        self.opened.append(version.serving.forms)
         self._opening += 1
         self.most_at_once = max(self.most_at_once, self._opening)
         self.begun.release()
@@ -45,12 +51,16 @@ class Machine:
         self._opening -= 1
         if version == FOURTH:
             raise errors.Unavailable("it is broken")
-        found = loaded(Net())
+        found = loaded(Net(), form=form.named(version.serving.forms[0]))
         self.there.add(found)
         return found
 
     def used_bytes(self) -> int | None:
         return None if self.really is None else 1000 + self.really * len(self.there)
+
+    def shelf(self, *, retry_seconds: float = PATIENCE) -> Shelf:
+        opener = Opener(lambda _version: self.need, self.open, Lane, self.used_bytes, self.fallen_back.append)
+        return Shelf(opener, max_bytes=BUDGET, retry_seconds=retry_seconds)
 
 
 @pytest.fixture
@@ -60,8 +70,7 @@ def machine() -> Machine:
 
 @pytest.fixture
 def shelf(machine: Machine) -> Iterator[Shelf]:
-    opener = Opener(lambda _version: machine.need, machine.open, Lane, machine.used_bytes)
-    shelf = Shelf(opener, max_bytes=BUDGET)
+    shelf = machine.shelf()
     yield shelf
     shelf.close()
 
@@ -140,8 +149,7 @@ def test_what_failed_to_load_takes_no_room(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_what_failed_to_load_is_forgotten_unless_it_is_to_be_kept(machine: Machine, *, is_kept: bool) -> None:
-    opener = Opener(lambda _version: machine.need, machine.open, Lane, machine.used_bytes)
-    shelf = Shelf(opener, max_bytes=BUDGET, retry_seconds=0)
+    shelf = machine.shelf(retry_seconds=0)
     shelf.pin(frozenset({FOURTH} if is_kept else ()))
     with shelf.use(FOURTH) as standing, pytest.raises(errors.Unavailable):
         standing.lane(PATIENCE)
@@ -200,12 +208,72 @@ def test_what_failed_to_load_keeps_nothing_that_it_had_made(machine: Machine) ->
         made.append(weakref.ref(found))
         raise errors.Unavailable("no room for its queue")
 
-    failing = Shelf(Opener(lambda _version: machine.need, machine.open, lane, machine.used_bytes), max_bytes=BUDGET)
+    opener = Opener(lambda _version: machine.need, machine.open, lane, machine.used_bytes, machine.fallen_back.append)
+    failing = Shelf(opener, max_bytes=BUDGET)
     with failing.use(FIRST) as standing:
         with pytest.raises(errors.Unavailable, match="no room for its queue"):
             standing.lane(PATIENCE)
         wait_for(lambda: made[0]() is None)
     failing.close()
+
+
+def break_down(shelf: Shelf, version: Served) -> None:
+    lane = shelf.lane(version)
+    assert lane is not None
+    lane.is_broken = True
+
+
+def test_a_version_whose_network_failed_is_loaded_in_the_next_of_its_forms(machine: Machine, shelf: Shelf) -> None:
+    version = replace(FIRST, serving=Serving("opt_1", ("openvino-int8", "onnxruntime-fp32", "torch-fp32")))
+    load(shelf, version)
+    break_down(shelf, version)
+    assert not shelf.has(version)
+    assert shelf.loaded() == []
+    load(shelf, version)
+    load(shelf, version)
+
+    assert machine.opened == [version.serving.forms, version.serving.forms[1:]]
+    assert machine.fallen_back == ["openvino-int8"]
+    assert [found.form.name for found in shelf.loaded()] == ["onnxruntime-fp32"]
+    assert shelf.used_bytes == machine.need.kept
+
+
+def test_a_version_that_failed_in_the_last_of_its_forms_cannot_be_had_for_a_while(
+    machine: Machine, shelf: Shelf
+) -> None:
+    load(shelf, FIRST)
+    break_down(shelf, FIRST)
+    for _ in range(2):
+        with shelf.use(FIRST) as standing, pytest.raises(errors.Unavailable, match="a pass in torch-fp32 failed"):
+            standing.lane(PATIENCE)
+    assert len(machine.opened) == 1
+    assert machine.fallen_back == []
+    assert shelf.used_bytes == 0
+    assert shelf.was_tried(FIRST)
+
+
+def test_a_version_that_failed_in_all_of_its_forms_is_then_tried_in_all_of_them(machine: Machine) -> None:
+    shelf = machine.shelf(retry_seconds=0)
+    version = replace(FIRST, serving=Serving("opt_1", ("onnxruntime-fp32", "torch-fp32")))
+    load(shelf, version)
+    break_down(shelf, version)
+    load(shelf, version)
+    break_down(shelf, version)
+    with shelf.use(version) as standing, pytest.raises(errors.Unavailable, match="loaded anew"):
+        standing.lane(PATIENCE)
+    load(shelf, version)
+    assert machine.opened == [version.serving.forms, version.serving.forms[1:], version.serving.forms]
+    shelf.close()
+
+
+def test_too_little_memory_to_load_is_told_as_what_passes(machine: Machine) -> None:
+    def opened(_version: Served) -> Loaded:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    shelf = Shelf(Opener(lambda _version: machine.need, opened, Lane, lambda: None, print), max_bytes=BUDGET)
+    with shelf.use(FIRST) as standing, pytest.raises(errors.Overloaded, match="too little memory"):
+        standing.lane(PATIENCE)
+    shelf.close()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
