@@ -6,12 +6,14 @@ and thumbnails of its worst mistakes.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from app import errors
@@ -24,7 +26,7 @@ _MANIFEST = "artifact.json"
 _WEIGHTS = "weights.safetensors"
 _CALIBRATION = "calibration.json"
 _MEANS = "calibration.safetensors"
-_DOCUMENTS = ("labels", "preprocessing", "plan", "evaluation", "provenance")
+_RESTORE = "restore it from a copy, or train the model again"
 
 
 @dataclass(frozen=True)
@@ -85,27 +87,23 @@ def write(folder: Path, artifact: Artifact, *, thumbnails: Sequence[bytes] = ())
 
 
 def read(folder: Path) -> Artifact:
-    """The artifact in `folder`. Raises `Unavailable` where it is missing or not as it was written."""
-    try:
-        manifest = kept.read_json(folder / _MANIFEST)
-        changed = [name for name, digest in manifest["files"].items() if kept.sha256(folder / name) != digest]
-        if changed:
-            raise errors.Unavailable(f"the artifact has changed since it was written: {', '.join(changed)}")
-        documents = {name: kept.read_json(folder / f"{name}.json") for name in _DOCUMENTS}
-        state = safetensors.torch.load_file(folder / _WEIGHTS)
-        calibration = _read_calibration(folder) if _CALIBRATION in manifest["files"] else None
-    except FileNotFoundError as error:
-        raise errors.Unavailable(f"the artifact is incomplete: {error.filename} is missing") from error
+    """The artifact in `folder`. Raises `Unavailable` where it cannot be read, or is not as it was written."""
+    stored = _stored(folder)
+    changed = [name for name in stored.digests if stored.sha256(name) != stored.digests[name]]
+    if changed:
+        raise _changed(*changed)
+    with _reading(folder / _WEIGHTS) as path:
+        state = safetensors.torch.load_file(path)
     return Artifact(
-        backbone=manifest["backbone"],
-        labels=tuple(documents["labels"]),
-        preprocessing=Preprocessing.from_json(documents["preprocessing"]),
-        plan=documents["plan"],
-        evaluation=documents["evaluation"],
-        provenance=documents["provenance"],
+        backbone=stored.backbone,
+        labels=tuple(stored.document("labels")),
+        preprocessing=stored.preprocessing(),
+        plan=stored.document("plan"),
+        evaluation=stored.document("evaluation"),
+        provenance=stored.document("provenance"),
         state=state,
-        outlet=_outlet(manifest.get("outlet", {})),
-        calibration=calibration,
+        outlet=stored.outlet,
+        calibration=stored.calibration(),
     )
 
 
@@ -122,47 +120,115 @@ class Description:
 
 
 def describe(folder: Path) -> Description:
-    """Of the artifact in `folder`. Raises as `read`."""
-    try:
-        manifest = kept.read_json(folder / _MANIFEST)
-        weights_bytes = (folder / _WEIGHTS).stat().st_size
-        calibration = _read_calibration(folder) if _CALIBRATION in manifest["files"] else None
-    except FileNotFoundError as error:
-        raise errors.Unavailable(f"the artifact is incomplete: {error.filename} is missing") from error
+    """Of the artifact in `folder`. Raises as `read`, but for weights that have changed."""
+    stored = _stored(folder)
+    with _reading(folder / _WEIGHTS) as path:
+        weights_bytes = path.stat().st_size
     return Description(
-        labels=tuple(document(folder, "labels")),
-        preprocessing=Preprocessing.from_json(document(folder, "preprocessing")),
-        calibration=calibration,
-        backbone=manifest["backbone"],
-        outlet=_outlet(manifest.get("outlet", {})),
+        labels=tuple(stored.document("labels")),
+        preprocessing=stored.preprocessing(),
+        calibration=stored.calibration(),
+        backbone=stored.backbone,
+        outlet=stored.outlet,
         weights_bytes=weights_bytes,
     )
 
 
 def document(folder: Path, name: str) -> Any:
-    """One of the JSON documents of the artifact in `folder`, by its name without suffix. Raises as `read`."""
-    return json.loads(_part(folder, f"{name}.json"))
+    """One of the JSON documents of the artifact in `folder`, by its name without suffix. Raises as `describe`."""
+    return _stored(folder).document(name)
 
 
 def thumbnail(folder: Path, place: int) -> bytes:
-    """The JPEG of the mistake at `place` of the evaluation. Raises as `read`, and `NotFound`."""
-    if not (folder / _thumbnail(place)).is_file():
-        raise errors.NotFound(f"the evaluation has no picture of a mistake {place}", code="mistake_not_found")
-    return _part(folder, _thumbnail(place))
+    """The JPEG of the mistake at `place` of the evaluation. Raises as `describe`, and `NotFound`."""
+    with _reading(folder / _thumbnail(place)) as path:
+        if not path.is_file():
+            raise errors.NotFound(f"the evaluation has no picture of a mistake {place}", code="mistake_not_found")
+    return _stored(folder).content(path.name)
 
 
-def _part(folder: Path, name: str) -> bytes:
-    """A file of the artifact, checked by itself: the weights beside it may be large."""
+def weights_sha256(folder: Path) -> str:
+    """Of the file with all values of the artifact in `folder`, as it was written. Raises as `describe`."""
+    return _stored(folder).digest(_WEIGHTS)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What lies in a folder by its manifest."""
+
+    folder: Path
+    backbone: str
+    outlet: Outlet
+    digests: Mapping[str, str]
+    """By the names of the files."""
+
+    def digest(self, name: str) -> str:
+        if name not in self.digests:
+            raise errors.Unavailable(f"the artifact has no {name}")
+        return self.digests[name]
+
+    def sha256(self, name: str) -> str:
+        with _reading(self.folder / name) as path:
+            return kept.sha256(path)
+
+    def content(self, name: str) -> bytes:
+        """Of a file, checked by itself: the weights beside it may be large."""
+        digest = self.digest(name)
+        with _reading(self.folder / name) as path:
+            content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise _changed(name)
+        return content
+
+    def document(self, name: str) -> Any:
+        with _reading(self.folder / f"{name}.json") as path:
+            return json.loads(self.content(path.name))
+
+    def preprocessing(self) -> Preprocessing:
+        with _reading(self.folder / "preprocessing.json"):
+            return Preprocessing.from_json(self.document("preprocessing"))
+
+    def calibration(self) -> Calibration | None:
+        if _CALIBRATION not in self.digests:
+            return None
+        with _reading(self.folder / _CALIBRATION) as path:
+            plain = json.loads(self.content(path.name))
+            conformal = tuple((alpha, least) for alpha, least in plain["conformal"])
+            temperature, unknown_below = plain["temperature"], plain["unknown_below"]
+        with _reading(self.folder / _MEANS) as path:
+            means = safetensors.torch.load(self.content(path.name))["means"]
+        return Calibration(temperature, unknown_below, conformal, means)
+
+
+def _stored(folder: Path) -> _Stored:
+    with _reading(folder / _MANIFEST) as path:
+        manifest = kept.read_json(path)
+        outlet = manifest.get("outlet", {})  # artifacts of old have none: they have the whole network
+        return _Stored(
+            folder,
+            manifest["backbone"],
+            Outlet(stage=outlet.get("stage"), taps=tuple(outlet.get("taps", ()))),
+            dict(manifest["files"]),
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """`path`, which is read inside. Raises `Unavailable` for whatever is wrong with it, and what can be done."""
     try:
-        digest = kept.read_json(folder / _MANIFEST)["files"][name]
-        content = (folder / name).read_bytes()
+        yield path
     except FileNotFoundError as error:
-        raise errors.Unavailable(f"the artifact is incomplete: {error.filename} is missing") from error
-    except KeyError as error:
-        raise errors.Unavailable(f"the artifact has no {name}") from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise errors.Unavailable(f"the artifact has changed since it was written: {name}")
-    return content
+        raise errors.Unavailable(f"the artifact is incomplete: {path} is missing; {_RESTORE}") from error
+    except OSError as error:
+        raise errors.Unavailable(
+            f"the artifact cannot be read: {path}: {error.strerror}; see to the volume, and to who may read there"
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise errors.Unavailable(f"the artifact is damaged: {path} ({error}); {_RESTORE}") from error
+
+
+def _changed(*names: str) -> errors.Unavailable:
+    return errors.Unavailable(f"the artifact has changed since it was written: {', '.join(names)}; {_RESTORE}")
 
 
 def _thumbnail(place: int) -> str:
@@ -177,23 +243,3 @@ def _write_calibration(folder: Path, calibration: Calibration) -> None:
         "conformal": calibration.conformal,
     }
     kept.write_json(folder / _CALIBRATION, plain)
-
-
-def _read_calibration(folder: Path) -> Calibration:
-    plain = kept.read_json(folder / _CALIBRATION)
-    return Calibration(
-        temperature=plain["temperature"],
-        unknown_below=plain["unknown_below"],
-        conformal=tuple((alpha, least) for alpha, least in plain["conformal"]),
-        means=safetensors.torch.load_file(folder / _MEANS)["means"],
-    )
-
-
-def weights_sha256(folder: Path) -> str:
-    """Of the file with all values of the artifact in `folder`, which was read before."""
-    return str(kept.read_json(folder / _MANIFEST)["files"][_WEIGHTS])
-
-
-def _outlet(document: Mapping[str, Any]) -> Outlet:
-    """Artifacts of old have none: they have the whole network."""
-    return Outlet(stage=document.get("stage"), taps=tuple(document.get("taps", ())))
