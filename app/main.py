@@ -82,17 +82,24 @@ def create_api() -> FastAPI:
 
 
 def create_predict() -> FastAPI:
-    """The part of it that answers predictions, for processes that do nothing else."""
+    """The part of it that answers predictions, for processes that do nothing else. It does not listen before it has
+    what it keeps in memory, unless that takes long: others answer meanwhile."""
     settings = Settings()
     logs.configure(settings.log_level, process="predict")
-    return assemble(settings, doorbell.connect(settings), routers=_PREDICTING)
+    return assemble(settings, doorbell.connect(settings), routers=_PREDICTING, warm_seconds=desk.WARM_SECONDS)
 
 
 def assemble(
-    settings: Settings, bell: Doorbell, *, routers: Sequence[APIRouter] | None = None, keeps_loaded: bool = True
+    settings: Settings,
+    bell: Doorbell,
+    *,
+    routers: Sequence[APIRouter] | None = None,
+    keeps_loaded: bool = True,
+    warm_seconds: float | None = None,
 ) -> FastAPI:
     """The application over the given settings, with nothing opened until it is started; with all its routers, or those
-    given. `keeps_loaded`: whether the versions that aliases keep loaded are so in this process."""
+    given. `keeps_loaded`: whether the versions that aliases keep loaded are so in this process; `warm_seconds`: for
+    how long its start waits for them, where it does."""
     app: FastAPI = FastAPIOffline(
         title="Graft",
         version=VERSION,
@@ -105,6 +112,7 @@ def assemble(
     app.state.settings = settings
     app.state.doorbell = bell
     app.state.keeps_loaded = keeps_loaded
+    app.state.warm_seconds = warm_seconds
     problems.install(app)
     app.add_middleware(Shortcut, handlers=problems.HANDLERS)
     for router in _ROUTERS if routers is None else routers:
@@ -134,6 +142,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     await run_sync(app.state.directory.start)
     try:
+        if app.state.warm_seconds is not None:
+            await app.state.desk.warm_up(app.state.warm_seconds)
         yield
     finally:
         # First who would have more loaded; and not in the event loop, which has answers to write.

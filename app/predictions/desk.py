@@ -1,13 +1,16 @@
 """What answers predictions in one process, put together."""
 
+import asyncio
+import logging
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
 from anyio import CapacityLimiter
 
-from app import libraries
+from app import errors, libraries
 from app.bodies import InFlight
 from app.deps import Parts
 from app.metrics import Metrics
@@ -21,8 +24,13 @@ from app.runtimes import memory
 from app.runtimes.form import BATCH, Machine
 from app.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 DRAIN_SECONDS = 20
 """How long a process that is to stop may take to answer what it has accepted. Servers are started with the same."""
+
+WARM_SECONDS = 300.0
+"""How long a process that answers predictions alone may load what it keeps in memory before it listens."""
 
 _WAITING_THREADS = 1
 """More than there are cores, for one or the other always waits to have the interpreter back."""
@@ -61,6 +69,17 @@ class Desk:
         # The first model of all will be one of torch, and asked for as soon as it is trained.
         if self.keeps_loaded and (not served or any(version.serving.is_of_torch for version in served)):
             _import_soon()
+
+    async def warm_up(self, seconds: float) -> None:
+        """Wait until each of the versions that are kept in memory is there or could not be loaded, but no longer than
+        `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                for version in self.kept_loaded:
+                    with suppress(errors.Unavailable):
+                        await self.engine.prepare(version)
+        except TimeoutError:
+            logger.warning("models that are kept in memory are not loaded after %g s; requests are taken in", seconds)
 
     def close(self) -> None:
         """Answer what was taken in, and end."""

@@ -55,9 +55,9 @@ def listening(settings: Settings) -> Iterator[Listening]:
 
 
 @contextmanager
-def started(settings: Settings, *, keeps_loaded: bool = True) -> Iterator[Listening]:
+def started(settings: Settings, *, keeps_loaded: bool = True, warm_seconds: float | None = None) -> Iterator[Listening]:
     """A service with the models that its data folder has."""
-    app = assemble(settings, SilentDoorbell(), keeps_loaded=keeps_loaded)
+    app = assemble(settings, SilentDoorbell(), keeps_loaded=keeps_loaded, warm_seconds=warm_seconds)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))

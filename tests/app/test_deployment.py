@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from app.predictions.desk import DRAIN_SECONDS
+from app.predictions.desk import DRAIN_SECONDS, WARM_SECONDS
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,16 @@ def test_servers_that_are_stopped_finish_what_they_accepted() -> None:
         service = re.search(rf"^  {name}:.*\n(?:    .*\n|\n)*?    stop_grace_period: (\d+)s$", compose, re.MULTILINE)
         assert service is not None
         assert int(service[1]) > DRAIN_SECONDS
+
+
+def test_a_container_for_predictions_is_healthy_once_it_has_what_it_keeps_in_memory() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    service = re.search(r"^  predict:\n((?:    .*\n)+)", compose, re.MULTILINE)
+    assert service is not None
+    assert "http://127.0.0.1:8000/v2/health/ready" in service[1]
+    start = re.search(r"^      start_period: (\d+)m$", service[1], re.MULTILINE)
+    assert start is not None
+    assert 60 * int(start[1]) > WARM_SECONDS
 
 
 def test_every_setting_is_described() -> None:

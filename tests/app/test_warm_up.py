@@ -1,0 +1,91 @@
+"""A process for predictions alone: what it has in memory when it begins to listen."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests import factories
+from tests.app import serving
+from tests.app.conftest import sqlite_url
+from tests.problems import problem
+
+PATIENCE = 60.0
+PHOTO = factories.image(factories.COLOURS["red"])
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Settings:
+    """Of a service whose one model is kept in memory."""
+    given = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=1)
+    with serving.listening(given) as first:
+        put = httpx.put(
+            f"{first.url}/v1/models/insects/aliases/production", json={"version": 1, "keep_loaded": True}, timeout=60
+        )
+        assert put.status_code == 201, put.text
+    return given
+
+
+def manifest(given: Settings) -> Path:
+    return next((given.data_dir / "models").glob("*/artifact.json"))
+
+
+def hold_up(path: Path) -> Callable[[Callable[[], object]], None]:
+    """Let whoever reads the file wait. The function that is returned waits for one who does, calls what it is given and
+    lets the reader go on."""
+    content = path.read_text()
+    path.unlink()
+    os.mkfifo(path)
+
+    def go_on(meanwhile: Callable[[], object]) -> None:
+        # One reader alone is served, so what is read again is the file.
+        with path.open("w") as pipe:
+            meanwhile()
+            path.unlink()
+            path.write_text(content)
+            pipe.write(content)
+
+    return go_on
+
+
+def test_it_listens_once_what_it_keeps_is_loaded(given: Settings) -> None:
+    go_on = hold_up(manifest(given))
+    listens, is_over = threading.Event(), threading.Event()
+    found: list[httpx.Response] = []
+    early: list[bool] = []
+
+    def run() -> None:
+        with serving.started(given, warm_seconds=PATIENCE) as here:
+            listens.set()
+            found.append(httpx.get(f"{here.url}/v2/health/ready", timeout=60))
+            assert is_over.wait(PATIENCE)
+
+    process = threading.Thread(target=run)
+    process.start()
+    go_on(lambda: early.append(listens.is_set()))
+    assert listens.wait(PATIENCE)
+    is_over.set()
+    process.join()
+    assert early == [False]
+    assert [answer.json() for answer in found] == [{"ready": True}]
+
+
+def test_it_waits_no_longer_than_it_may(given: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    go_on = hold_up(manifest(given))
+    with serving.started(given, warm_seconds=0.01) as here, httpx.Client(base_url=here.url, timeout=60) as http:
+        early: list[httpx.Response] = []
+        go_on(lambda: early.append(http.get("/v2/health/ready")))
+        assert problem(early[0], 503)["code"] == "model_loading"
+        headers = {"Content-Type": "image/png", "X-Request-Timeout": "60"}
+        assert http.post("/v1/models/insects/predict", content=PHOTO, headers=headers).status_code == 200
+    assert "not loaded after 0.01 s" in caplog.text
+
+
+def test_what_cannot_be_loaded_does_not_keep_it_from_listening(given: Settings) -> None:
+    manifest(given).unlink()
+    with serving.started(given, warm_seconds=PATIENCE) as here:
+        assert httpx.get(f"{here.url}/v2/health/ready", timeout=60).json() == {"ready": True}
