@@ -19,8 +19,8 @@ published AlexNet, VGG and SqueezeNet were trained at 0.01, ResNets at 0.1; from
 AdamW measures each step by the gradients themselves."""
 
 _MOST_FOR_RATE = 512
-"""Images of a step that the learning rate grows with, and no more than there are to learn from. For very large steps the
-rule of Goyal et al. 2017 does not hold."""
+"""Images of a step that the learning rate grows with, and no more than there are to learn from: for very large steps
+the rule of Goyal et al. 2017 does not hold."""
 
 _STRONG = Augmentation(policy="trivial", erasing=0.1)
 """What is learnt from nothing is learnt by heart unless the images look different each time."""

@@ -10,6 +10,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import Costs
 from tests.training import samples
+from tests.training.test_fit import AT_32, Cramped
 from worker.training import costs
 
 
@@ -30,6 +31,16 @@ def test_each_stage_ends_later_on_the_way_there_and_earlier_on_the_way_back(name
         assert earlier.step_before < later.step_before
         assert earlier.step_behind > later.step_behind > 0
     assert all(stage.step_before + stage.step_behind < found.step for stage in found.stages)
+
+
+def test_a_step_that_does_not_fit_the_memory_is_measured_with_fewer_images() -> None:
+    classifier = classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0)
+    network = classifiers.inference_form(classifier)
+    classifier.normalisation = Cramped(AT_32, room=3)
+    assert measured(classifier, network).step > 0
+    classifier.normalisation = Cramped(AT_32, room=1)
+    with pytest.raises(torch.OutOfMemoryError):
+        measured(classifier, network)
 
 
 def test_passes_are_not_watched_any_more_once_they_are_measured() -> None:

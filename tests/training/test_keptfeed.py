@@ -2,10 +2,12 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
@@ -13,7 +15,7 @@ from app.recipe import Augmentation
 from tests.training import samples
 from tests.training.samples import Recorder
 from tests.training.test_fit import AT_32, LABELS
-from worker.training import keptfeed, order
+from worker.training import batchviews, keptfeed, order
 from worker.training.data import Splits
 from worker.training.feed import Batch, ImageFeed
 from worker.training.keptfeed import KeptFeed
@@ -56,6 +58,24 @@ def test_another_process_has_the_same_batches_and_another_epoch_has_not(splits: 
     assert isinstance(other, KeptFeed)
     assert same(first, batches(other, 1))
     assert not same(first, batches(feed, 2))
+
+
+def test_images_that_cannot_be_changed_together_are_changed_batch_by_batch(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = keptfeed.kept(images(splits), folder=tmp_path / "images")
+    together, views, most = batches(feed, 1), batchviews.views, 6
+
+    def cramped(pixels: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError
+        return views(pixels, *arguments, **named)
+
+    monkeypatch.setattr(batchviews, "views", cramped)
+    assert same(together, batches(feed, 1))
+    most = 5
+    with pytest.raises(torch.OutOfMemoryError):
+        batches(feed, 1)
 
 
 def test_a_batch_has_the_targets_of_its_images(splits: Splits, tmp_path: Path) -> None:

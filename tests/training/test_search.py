@@ -315,10 +315,27 @@ def test_time_before_an_interruption_counts(desk: Desk) -> None:
 
 
 def test_a_trial_that_fails_ends_alone(desk: Desk) -> None:
-    broken = replace(desk, broken={2: Diverged(1, 0.1), 3: errors.Unavailable("no memory", code="out_of_memory")})
+    broken = replace(desk, broken={2: Diverged(1, 0.1), 3: torch.OutOfMemoryError("no memory")})
     told = Recorder()
     broken.search(told, replace(RECIPE, search=Search(trials=4)))
     assert [trial.outcome for trial in told.of(TrialFinished)] == ["finished", "failed", "failed", "finished"]
+
+
+@pytest.mark.parametrize(("begun", "outcomes"), [(1, ["finished"]), (2, ["failed", "finished"])])
+def test_a_trial_that_took_its_process_along_twice_is_not_begun_again(
+    desk: Desk, begun: int, outcomes: list[str]
+) -> None:
+    recipe = replace(RECIPE, search=Search(trials=2 + len(outcomes) - 1))
+    with pytest.raises(Stopped):
+        desk.search(Interrupted(EpochFinished, 5), recipe)
+    state = trials.load(desk.folder)
+    assert state is not None
+    assert state.running is not None
+    assert (state.running.number, state.running.begun) == (2, 0)  # it was interrupted, which is no fault of its own
+    trials.save(desk.folder, replace(state, running=replace(state.running, begun=begun)))
+    told = Recorder()
+    desk.search(told, recipe)
+    assert [trial.outcome for trial in told.of(TrialFinished)] == outcomes
 
 
 def test_a_first_trial_that_diverges_is_replaced_by_the_best(desk: Desk) -> None:

@@ -28,6 +28,8 @@ from worker.training.learner import Criterion
 
 _IMAGES = 32
 _STEP_IMAGES = {"cpu": 16, "cuda": 32}
+_FEWEST_IN_A_STEP = 4
+"""Fewer are not halved any more."""
 _MOST_RUNS, _LONG_ENOUGH = 5, 0.5
 _MOST_SINGLE_RUNS, _SINGLE_RUNS_SECONDS = 50, 0.2
 _FEWEST_SINGLE_RUNS = 3
@@ -162,6 +164,19 @@ def _forward(network: InferenceForm, views: Tensor, passage: _Passage) -> float:
 
 
 def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> float:
+    """Seconds an image, by a step over `views (N, 3, H, W)`, or over fewer of them where the memory of a GPU is too
+    small."""
+    try:
+        return _stepped(classifier, views, targets, passage)
+    except torch.OutOfMemoryError:
+        if len(views) < _FEWEST_IN_A_STEP:
+            raise
+    # Not above, where the error still holds what was computed.
+    torch.cuda.empty_cache()
+    return _step(classifier, views[: len(views) // 2], targets, passage)
+
+
+def _stepped(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> float:
     device = passage.device
     inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
     half = precision.is_half_quicker(device)

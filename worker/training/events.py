@@ -220,8 +220,8 @@ class WeightsMixed:
 
 @dataclass(frozen=True)
 class TrainingDiverged:
-    """The loss is no number any more or has run away, and the training ends. What is kept are the values after `kept_epoch`, 0 for
-    those before the first step; None where there are none to keep."""
+    """The loss is no number any more or has run away, and the training ends. What is kept are the values after
+    `kept_epoch`, 0 for those before the first step; None where there are none to keep."""
 
     epoch: int
     kept_epoch: int | None

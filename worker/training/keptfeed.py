@@ -67,7 +67,17 @@ class KeptFeed(ImageFeed):
             batches = torch.split(images, [len(taken.part) for taken in sources])
             return [self.mixed(batch, order, taken.part, epoch) for batch, taken in zip(batches, sources, strict=True)]
 
-        return transfer.ahead(_together(_prefetched(parts, taken)), changed, self.device)
+        def that_fit(sources: list[_Taken]) -> list[Batch]:
+            try:
+                return changed(sources)
+            except torch.OutOfMemoryError:
+                if len(sources) < 2:
+                    raise
+            # Not above, where the error still holds what was computed.
+            torch.cuda.empty_cache()
+            return [batch for source in sources for batch in changed([source])]
+
+        return transfer.ahead(_together(_prefetched(parts, taken)), that_fit, self.device)
 
     def probabilities(self, network: Classifier, emit: Emit) -> NDArray[np.float64]:
         """Raises `BadImage`."""

@@ -1,7 +1,6 @@
 """What learns: a network, its optimizer, and the moving average of its weights; as one state that can be saved."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from app import errors
 from app.limits import Search
 from app.plan import Plan
@@ -23,6 +25,10 @@ CHANCE = 0.05
 
 _PROPOSALS = 8
 """That are looked at for one that is new and would end in time."""
+
+_MOST_BEGUN = 2
+"""A trial that has taken its process along so often is not begun again."""
+_FAILED: Outcome = "failed"
 
 CarryOut = Callable[[Plan, Path, Emit], Trained]
 """Train as planned, with a folder of the training's own."""
@@ -58,7 +64,7 @@ def search(searching: Searching, state: State) -> Trained:
 
     A trial is not begun where it would not end in time, and the clock stops it where that was misjudged; the first one
     is finished in any case. An exception out of `emit` leaves all that was done in the folder. Raises what the first
-    trial raises, but for `Diverged`; what another one raises ends that one alone.
+    trial raises, but for `Diverged`; a `GraftError` of another one, or its `OutOfMemoryError`, ends that one alone.
     """
     return _Search(searching, state).run()
 
@@ -160,14 +166,19 @@ class _Search:
         number, wanted = candidate.running.number, settings(candidate.plan)
         self._searching.emit(TrialStarted(number, wanted, self._expected(candidate.plan)))
         folder = trials.workdir(self._searching.folder, number)
-        watch = _Watch(candidate.running, self._searching, save=self._save_running, verdict=self._verdict)
+        begun = replace(candidate.running, begun=candidate.running.begun + 1)
+        self._save_running(begun)
+        watch = _Watch(begun, self._searching, save=self._save_running, verdict=self._verdict)
         try:
-            trained, outcome = self._carried_out(candidate.plan, folder, watch)
+            if number != FIRST and begun.begun > _MOST_BEGUN:
+                trained, outcome = None, _FAILED
+            else:
+                trained, outcome = self._carried_out(candidate.plan, folder, watch)
             trial = _trial(watch.running_now(), outcome, wanted, trained, self._searching.splits)
             self._searching.emit(_told(trial))
         except BaseException:
             # Paused or stopped: whoever goes on later has what was done, and counts the time it took.
-            self._save_running(watch.running_now())
+            self._save_running(replace(watch.running_now(), begun=candidate.running.begun))
             raise
         if trained is not None:
             trials.keep(self._searching.folder, number, trained, self._searching.splits.validation.targets)
@@ -180,10 +191,10 @@ class _Search:
         except Exception as error:
             if watch.verdict is not None:  # libraries that call back dress the exception up as one of their own
                 return None, watch.verdict
-            forgiven = Diverged if watch.running.number == FIRST else errors.GraftError
+            forgiven = (Diverged,) if watch.running.number == FIRST else (errors.GraftError, torch.OutOfMemoryError)
             if not isinstance(error, forgiven):
                 raise
-            return None, "failed"
+            return None, _FAILED
 
     def _verdict(self, running: Running, event: Event) -> Outcome | None:
         """How a trial is to be ended that has told this; None where it is to go on."""

@@ -68,6 +68,8 @@ class Running:
     reported: dict[int, float] = field(default_factory=dict)
     epochs: int = 0
     seconds: float = 0.0
+    begun: int = 0
+    """How often, without an end or an interruption that the process has lived to see."""
 
 
 @dataclass(frozen=True, kw_only=True)
