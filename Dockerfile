@@ -35,4 +35,4 @@ WORKDIR /data
 USER graft
 
 EXPOSE 8000
-CMD ["uvicorn", "--factory", "app.main:create", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20"]
+CMD ["python", "-m", "app.server", "--host", "0.0.0.0", "--port", "8000"]

@@ -67,7 +67,7 @@ _ROUTERS = (
 
 
 def create() -> FastAPI:
-    """The application of an API process of its own, as `uvicorn --factory app.main:create` runs it."""
+    """The application of an API process of its own, which does everything."""
     settings = Settings()
     logs.configure(settings.log_level, process="api")
     return assemble(settings, doorbell.connect(settings))

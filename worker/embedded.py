@@ -7,13 +7,10 @@ import subprocess
 import sys
 import threading
 
-import uvicorn
-
 import migrations
-from app import logs
+from app import logs, server
 from app.db import Database
 from app.main import assemble
-from app.predictions.desk import DRAIN_SECONDS
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,8 +21,7 @@ _RESTART_SECONDS = 1.0
 def main() -> None:
     """Bring the database up to date, start the worker, and serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m worker.embedded", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    parser.add_argument("--port", default=8000, type=int, help="port to listen at (default: %(default)s)")
+    server.add_address(parser)
     arguments = parser.parse_args()
     settings = Settings()
     logs.configure(settings.log_level, process="api")
@@ -35,13 +31,7 @@ def main() -> None:
     worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
     worker.start()
     try:
-        uvicorn.run(
-            assemble(settings, worker),
-            host=arguments.host,
-            port=arguments.port,
-            log_config=None,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
+        server.serve(assemble(settings, worker), host=arguments.host, port=arguments.port)
     finally:
         worker.stop()
 

@@ -100,7 +100,7 @@ class Running:
 def graft(model: str, data_dir: Path, settings: dict[str, str]) -> Server:
     """The service's HTTP process, as the image starts it."""
     port = free_port()
-    command = (sys.executable, "-m", "uvicorn", "--factory", "app.main:create", "--host", HOST, "--port", str(port))
+    command = (sys.executable, "-m", "app.server", "--host", HOST, "--port", str(port))
     environment = {"GRAFT_DATA_DIR": str(data_dir), "GRAFT_DOWNLOAD_WEIGHTS": "false", **settings}
     return Server("graft", command, Posting(f"/v1/models/{model}/predict"), port, environment)
 

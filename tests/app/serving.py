@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import torch
-import uvicorn
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from app import server
 from app.backbones import catalogue, classifier
 from app.backbones.preprocess import Preprocessing
 from app.db import Database
@@ -55,16 +55,18 @@ def listening(settings: Settings) -> Iterator[Listening]:
 
 
 @contextmanager
-def started(settings: Settings, *, keeps_loaded: bool = True, warm_seconds: float | None = None) -> Iterator[Listening]:
+def started(
+    settings: Settings, *, keeps_loaded: bool = True, warm_seconds: float | None = None, drain_seconds: int = 5
+) -> Iterator[Listening]:
     """A service with the models that its data folder has."""
     app = assemble(settings, SilentDoorbell(), keeps_loaded=keeps_loaded, warm_seconds=warm_seconds)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
+        running = server.build(app, drain_seconds=drain_seconds)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + _START_SECONDS
-        while not server.started:
+        while not running.started:
             assert thread.is_alive(), "the service ended at its start"
             assert time.monotonic() < deadline, "the service does not start"
             time.sleep(0.01)
@@ -72,7 +74,7 @@ def started(settings: Settings, *, keeps_loaded: bool = True, warm_seconds: floa
         try:
             yield here
         finally:
-            server.should_exit = True
+            running.should_exit = True
             thread.join()
 
 

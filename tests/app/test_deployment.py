@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from fastapi import FastAPI
+
+from app import server
 from app.predictions.desk import DRAIN_SECONDS, WARM_SECONDS
 from app.settings import Settings
 
@@ -34,8 +37,9 @@ def test_the_image_has_what_torch_compiles_by() -> None:
 def test_servers_that_are_stopped_finish_what_they_accepted() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     image = (ROOT / "Dockerfile").read_text()
-    given = re.findall(r'--timeout-graceful-shutdown(?:=|", ")(\d+)', compose + image)
-    assert [int(seconds) for seconds in given] == [DRAIN_SECONDS] * 3
+    assert server.build(FastAPI()).config.timeout_graceful_shutdown == DRAIN_SECONDS
+    assert image.count('"app.server"') == 1
+    assert compose.count("- app.server\n") == 2
     for name in ("proxy", "api"):  # `predict` has what `api` has
         service = re.search(rf"^  {name}:.*\n(?:    .*\n|\n)*?    stop_grace_period: (\d+)s$", compose, re.MULTILINE)
         assert service is not None

@@ -109,7 +109,7 @@ def distributed(folder: Path, database_url: str, broker_url: str, **settings: st
 @contextmanager
 def api(folder: Path, environment: dict[str, str]) -> Iterator[Service]:
     port = free_port()
-    arguments = ["-m", "uvicorn", "--factory", "app.main:create", "--host", "127.0.0.1", "--port", str(port)]
+    arguments = ["-m", "app.server", "--host", "127.0.0.1", "--port", str(port)]
     process = start(arguments, environment, folder / "api.log")
     try:
         yield ready(f"http://127.0.0.1:{port}", process, workers=0)

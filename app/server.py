@@ -1,0 +1,72 @@
+"""A process that answers requests: `python -m app.server`, with everything that it serves or a part of it."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+
+from app import main as applications
+from app.connections import Connection
+from app.predictions.desk import DRAIN_SECONDS
+
+HOST = "127.0.0.1"
+
+_PARTS: dict[str, Callable[[], FastAPI]] = {
+    "all": applications.create,
+    "api": applications.create_api,
+    "predict": applications.create_predict,
+}
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m app.server", description=__doc__)
+    parser.add_argument(
+        "part",
+        nargs="?",
+        choices=_PARTS,
+        default="all",
+        help="predict: predictions alone, in as many processes as there are devices; api: the rest, beside such "
+        "processes; all: both in one process (default)",
+    )
+    add_address(parser)
+    arguments = parser.parse_args()
+    serve(_PARTS[arguments.part](), host=arguments.host, port=arguments.port)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """The options `--host` and `--port`."""
+    parser.add_argument("--host", default=HOST, help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", default=8000, type=int, help="port to listen at (default: %(default)s)")
+
+
+def serve(app: FastAPI, *, host: str, port: int) -> None:
+    """Answer requests to `app` until a signal ends it, which is raised again when what was accepted is answered."""
+    server = build(app, host=host, port=port)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def build(app: FastAPI, *, host: str = HOST, port: int = 0, drain_seconds: int = DRAIN_SECONDS) -> uvicorn.Server:
+    """What serves `app`, and takes `drain_seconds` to answer what it has accepted when it is to stop."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=Connection,
+            ws="none",
+            log_config=None,
+            timeout_graceful_shutdown=drain_seconds,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""HTTP over real connections, which clients use in ways of their own."""
+
+import json
+import socket
+from collections.abc import Iterator
+from http.client import HTTPResponse
+from itertools import islice
+
+import pytest
+
+from app.settings import Settings
+from tests import factories
+from tests.app import serving
+from tests.app.conftest import sqlite_url
+from tests.app.serving import Listening
+
+PHOTO = factories.image(factories.COLOURS["red"])
+PREDICT = "/v1/models/insects/predict"
+OFFER = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    folder = tmp_path_factory.mktemp("serving")
+    given = Settings(data_dir=folder / "data", database_url=sqlite_url(folder), threads=1, predict_timeout_seconds=60)
+    with serving.listening(given) as found:
+        yield found
+
+
+@pytest.fixture
+def connection(here: Listening) -> Iterator[socket.socket]:
+    with connected(here) as found:
+        yield found
+
+
+def connected(here: Listening) -> socket.socket:
+    host, port = here.address.split(":")
+    found = socket.create_connection((host, int(port)), timeout=60)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
+
+
+def head(content: bytes = PHOTO, *more: str, path: str = PREDICT) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n"
+        f"{''.join(more)}\r\n"
+    ).encode()
+
+
+def answer(connection: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the next one."""
+    response = HTTPResponse(connection, method="POST")
+    response.begin()
+    return response.status, response.read()
+
+
+def labels(found: tuple[int, bytes]) -> list[tuple[str, float]]:
+    status, body = found
+    assert status == 200, body
+    (prediction,) = json.loads(body)["predictions"]
+    return [(each["label"], each["probability"]) for each in prediction["labels"]]
+
+
+@pytest.mark.parametrize("size", [1_000_000, 50], ids=["at once", "in pieces"])
+def test_an_offer_of_http_2_is_ignored_and_its_request_answered(connection: socket.socket, size: int) -> None:
+    connection.sendall(head() + PHOTO)
+    expected = labels(answer(connection))
+    offering = head(PHOTO, OFFER) + PHOTO
+    for begin in range(0, len(offering), size):
+        connection.sendall(offering[begin : begin + size])
+
+    assert labels(answer(connection)) == expected
+    connection.sendall(head() + PHOTO)
+    assert labels(answer(connection)) == expected
+
+
+def test_the_body_of_such_a_request_may_come_after_its_head_was_read(connection: socket.socket) -> None:
+    connection.sendall(head(PHOTO, OFFER, "Expect: 100-continue\r\n"))
+    assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(PHOTO)
+
+    assert labels(answer(connection))
+
+
+def test_an_offer_of_http_2_may_come_with_a_body_in_chunks(connection: socket.socket) -> None:
+    given = head(PHOTO, OFFER).replace(b"Content-Length: %d" % len(PHOTO), b"Transfer-Encoding: chunked")
+    connection.sendall(given + b"%x\r\n%s\r\n0\r\n\r\n" % (len(PHOTO), PHOTO))
+
+    assert labels(answer(connection))
+
+
+def test_many_offers_at_once_are_all_answered(connection: socket.socket) -> None:
+    one = f"GET /healthz HTTP/1.1\r\nHost: here\r\n{OFFER}\r\n".encode()
+    connection.sendall(one * 1100)
+
+    reader = connection.makefile("rb")
+    answers = (line for line in iter(reader.readline, b"") if line.endswith(b"HTTP/1.1 200 OK\r\n"))
+    assert len(list(islice(answers, 1100))) == 1100
+
+
+def test_an_offer_of_a_web_socket_is_ignored(connection: socket.socket) -> None:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+
+    assert answer(connection)[0] == 200
+
+
+def test_a_tunnel_is_refused(connection: socket.socket) -> None:
+    connection.sendall(b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n")
+
+    assert answer(connection)[0] == 400
