@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from app import errors
+from app import arrivals, errors
 
 _WRITE_BYTES = 4 * 1024 * 1024
 _MAX_JSON_BYTES = 1024 * 1024
@@ -159,17 +159,18 @@ def too_large(max_bytes: int, what: str = "the body") -> errors.TooLarge:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is a small JSON document, refused beyond a mebibyte before it is parsed."""
+    """A route whose body is a small JSON document, refused beyond a mebibyte, or when it does not come, before it is
+    parsed."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
+            async with arrivals.of(request).in_time():
+                body = await gather(request.stream(), max_bytes=_MAX_JSON_BYTES, what="a JSON body")
             try:
-                return await handle(Request(request.scope, _limited(request.receive)))
+                return await handle(Request(request.scope, _again(body, request.receive)))
             except HTTPException as error:
-                if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                    raise too_large(_MAX_JSON_BYTES, "a JSON body") from error
                 if error.status_code != HTTPStatus.BAD_REQUEST:
                     raise
                 raise errors.Invalid("the body cannot be read as JSON in UTF-8", code="broken_json") from error
@@ -177,19 +178,14 @@ class JsonRoute(APIRoute):
         return limited
 
 
-def _limited(receive: Receive) -> Receive:
-    received = 0
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What comes as it came first, and then what else there is."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def counting() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > _MAX_JSON_BYTES:
-            # The one exception that FastAPI lets through while it parses a body.
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        return message
+    async def next_message() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return counting
+    return next_message
 
 
 @dataclass(frozen=True)

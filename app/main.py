@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app import doorbell, labels, logs, operations, problems
+from app.arrivals import Arrivals
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
 from app.datasets import routes as datasets
@@ -110,6 +111,7 @@ def assemble(
     )
     serving.process_pins(settings)  # names that nothing has end it here
     app.state.settings = settings
+    app.state.arrivals = Arrivals(max_seconds=settings.predict_body_seconds)
     app.state.doorbell = bell
     app.state.keeps_loaded = keeps_loaded
     app.state.warm_seconds = warm_seconds

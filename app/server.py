@@ -1,6 +1,7 @@
 """A process that answers requests: `python -m app.server`, with everything that it serves or a part of it."""
 
 import argparse
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from app import main as applications
+from app.arrivals import Arrivals
 from app.connections import Connection
 from app.predictions.desk import DRAIN_SECONDS
 
@@ -53,19 +55,32 @@ def serve(app: FastAPI, *, host: str, port: int) -> None:
         sys.exit(STARTUP_FAILURE)
 
 
-def build(app: FastAPI, *, host: str = HOST, port: int = 0, drain_seconds: int = DRAIN_SECONDS) -> uvicorn.Server:
-    """What serves `app`, and takes `drain_seconds` to answer what it has accepted when it is to stop."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http=Connection,
-            ws="none",
-            log_config=None,
-            timeout_graceful_shutdown=drain_seconds,
-        )
+class Server(uvicorn.Server):
+    """One that gives up bodies that do not arrive while there is still time to say so, and to answer what has."""
+
+    def __init__(self, config: uvicorn.Config, arrivals: Arrivals, *, body_seconds: float) -> None:
+        super().__init__(config)
+        self._arrivals = arrivals
+        self._body_seconds = body_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._arrivals.end_in(self._body_seconds)
+        await super().shutdown(sockets)
+
+
+def build(app: FastAPI, *, host: str = HOST, port: int = 0, drain_seconds: int = DRAIN_SECONDS) -> Server:
+    """What serves `app` as `assemble` makes it, and takes `drain_seconds` to answer what it has accepted when it is to
+    stop: half of them for what has yet to arrive."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        timeout_graceful_shutdown=drain_seconds,
     )
+    return Server(config, app.state.arrivals, body_seconds=drain_seconds / 2)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     """How long a prediction may take where the request does not say (`X-Request-Timeout`); one that could not be
     answered in that time is told so at once."""
     predict_body_seconds: PositiveFloat = 60.0
-    """How long a predict request may take to arrive."""
+    """How long a predict request, and any JSON, may take to arrive."""
     max_queued_images: PositiveInt = 1024
     """How many images may wait for one model."""
     batch_size: NonNegativeInt = 0

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import bodies, errors, idempotency, storage
+from app import arrivals, bodies, errors, idempotency, storage
 from app.bodies import Received
 from app.datasets import archive
 from app.datasets import service as datasets
@@ -63,7 +63,8 @@ async def create_import(
     import_id = new_id("imp")
     path = parts.storage.upload(import_id)
     try:
-        file_name, received = await _receive(request, path, max_bytes=parts.settings.max_archive_bytes)
+        async with arrivals.of(request).unless_stopped():
+            file_name, received = await _receive(request, path, max_bytes=parts.settings.max_archive_bytes)
         await run_in_threadpool(_look_at, path, known, parts.settings)
         wanted = service.Archive(import_id, file_name, received.size_bytes, received.sha256)
         scope = f"POST {request.url.path}"

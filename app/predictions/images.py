@@ -1,15 +1,14 @@
 """Images as requests bring them: as the body itself, in a form, or as base64 in JSON."""
 
-import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from app import bodies, errors
+from app import arrivals, bodies, errors
 from app.bodies import Share
 from app.predictions import asking
 from app.predictions.schemas import PredictBody
@@ -33,21 +32,8 @@ async def read(request: Request, settings: Settings, share: Share) -> list[bytes
             f"{', '.join(IMAGE_TYPES)}, a form with the field 'file', or application/json",
             detail={"accepted": [*_READERS]},
         )
-    async with in_time(settings):
+    async with arrivals.of(request).in_time():
         return await _READERS[media_type](request, settings, share)
-
-
-@asynccontextmanager
-async def in_time(settings: Settings) -> AsyncIterator[None]:
-    """Raise `TooSlow` where the block, in which a body is read, takes longer than a body may."""
-    try:
-        async with asyncio.timeout(settings.predict_body_seconds):
-            yield
-    except TimeoutError as error:
-        raise errors.TooSlow(
-            f"the request did not arrive within {settings.predict_body_seconds:g} s",
-            detail={"max_seconds": settings.predict_body_seconds},
-        ) from error
 
 
 def from_base64(text: str, place: int, max_bytes: int) -> bytes:

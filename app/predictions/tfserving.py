@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from fastapi import Request, Response
 
-from app import bodies, errors
+from app import arrivals, bodies, errors
 from app.bodies import Share
 from app.predictions import arrays, asking, images, parameters
 from app.predictions.loaded import Answer, Given
@@ -93,7 +93,7 @@ class _Call:
         # What curl -d calls JSON, in all the examples of TensorFlow Serving.
         if media_type not in (_JSON, "application/x-www-form-urlencoded"):
             raise errors.UnsupportedMedia(f"{media_type} is not taken here; send {_JSON}", detail={"accepted": [_JSON]})
-        async with images.in_time(self._settings):
+        async with arrivals.of(self._request).in_time():
             body = await bodies.whole(self._request, max_bytes=self._settings.max_predict_bytes, share=share)
         if len(body) <= images.INLINE_BYTES:
             return self._parsed(body)

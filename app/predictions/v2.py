@@ -8,7 +8,7 @@ import msgspec
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
 
-from app import bodies, errors
+from app import arrivals, bodies, errors
 from app.bodies import Share
 from app.models import artifact as artifacts
 from app.models.directory import Snapshot
@@ -215,7 +215,7 @@ class _Call:
         """What the body asks for. Raises `UnsupportedMedia`, `TooLarge`, `TooSlow`, `Invalid`, `Overloaded`, `BadImage`
         and `RequestValidationError`."""
         length = _header_length(self._request)
-        async with images.in_time(self._settings):
+        async with arrivals.of(self._request).in_time():
             body = await bodies.whole(self._request, max_bytes=self._settings.max_predict_bytes, share=share)
         if length == 0:
             self._wanted.parameters = {"binary_data_output": True}

@@ -55,14 +55,12 @@ def listening(settings: Settings) -> Iterator[Listening]:
 
 
 @contextmanager
-def started(
-    settings: Settings, *, keeps_loaded: bool = True, warm_seconds: float | None = None, drain_seconds: int = 5
-) -> Iterator[Listening]:
+def started(settings: Settings, *, keeps_loaded: bool = True, warm_seconds: float | None = None) -> Iterator[Listening]:
     """A service with the models that its data folder has."""
     app = assemble(settings, SilentDoorbell(), keeps_loaded=keeps_loaded, warm_seconds=warm_seconds)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        running = server.build(app, drain_seconds=drain_seconds)
+        running = server.build(app, drain_seconds=5)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + _START_SECONDS

@@ -3,9 +3,12 @@
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPResponse
 from itertools import islice
+from pathlib import Path
 
+import httpx
 import pytest
 
 from app.settings import Settings
@@ -108,3 +111,29 @@ def test_a_tunnel_is_refused(connection: socket.socket) -> None:
     connection.sendall(b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n")
 
     assert answer(connection)[0] == 400
+
+
+def test_bodies_that_do_not_come_are_given_up_before_a_server_has_stopped(tmp_path: Path) -> None:
+    given = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=1)
+    with serving.listening(given) as here, ExitStack() as open_:
+        dataset_id = httpx.get(f"{here.url}/v1/datasets").json()["data"][0]["id"]
+        paths = [PREDICT, "/v1/models/insects:predict", "/v2/models/insects/infer", "/v1/jobs"]
+        paths.append(f"/v1/datasets/{dataset_id}/imports")
+        begun = {path: open_.enter_context(connected(here)) for path in paths}
+        for path, connection in begun.items():
+            media_type = "application/zip" if path.endswith("imports") else "application/json"
+            asked = head(PHOTO, "Expect: 100-continue\r\n", path=path).replace(b"image/jpeg", media_type.encode())
+            connection.sendall(asked)
+            assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n", path
+            connection.sendall(PHOTO[:10])
+        stopped = open_.pop_all()
+
+    with stopped:
+        for path, connection in begun.items():
+            response = HTTPResponse(connection, method="POST")
+            response.begin()
+            assert response.status == 503, path
+            assert response.headers["Retry-After"]
+            assert response.headers["Connection"] == "close"
+            assert json.loads(response.read())["code"] == "overloaded"
+            assert connection.recv(1) == b""

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from fastapi import FastAPI
-
 from app import server
+from app.doorbell import SilentDoorbell
+from app.main import assemble
 from app.predictions.desk import DRAIN_SECONDS, WARM_SECONDS
 from app.settings import Settings
 
@@ -34,10 +34,11 @@ def test_the_image_has_what_torch_compiles_by() -> None:
     assert {"g++", "gcc", "libc6-dev"} <= set(installed[1].split())
 
 
-def test_servers_that_are_stopped_finish_what_they_accepted() -> None:
+def test_servers_that_are_stopped_finish_what_they_accepted(tmp_path: Path) -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     image = (ROOT / "Dockerfile").read_text()
-    assert server.build(FastAPI()).config.timeout_graceful_shutdown == DRAIN_SECONDS
+    app = assemble(Settings(data_dir=tmp_path), SilentDoorbell())
+    assert server.build(app).config.timeout_graceful_shutdown == DRAIN_SECONDS
     assert image.count('"app.server"') == 1
     assert compose.count("- app.server\n") == 2
     for name in ("proxy", "api"):  # `predict` has what `api` has
