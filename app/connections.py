@@ -1,12 +1,42 @@
-"""HTTP on one connection: what uvicorn does, and what HTTP asks of a server besides."""
+"""HTTP on one connection: what uvicorn does, and what clients ask of a server besides."""
+
+import asyncio
+from typing import Any, ClassVar
 
 import httptools
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 
 class Connection(HttpToolsProtocol):
     """Ignores offers to go on in another protocol, such as `Upgrade: h2c`, as RFC 9110 (7.8) allows: such a request is
-    answered as any other. The parser takes all that follows its head for the other protocol, its body among it."""
+    answered as any other. The parser takes all that follows its head for the other protocol, its body among it.
+
+    Ends where the head of a request does not come, however much of it does: clients that never ask anything would take
+    the place of those that do.
+    """
+
+    head_seconds: ClassVar[float] = 30.0
+    """From its beginning, and from each answer, to the end of the next head; uvicorn lets any byte begin anew."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -19,11 +49,26 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if not self._is_offer():
+            self._stop_waiting()
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         if not self._is_offer():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # nothing else has been asked yet
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._stop_waiting()
+        self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -48,3 +93,13 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+
+def waiting(*, head_seconds: float) -> type[Connection]:
+    """Those that wait so long for the head of a request."""
+
+    class Waiting(Connection):
+        pass
+
+    Waiting.head_seconds = head_seconds
+    return Waiting

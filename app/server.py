@@ -1,6 +1,8 @@
 """A process that answers requests: `python -m app.server`, with everything that it serves or a part of it."""
 
 import argparse
+import logging
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -10,12 +12,17 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
+from app import connections
 from app import main as applications
 from app.arrivals import Arrivals
-from app.connections import Connection
 from app.predictions.desk import DRAIN_SECONDS
 
+logger = logging.getLogger(__name__)
+
 HOST = "127.0.0.1"
+
+_OPEN_FILES = 65_536
+"""Not without end, which some take for a number of files to close."""
 
 _PARTS: dict[str, Callable[[], FastAPI]] = {
     "all": applications.create,
@@ -48,11 +55,24 @@ def add_address(parser: argparse.ArgumentParser) -> None:
 
 def serve(app: FastAPI, *, host: str, port: int) -> None:
     """Answer requests to `app` until a signal ends it, which is raised again when what was accepted is answered."""
+    allow_many_connections()
     server = build(app, host=host, port=port)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def allow_many_connections() -> None:
+    """Each is an open file, of which a process may have more than it begins with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:  # macOS has a limit of its own below the hard one
+        logger.warning("no more than %d files can be open at once: %s", soft, error)
 
 
 class Server(uvicorn.Server):
@@ -75,7 +95,7 @@ def build(app: FastAPI, *, host: str = HOST, port: int = 0, drain_seconds: int =
         app,
         host=host,
         port=port,
-        http=Connection,
+        http=connections.waiting(head_seconds=app.state.settings.request_head_seconds),
         ws="none",
         log_config=None,
         timeout_graceful_shutdown=drain_seconds,

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     answered in that time is told so at once."""
     predict_body_seconds: PositiveFloat = 60.0
     """How long a predict request, and any JSON, may take to arrive."""
+    request_head_seconds: PositiveFloat = 30.0
+    """How long a connection may take to bring the head of a request, the first or the next one."""
     max_queued_images: PositiveInt = 1024
     """How many images may wait for one model."""
     batch_size: NonNegativeInt = 0

@@ -18,6 +18,7 @@ from tests.app.conftest import sqlite_url
 from tests.app.serving import Listening
 
 PHOTO = factories.image(factories.COLOURS["red"])
+HEAD_SECONDS = 1.0
 PREDICT = "/v1/models/insects/predict"
 OFFER = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
 
@@ -25,7 +26,13 @@ OFFER = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
     folder = tmp_path_factory.mktemp("serving")
-    given = Settings(data_dir=folder / "data", database_url=sqlite_url(folder), threads=1, predict_timeout_seconds=60)
+    given = Settings(
+        data_dir=folder / "data",
+        database_url=sqlite_url(folder),
+        threads=1,
+        predict_timeout_seconds=60,
+        request_head_seconds=HEAD_SECONDS,
+    )
     with serving.listening(given) as found:
         yield found
 
@@ -137,3 +144,43 @@ def test_bodies_that_do_not_come_are_given_up_before_a_server_has_stopped(tmp_pa
             assert response.headers["Connection"] == "close"
             assert json.loads(response.read())["code"] == "overloaded"
             assert connection.recv(1) == b""
+
+
+def ends(connection: socket.socket, *, sending: bytes) -> bool:
+    """Whether the other side ends it though `sending` comes again and again."""
+    connection.settimeout(0.05)
+    for _ in range(1000):
+        try:
+            connection.sendall(sending)
+            if not connection.recv(1000):
+                return True
+        except TimeoutError:
+            continue
+        except OSError:  # it has ended, and more was sent
+            return True
+    return False
+
+
+@pytest.mark.parametrize("sending", [b"", b"x"], ids=["silent", "slow"])
+def test_a_connection_on_which_no_request_comes_is_closed(connection: socket.socket, sending: bytes) -> None:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\nX-Long: ")
+
+    assert ends(connection, sending=sending)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/insects/none", PREDICT])
+def test_a_connection_on_which_no_second_request_comes_is_closed(connection: socket.socket, path: str) -> None:
+    connection.sendall(head(bytes(10_000_000), path=path).replace(b"image/jpeg", b"image/none"))
+    assert answer(connection)[0] in (404, 415)
+
+    assert ends(connection, sending=b"x")  # the rest of a body that nobody wants
+
+
+def test_a_body_has_more_time_than_the_head(here: Listening, connection: socket.socket) -> None:
+    connection.sendall(head(PHOTO, "Expect: 100-continue\r\n"))
+    assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    with connected(here) as later:
+        assert ends(later, sending=b"")
+    connection.sendall(PHOTO)
+
+    assert labels(answer(connection))
