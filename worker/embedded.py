@@ -3,9 +3,11 @@
 import argparse
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
+from types import FrameType
 
 import migrations
 from app import logs, server
@@ -29,10 +31,15 @@ def main() -> None:
     migrations.upgrade(database)
     database.close()
     worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
-    worker.start()
+    # The server raises what has ended it again when it has, and by default that would be the end of this process.
+    signal.signal(signal.SIGTERM, _leave)
     try:
+        worker.start()
         server.serve(assemble(settings, worker), host=arguments.host, port=arguments.port)
     finally:
+        # Whoever asks twice is not heard: a worker that is left alone would have a second one beside it at a restart.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         worker.stop()
 
 
@@ -83,7 +90,13 @@ class LocalWorker:
                 return
             logger.error("the worker ended with code %s; starting it again", code)
             with self._lock:
+                if self._stopping.is_set():
+                    return
                 self._process = _spawn()
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def _spawn() -> subprocess.Popen[bytes]:

@@ -218,7 +218,12 @@ def succeeded(http: httpx.Client, job_id: str) -> dict[str, Any]:
 
 def kill_worker(http: httpx.Client) -> int:
     """Kill the worker process with SIGKILL, as the kernel does when memory runs out; its process id."""
-    (worker,) = http.get("/readyz").json()["workers"]
-    process_id = int(worker["id"].rpartition(":")[2])
+    process_id = worker_process(http)
     os.kill(process_id, signal.SIGKILL)
     return process_id
+
+
+def worker_process(http: httpx.Client) -> int:
+    """Id of the process of the only worker."""
+    (worker,) = http.get("/readyz").json()["workers"]
+    return int(worker["id"].rpartition(":")[2])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import redis
 from sqlalchemy.engine import URL
@@ -114,12 +115,15 @@ def test_a_client_that_stalls_does_not_hold_the_shutdown(alone: Alone) -> None:
     """The last test of that service."""
     with Service(alone.url).http() as http:
         dataset_id = service.create_dataset(http, name="stalled")
+        worker = service.worker_process(http)
     with socket.create_connection(("127.0.0.1", httpx.URL(alone.url).port or 0)) as stalled:
         head = f"POST /v1/datasets/{dataset_id}/imports HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
         stalled.sendall(head.encode() + b"PK")
         alone.process.stop()
 
     assert alone.process.popen.returncode in (0, -signal.SIGTERM)
+    assert not psutil.pid_exists(worker)
+    assert "Traceback" not in alone.process.log.read_text()
     assert list((alone.data / "uploads").iterdir()) == []
 
 
