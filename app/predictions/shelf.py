@@ -8,14 +8,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from app import errors
 from app.models.service import Served
 from app.predictions import faults
 from app.predictions.loaded import Loaded
+from app.predictions.loaders import Loaders
 from app.predictions.needs import Need
 from app.predictions.scheduler import Lane, yield_to_the_event_loop
 from app.runtimes import memory
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _LOADING_AT_ONCE = 2
 _DISTRUST = 2
+_CLOSE_SECONDS = 5.0
+"""How long what is being loaded may hold up the end."""
 _ROOM_SECONDS = 30.0
 """How long a classifier waits for others to have answered, when they hold all memory that there is."""
 
@@ -76,13 +80,17 @@ class Standing:
 
     def succeed(self, lane: Lane) -> None:
         self._lane = lane
-        self.settled.set_result(None)
+        self._settle()
 
     def fail(self, failure: errors.GraftError, now: float) -> None:
         """`failure` is what its callers are told from `now` on, by the clock of `time.monotonic`. What its frames and
         causes hold, a network among it, is not kept."""
         self._failure, self.failed_at = failure.anew(), now
-        self.settled.set_result(None)
+        self._settle()
+
+    def _settle(self) -> None:
+        with suppress(InvalidStateError):  # the shelf was closed while it was loaded
+            self.settled.set_result(None)
 
 
 class Shelf:
@@ -101,9 +109,7 @@ class Shelf:
         self._without_bytes: int | None = None
         """What the process held when there was no classifier."""
         self._change = threading.Condition()
-        self._loaders = ThreadPoolExecutor(
-            _LOADING_AT_ONCE, thread_name_prefix="load", initializer=yield_to_the_event_loop
-        )
+        self._loaders = Loaders(_LOADING_AT_ONCE, prepare=yield_to_the_event_loop)
 
     def want(self, version: Served) -> Standing:
         """The version's place on the shelf; where it has none, it gets one and is loaded. Whoever wants it is a user,
@@ -168,11 +174,11 @@ class Shelf:
         return self._used_bytes
 
     def close(self) -> None:
-        """Begin nothing more, and wait for what is being loaded."""
+        """Begin nothing more, and wait a little for what is being loaded."""
         with self._change:
             self._is_closed = True
             self._change.notify_all()
-        self._loaders.shutdown(cancel_futures=True)
+        self._loaders.close(seconds=_CLOSE_SECONDS)
         for standing in self._standing.values():
             if not standing.settled.done():
                 standing.fail(_stopping(), time.monotonic())
@@ -181,7 +187,7 @@ class Shelf:
         """Put it on the shelf, and have it loaded."""
         self._forget_failed()
         self._standing[standing.version] = standing
-        self._loaders.submit(self._load, standing)
+        self._loaders.submit(partial(self._load, standing))
         return standing
 
     def _follow(self, broken: Standing) -> Standing:

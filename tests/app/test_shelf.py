@@ -201,6 +201,23 @@ def test_who_waits_for_room_does_not_hold_up_the_end(machine: Machine, shelf: Sh
         assert not closing.is_alive()
 
 
+def test_what_is_still_being_loaded_does_not_hold_up_the_end(
+    machine: Machine, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.predictions.shelf._CLOSE_SECONDS", 0.1)
+    machine.gate.clear()
+    with shelf.use(FIRST) as first:
+        assert machine.begun.acquire(timeout=PATIENCE)
+        shelf.close()
+        (loading,) = (thread for thread in threading.enumerate() if thread.name.startswith("load "))
+        assert loading.daemon  # or the interpreter would wait for it
+        with pytest.raises(errors.Overloaded, match="stopping"):
+            first.future.result(0)
+    machine.gate.set()
+    loading.join(PATIENCE)
+    assert not loading.is_alive()
+
+
 def test_what_failed_to_load_keeps_nothing_that_it_had_made(machine: Machine) -> None:
     made: list[weakref.ref[Loaded]] = []
 
