@@ -67,6 +67,12 @@ class ExperimentCreate(BaseModel):
             if recipe.search is not None:
                 said = "the runs of an experiment are single trainings, as the best of many cannot be compared with one"
                 refuse({f"{arm}.search": (None, said)})
+            if recipe.base is not None:
+                said = "control runs tell what published pre-training does; a base is a model of one's own"
+                refuse({f"{arm}.base": (recipe.base, said)})
+            if recipe.from_random and arm != "scratch":
+                said = f"the arm {arm} is of pre-trained weights; those from random values are the arm scratch"
+                refuse({f"{arm}.weights": (recipe.weights, said)})
         return self
 
 

@@ -1,7 +1,7 @@
 """What control runs say: a function of the curves and the final scores alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from app import intervals
@@ -15,6 +15,8 @@ Finding = Literal["higher", "faster", "no_difference", "lower", "open"]
 FEWEST = 6
 """Images that two runs must differ on before a difference counts as shown: of five, all may speak for one of them by
 chance more often than 1 time in 20 (the sign test, which is exact where intervals for few images are not)."""
+CLEARLY = 1.5
+"""By how much more time than fine-tuning scratch is given to get as far, before it counts as slower."""
 
 _NAMES: dict[Arm, str] = {
     "probe": "the linear classifier on fixed features",
@@ -71,13 +73,39 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Race:
+    """Which of the two had the final score of scratch first, and whether chance alone explains that."""
+
+    goal: float
+    """The final accuracy of scratch, 0-1."""
+    fine_tuned: Point
+    """Where fine-tuning first had it."""
+    scratch: Point
+    """Where scratch first had it."""
+    behind: Point
+    """Where scratch was best until `CLEARLY` times the time that fine-tuning took, or at its first epoch where that
+    was later."""
+    missing: Interval
+    """By how much `behind` was short of the goal, of 95 % (Newcombe's)."""
+
+    @property
+    def speed_up(self) -> float:
+        return self.scratch.seconds / max(self.fine_tuned.seconds, 1e-9)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether scratch, with so much more time, still was short of it by more than chance."""
+        return self.missing.low > 0
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether pre-training raised the final score, or only got there faster."""
 
     finding: Finding
-    """`higher` and `lower` where the final scores differ by more than chance, `faster` where they do not but
-    fine-tuning reached the final score of scratch in less time, `no_difference` where neither is shown, `open` where
-    runs are missing."""
+    """`higher` and `lower` where the final scores differ by more than chance, `faster` where they do not but scratch
+    was short of its final score by more than chance at 1.5 times the time in which fine-tuning reached that score,
+    `no_difference` where neither is shown, `open` where runs are missing."""
     speed_up: float | None
     """How many times as long scratch took to reach its own final score as fine-tuning took to reach that; None where
     one of them never did."""
@@ -93,10 +121,10 @@ def judge(runs: Mapping[Arm, Run]) -> Verdict:
         said = f"Without a score of {' and '.join(_NAMES[arm] for arm in missing)} there is no verdict."
         return Verdict("open", None, differences, (said, *_about_probe(differences)))
     main = next(one for one in differences if (one.first, one.second) == ("fine_tune", "scratch"))
-    speed_up = _speed_up(runs["fine_tune"], runs["scratch"])
-    finding = _finding(main, speed_up)
-    reasons = (_said(main, finding), *_about_speed(runs, speed_up), *_about_probe(differences))
-    return Verdict(finding, speed_up, differences, reasons)
+    race = _race(runs["fine_tune"], runs["scratch"])
+    finding = _finding(main, race)
+    reasons = (_said(main, finding), *_about_speed(runs["scratch"], race), *_about_probe(differences))
+    return Verdict(finding, None if race is None else race.speed_up, differences, reasons)
 
 
 def _differences(runs: Mapping[Arm, Run]) -> Sequence[Difference]:
@@ -121,24 +149,31 @@ def _difference(first: Arm, second: Arm, runs: Mapping[Arm, Run]) -> Difference:
     return Difference(first, second, accuracy, interval, pairs.first_only, pairs.second_only)
 
 
-def _finding(main: Difference, speed_up: float | None) -> Finding:
+def _finding(main: Difference, race: Race | None) -> Finding:
     if main.is_shown:
         return "higher" if main.accuracy > 0 else "lower"
-    return "faster" if speed_up is not None and speed_up > 1 else "no_difference"
+    return "faster" if race is not None and race.is_shown else "no_difference"
 
 
-def _speed_up(fine_tuned: Run, scratch: Run) -> float | None:
+def _race(fine_tuned: Run, scratch: Run) -> Race | None:
+    """None where fine-tuning never had the final score of scratch."""
     assert scratch.score is not None
-    goal = scratch.score.accuracy
-    times = [_reached(run, goal) for run in (fine_tuned, scratch)]
-    if times[0] is None or times[1] is None:
+    goal, images = scratch.score.accuracy, scratch.score.images
+    first, second = _reached(fine_tuned, goal), _reached(scratch, goal)
+    if first is None or second is None:
         return None
-    return times[1].seconds / max(times[0].seconds, 1e-9)
+    until = [point for point in scratch.curve if point.seconds <= CLEARLY * first.seconds] or scratch.curve[:1]
+    behind = max(until, key=lambda point: point.accuracy)
+    missing = intervals.of_difference(scratch.score, Score(round(behind.accuracy * images), images))
+    return Race(goal, first, second, behind, missing)
 
 
 def _reached(run: Run, accuracy: float) -> Point | None:
-    """Where the curve first has this accuracy."""
-    return next((point for point in run.curve if point.accuracy >= accuracy), None)
+    """Where the curve first has this accuracy, or else its end, where the final score has it."""
+    found = next((point for point in run.curve if point.accuracy >= accuracy), None)
+    if found is None and run.curve and run.score is not None and run.score.accuracy >= accuracy:
+        return replace(run.curve[-1], accuracy=run.score.accuracy)
+    return found
 
 
 def _said(main: Difference, finding: Finding) -> str:
@@ -166,17 +201,18 @@ def _span(one: Difference) -> str:
     return f"{difference:+.1f} points (95 %: {low:+.1f} to {high:+.1f}{images})"
 
 
-def _about_speed(runs: Mapping[Arm, Run], speed_up: float | None) -> list[str]:
-    score = runs["scratch"].score
-    assert score is not None
-    if speed_up is None:
-        return [f"Fine-tuning never had the {_percent(score.accuracy)} that scratch ended with."]
-    first, second = (_reached(runs[arm], score.accuracy) for arm in _COMPARED)
-    assert first is not None
-    assert second is not None
+def _about_speed(scratch: Run, race: Race | None) -> list[str]:
+    assert scratch.score is not None
+    if race is None:
+        return [f"Fine-tuning never had the {_percent(scratch.score.accuracy)} that scratch ended with."]
+    first, second, behind = race.fine_tuned, race.scratch, race.behind
+    low, high = 100 * race.missing.low, 100 * race.missing.high
+    told = "which is less by more than chance" if race.is_shown else "which is not shown to be less"
     return [
-        f"The {_percent(score.accuracy)} that scratch ended with fine-tuning had after {first.seconds:.1f} s "
-        f"({first.epoch} epochs), scratch after {second.seconds:.1f} s ({second.epoch} epochs)."
+        f"The {_percent(race.goal)} that scratch ended with fine-tuning had after {first.seconds:.1f} s "
+        f"({first.epoch} epochs), scratch after {second.seconds:.1f} s ({second.epoch} epochs).",
+        f"With {CLEARLY:g} times the time that fine-tuning took to it, scratch was at {_percent(behind.accuracy)}, "
+        f"{told} (95 %: {low:+.1f} to {high:+.1f} points short of it).",
     ]
 
 

@@ -162,6 +162,17 @@ def test_the_same_key_makes_one_experiment(http: TestClient, versioned: str) -> 
             "fine_tune",
             "not in arms",
         ),
+        (
+            {"fine_tune": {"backbone": "formnet", "strategy": "full", "weights": "none"}},
+            "fine_tune.weights",
+            "those from random values are the arm scratch",
+        ),
+        (
+            {"fine_tune": {"backbone": "formnet", "strategy": "full", "base": "mine@1"}},
+            "fine_tune.base",
+            "a model of one's own",
+        ),
+        ({"probe": {"backbone": "formnet", "strategy": "head", "base": "mine@1"}}, "probe.base", "published"),
         ({"model": "x" * 60}, "model", "53"),
         ({"backbone": "auto"}, "backbone", "of one network"),
     ],

@@ -1,5 +1,7 @@
 """What control runs say, as a table of curves and scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,12 @@ def run(*accuracies: float, images: int = 400, seconds: float = 10) -> Run:
         # As good in the end, to what 400 images can tell, but there at once.
         (run(0.9, 0.9, 0.9), run(0.1, 0.5, 0.89), "faster"),
         (run(0.1, 0.2, 0.88), run(0.88, 0.89, 0.88), "no_difference"),
+        # There after 10 s, but scratch, which took 30 s, was nearly there by then.
+        (run(0.5, 0.9, 0.9), run(0.1, 0.88, 0.88, 0.9), "no_difference"),
+        # There before scratch, which had it too in less than half as much time again.
+        (run(0.1, 0.9, 0.9, seconds=12.4), run(0.1, 0.9, 0.9, seconds=13.0), "no_difference"),
+        # Of four images there is nothing to tell of speed either.
+        (run(0.25, 0.75, images=4), run(0.25, 0.5, 0.75, images=4), "no_difference"),
         # A difference of eight points of 40 images is no more than chance, though the bare numbers differ.
         (run(0.8, 0.85, 0.85, images=40), run(0.8, 0.8, 0.775, images=40), "no_difference"),
     ],
@@ -39,6 +47,28 @@ def test_the_speed_up_is_the_time_to_the_score_that_scratch_ended_with() -> None
     )
     assert found.speed_up == pytest.approx(45 / 20)
     assert any("after 20.0 s (1 epochs), scratch after 45.0 s (3 epochs)" in reason for reason in found.reasons)
+
+
+def test_how_far_behind_scratch_was_then_is_said_with_what_chance_leaves_open() -> None:
+    found = verdict.judge({"fine_tune": run(0.5, 0.9, 0.9, seconds=20), "scratch": run(0.1, 0.3, 0.2, 0.9)})
+    assert found.reasons[2] == (
+        "With 1.5 times the time that fine-tuning took to it, scratch was at 90.0 %, which is not shown to be less "
+        "(95 %: -4.2 to +4.2 points short of it)."
+    )
+    found = verdict.judge({"fine_tune": run(0.5, 0.9, 0.9, seconds=20), "scratch": run(0.1, 0.3, 0.2, 0.2, 0.9)})
+    assert found.finding == "faster"
+    assert found.reasons[2] == (
+        "With 1.5 times the time that fine-tuning took to it, scratch was at 30.0 %, which is less by more than chance "
+        "(95 %: +54.3 to +65.0 points short of it)."
+    )
+
+
+def test_a_final_score_above_the_curve_is_reached_at_its_end() -> None:
+    kept = replace(run(0.1, 0.3, 0.4, 0.5), score=Score(360, 400))
+    found = verdict.judge({"fine_tune": run(0.5, 0.95, 0.95), "scratch": kept})
+    assert found.speed_up == pytest.approx(3)
+    found = verdict.judge({"fine_tune": kept, "scratch": run(0.5, 0.9, 0.9)})
+    assert found.speed_up == pytest.approx(1 / 3)
 
 
 def test_a_goal_that_was_never_reached_has_no_speed_up() -> None:
