@@ -16,7 +16,8 @@ _NAMES: dict[Arm, str] = {
     "fine_tune": "fine-tuning",
     "scratch": "from scratch",
 }
-_TOP, _BOTTOM = 190.0, 540.0
+_HEAD, _LINE, _HEIGHT = 116.0, 19.0, 350.0
+"""Of what stands above the panels beside the reasons, of a line of these, of a panel."""
 _LEFT, _RIGHT = (76.0, 600.0), (716.0, 1240.0)
 _ROUND = (1.0, 2.0, 5.0)
 _MOST_TICKS = 6
@@ -29,9 +30,13 @@ class Line:
 
     arm: Arm
     points: tuple[tuple[float, float], ...]
-    """In order; the last one again at the right edge where the run has one point only."""
+    """After each epoch, in order."""
+    end: tuple[float, float]
+    """Where the run ended: at its final score, which is not that of the last epoch where another state was kept."""
     whisker: tuple[float, float] | None
     """Between which places upward the final score's interval lies."""
+    is_level: bool
+    """Whether the run has no epochs, so that its score is to be seen across the panel."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,24 @@ def draw(experiment: ExperimentRead) -> str:
     """Accuracy on the validation images by epochs and by seconds, with the interval of each final score."""
     epochs = [point.epoch for arm in experiment.arms.values() for point in arm.curve]
     seconds = [point.seconds for arm in experiment.arms.values() for point in arm.curve]
-    upward = _upward(list(experiment.arms.values()))
+    told = experiment.verdict.reasons if experiment.verdict else ("The runs have not all ended yet.",)
+    reasons = [line for reason in told for line in textwrap.wrap(reason, _LETTERS_A_LINE)]
+    top = _HEAD + _LINE * len(reasons)
+    upward = _upward(list(experiment.arms.values()), top)
     panels = (
         _panel("epochs", Axis(_even(max(epochs, default=1)), *_LEFT, float), _epoch, experiment, upward),
         _panel("seconds of work", Axis(_decades(seconds), *_RIGHT, math.log10), _second, experiment, upward),
     )
-    reasons = experiment.verdict.reasons if experiment.verdict else ("The runs have not all ended yet.",)
     template = environment("app.experiments").get_template("experiment.svg")
     return template.render(
         experiment=experiment,
         panels=panels,
         y_ticks=upward.grid(),
-        top=_TOP,
-        bottom=_BOTTOM,
+        top=top,
+        bottom=top + _HEIGHT,
+        line_height=_LINE,
         legend=[Entry(arm, _told(arm, read)) for arm, read in experiment.arms.items()],
-        reasons=[line for reason in reasons for line in textwrap.wrap(reason, _LETTERS_A_LINE)],
+        reasons=reasons,
     )
 
 
@@ -93,12 +101,13 @@ def _panel(
 def _line(arm: Arm, read: ArmRead, across: Axis, value: Callable[[Point], float], upward: Axis) -> Line:
     lowest = across.ticks[0]
     places = [(across.at(max(value(point), lowest)), upward.at(100 * point.accuracy)) for point in read.curve]
-    if len(places) == 1:
-        places.append((across.end, places[0][1]))
-    whisker = None
+    points = tuple((round(x, 1), round(y, 1)) for x, y in places)
+    end, whisker = points[-1], None
+    if read.accuracy is not None:
+        end = end[0], round(upward.at(100 * read.accuracy), 1)
     if read.interval is not None:
         whisker = upward.at(100 * read.interval.low), upward.at(100 * read.interval.high)
-    return Line(arm, tuple((round(x, 1), round(y, 1)) for x, y in places), whisker)
+    return Line(arm, points, end, whisker, is_level=not any(point.epoch for point in read.curve))
 
 
 def _told(arm: Arm, read: ArmRead) -> str:
@@ -108,14 +117,14 @@ def _told(arm: Arm, read: ArmRead) -> str:
     return f"{_NAMES[arm]}: {100 * read.accuracy:.1f} % (95 %: {low:.1f} to {high:.1f}), {read.seconds:.0f} s"
 
 
-def _upward(arms: Sequence[ArmRead]) -> Axis:
+def _upward(arms: Sequence[ArmRead], top: float) -> Axis:
     """Accuracy in %, from a round figure below the lowest to one above the highest."""
     values = [100 * point.accuracy for arm in arms for point in arm.curve]
     values += [100 * end for arm in arms if arm.interval for end in (arm.interval.low, arm.interval.high)]
     low, high = min(values, default=0.0), max(values, default=100.0)
     step = next(step for step in (5, 10, 20) if (high - low) / step < _MOST_TICKS)
     first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
-    return Axis([float(step * number) for number in range(first, last + 1)], _BOTTOM, _TOP, float)
+    return Axis([float(step * number) for number in range(first, last + 1)], top + _HEIGHT, top, float)
 
 
 def _even(most: int) -> list[float]:

@@ -1,0 +1,105 @@
+"""The chart of control runs, read back from its picture."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from app import intervals
+from app.experiments import chart, verdict
+from app.experiments.schemas import ArmRead, ExperimentRead
+from app.experiments.verdict import Arm, Point, Verdict
+from app.intervals import Score
+from tests.app.conftest import NOW
+
+SVG = "{http://www.w3.org/2000/svg}"
+IMAGES = 36
+
+
+def arm(right: int, *curve: tuple[int, float, float]) -> ArmRead:
+    """A run with these epochs, seconds and accuracies, and a final score of so many of 36 images."""
+    score = Score(right, IMAGES)
+    return ArmRead(
+        job_id="job_1",
+        state="succeeded",
+        error=None,
+        model="control",
+        model_version=1,
+        strategy="full",
+        accuracy=score.accuracy,
+        interval=intervals.of_share(score),
+        images=IMAGES,
+        seconds=curve[-1][1],
+        curve=[Point(epoch, seconds, accuracy, 1.0) for epoch, seconds, accuracy in curve],
+    )
+
+
+def drawn(told: Verdict | None = None, **arms: ArmRead) -> ElementTree.Element:
+    found: dict[Arm, ArmRead] = {name: arms[name] for name in verdict.ARMS if name in arms}
+    experiment = ExperimentRead(
+        id="exp_1",
+        dataset_id="ds_1",
+        dataset_version=1,
+        backbone="formnet",
+        created_at=NOW,
+        has_ended=told is not None,
+        arms=found,
+        verdict=told,
+    )
+    return ElementTree.fromstring(chart.draw(experiment))
+
+
+def dots(picture: ElementTree.Element, name: Arm) -> list[tuple[float, float]]:
+    """Where a run's final score is in either panel."""
+    found = picture.findall(f".//{SVG}circle[@class='dot {name}']")
+    return [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in found]
+
+
+def whisker(picture: ElementTree.Element, name: Arm) -> tuple[float, float, float]:
+    """Place across, low and high end of the first panel's."""
+    path = picture.find(f".//{SVG}path[@class='run whisker {name}']")
+    assert path is not None
+    across, rest = path.attrib["d"].removeprefix("M").split(" ", 1)
+    low, high = rest.split("m")[0].split("V")
+    return float(across), float(low), float(high)
+
+
+def line(picture: ElementTree.Element, name: Arm, panel: int) -> list[tuple[float, float]]:
+    found = picture.findall(f".//{SVG}polyline[@class='run {name}']")[panel]
+    return [(float(x), float(y)) for x, y in (place.split(",") for place in found.attrib["points"].split())]
+
+
+def test_a_run_ends_at_its_final_score_whatever_its_last_epoch_had() -> None:
+    picture = drawn(fine_tune=arm(18, (1, 10, 0.5), (2, 20, 0.75), (3, 30, 1.0)))
+    places = line(picture, "fine_tune", 0)
+    (x, y), _ = dots(picture, "fine_tune")
+    assert (x, y) == (places[-1][0], places[0][1])
+    across, low, high = whisker(picture, "fine_tune")
+    assert across == x
+    # Wilson's interval of a half is even on both sides.
+    assert (low + high) / 2 == pytest.approx(y, abs=0.1)
+
+
+def test_a_run_of_one_epoch_is_where_it_was_and_not_drawn_on() -> None:
+    picture = drawn(fine_tune=arm(30, (1, 10, 0.5), (10, 100, 0.8)), scratch=arm(18, (1, 10, 0.5)))
+    for panel in (0, 1):
+        (place,) = line(picture, "scratch", panel)
+        assert dots(picture, "scratch")[panel] == place == line(picture, "fine_tune", panel)[0]
+
+
+def test_a_probe_is_at_its_own_time_and_its_level_goes_on_from_there() -> None:
+    picture = drawn(probe=arm(18, (0, 10, 0.5)), fine_tune=arm(30, (1, 10, 0.5), (10, 200, 0.8)))
+    assert dots(picture, "probe")[1] == line(picture, "fine_tune", 1)[0]
+    assert picture.findall(f".//{SVG}polyline[@class='run probe']") == []
+    levels = picture.findall(f".//{SVG}path[@class='run level probe']")
+    assert [float(level.attrib["d"].split("H")[1]) for level in levels] == [600.0, 1240.0]
+
+
+@pytest.mark.parametrize("reasons", [("Short.",), ("word " * 100,) * 3])
+def test_the_legend_and_the_panels_are_below_the_reasons(reasons: tuple[str, ...]) -> None:
+    told = Verdict("no_difference", None, (), reasons)
+    picture = drawn(told, fine_tune=arm(30, (1, 10, 0.8)))
+    lowest = max(float(text.attrib["y"]) for text in picture.findall(f".//{SVG}text[@class='muted']"))
+    legend = picture.find(f".//{SVG}text[@class='legend']")
+    assert legend is not None
+    assert float(legend.attrib["y"]) >= lowest + 30
+    assert dots(picture, "fine_tune")[0][1] > float(legend.attrib["y"])
