@@ -26,7 +26,8 @@ is `at` that field, by its path (`recipe.base`).
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, Self
 
 from pydantic import JsonValue
@@ -61,6 +62,28 @@ class GraftError(Exception):
         fresh = type(self).__new__(type(self), *self.args)
         vars(fresh).update(vars(self), detail=dict(self.detail))
         return fresh
+
+
+@contextmanager
+def blaming(field: str) -> Iterator[None]:
+    """An error raised within points at `field`, unless it points at one already."""
+    try:
+        yield
+    except GraftError as error:
+        error.field = error.field or field
+        raise
+
+
+@contextmanager
+def renaming(field: str, *, to: str) -> Iterator[None]:
+    """An error raised within that points at `field`, or at a part of it, points at the same of `to`: that is what the
+    caller calls it."""
+    try:
+        yield
+    except GraftError as error:
+        if error.field is not None and f"{error.field}.".startswith(f"{field}."):
+            error.at(to + error.field.removeprefix(field))
+        raise
 
 
 class NotFound(GraftError):

@@ -107,9 +107,11 @@ class Plan:
 def check_stages(recipe: Recipe, network: NetworkFacts) -> None:
     """Raises `UnknownName` for a stage that `recipe` names and the network does not have."""
     if recipe.stage is not None and recipe.stage not in (BEST_STAGE, ALL_STAGES, HEAD, *network.stages):
-        raise errors.UnknownName("stage", recipe.stage, [*network.stages, HEAD, BEST_STAGE, ALL_STAGES])
+        raise errors.UnknownName("stage", recipe.stage, [*network.stages, HEAD, BEST_STAGE, ALL_STAGES]).at(
+            "recipe.stage"
+        )
     if recipe.freeze is not None and recipe.freeze not in network.stages:
-        raise errors.UnknownName("stage", recipe.freeze, network.stages)
+        raise errors.UnknownName("stage", recipe.freeze, network.stages).at("recipe.freeze")
 
 
 def resolve(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:

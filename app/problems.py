@@ -86,7 +86,7 @@ def _graft_error(request: Request, error: Exception) -> JSONResponse:
     headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, errors.Unavailable) else None
     members = dict(error.detail)
     if error.field is not None:
-        location: list[str | int] = ["body", *error.field.split(".")]
+        location: list[str | int] = ["body", *map(_step, error.field.split("."))]
         members["errors"] = [FieldProblem(location=location, message=error.message, code=error.code).model_dump()]
     return _answer(request, status, error.code, error.title, error.message, members=members, headers=headers)
 
@@ -168,6 +168,10 @@ def _field_problem(entry: dict[str, Any]) -> FieldProblem:
     if entry["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         message = "no such field"
     return FieldProblem(location=location, message=message, code=entry["type"])
+
+
+def _step(part: str) -> str | int:
+    return int(part) if part.isdecimal() else part
 
 
 def _dotted(location: Sequence[str | int]) -> str:

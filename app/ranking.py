@@ -250,7 +250,7 @@ def _none_fits(misses: Mapping[str, Sequence[str]]) -> errors.Invalid:
         f"none of {len(misses)} backbones is within the budget: {said}",
         code="no_backbone_fits",
         detail={"backbones": {name: list(why) for name, why in misses.items()}},
-    )
+    ).at("recipe.budget")
 
 
 def _misses(cost: Cost, budget: Budget) -> tuple[str, ...]:

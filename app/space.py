@@ -117,7 +117,8 @@ def of(recipe: Recipe, default: Plan, version: VersionFacts, network: NetworkFac
     if not space.dimensions or (
         space.values(default) is not None and not any(map(_is_open, space.dimensions.values()))
     ):
-        raise errors.Invalid("the recipe leaves nothing open that could be searched", code="nothing_to_search")
+        said = "the recipe leaves nothing open that could be searched"
+        raise errors.Invalid(said, code="nothing_to_search").at("recipe.search")
     return space
 
 

@@ -96,6 +96,14 @@ def find_version(session: Session, reference: str, number: int | None) -> Datase
     return version
 
 
+def asked_version(session: Session, reference: str, number: int | None) -> DatasetVersion:
+    """As `find_version`, for a body with the fields `dataset` and `version`, at which the errors point."""
+    with errors.blaming("dataset"):
+        find(session, reference)
+    with errors.blaming("dataset" if number is None else "version"):
+        return find_version(session, reference, number)
+
+
 def version_of(session: Session, dataset_id: str, number: int) -> DatasetVersion:
     """Version `number`, also of a dataset that was deleted while a job was at it."""
     version = session.get(DatasetVersion, (dataset_id, number))

@@ -1,6 +1,7 @@
 """Starting control runs, and reading what they came to."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,7 +38,7 @@ def create(
     session: Session, wanted: ExperimentCreate, *, max_attempts: int, now: datetime
 ) -> tuple[Experiment, list[Job]]:
     """Queue all runs, or none. Raises as `jobs.submit_training` does."""
-    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    version = datasets.asked_version(session, wanted.dataset, wanted.version)
     queued: dict[Arm, Job] = {}
     for arm in wanted.arms:
         asked = JobCreate(
@@ -46,7 +47,8 @@ def create(
             model=f"{wanted.model}-{arm.replace('_', '-')}",
             recipe=wanted.recipe(arm),
         )
-        queued[arm] = jobs.submit_training(session, asked, max_attempts=max_attempts, now=now)
+        with _recipe_called(wanted, arm):
+            queued[arm] = jobs.submit_training(session, asked, max_attempts=max_attempts, now=now)
     row = Experiment(
         id=new_id("exp"),
         dataset_id=version.dataset_id,
@@ -58,6 +60,14 @@ def create(
     session.add(row)
     session.flush()
     return row, list(queued.values())
+
+
+def _recipe_called(wanted: ExperimentCreate, arm: Arm) -> AbstractContextManager[None]:
+    """What is wrong with an arm's recipe is wrong with the field that has it; of one that was left out, its backbone
+    alone comes from a field."""
+    if getattr(wanted, arm) is not None:
+        return errors.renaming("recipe", to=arm)
+    return errors.renaming("recipe.backbone", to="backbone")
 
 
 def find(session: Session, experiment_id: str) -> Experiment:

@@ -44,7 +44,7 @@ def check_seconds(search: Search, estimated: float) -> None:
             f"{search.seconds:g} s of the search",
             code="budget_too_short",
             detail={"seconds": search.seconds, "estimated_seconds": round(estimated, 1)},
-        )
+        ).at("recipe.search.seconds")
 
 
 def _known(session: Session, version: DatasetVersion, recipe: Recipe, backbone: Backbone) -> Profile | None:

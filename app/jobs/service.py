@@ -59,13 +59,13 @@ def submit(session: Session, wanted: JobCreate | RankingCreate, *, max_attempts:
     begin."""
     if isinstance(wanted, JobCreate):
         return submit_training(session, wanted, max_attempts=max_attempts, now=now)
-    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    version = datasets.asked_version(session, wanted.dataset, wanted.version)
     return submit_ranking(session, version, wanted, max_attempts=max_attempts, now=now)
 
 
 def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
     """Queue a fine-tune. Raises as `submit`."""
-    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    version = datasets.asked_version(session, wanted.dataset, wanted.version)
     recipe, plan = wanted.recipe, None
     if not recipe.picks_backbone:
         resolved = resolve_recipe(session, wanted.dataset, wanted.version, recipe)
@@ -81,7 +81,7 @@ def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, n
 def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: Recipe) -> Resolved:
     """What a training with `recipe`, which names its backbone, on version `number` would do. Raises as
     `submit_training`."""
-    version = datasets.find_version(session, dataset, number)
+    version = datasets.asked_version(session, dataset, number)
     backbone = check_backbone(recipe)
     facts = version_facts(version)
     if recipe.base is None:
@@ -114,11 +114,12 @@ def submit_ranking(
     Raises `Invalid` where there are too few images, `UnknownName` for backbones and their weights, and `NotFound` for a
     version or an alias of a model; whether what is named by its name alone is at hand is known to the worker."""
     check_measurable(version)
-    for candidate in wanted.candidates or ():
+    for place, candidate in enumerate(wanted.candidates or ()):
         if candidate.backbone is not None:
-            backbone = catalogue.find(candidate.backbone)
-            if backbone.weights:
-                backbone.find_weights(candidate.choice)
+            with errors.blaming(f"candidates.{place}"):
+                backbone = catalogue.find(candidate.backbone)
+                if backbone.weights:
+                    backbone.find_weights(candidate.choice)
     if wanted.candidates is not None:
         pinned = [_pinned(session, candidate, place) for place, candidate in enumerate(wanted.candidates)]
         wanted = wanted.model_copy(update={"candidates": pinned})
@@ -137,11 +138,8 @@ def _pinned(session: Session, candidate: Candidate, place: int) -> Candidate:
     begins."""
     if not candidate.is_qualified:
         return candidate
-    try:
+    with errors.blaming(f"candidates.{place}.model"):
         name, version = models.referenced(session, str(candidate.model))
-    except errors.NotFound as error:
-        error.at(f"candidates.{place}.model")
-        raise
     return candidate.model_copy(update={"model": name, "version": version.number})
 
 
@@ -284,9 +282,11 @@ def workers(session: Session) -> Sequence[Worker]:
 
 def check_backbone(recipe: Recipe) -> Backbone:
     """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
-    backbone = catalogue.find(recipe.backbone)
+    with errors.blaming("recipe.backbone"):
+        backbone = catalogue.find(recipe.backbone)
     if recipe.base is None and not _starts_from_random(recipe, backbone):
-        backbone.find_weights(recipe.start)
+        with errors.blaming("recipe.backbone" if recipe.weights is None else "recipe.weights"):
+            backbone.find_weights(recipe.start)
     return backbone
 
 

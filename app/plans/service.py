@@ -52,7 +52,7 @@ def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: dateti
     """
     if not wanted.recipe.picks_backbone:
         return _plan(session, wanted, max_attempts=max_attempts, now=now)
-    version = datasets.find_version(session, wanted.dataset, wanted.version)
+    version = datasets.asked_version(session, wanted.dataset, wanted.version)
     _check_comparable(version)
     row = rankings.newest_of_all(session, version)
     if row is None or not _is_current(session, row, now):

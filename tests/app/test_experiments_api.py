@@ -186,6 +186,34 @@ def test_what_makes_no_sense_is_refused(
     assert http.get("/v1/experiments").json()["data"] == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "code", "location"),
+    [
+        (
+            {"fine_tune": {"backbone": "formnet", "strategy": "top", "freeze": "nope"}},
+            "unknown_stage",
+            ["body", "fine_tune", "freeze"],
+        ),
+        (
+            {"probe": {"backbone": "formnet", "strategy": "head", "weights": "nope"}},
+            "unknown_weights",
+            ["body", "probe", "weights"],
+        ),
+        ({"backbone": "formnett"}, "unknown_backbone", ["body", "backbone"]),
+        ({"backbone": "tinynet"}, "backbone_has_no_weights", ["body", "backbone"]),
+        ({"dataset": "nope"}, "dataset_not_found", ["body", "dataset"]),
+        ({"version": 7}, "version_not_found", ["body", "version"]),
+    ],
+)
+def test_a_problem_points_at_the_arm_that_has_it(
+    http: TestClient, versioned: str, changes: dict[str, object], code: str, location: list[str]
+) -> None:
+    answer = http.post("/v1/experiments", json=wanted(versioned, **changes))
+    found = problem(answer, answer.status_code)
+    assert found["code"] == code
+    assert [place["location"] for place in found["errors"]] == [location]
+
+
 def test_nothing_is_queued_where_one_run_could_not_begin(http: TestClient, versioned: str) -> None:
     # It has no published weights, so that only scratch is possible.
     problem(http.post("/v1/experiments", json=wanted(versioned, backbone="tinynet")), 422)

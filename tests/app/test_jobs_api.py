@@ -89,6 +89,40 @@ def test_a_stage_that_does_not_exist_is_answered_with_the_nearest_ones(http: Tes
         assert "layer3" in document["nearest"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "code", "location"),
+    [
+        ({"backbone": "resnet19"}, "unknown_backbone", ["recipe", "backbone"]),
+        ({"backbone": "resnet18", "weights": "nope"}, "unknown_weights", ["recipe", "weights"]),
+        ({"weights": "pretrained"}, "backbone_has_no_weights", ["recipe", "weights"]),
+        ({"strategy": "head", "weights": None}, "backbone_has_no_weights", ["recipe", "backbone"]),
+        (
+            {"backbone": "resnet18", "weights": None, "strategy": "top", "freeze": "nope"},
+            "unknown_stage",
+            ["recipe", "freeze"],
+        ),
+        (
+            {"backbone": "resnet18", "weights": None, "strategy": "stage_probe", "stage": "nope"},
+            "unknown_stage",
+            ["recipe", "stage"],
+        ),
+    ],
+)
+def test_a_problem_of_a_recipe_points_at_its_field(
+    http: TestClient, versioned: str, changes: dict[str, object], code: str, location: list[str]
+) -> None:
+    document = problem(http.post("/v1/jobs", json=wanted(versioned, **changes)), 422)
+    assert document["code"] == code
+    assert [place["location"] for place in document["errors"]] == [["body", *location]]
+
+
+def test_a_data_set_or_version_that_is_not_there_is_pointed_at(http: TestClient, versioned: str) -> None:
+    missing = problem(http.post("/v1/jobs", json=wanted("nope")), 404)
+    assert [place["location"] for place in missing["errors"]] == [["body", "dataset"]]
+    missing = problem(http.post("/v1/jobs", json={**wanted(versioned), "version": 7}), 404)
+    assert [place["location"] for place in missing["errors"]] == [["body", "version"]]
+
+
 def test_full_without_weights_is_another_way_to_say_scratch(http: TestClient, versioned: str) -> None:
     said: tuple[dict[str, object], ...] = (
         {"strategy": "scratch", "weights": None},

@@ -86,6 +86,13 @@ def test_what_cannot_be_ranked_is_refused_at_once(
     assert problem(http.post("/v1/jobs", json=body), 422)["code"] == code
 
 
+def test_which_of_several_candidates_is_wrong_is_said(http: TestClient, versioned: str) -> None:
+    for wrong in ({"backbone": "mobilnet_v2"}, {"backbone": "mobilenet_v2", "weights": "V9"}):
+        body = {"kind": "rank", "dataset": versioned, "candidates": [{"backbone": "formnet"}, wrong]}
+        found = problem(http.post("/v1/jobs", json=body), 422)
+        assert [place["location"] for place in found["errors"]] == [["body", "candidates", 1]]
+
+
 def test_a_wrong_field_is_named_as_the_kind_of_job_has_it(http: TestClient, versioned: str) -> None:
     def places(body: dict[str, object]) -> list[list[str]]:
         answer = problem(http.post("/v1/jobs", json={"dataset": versioned, **body}), 422)
@@ -219,6 +226,7 @@ def test_a_budget_that_none_fits_is_said(http: TestClient, versioned: str, datab
     recipe = {"backbone": "auto", "budget": {"latency_ms": 0.1}}
     said = problem(http.post("/v1/plans", json={"dataset": versioned, "recipe": recipe}), 422)
     assert said["code"] == "no_backbone_fits"
+    assert said["errors"][0]["location"] == ["body", "recipe", "budget"]
     assert said["backbones"]["formnet"] == ["takes 5.0 ms an image, of 0.1"]
 
 

@@ -68,6 +68,7 @@ def test_a_recipe_that_leaves_nothing_open_cannot_be_searched(http: TestClient, 
     for recipe in ({"strategy": "head"}, {"strategy": "stage_probe"}, closed):
         document = problem(http.post("/v1/jobs", json=wanted(versioned, {"trials": 5}, **recipe)), 422)
         assert document["code"] == "nothing_to_search"
+        assert document["errors"][0]["location"] == ["body", "recipe", "search"]
     assert http.post("/v1/jobs", json=wanted(versioned, {"trials": 5}, **{**closed, "epochs": None})).status_code == 202
 
 
@@ -79,6 +80,7 @@ def test_a_budget_shorter_than_one_trial_is_refused_where_that_is_known(http: Te
     ):
         document = problem(http.post(path, json=body), 422)
         assert document["code"] == "budget_too_short"
+        assert document["errors"][0]["location"] == ["body", "recipe", "search", "seconds"]
         assert document["estimated_seconds"] > document["seconds"]
     enough = http.post("/v1/plans", json=asked(measured, {"seconds": 3600})).json()["plan"]["estimate"]["seconds"]
     document = problem(http.post("/v1/plans", json=asked(measured, {"seconds": enough / 2})), 422)
