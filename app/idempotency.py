@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -76,6 +76,15 @@ def remember(session: Session, request: Request, resource_id: str, *, now: datet
             f"another request with Idempotency-Key {request.key!r} is under way; repeat this one to get its result",
             code="idempotency_in_progress",
         ) from error
+
+
+def move_on(session: Session, request: Request, resource_id: str) -> None:
+    """Keep what a request that was recalled has created next, in place of what it created before."""
+    session.execute(
+        update(IdempotencyKey)
+        .where(IdempotencyKey.scope == request.scope, IdempotencyKey.key == request.key)
+        .values(resource_id=resource_id)
+    )
 
 
 def forget(session: Session, *, before: datetime) -> None:

@@ -58,16 +58,21 @@ def create_plan(
 
     With `measure` or strategy `auto`, a version that was not measured with this backbone yet is measured first: the
     answer is 202 with the job, and the same request after it is answered with the plan and the profile. With backbone
-    `auto`, the backbones at hand are ranked before that, likewise, and again once others are at hand."""
+    `auto`, the backbones at hand are ranked before that, likewise, and again once others are at hand. Repeated with its
+    `Idempotency-Key`, the request is answered with the job it began until that has succeeded, also where it failed."""
     opened = parts.database.write if service.needs_profile(wanted) else parts.database.read
     with opened() as session:
         existing = idempotency.recall(session, request)
-        if existing is not None:
-            return _accepted(jobs.find(session, existing))
+        begun = None if existing is None else jobs.find(session, existing)
+        if begun is not None and begun.state != "succeeded":
+            return _accepted(begun)
         found = service.plan(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
         if isinstance(found, service.Planned):
             return _planned(found)
-        idempotency.remember(session, request, found.id, now=utc_now())
+        if begun is None:
+            idempotency.remember(session, request, found.id, now=utc_now())
+        else:
+            idempotency.move_on(session, request, found.id)
         queue, job_id = found.queue, found.id
         # Also for a job that others wait for already: to ring twice does no harm.
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))

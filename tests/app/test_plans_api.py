@@ -217,6 +217,34 @@ def test_a_request_to_measure_repeated_with_its_key_is_answered_with_its_job(
     assert problem(other, 422)["code"] == "idempotency_key_reused"
 
 
+def test_with_its_key_too_a_request_is_answered_with_the_plan_once_it_is_measured(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    key = {"Idempotency-Key": "k"}
+    body = wanted(versioned, measure=True)
+    job_id = asked(http, body, **key)["id"]
+    assert asked(http, body, **key)["id"] == job_id
+
+    profile_id = measure(database, job_id)
+    answer = http.post("/v1/plans", json=body, headers=key)
+    assert answer.status_code == 200
+    assert answer.json()["profile"]["id"] == profile_id
+
+
+def test_a_key_stands_for_what_its_request_needs_next(http: TestClient, versioned: str, database: Database) -> None:
+    key = {"Idempotency-Key": "k"}
+    body = wanted(versioned, measure=True)
+    first = asked(http, body, **key)["id"]
+    with database.write() as session:
+        claim = leases.claim(session, first, now=NOW, lease_seconds=30)
+        assert claim is not None
+        leases.succeed(session, claim, {}, now=NOW)  # and yet there is no profile
+
+    second = asked(http, body, **key)["id"]
+    assert second != first
+    assert asked(http, body, **key)["id"] == second
+
+
 def test_the_newest_profile_counts_and_the_same_weights_have_one(
     http: TestClient, versioned: str, database: Database
 ) -> None:
