@@ -23,6 +23,7 @@ from app.models import service as models
 from app.models import serving
 from app.models.service import NewModelVersion
 from app.models.serving import NewOptimisation
+from app.models.tables import ModelVersion
 from app.plan import Plan
 from app.profile import Profile
 from app.profiles import service as profiles
@@ -52,6 +53,8 @@ from worker.works import (
 _PLAN = TypeAdapter(Plan)
 _RECIPE = TypeAdapter(Recipe)
 _CANDIDATES = TypeAdapter(tuple[Candidate, ...] | None)
+_ON_FIXED_FEATURES = ("head", "stage_probe")
+"""Strategies that leave every layer of the network as it was."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,18 @@ def _candidate(session: Session, claim: Claim, storage: Storage, wanted: Candida
     except errors.NotFound as error:
         return Missing(wanted.name, error.code, error.message)
     name = f"{wanted.model}@{found.number}"
-    return Own(name, storage.model_version(found.id), has_seen=found.dataset_id == claim.dataset_id)
+    return Own(name, storage.model_version(found.id), has_seen=_has_seen(session, found, claim.dataset_id))
+
+
+def _has_seen(session: Session, version: ModelVersion, dataset_id: str) -> bool:
+    """Whether layers of its network may have been trained on images of the data set, then or as its base's."""
+    if version.dataset_id == dataset_id and version.strategy not in _ON_FIXED_FEATURES:
+        return True
+    start = version.provenance.get("base")
+    if start is None:
+        return False
+    base = session.get(ModelVersion, start["version_id"])
+    return base is None or _has_seen(session, base, dataset_id)
 
 
 def _publish_rank(session: Session, claim: Claim, outcome: Ranking, _storage: Storage, now: datetime) -> None:

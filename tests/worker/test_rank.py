@@ -91,6 +91,29 @@ def test_backbones_and_own_models_are_ranked_and_what_is_missing_is_told(
     assert history[-2:] == ["ranked", "succeeded"]
 
 
+@on_sqlite
+def test_a_classifier_on_fixed_features_has_seen_what_its_base_has(
+    desk: Desk, runner: Runner, dataset_id: str, settings: Settings, database: Database
+) -> None:
+    assert settings.weights_dir is not None
+    factories.write_weights(settings.weights_dir)
+    recipes = {
+        "fixed": Recipe(backbone="formnet", strategy="head"),
+        "tuned": Recipe(backbone="formnet", strategy="full", epochs=1),
+        "fixed-on-tuned": Recipe(backbone="formnet", strategy="head", base="tuned@1"),
+    }
+    for model, recipe in recipes.items():
+        with desk.database.write() as session:
+            wanted = JobCreate(dataset=dataset_id, model=model, recipe=recipe)
+            trained = service.submit(session, wanted, max_attempts=1, now=utc_now())
+        assert runner.run(trained.id)
+    job = submit(desk, dataset_id, *(Candidate(model=model) for model in recipes))
+    runner.run(job.id)
+
+    seen = {entry.name: entry.has_seen for entry in read(database, desk.job(job.id)).measured}
+    assert seen == {"fixed@1": False, "tuned@1": True, "fixed-on-tuned@1": True}
+
+
 def test_where_no_weights_are_at_hand_the_job_fails_with_the_reason_of_each(
     desk: Desk, runner: Runner, dataset_id: str
 ) -> None:
