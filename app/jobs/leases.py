@@ -17,7 +17,8 @@ from app.jobs.events import Line
 from app.jobs.tables import Job, Worker
 
 _HELD = ("running", "pausing", "cancelling", "finishing")
-_NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
+_NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "progress": None}
+"""Of a job that nobody works on: nor is it anywhere in a phase."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def release(session: Session, claim: Claim, failure: Failure, *, counts: bool, n
         fail(session, claim, failure, now=now)
         return "failed"
     state = case((Job.state == "pausing", "paused"), (Job.state == "finishing", "finishing"), else_="queued")
-    values: dict[str, Any] = {**_NO_LEASE, "state": state, "progress": None, "rung_at": None}
+    values: dict[str, Any] = {**_NO_LEASE, "state": state, "rung_at": None}
     values["lease_expires_at"] = case((Job.state == "finishing", Job.created_at), else_=None)  # it waits, see `finish`
     if not counts:
         values["attempt"] = Job.attempt - 1

@@ -184,6 +184,33 @@ def test_a_cancelled_job_whose_worker_went_silent_is_cancelled(database: Databas
     assert job_of(database, job_id).state == "cancelled"
 
 
+@pytest.mark.parametrize("end", ["succeed", "fail", "release", "pause", "cancel", "silence"])
+def test_a_job_that_nobody_works_on_is_in_no_phase(database: Database, job_id: str, end: str) -> None:
+    taken = claimed(database, job_id)
+    progress = {"phase": "probe", "done": 0, "total": 7}
+    with database.write() as session:
+        leases.record(session, taken, [], progress=progress, now=NOW, lease_seconds=LEASE)
+    assert job_of(database, job_id).progress == progress
+
+    with database.write() as session:
+        if end == "succeed":
+            leases.succeed(session, taken, {}, now=NOW)
+        elif end == "fail":
+            leases.fail(session, taken, CRASH, now=NOW)
+        elif end == "release":
+            leases.release(session, taken, CRASH, counts=True, now=NOW)
+        elif end == "pause":
+            service.pause(session, job_id, now=NOW)
+            leases.confirm_pause(session, taken, now=NOW)
+        else:
+            service.cancel(session, job_id, now=NOW)
+            if end == "cancel":
+                leases.confirm_cancel(session, taken, now=NOW)
+            else:
+                leases.fail_out_of_attempts(session, now=later(2 * LEASE))
+    assert job_of(database, job_id).progress is None
+
+
 def test_cancelling_a_job_that_has_ended_is_a_conflict(database: Database, job_id: str) -> None:
     mine = claimed(database, job_id)
     with database.write() as session:
