@@ -1,7 +1,7 @@
 """What routes depend on: the parts of this process, its database, paging, preconditions, idempotency."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
@@ -70,11 +70,19 @@ async def _database(parts: Annotated[Parts, Depends(parts)]) -> Database:
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
 
 
-async def _page(
-    limit: Limit = 50,
-    after: Annotated[str | None, Query(max_length=100, description="Id of the last item of the page before.")] = None,
-) -> Page:
-    return Page(limit=limit, after=after)
+def _page_of(prefix: str) -> Callable[..., Awaitable[Page]]:
+    """The place in a list of things whose ids `db.new_id` made with this prefix: no other text is a cursor of it."""
+    pattern = rf"^{prefix}_[0-9a-f]{{32}}$"
+
+    async def page(
+        limit: Limit = 50,
+        after: Annotated[
+            str | None, Query(pattern=pattern, description="Id of the last item of the page before.")
+        ] = None,
+    ) -> Page:
+        return Page(limit=limit, after=after)
+
+    return page
 
 
 async def _idempotent(
@@ -137,7 +145,11 @@ PartsDep = Annotated[Parts, Depends(parts)]
 # Routes open a session and end it within one call. A dependency that owned one would need a second thread to end it
 # in, and requests that wait for what it holds may have taken them all.
 DatabaseDep = Annotated[Database, Depends(_database)]
-PageDep = Annotated[Page, Depends(_page)]
+DatasetPageDep = Annotated[Page, Depends(_page_of("ds"))]
+ExperimentPageDep = Annotated[Page, Depends(_page_of("exp"))]
+ImportPageDep = Annotated[Page, Depends(_page_of("imp"))]
+JobPageDep = Annotated[Page, Depends(_page_of("job"))]
+ModelPageDep = Annotated[Page, Depends(_page_of("mdl"))]
 IdempotentDep = Annotated[idempotency.Request, Depends(_idempotent)]
 RevisionDep = Annotated[int | None, Depends(_revision)]
 PutConditionDep = Annotated[PutCondition, Depends(_put_condition)]

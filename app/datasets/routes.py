@@ -10,7 +10,7 @@ from app.bodies import JsonRoute
 from app.datasets import service
 from app.datasets.schemas import DatasetCreate, DatasetPatch, DatasetRead, VersionRead
 from app.db import utc_now
-from app.deps import DatabaseDep, IdempotentDep, Limit, Listing, PageDep, RevisionDep, etag, listing
+from app.deps import DatabaseDep, DatasetPageDep, IdempotentDep, Limit, Listing, RevisionDep, etag, listing
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
@@ -37,7 +37,7 @@ def create_dataset(
 
 
 @router.get("", responses=responses(422))
-def list_datasets(database: DatabaseDep, page: PageDep) -> Listing[DatasetRead]:
+def list_datasets(database: DatabaseDep, page: DatasetPageDep) -> Listing[DatasetRead]:
     """All data sets, newest first."""
     with database.read() as session:
         rows = service.newest_first(session, limit=page.limit, after=page.after)

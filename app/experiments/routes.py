@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from app import idempotency
 from app.bodies import JsonRoute
 from app.db import after_commit, utc_now
-from app.deps import DatabaseDep, IdempotentDep, Listing, PageDep, PartsDep, listing
+from app.deps import DatabaseDep, ExperimentPageDep, IdempotentDep, Listing, PartsDep, listing
 from app.experiments import chart, service
 from app.experiments.schemas import ExperimentCreate, ExperimentRead
 from app.problems import responses
@@ -76,7 +76,7 @@ def create_experiment(
 
 
 @router.get("", responses=responses(422))
-def list_experiments(database: DatabaseDep, page: PageDep) -> Listing[ExperimentSummary]:
+def list_experiments(database: DatabaseDep, page: ExperimentPageDep) -> Listing[ExperimentSummary]:
     """All experiments, newest first."""
     with database.read() as session:
         rows = service.newest_first(session, limit=page.limit, after=page.after)

@@ -17,7 +17,7 @@ from app.datasets.entries import Limits
 from app.datasets.routes import DatasetId
 from app.datasets.schemas import RefusedRead
 from app.db import after_commit, new_id, utc_now
-from app.deps import DatabaseDep, Limit, Listing, PageDep, Parts, PartsDep, listing
+from app.deps import DatabaseDep, ImportPageDep, Limit, Listing, Parts, PartsDep, listing
 from app.jobs import service
 from app.jobs.schemas import ImportAccepted, ImportRead, JobRead
 from app.problems import responses
@@ -77,7 +77,7 @@ async def create_import(
 
 
 @router.get("", responses=responses(404, 422))
-def list_imports(dataset_id: DatasetId, database: DatabaseDep, page: PageDep) -> Listing[ImportRead]:
+def list_imports(dataset_id: DatasetId, database: DatabaseDep, page: ImportPageDep) -> Listing[ImportRead]:
     """The imports into a data set, newest first."""
     with database.read() as session:
         rows = datasets.imports_newest_first(session, dataset_id, limit=page.limit, after=page.after)

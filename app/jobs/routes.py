@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from app import idempotency, storage
 from app.bodies import JsonRoute
 from app.db import Database, after_commit, utc_now
-from app.deps import DatabaseDep, IdempotentDep, Limit, Listing, PageDep, PartsDep, listing
+from app.deps import DatabaseDep, IdempotentDep, JobPageDep, Limit, Listing, PartsDep, listing
 from app.jobs import events, service
 from app.jobs.schemas import ENDED, EventRead, JobRead, JobState, Progress, Wanted
 from app.problems import responses
@@ -110,7 +110,7 @@ def create_job(
 @router.get("", responses=responses(404, 422))
 def list_jobs(
     database: DatabaseDep,
-    page: PageDep,
+    page: JobPageDep,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     dataset: Annotated[
         str | None, Query(max_length=100, description="Only jobs on this data set, by id or name.")

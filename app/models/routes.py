@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from sqlalchemy.orm import Session
 
-from app.deps import DatabaseDep, Limit, Listing, PageDep, listing
+from app.deps import DatabaseDep, Limit, Listing, ModelPageDep, listing
 from app.models import aliases, references, service
 from app.models.schemas import AliasRead, ModelRead, ModelVersionRead
 from app.models.tables import Model
@@ -25,7 +25,7 @@ Number = Annotated[int, Path(ge=1, lt=2**31, examples=[1])]
 
 
 @router.get("", responses=responses(422))
-def list_models(database: DatabaseDep, page: PageDep) -> Listing[ModelRead]:
+def list_models(database: DatabaseDep, page: ModelPageDep) -> Listing[ModelRead]:
     """All models, newest first."""
     with database.read() as session:
         rows = service.newest_first(session, limit=page.limit, after=page.after)
