@@ -40,6 +40,8 @@ _MAX_FIELD_PROBLEMS = 20
 # where there is no such route.
 _PROTOCOLS = re.compile(r"/v2(/.*)?|/v1/models/.+:predict")
 
+_JSON = re.compile(r"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+
 
 class FieldProblem(BaseModel):
     """One place of the request that is wrong."""
@@ -94,7 +96,7 @@ def _graft_error(request: Request, error: Exception) -> JSONResponse:
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    places = [_field_problem(entry) for entry in found[:_MAX_FIELD_PROBLEMS]]
+    places = [_of_media_type(request, _field_problem(entry)) for entry in found[:_MAX_FIELD_PROBLEMS]]
     summary = "; ".join(f"{_dotted(place.location)}: {place.message}" for place in places[:3])
     if len(found) > 3:
         summary += f"; and {len(found) - 3} more"
@@ -168,6 +170,15 @@ def _field_problem(entry: dict[str, Any]) -> FieldProblem:
     if entry["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         message = "no such field"
     return FieldProblem(location=location, message=message, code=entry["type"])
+
+
+def _of_media_type(request: Request, place: FieldProblem) -> FieldProblem:
+    """A body that is no object for it was not read as JSON has that said of it."""
+    declared = request.headers.get("content-type", "")
+    if place.location != ["body"] or place.code == "missing" or _JSON.fullmatch(declared):
+        return place
+    said = f"sent as {declared[:100]}" if declared else "sent without a Content-Type"
+    return place.model_copy(update={"message": f"{said}; JSON is sent as Content-Type: application/json"})
 
 
 def _step(part: str) -> str | int:

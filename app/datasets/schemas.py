@@ -1,18 +1,32 @@
 """Data sets as they cross the API."""
 
+import re
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _can_stand_in_an_address(name: str) -> str:
+    if name.strip() != name or _CONTROL.search(name):
+        raise ValueError("a name begins and ends with no space, and has no control characters")
+    if name in (".", "..") or not {"/", "\\"}.isdisjoint(name):
+        raise ValueError("a name stands in addresses, so it has no / and no \\, and is neither . nor ..")
+    return name
+
 
 DatasetName = Annotated[
     str,
     Field(
         min_length=1,
         max_length=100,
-        pattern=r"^[^\s\x00]([^\x00\n]*[^\s\x00])?$",
-        description="Unique among your data sets; stands for the id.",
+        description="Unique among your data sets; stands for the id, so it has no slash or backslash, no space at "
+        "either end, and is neither `.` nor `..`.",
+        examples=["patterns"],
     ),
+    AfterValidator(_can_stand_in_an_address),
 ]
 Description = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
 
@@ -37,6 +51,12 @@ class DatasetPatch(BaseModel):
 
     name: DatasetName | None = None
     description: Description | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.name is None and self.description is None:
+            raise ValueError("give a name, a description, or both")
+        return self
 
 
 class DatasetRead(BaseModel):

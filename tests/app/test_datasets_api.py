@@ -1,5 +1,8 @@
 """Data sets over HTTP."""
 
+from urllib.parse import quote
+
+import pytest
 from fastapi.testclient import TestClient
 
 from tests.problems import problem
@@ -69,6 +72,44 @@ def test_lists_are_paged_newest_first(http: TestClient) -> None:
         after = page["data"][-1]["id"]
 
     assert seen == [f"set {number}" for number in (4, 3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("list_path", ["datasets", "datasets/photos/imports", "jobs", "models", "experiments"])
+def test_a_cursor_that_is_none_of_the_list_is_refused(http: TestClient, dataset_id: str, list_path: str) -> None:
+    for after in ("nope", "aa", "", f"item_{dataset_id[3:]}", dataset_id.upper()):
+        found = problem(http.get(f"/v1/{list_path}", params={"after": after}), 422)
+        assert [place["location"] for place in found["errors"]] == [["query", "after"]]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", ".", "..", " a", "a ", "a\nb", "a\x7fb"])
+def test_a_name_that_could_not_stand_in_an_address_is_refused(http: TestClient, name: str) -> None:
+    found = problem(http.post("/v1/datasets", json={"name": name}), 422)
+    assert found["errors"][0]["location"] == ["body", "name"]
+    assert found["errors"][0]["message"].startswith("a name ")
+
+
+@pytest.mark.parametrize("name", ["ants & bees?", "50 %", "...", "Käfer #2"])
+def test_every_name_that_is_taken_stands_for_the_id(http: TestClient, name: str) -> None:
+    made = http.post("/v1/datasets", json={"name": name}).json()
+    assert http.get(f"/v1/datasets/{quote(name, safe='')}").json()["id"] == made["id"]
+
+
+@pytest.mark.parametrize("body", [{}, {"name": None}, {"name": None, "description": None}])
+def test_a_change_of_nothing_is_refused(http: TestClient, dataset_id: str, body: dict[str, None]) -> None:
+    url = f"/v1/datasets/{dataset_id}"
+    etag = http.get(url).headers["etag"]
+    found = problem(http.patch(url, json=body, headers={"If-Match": etag}), 422)
+    assert found["errors"][0]["message"] == "give a name, a description, or both"
+    assert http.get(url).headers["etag"] == etag
+
+
+def test_json_that_is_sent_as_something_else_is_told_so(http: TestClient) -> None:
+    for media_type in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = http.post("/v1/datasets", content=b'{"name": "a"}', headers={"Content-Type": media_type})
+        found = problem(answer, 422)
+        assert found["detail"] == f"body: sent as {media_type}; JSON is sent as Content-Type: application/json"
+    no_object = problem(http.post("/v1/datasets", json=[1]), 422)
+    assert "Content-Type" not in no_object["detail"]
 
 
 def test_unknown_and_wrong_fields_are_named(http: TestClient) -> None:

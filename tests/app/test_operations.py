@@ -115,4 +115,4 @@ def test_an_address_with_nul_is_a_problem_of_its_own(http: TestClient, path: str
 def test_nul_in_a_body_is_told_with_its_place(http: TestClient, path: str, body: dict[str, object]) -> None:
     (place,) = problem(http.post(path, json=body), 422)["errors"]
     assert place["location"][0] == "body"
-    assert place["code"] == "string_pattern_mismatch"
+    assert place["code"] in ("string_pattern_mismatch", "value_error")
