@@ -212,7 +212,7 @@ def test_what_is_still_being_loaded_does_not_hold_up_the_end(
         (loading,) = (thread for thread in threading.enumerate() if thread.name.startswith("load "))
         assert loading.daemon  # or the interpreter would wait for it
         with pytest.raises(errors.Overloaded, match="stopping"):
-            first.future.result(0)
+            first.lane(0)
     machine.gate.set()
     loading.join(PATIENCE)
     assert not loading.is_alive()
