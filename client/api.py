@@ -193,6 +193,10 @@ class Client:
     def resume(self, job_id: str) -> Job:
         return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/resume")), Job)
 
+    def retry(self, job_id: str) -> Job:
+        """Queue a job that has failed or was cancelled once more; it begins anew."""
+        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/retry")), Job)
+
     def cancel(self, job_id: str) -> Job:
         return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)
 

@@ -360,6 +360,13 @@ def resume(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url 
 
 
 @app.command()
+def retry(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
+    """Queue a job that has failed or was cancelled once more; it begins anew."""
+    with told_plainly(), Client(url) as client:
+        console.print(f"{job} is {client.retry(job).state}", highlight=False)
+
+
+@app.command()
 def models(url: Url = DEFAULT_URL) -> None:
     """List models, newest first."""
     with told_plainly(), Client(url) as client:

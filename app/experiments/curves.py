@@ -42,6 +42,8 @@ def of(history: Iterable[Line]) -> tuple[tuple[Point, ...], float]:
     points: dict[int, Point] = {}
     worked = 0.0
     for line, worked in _clocked(history):
+        if line.type == "retried":  # it begins anew
+            points.clear()
         fields = _POINTS.get(line.type)
         if fields is None or (line.type == "evaluated" and points):
             continue
@@ -58,6 +60,8 @@ def _clocked(history: Iterable[Line]) -> Iterator[tuple[Line, float]]:
             if since is not None and last is not None:  # the worker was lost, and said no more
                 before += _seconds(since, last)
             since = line.at
+        if line.type == "retried":
+            before = 0.0
         last = line.at
         yield line, before + (0.0 if since is None else _seconds(since, line.at))
         if line.type in _BREAKS and since is not None:

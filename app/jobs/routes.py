@@ -17,7 +17,7 @@ from app import idempotency, storage
 from app.bodies import JsonRoute
 from app.db import Database, after_commit, utc_now
 from app.deps import DatabaseDep, IdempotentDep, JobPageDep, Limit, Listing, PartsDep, listing
-from app.jobs import events, service
+from app.jobs import events, retries, service
 from app.jobs.schemas import ENDED, EventRead, JobRead, JobState, Progress, Wanted
 from app.problems import responses
 
@@ -153,6 +153,19 @@ def resume_job(job_id: JobId, parts: PartsDep) -> JobRead:
     """Put a paused job back into its queue; a training goes on at the step where it stopped."""
     with parts.database.write() as session:
         job = service.resume(session, job_id, now=utc_now())
+        queue = job.queue
+        after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
+        return JobRead.model_validate(job)
+
+
+@router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
+def retry_job(job_id: JobId, parts: PartsDep) -> JobRead:
+    """Queue a job that has failed or was cancelled once more, as it was asked for and with all its attempts. It begins
+    anew. An import cannot be retried: its archive is gone when it ends."""
+    with parts.database.write() as session:
+        job = retries.retry(session, job_id, now=utc_now())
+        # Before the commit, after which a worker may be at it: what a paused job had kept when it was cancelled.
+        storage.discard(parts.storage.job(job_id))
         queue = job.queue
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         return JobRead.model_validate(job)

@@ -241,38 +241,41 @@ def newest_first(
 
 def cancel(session: Session, job_id: str, *, now: datetime) -> Job:
     """Cancel at once what waits; ask the worker to stop what runs. Raises `Conflict` for a job that has ended."""
-    cancelled = _Step("cancelled", Line("cancelled", {}), {"finished_at": now})
-    asked = _Step("cancelling", Line("cancel_requested", {}))
+    cancelled = Step("cancelled", Line("cancelled", {}), {"finished_at": now})
+    asked = Step("cancelling", Line("cancel_requested", {}))
     steps = {"queued": cancelled, "paused": cancelled, "running": asked, "pausing": asked, "finishing": asked}
-    return _go(session, job_id, steps, fine=("cancelling", "cancelled"), now=now)
+    return go(session, job_id, steps, fine=("cancelling", "cancelled"), now=now)
 
 
 def pause(session: Session, job_id: str, *, now: datetime) -> Job:
     """Pause at once what waits; ask the worker to stop what runs, which keeps what it has done. Raises `Conflict` for a
     job that has ended or is to be cancelled."""
     steps = {
-        "queued": _Step("paused", Line("paused", {})),
-        "running": _Step("pausing", Line("pause_requested", {})),
+        "queued": Step("paused", Line("paused", {})),
+        "running": Step("pausing", Line("pause_requested", {})),
     }
-    return _go(session, job_id, steps, fine=("pausing", "paused"), now=now)
+    return go(session, job_id, steps, fine=("pausing", "paused"), now=now)
 
 
 def finish(session: Session, job_id: str, *, now: datetime) -> Job:
     """Have a search end soon, with the best that it has found: at once what runs, the next time it is taken what waits.
     Raises `Conflict` for a job that is no search, has ended, or is to be paused or cancelled."""
     if not find(session, job_id).spec.get("search"):
-        raise errors.Conflict(f"job {job_id} is no search, so it has nothing to finish with", code="no_search")
+        raise errors.Conflict(
+            f"job {job_id} is no search; to finish is to end a search early, with the best that it has found",
+            code="no_search",
+        )
     line = Line("finish_requested", {})
     # What waits looks like what a lost worker has left: it is taken as such, or cancelled.
-    waiting = _Step("finishing", line, {"rung_at": now, "lease_expires_at": Job.created_at})
-    steps = {"queued": waiting, "paused": waiting, "running": _Step("finishing", line)}
-    return _go(session, job_id, steps, fine=("finishing",), now=now)
+    waiting = Step("finishing", line, {"rung_at": now, "lease_expires_at": Job.created_at})
+    steps = {"queued": waiting, "paused": waiting, "running": Step("finishing", line)}
+    return go(session, job_id, steps, fine=("finishing",), now=now)
 
 
 def resume(session: Session, job_id: str, *, now: datetime) -> Job:
     """Put a paused job back into its queue. Raises `Conflict` for one that has ended or is not paused yet."""
-    steps = {"paused": _Step("queued", Line("resume_requested", {}), {"rung_at": now})}
-    return _go(session, job_id, steps, fine=("queued", "running"), now=now)
+    steps = {"paused": Step("queued", Line("resume_requested", {}), {"rung_at": now})}
+    return go(session, job_id, steps, fine=("queued", "running"), now=now)
 
 
 def workers(session: Session) -> Sequence[Worker]:
@@ -356,7 +359,7 @@ def _insert(session: Session, job: Job) -> None:
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A change of state, and the line that tells of it."""
 
     state: str
@@ -364,8 +367,8 @@ class _Step:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _go(session: Session, job_id: str, steps: Mapping[str, _Step], *, fine: Sequence[str], now: datetime) -> Job:
-    """Take the step that leads on from the job's state; in a state of `fine` there is nothing to do."""
+def go(session: Session, job_id: str, steps: Mapping[str, Step], *, fine: Sequence[str], now: datetime) -> Job:
+    """Take the step that leads on from the job's state, none in a state of `fine`; in any other raise `Conflict`."""
     find(session, job_id)
     if not any(_transition(session, job_id, source, step, now=now) for source, step in steps.items()):
         state = session.scalar(select(Job.state).where(Job.id == job_id))
@@ -377,7 +380,7 @@ def _go(session: Session, job_id: str, steps: Mapping[str, _Step], *, fine: Sequ
     return find(session, job_id)
 
 
-def _transition(session: Session, job_id: str, source: str, step: _Step, *, now: datetime) -> bool:
+def _transition(session: Session, job_id: str, source: str, step: Step, *, now: datetime) -> bool:
     statement = (
         update(Job)
         .where(Job.id == job_id, Job.state == source)

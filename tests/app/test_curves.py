@@ -56,6 +56,23 @@ def test_an_epoch_that_was_done_again_counts_once_and_a_lost_worker_up_to_its_la
     assert [(point.epoch, point.seconds, point.accuracy) for point in curve] == [(1, 10, 0.5), (2, 25, 0.6)]
 
 
+def test_a_training_that_is_retried_begins_anew() -> None:
+    curve, worked = curves.of(
+        [
+            Line(0, "attempt_started"),
+            epoch(10, 1, 0.5),
+            epoch(20, 2, 0.5),
+            Line(25, "failed"),
+            Line(80, "retried"),
+            Line(90, "attempt_started"),
+            epoch(97, 1, 0.6),
+            Line(99, "succeeded"),
+        ]
+    )
+    assert curve == (Point(1, 7, 0.6, 0.4),)
+    assert worked == 9
+
+
 def test_a_training_without_epochs_has_the_point_of_its_end() -> None:
     evaluated = Line(4, "evaluated", {"accuracy": 0.9, "log_loss": 0.2})
     curve, _ = curves.of([Line(1, "attempt_started"), evaluated, Line(5, "succeeded")])

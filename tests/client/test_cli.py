@@ -33,6 +33,7 @@ def test_every_command_says_what_it_does() -> None:
         "predict",
         "jobs",
         "cancel",
+        "retry",
         "models",
         "alias",
         "aliases",

@@ -160,6 +160,9 @@ def test_every_route_works_with_its_examples(http: httpx.Client, document: dict[
     service.in_state(http, ids["job_id"], "paused")
     call("post", "/v1/jobs/{job_id}/resume")
     call("post", "/v1/jobs/{job_id}/cancel")
+    service.in_state(http, ids["job_id"], "cancelled")
+    call("post", "/v1/jobs/{job_id}/retry")
+    stop([ids["job_id"]])
     call("patch", "/v1/datasets/{dataset_id}")
     call("delete", "/v1/datasets/{dataset_id}")
     assert not left

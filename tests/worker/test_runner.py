@@ -16,7 +16,7 @@ import pytest
 
 from app.datasets import service as datasets
 from app.db import Database, utc_now
-from app.jobs import leases, service
+from app.jobs import leases, retries, service
 from app.models import artifact
 from app.models import service as models
 from app.settings import Settings
@@ -142,6 +142,26 @@ def test_cancelling_stops_the_process_and_leaves_nothing(
     assert desk.job(job.id).state == "cancelled"
     assert job_processes() == []
     assert files_left(files) == []
+
+
+def test_a_failed_training_is_retried_with_all_its_attempts(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=12, max_attempts=1)
+    with running(runner, job.id):
+        until(lambda: "epoch_finished" in desk.history(job.id))
+        for process in job_processes():
+            process.kill()
+    assert desk.job(job.id).state == "failed"
+    with database.write() as session:
+        retries.retry(session, job.id, now=utc_now())
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert (ended.state, ended.attempt, ended.error) == ("succeeded", 1, None)
+    anew = desk.history(job.id)[desk.history(job.id).index("retried") :]
+    assert "resumed" not in anew
+    assert anew.count("epoch_finished") == 12
 
 
 def test_a_paused_training_keeps_its_steps_and_goes_on_with_them(

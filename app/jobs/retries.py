@@ -1,0 +1,48 @@
+"""A job that came to nothing is queued once more, where there is still something to work on."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.datasets import service as datasets
+from app.jobs import service
+from app.jobs.events import Line
+from app.jobs.schemas import ENDED
+from app.jobs.service import Step
+from app.jobs.tables import Job
+
+_CAME_TO_NOTHING = ("failed", "cancelled")
+_ANEW: dict[str, Any] = {"attempt": 0, "progress": None, "error": None, "started_at": None, "finished_at": None}
+
+
+def retry(session: Session, job_id: str, *, now: datetime) -> Job:
+    """Queue a job that has failed or was cancelled as it was asked for, with all its attempts. Raises `Conflict` for
+    one in another state, for an import, and while another job is after the same; `NotFound` where its data set is
+    deleted."""
+    job = service.find(session, job_id)
+    if job.state not in _CAME_TO_NOTHING:
+        raise errors.Conflict(
+            f"job {job_id} is {job.state}; only one that has failed or was cancelled can be retried",
+            code="job_has_ended" if job.state in ENDED else "job_in_other_state",
+            detail={"state": job.state},
+        )
+    if job.kind == "ingest":
+        raise errors.Conflict(
+            f"job {job_id} is an import, whose archive is discarded when it ends; upload the archive again",
+            code="archive_gone",
+        )
+    datasets.find(session, job.dataset_id)
+    subject = job.subject
+    step = Step("queued", Line("retried", {}), {**_ANEW, "rung_at": now})
+    try:
+        with session.begin_nested():
+            return service.go(session, job_id, dict.fromkeys(_CAME_TO_NOTHING, step), fine=(), now=now)
+    except IntegrityError as error:
+        other = session.scalar(select(Job.id).where(Job.subject == subject, Job.state.not_in(ENDED)))
+        raise errors.Conflict(
+            f"job {other} is after the same as job {job_id}; wait for it to end", code="asked_meanwhile"
+        ) from error
