@@ -326,7 +326,8 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     with told_plainly(), Client(url) as client:
-        console.print(show.jobs(islice(client.jobs(), limit)))
+        for part in show.jobs(islice(client.jobs(), limit)):
+            console.print(part)
 
 
 @app.command()

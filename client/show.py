@@ -1,7 +1,7 @@
 """What happens, on the terminal: steps with their times, the course of a job, tables of what there is."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -105,14 +105,19 @@ def best(prediction: Prediction) -> str:
     return ", ".join(f"{item.label} {100 * item.probability:.1f} %" for item in prediction.labels)
 
 
-def jobs(rows: Iterable[Job]) -> Table:
-    table = _table("Job", "Kind", "State", "Model", "Attempt", "Started by", "Error")
+def jobs(rows: Iterable[Job]) -> Iterator[RenderableType]:
+    """The jobs, and a line for each that is at work or has failed."""
+    table = _table("Job", "Kind", "State", "Model", "Attempt", "Since", whole=("Job", "Kind", "State"))
+    lines = []
     for job in rows:
-        error = "" if job.error is None else f"{job.error.code}: {job.error.message}"
-        attempt = f"{job.attempt} of {job.max_attempts}"
-        created = f"{job.created_at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(job.id, job.kind, _state(job), job.model_name or "", attempt, created, escape(error))
-    return table
+        attempt, created = f"{job.attempt}/{job.max_attempts}", f"{job.created_at:%m-%d %H:%M}"
+        table.add_row(job.id, job.kind, job.state, job.model_name or "", attempt, created)
+        if job.error is not None:
+            lines.append(Text(f"{job.id}: {job.error.code}: {job.error.message}", style="red"))
+        elif job.progress is not None and not job.has_ended:
+            lines.append(Text(f"{job.id}: {_PHASES.get(job.progress.phase, job.progress.phase)}", style="dim"))
+    yield table
+    yield from lines
 
 
 def models(rows: Iterable[Model]) -> Table:
@@ -262,7 +267,8 @@ def _size(size_bytes: int) -> str:
 
 
 def _depths(figures: Figures) -> Table:
-    table = _table("Depth", "Features", "Accuracy", "Log-loss", "LogME", "H-score", "Neighbours", "Untrained")
+    scores = ("Log-loss", "LogME", "H-score", "Neighbours")
+    table = _table("Depth", "Features", "Accuracy", *scores, "Untrained", whole=("Features", *scores))
     table.title = f"{figures.backbone}, {figures.weights}: {figures.measured} of {figures.images} training images"
     untrained = {depth.name: _accuracy(depth.probe) for depth in figures.random}
     for depth in figures.depths:
@@ -299,20 +305,15 @@ def _costs(costs: Costs) -> str:
     return f"An image takes {decode} to decode, {forward} through the network, {step} in a full training ({where})."
 
 
-def _state(job: Job) -> str:
-    if job.progress is None or job.has_ended:
-        return job.state
-    return f"{job.state}, {_PHASES.get(job.progress.phase, job.progress.phase)}"
-
-
 def _weights(entry: Backbone) -> str:
     if not entry.weights:
         return "none, trains from scratch"
     return "at hand" if entry.weights[0].at_hand else "to be downloaded"
 
 
-def _table(*headings: str) -> Table:
+def _table(*headings: str, whole: Collection[str] = ()) -> Table:
+    """Columns are folded where there is no room, those of `whole` last."""
     table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in whole)
     return table

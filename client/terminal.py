@@ -1,5 +1,6 @@
 """What all commands have in common: where they print, which service they ask, and how they say what goes wrong."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -9,7 +10,10 @@ from rich.console import Console
 
 from client.errors import GraftError
 
-console = Console()
+_PIPED_COLUMNS = 1000
+"""Where no terminal is written to, so that what a program reads is not broken into lines."""
+
+console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 errors = Console(stderr=True)
 
 Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of the service.")]

@@ -1,0 +1,86 @@
+"""Tables on terminals that are not wide."""
+
+import io
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from rich.console import Console, RenderableType
+
+from client import show
+from client.values import Costs, Depth, Figures, Job, JobError, Plan, Planned, Probe, Profile, Progress
+
+JOB = Job(
+    id="job_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e",
+    kind="optimise",
+    state="cancelling",
+    dataset_id="ds_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e",
+    model_name="insects-of-the-garden-in-summer",
+    plan=None,
+    attempt=2,
+    max_attempts=3,
+    progress=None,
+    result=None,
+    error=None,
+    created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    finished_at=None,
+)
+PROBE = Probe(accuracy=0.9125, log_loss=0.251, error=0.0125)
+DEPTH = Depth(name="stage1", features=1024, probe=PROBE, log_me=-0.512, h_score=1.234, neighbours=0.875)
+COSTS = Costs(decode=0.001, forward=0.002, step=0.003, device="cpu", threads=1)
+FIGURES = Figures(
+    backbone="resnet50",
+    weights="IMAGENET1K_V2",
+    classes=2,
+    images=100,
+    measured=100,
+    depths=[DEPTH],
+    together=PROBE,
+    curve=[],
+    random=[DEPTH],
+    random_images=100,
+    costs=COSTS,
+)
+PLAN = Plan(backbone="resnet50", strategy="head", treatments=[], expected=None, estimate=None, reasons=[])
+PLANNED = Planned(dataset_id=JOB.dataset_id, dataset_version=1, plan=PLAN, profile=Profile("prf_1", FIGURES))
+
+
+def printed(*parts: RenderableType, columns: int = 80) -> list[str]:
+    written = io.StringIO()
+    console = Console(file=written, width=columns)
+    for part in parts:
+        console.print(part)
+    return written.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 1000])
+def test_ids_and_states_of_jobs_are_never_broken(columns: int) -> None:
+    lines = printed(*show.jobs([JOB, JOB]), columns=columns)
+
+    assert sum(JOB.id in line and "cancelling" in line and "2/3" in line for line in lines) == 2
+    assert (len(lines) == 3) == (columns == 1000)
+
+
+def test_what_a_job_failed_with_or_is_at_follows_on_a_line_of_its_own() -> None:
+    failed = msgspec.structs.replace(JOB, state="failed", error=JobError("out_of_memory", "the batch", {}))
+    running = msgspec.structs.replace(JOB, state="running", progress=Progress("train", 1, 10))
+
+    lines = printed(*show.jobs([failed, running]))
+
+    assert lines[-2:] == [f"{JOB.id}: out_of_memory: the batch", f"{JOB.id}: training"]
+
+
+def test_no_heading_of_a_profile_is_broken() -> None:
+    (heading,) = (line for line in printed(*show.planned(PLANNED)) if line.startswith("Depth"))
+
+    assert heading.split()[3:] == ["Log-loss", "LogME", "H-score", "Neighbours", "Untrained"]
+
+
+def test_what_is_written_to_a_program_is_not_broken_into_lines() -> None:
+    program = "from client.terminal import console; console.print('word ' * 100)"
+    environment = {**os.environ, "COLUMNS": "80"}
+    written = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=environment)
+    assert len(written.stdout.splitlines()) == 1
