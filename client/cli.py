@@ -226,7 +226,10 @@ def plan(
     base: Base = None,
     version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure how well the network suits the data, and wait for that.")
+        bool,
+        typer.Option(
+            "--measure", help="Measure how well the network suits the data, and wait for that; not with a base."
+        ),
     ] = False,
     max_latency: MaxLatency = None,
     max_size: MaxSize = None,
@@ -242,7 +245,7 @@ def plan(
             base=base,
             budget=budget,
         )
-        for part in show.planned(_planned(client, dataset, recipe, version, measure=measure)):
+        for part in show.planned(_planned(client, dataset, recipe, version, measure=measure), base=base):
             console.print(part)
 
 

@@ -202,10 +202,10 @@ def _ranked(place: Place, entry: Candidate) -> Iterator[str]:
     yield from (_size(cost.size_bytes), f"{1000 * cost.latency.seconds:.1f} ms")
 
 
-def planned(found: Planned) -> Iterator[RenderableType]:
-    """What a training would do: what was measured, and then the plan with its reasons."""
+def planned(found: Planned, *, base: str | None = None) -> Iterator[RenderableType]:
+    """What a training, maybe from a `base`, would do: what was measured, and then the plan with its reasons."""
     if found.profile is None:
-        yield Text("Not measured with this backbone yet; --measure does that.\n", style="dim")
+        yield Text(f"{_NOT_MEASURED if base is None else _NEVER_MEASURED}\n", style="dim")
     else:
         figures = found.profile.figures
         yield from (_depths(figures), Text(), _curve(figures), Text(), Text(_costs(figures.costs), style="dim"), Text())
@@ -214,6 +214,10 @@ def planned(found: Planned) -> Iterator[RenderableType]:
     yield Text()
     yield _treatments(found.plan)
     yield Text(_forecast(found.plan))
+
+
+_NOT_MEASURED = "Not measured with this backbone yet; --measure does that."
+_NEVER_MEASURED = "With a base nothing is measured, as the figures would be those of another network."
 
 
 def experiment(found: Experiment) -> Iterator[RenderableType]:

@@ -22,7 +22,8 @@ class PlanCreate(BaseModel):
     measure: bool = Field(
         default=False,
         description="Whether the version is to be measured with the backbone first, where that has not been done: the "
-        "answer is then the job that does it. A training from a `base` is planned without.",
+        "answer is then the job that does it. For a training from a `base` nothing is ever measured, as the figures "
+        "would be those of another network: it is planned at once.",
     )
 
 
@@ -49,4 +50,6 @@ class PlanRead(BaseModel):
     dataset_version: int
     plan: Plan
     ranking_id: str | None = Field(description="The ranking that chose the backbone, where it was left open.")
-    profile: ProfileRead | None = Field(description="Null where the version was not measured with this backbone yet.")
+    profile: ProfileRead | None = Field(
+        description="Null where the version was not measured with this backbone yet, and with a base."
+    )

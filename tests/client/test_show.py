@@ -79,6 +79,13 @@ def test_no_heading_of_a_profile_is_broken() -> None:
     assert heading.split()[3:] == ["Log-loss", "LogME", "H-score", "Neighbours", "Untrained"]
 
 
+def test_only_where_it_would_do_something_is_measuring_advised() -> None:
+    unmeasured = msgspec.structs.replace(PLANNED, profile=None)
+
+    assert printed(*show.planned(unmeasured))[0].endswith("--measure does that.")
+    assert printed(*show.planned(unmeasured, base="insects@1"))[0].startswith("With a base nothing is measured")
+
+
 def test_what_is_written_to_a_program_is_not_broken_into_lines() -> None:
     program = "from client.terminal import console; console.print('word ' * 100)"
     environment = {**os.environ, "COLUMNS": "80"}
