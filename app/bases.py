@@ -26,6 +26,8 @@ class FoundBase:
     start: WarmStart
     network: NetworkFacts
     """Of the base's network, which may be cut."""
+    can_replay: bool
+    """Whether the images that it was made from are still there."""
 
 
 def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> FoundBase:
@@ -41,13 +43,18 @@ def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetV
             detail={"base": reference, "base_backbone": base.backbone, "backbone": recipe.backbone},
         ).at("recipe.base")
     network = replace(backbone.facts, stages=_stages(recipe, backbone, base, reference))
-    if recipe.replay:
-        _check_images(session, base, reference)
+    can_replay = _has_images(session, base)
+    if recipe.replay and not can_replay:
+        raise errors.Conflict(
+            f"the data set that {reference} was made from is deleted, so its images cannot be added; leave replay out",
+            code="base_images_gone",
+            detail={"base": reference},
+        ).at("recipe.replay")
     kept, fresh, dropped = warmstart.match(base.labels, version.labels, recipe.label_map)
     start = WarmStart(
         base=reference, version_id=base.id, kept=kept, fresh=fresh, dropped=dropped, replay=bool(recipe.replay)
     )
-    return FoundBase(replace(recipe, base=reference), start, network)
+    return FoundBase(replace(recipe, base=reference), start, network, can_replay)
 
 
 def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
@@ -73,12 +80,9 @@ def _stages(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: s
     return names[: names.index(last) + 1] if last in names else names
 
 
-def _check_images(session: Session, base: ModelVersion, reference: str) -> None:
+def _has_images(session: Session, base: ModelVersion) -> bool:
     try:
         datasets.find_version(session, base.dataset_id, base.dataset_version)
-    except errors.NotFound as error:
-        raise errors.Conflict(
-            f"the data set that {reference} was made from is deleted, so its images cannot be added; leave replay out",
-            code="base_images_gone",
-            detail={"base": reference},
-        ).at("recipe.replay") from error
+    except errors.NotFound:
+        return False
+    return True

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from app.facts import NetworkFacts, VersionFacts
 from app.recipe import Augmentation, Balance, Optimizer, Precision, Recipe, Unfreeze
+from app.wording import counted
 
 _SCRATCH_STEPS = 2000
 _SCRATCH_EPOCHS = (30, 120)
@@ -114,7 +115,8 @@ def _about_steps(descent: Descent, version: VersionFacts) -> Iterator[str]:
     name = {"sgd": "SGD with momentum", "adamw": "AdamW"}[descent.optimizer]
     several = f", {descent.accumulate} to a step" if descent.accumulate > 1 else ""
     yield (
-        f"{descent.epochs} epochs of {version.train_images} images in batches of {descent.batch_size}{several}, "
+        f"{counted(descent.epochs, 'epoch')} of {counted(version.train_images, 'image')} in batches of "
+        f"{descent.batch_size}{several}, "
         f"{name}, cosine learning rate with a peak of {descent.learning_rate:g}."
     )
     if descent.devices is not None:
@@ -125,7 +127,8 @@ def _about_steps(descent: Descent, version: VersionFacts) -> Iterator[str]:
     if descent.ema:
         yield f"The network that is kept is the moving average of its weights, with a decay of {descent.ema:g} a step."
     if descent.patience is not None:
-        yield f"Training ends early after {descent.patience} epochs without a better one, and the best is kept."
+        patience = counted(descent.patience, "epoch")
+        yield f"Training ends early after {patience} without a better one, and the best is kept."
 
 
 def _about_rate(recipe: Recipe, descent: Descent, network: NetworkFacts) -> Iterator[str]:

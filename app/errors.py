@@ -97,17 +97,20 @@ class Invalid(GraftError):
 
 
 class UnknownName(Invalid):
-    """A name that is in no list; the message offers the nearest valid names."""
+    """A name that is in no list, or not in that of its `holder`; the message offers the nearest valid names."""
 
     title = "Unknown name"
     default_code = "unknown_name"
 
-    def __init__(self, what: str, name: str, valid: Iterable[str], *, code: str | None = None) -> None:
+    def __init__(
+        self, what: str, name: str, valid: Iterable[str], *, code: str | None = None, holder: str | None = None
+    ) -> None:
         names = list(valid)
         nearest: list[JsonValue] = [*nearest_names(name, names)]
         hint = f"did you mean {', '.join(map(str, nearest))}?" if nearest else f"valid names are {', '.join(names)}"
+        missing = f"no {what} {name!r}" if holder is None else f"{holder} has no {what} {name!r}"
         super().__init__(
-            f"no {what} {name!r}; {hint}",
+            f"{missing}; {hint}",
             code=code or f"unknown_{what.replace(' ', '_')}",
             detail={"name": name, "nearest": nearest},
         )

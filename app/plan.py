@@ -225,7 +225,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
         deterministic=recipe.deterministic,
         reasons=(
             f"The stages of {recipe.backbone} up to {freeze} stay as {recipe.origin}, BatchNorm's statistics included; "
-            f"trained is {trained}.",
+            f"what is trained is {trained}.",
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
             f"What the frozen stages give is computed once, for {views} views of each image, and kept.",

@@ -17,6 +17,7 @@ from app.facts import NetworkFacts, VersionFacts
 from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
 from app.profile import HEAD, Depth, Probe, Profile
 from app.recipe import ALL_STAGES, BEST_STAGE, Recipe, Strategy, left_out, narrowed
+from app.wording import percent
 
 Chosen = Literal["head", "stage_probe", "top", "full"]
 
@@ -160,15 +161,15 @@ def _likeness(profile: Profile, stages: Sequence[str]) -> tuple[Likeness, tuple[
     random = max(depth.probe.accuracy for depth in profile.random)
     share = (pretrained - random) / max(1 - random, 1e-9)
     evidence = [
-        f"On {profile.random_images} images a linear classifier on {profile.backbone}'s features is right for "
-        f"{_percent(pretrained)}, with random values in place of the pre-trained ones for {_percent(random)}: "
-        f"pre-training removes {_percent(max(share, 0.0))} of the errors."
+        f"on {profile.random_images} images a linear classifier on {profile.backbone}'s features is right for "
+        f"{percent(pretrained)}, with random values in place of the pre-trained ones for {percent(random)}: "
+        f"pre-training removes {percent(max(share, 0.0))} of the errors."
     ]
     earlier = _better_than_top(profile, stages)
     if earlier is not None:
         evidence.append(
             f"Stage {earlier.name} tells the labels apart better than the top does "
-            f"({_percent(earlier.probe.accuracy)} against {_percent(profile.depth(HEAD).probe.accuracy)}): "
+            f"({percent(earlier.probe.accuracy)} against {percent(profile.depth(HEAD).probe.accuracy)}): "
             "what comes behind it is made for other things."
         )
     likeness: Likeness = "similar" if share >= FAMILIAR and earlier is None else "dissimilar"
@@ -208,8 +209,8 @@ def _about_fixed(profile: Profile, strategy: Chosen, stage: str | None) -> str:
     where = "all stages together" if stage == ALL_STAGES else f"stage {stage}"
     probe = profile.together if stage == ALL_STAGES else profile.depth(str(stage)).probe
     return (
-        f"Of the classifiers on fixed features the one on {where} is the best: {_percent(probe.accuracy)} against "
-        f"{_percent(profile.depth(HEAD).probe.accuracy)} at the top."
+        f"Of the classifiers on fixed features the one on {where} is the best: {percent(probe.accuracy)} against "
+        f"{percent(profile.depth(HEAD).probe.accuracy)} at the top."
     )
 
 
@@ -225,7 +226,7 @@ def _little_similar(profile: Profile, stages: Sequence[str]) -> tuple[Chosen, st
     return (
         "top",
         stages[freeze],
-        f"Little and similar data, of which classifiers on fixed features miss {_percent(missed)}: from a new "
+        f"Little and similar data, of which classifiers on fixed features miss {percent(missed)}: from a new "
         f"classifier on, what comes behind {stages[freeze]} is trained too, and kept if that does better.",
     )
 
@@ -237,7 +238,7 @@ def _little_dissimilar(profile: Profile, _stages: Sequence[str]) -> tuple[Chosen
     return (
         "full",
         None,
-        f"Little and dissimilar data, of which classifiers on fixed features miss {_percent(missed)}: all layers are "
+        f"Little and dissimilar data, of which classifiers on fixed features miss {percent(missed)}: all layers are "
         "trained too, and the classifier on fixed features is kept if that does better.",
     )
 
@@ -286,7 +287,3 @@ def _probed(profile: Profile, strategy: Strategy, stage: str | None) -> Probe:
     named = {depth.name: depth.probe for depth in profile.depths}
     # Where a network's own classifier gets the mean over its last stage, that stage's features are those of the head.
     return named.get(stage or HEAD, named[HEAD])
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

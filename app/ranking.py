@@ -70,7 +70,7 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a network stands: 1 is best, and networks that do alike share the mean of their places."""
+    """Where a network stands: 1 is best, and networks that do alike by a score share the best of their places."""
 
     name: str
     combined: int
@@ -151,6 +151,11 @@ def ranks(values: Sequence[float]) -> list[float]:
     ]
 
 
+def shared(values: Sequence[float]) -> list[int]:
+    """The place of each of `values` as it is told: as `ranks`, but the best place of equal ones."""
+    return [1 + sum(other > value for other in values) for value in values]
+
+
 def combined(by_score: Mapping[str, Sequence[float]]) -> list[float]:
     """From the places of each network by each score, what the ranking goes by; less is better.
 
@@ -174,8 +179,8 @@ def order(setting: Setting, measured: Sequence[Measured], refused: Sequence[Refu
     Of networks that stand alike, the one with the better probe comes first, and then the quicker one.
     """
     scores = {name: [of(entry) for entry in measured] for name, of in SCORES.items()}
-    by_score = {name: ranks(values) for name, values in scores.items()}
-    together = combined(by_score)
+    by_score = {name: shared(values) for name, values in scores.items()}
+    together = combined({name: ranks(values) for name, values in scores.items()})
     rows = sorted(
         range(len(measured)),
         key=lambda row: (
@@ -257,12 +262,12 @@ def _misses(cost: Cost, budget: Budget) -> tuple[str, ...]:
     """How `cost` is beyond `budget`."""
     said = []
     if budget.latency_ms is not None and 1000 * cost.latency.seconds > budget.latency_ms:
-        said.append(f"takes {1000 * cost.latency.seconds:.1f} ms an image, of {budget.latency_ms:g}")
+        said.append(f"takes {1000 * cost.latency.seconds:.1f} ms an image, of at most {budget.latency_ms:g} ms")
     if budget.macs is not None and (cost.macs is None or cost.macs > budget.macs):
         count = "an unknown number of" if cost.macs is None else f"{cost.macs / 1e6:,.0f} million"
-        said.append(f"does {count} multiply-adds, of {budget.macs / 1e6:,.0f} million")
+        said.append(f"does {count} multiply-adds, of at most {budget.macs / 1e6:,g} million")
     if budget.size_bytes is not None and cost.size_bytes > budget.size_bytes:
-        said.append(f"has {cost.size_bytes / 1e6:.1f} MB of values, of {budget.size_bytes / 1e6:.1f}")
+        said.append(f"has {cost.size_bytes / 1e6:.1f} MB of values, of at most {budget.size_bytes / 1e6:g} MB")
     return tuple(said)
 
 
@@ -275,7 +280,7 @@ def _remarks(
         yield _about_chance(ordered)
     seen = [entry.name for entry in ordered if entry.has_seen]
     if seen:
-        yield f"{', '.join(seen)}: trained on images of this data set before, so its figures are too good."
+        yield f"{', '.join(seen)}: trained on images of this data set before, so that these figures are too good."
     yield from (f"{entry.name} is not ranked: {entry.message}" for entry in refused)
 
 
@@ -298,7 +303,8 @@ def _about_agreement(agreements: Sequence[Agreement]) -> str:
     lowest, least = min(known, key=lambda pair: pair[0])
     between = f"{TITLES[least.first]} and {TITLES[least.second]}"
     if lowest >= _AGREE:
-        return f"On the order of all they agree: Kendall's tau is at least {lowest:.2f} between any two scores."
+        least_of_all = "1.00" if (said := f"{lowest:.2f}") == "1.00" else f"at least {said}"
+        return f"On the order of all they agree: Kendall's tau is {least_of_all} between any two scores."
     return f"On the order of all they disagree: Kendall's tau between {between} is {lowest:.2f}."
 
 

@@ -7,14 +7,18 @@ from app.facts import NetworkFacts, VersionFacts
 from app.plan import Plan, resolve
 from app.recipe import Recipe, left_out, narrowed
 from app.warmstart import WarmStart, told
+from app.wording import counted
 
 PULL = 0.01
 """How strongly layers that are trained on are pulled back to where they were, if the recipe does not say; of the
 strengths that Li et al. (2018, L2-SP) found to be best from data set to data set, one in the middle."""
 
 
-def plan(recipe: Recipe, start: WarmStart, version: VersionFacts, network: NetworkFacts) -> Plan:
-    """The plan for a `recipe` with a base whose network is of these facts. Raises `UnknownName` and `Invalid`."""
+def plan(
+    recipe: Recipe, start: WarmStart, version: VersionFacts, network: NetworkFacts, *, can_replay: bool = True
+) -> Plan:
+    """The plan for a `recipe` with a base whose network is of these facts, and whose images are there if it
+    `can_replay` them. Raises `UnknownName` and `Invalid`."""
     reasons: list[str] = []
     if recipe.strategy == "auto":
         recipe, lost = narrowed(recipe, "head")
@@ -30,7 +34,13 @@ def plan(recipe: Recipe, start: WarmStart, version: VersionFacts, network: Netwo
             replace(one, values="base" if one.values in ("pretrained", "fitted") else one.values)
             for one in made.treatments
         ),
-        reasons=(*_about_labels(start), *reasons, *made.reasons, *_about_pull(made), _about_replay(start)),
+        reasons=(
+            *_about_labels(start),
+            *reasons,
+            *made.reasons,
+            *_about_pull(made),
+            _about_replay(start, can_replay=can_replay),
+        ),
     )
 
 
@@ -42,16 +52,16 @@ _WHY_HEAD = (
 
 def _about_labels(start: WarmStart) -> Iterator[str]:
     renamed = [f"{one.old} as {one.new}" for one in start.kept if one.old != one.new]
+    fresh = f"; new are those of {counted(len(start.fresh), 'label')}: {told(start.fresh)}" if start.fresh else ""
     yield (
-        f"Rows of the classifier of {start.base} are kept for {len(start.kept)} labels, matched by name"
-        f"{', ' + told(renamed) if renamed else ''}; for {len(start.fresh)} they are new"
-        f"{': ' + told(start.fresh) if start.fresh else ''}."
+        f"Rows of the classifier of {start.base} are kept for {counted(len(start.kept), 'label')}, matched by name"
+        f"{', ' + told(renamed) if renamed else ''}{fresh}."
     )
     if start.dropped:
         yield f"The version has no {told(start.dropped)} any more, so these rows go."
     yield (
-        "The classifier that is fitted first is kept close to those rows: what is penalised is the distance from them, "
-        "and new rows are those of a label that is as likely as the old ones."
+        "The classifier that is fitted first is kept close to those rows: what is penalised is the distance from them"
+        f"{', and new rows are those of a label that is as likely as the old ones' if start.fresh else ''}."
     )
 
 
@@ -63,11 +73,13 @@ def _about_pull(made: Plan) -> Iterator[str]:
         )
 
 
-def _about_replay(start: WarmStart) -> str:
+def _about_replay(start: WarmStart, *, can_replay: bool) -> str:
     if start.replay:
         return (
             f"The training images that {start.base} was made from are trained on besides, where the version lacks them."
         )
+    if not can_replay:
+        return f"Only the version's own images are trained on; those that {start.base} was made from are deleted."
     return (
         f"Only the version's own images are trained on; replay would add those that {start.base} was made from, for "
         "labels of which the version has few."

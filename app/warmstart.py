@@ -51,9 +51,9 @@ def match(
     renamed, names = dict(label_map or {}), set(new)
     for before, after in renamed.items():
         if before not in old:
-            raise errors.UnknownName("label of the base", before, old, code="unknown_label").at("recipe.label_map")
+            raise errors.UnknownName("label", before, old, holder="the base").at("recipe.label_map")
         if after not in names:
-            raise errors.UnknownName("label of the version", after, new, code="unknown_label").at("recipe.label_map")
+            raise errors.UnknownName("label", after, new, holder="the version").at("recipe.label_map")
     kept = tuple(Kept(old=label, new=renamed.get(label, label)) for label in old if renamed.get(label, label) in names)
     for label, count in Counter(one.new for one in kept).items():
         if count > 1:

@@ -206,7 +206,8 @@ def _import(client: Client, photos: Path, name: str) -> str:
             step.outcome = f"data set {name!r} has them all"
             return dataset.id
         result = show.succeeded(job).result or {}
-        step.outcome = f"{result['accepted']} images became version {result['dataset_version']} of {name!r}"
+        images = show.counted(result["accepted"], "image")
+        step.outcome = f"{images} became version {result['dataset_version']} of {name!r}"
         step.notes = [
             f"refused {item.path}: {item.message}" for item in islice(client.refused(received.id, dataset.id), 10)
         ]

@@ -169,7 +169,9 @@ def runtimes(found: Runtimes) -> Iterator[RenderableType]:
     for optimisation in found.optimisations:
         report = optimisation.report
         table = _table("Form", "Accuracy", "Agreement", "One image", "On one thread", "Images/s", "Memory", "")
-        table.title = f"{report.machine.name}, {report.machine.threads} threads, {report.images} held-out images"
+        table.title = f"{report.machine.name}, {counted(report.machine.threads, 'thread')}, " + counted(
+            report.images, "held-out image"
+        )
         for form in report.forms:
             table.add_row(*_form(form))
         yield from (table, Text())
@@ -237,7 +239,7 @@ def experiment(found: Experiment) -> Iterator[RenderableType]:
 def old_labels(found: OldLabels) -> str:
     """What the labels of a base have lost, in one line, and another one where that is much."""
     line = (
-        f"labels of the base, on {found.images} validation images of the {_SPLITS[found.images_of]}: "
+        f"labels of the base, on {counted(found.images, 'validation image')} of the {_SPLITS[found.images_of]}: "
         f"{100 * found.base_accuracy:.1f} % before, {100 * found.accuracy_among_old:.1f} % among them now "
         f"({found.forgotten:+.1f} points forgotten), {100 * found.accuracy:.1f} % among all ({found.lost:+.1f} lost)"
     )
@@ -264,6 +266,11 @@ def _forecast(plan: Plan) -> str:
         room = "" if memory is None else f", {_size(memory)} of memory"
         said.append(f"Estimated: {f'{seconds:.0f} s' if seconds < 180 else f'{seconds / 60:.0f} min'}{room}.")
     return " ".join(said)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _size(size_bytes: int) -> str:
@@ -305,7 +312,7 @@ def _accuracy(probe: Probe) -> str:
 
 def _costs(costs: Costs) -> str:
     decode, forward, step = (f"{1000 * seconds:.1f} ms" for seconds in (costs.decode, costs.forward, costs.step))
-    where = f"{costs.device}, {costs.threads} threads"
+    where = f"{costs.device}, {counted(costs.threads, 'thread')}"
     return f"An image takes {decode} to decode, {forward} through the network, {step} in a full training ({where})."
 
 

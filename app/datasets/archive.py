@@ -112,7 +112,7 @@ def empty_class(labels: Sequence[str], what: str, advice: str) -> errors.BadArch
     named = [*labels[:_NAMED_IN_MESSAGES]]
     more = f" and {len(labels) - len(named)} more" if len(labels) > len(named) else ""
     return errors.BadArchive(
-        f"{what} of class {', '.join(map(repr, named))}{more}; {advice}",
+        f"{what} of {'class' if len(labels) == 1 else 'classes'} {', '.join(map(repr, named))}{more}; {advice}",
         code="empty_class",
         detail={"labels": [*named]},
     )

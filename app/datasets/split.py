@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from app import errors
 from app.datasets.archive import Split
+from app.wording import counted
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _check_both(label: str, counts: Mapping[str, int], validation: int, availabl
     if train and held_out:
         return
     raise errors.BadArchive(
-        f"class {label!r} has {train} usable images to train on and {held_out} to validate with; "
+        f"class {label!r} has {counted(train, 'usable image')} to train on and {held_out} to validate with; "
         "each class needs one or more of both",
         code="too_few_images",
         detail={"label": label, "train": train, "validation": held_out},

@@ -89,7 +89,8 @@ def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: R
         searches.check(session, version, facts, recipe, backbone, plan)
         return Resolved(recipe, version, backbone, plan)
     found = bases.find(session, recipe, backbone, version)
-    return Resolved(found.recipe, version, backbone, warm.plan(found.recipe, found.start, facts, found.network))
+    plan = warm.plan(found.recipe, found.start, facts, found.network, can_replay=found.can_replay)
+    return Resolved(found.recipe, version, backbone, plan)
 
 
 def submit_analysis(

@@ -89,6 +89,8 @@ def test_an_empty_class_folder_is_an_error_that_names_it(tmp_path: Path) -> None
     with pytest.raises(errors.BadArchive, match="'wasps'") as caught:
         archive.check_classes(layout_of(path), known=())
     assert caught.value.code == "empty_class"
+    assert " of class 'wasps'" in caught.value.message
+    assert " of classes 'ants', 'bees'" in archive.empty_class(["ants", "bees"], "no image", "look").message
 
 
 def test_one_class_is_an_error_unless_the_dataset_has_others(tmp_path: Path) -> None:

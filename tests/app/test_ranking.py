@@ -102,11 +102,16 @@ def test_where_the_scores_disagree_it_is_said() -> None:
     assert {(each.first, each.second): each.tau for each in three().agreements}["h_score", "probe"] == 1
 
 
+def test_networks_that_stand_alike_by_a_score_share_the_best_place() -> None:
+    found = ranking.order(SETTING, [measured(name, 0.9) for name in ("a", "b", "c")] + [measured("d", 0.5)], [])
+    assert [place.by_score["probe"] for place in found.places] == [1, 1, 1, 4]
+
+
 def test_where_the_scores_agree_it_is_said_too() -> None:
     entries = [measured("b", 0.5, log_me=0.1, h_score=0.1), measured("a", 0.9, log_me=0.9, h_score=0.9)]
     said = ranking.order(SETTING, entries, []).remarks
     assert said[0] == "All scores put a first."
-    assert "tau is at least 1.00" in said[1]
+    assert "tau is 1.00 between" in said[1]
 
 
 def test_what_the_probe_cannot_tell_apart_is_said() -> None:
@@ -140,7 +145,7 @@ def test_the_best_within_the_budget_is_chosen(budget: Budget, chosen: str) -> No
 def test_the_reasons_tell_what_stood_before_and_why_it_was_passed_over() -> None:
     _, reasons = ranking.choose(three(), Budget(latency_ms=2))
     assert "best within the budget and number 3 of 3" in reasons[0]
-    assert reasons[1] == "large stands before it, but takes 20.0 ms an image, of 2."
+    assert reasons[1] == "large stands before it, but takes 20.0 ms an image, of at most 2 ms."
 
 
 def test_a_budget_that_none_fits_is_said_with_what_each_takes() -> None:
@@ -148,9 +153,9 @@ def test_a_budget_that_none_fits_is_said_with_what_each_takes() -> None:
         ranking.choose(three(), Budget(latency_ms=0.5))
     assert raised.value.code == "no_backbone_fits"
     assert raised.value.detail["backbones"] == {
-        "large": ["takes 20.0 ms an image, of 0.5"],
-        "middle": ["takes 4.0 ms an image, of 0.5"],
-        "small": ["takes 1.0 ms an image, of 0.5"],
+        "large": ["takes 20.0 ms an image, of at most 0.5 ms"],
+        "middle": ["takes 4.0 ms an image, of at most 0.5 ms"],
+        "small": ["takes 1.0 ms an image, of at most 0.5 ms"],
     }
 
 
@@ -164,8 +169,8 @@ def test_without_a_ranking_the_first_network_within_the_budget_is_taken() -> Non
     name, reasons = ranking.choose_unmeasured(reversed(costs), Budget(latency_ms=5, macs=200_000_000), "too few images")
     assert name == "middle"
     assert reasons[1] == (
-        "large comes before it, but takes 20.0 ms an image, of 5 and does an unknown number of multiply-adds, of 200 "
-        "million."
+        "large comes before it, but takes 20.0 ms an image, of at most 5 ms and does an unknown number of "
+        "multiply-adds, of at most 200 million."
     )
     with pytest.raises(Invalid) as refused:
         ranking.choose_unmeasured(iter(costs), Budget(size_bytes=1000), "too few images")

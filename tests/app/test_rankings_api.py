@@ -227,7 +227,7 @@ def test_a_budget_that_none_fits_is_said(http: TestClient, versioned: str, datab
     said = problem(http.post("/v1/plans", json={"dataset": versioned, "recipe": recipe}), 422)
     assert said["code"] == "no_backbone_fits"
     assert said["errors"][0]["location"] == ["body", "recipe", "budget"]
-    assert said["backbones"]["formnet"] == ["takes 5.0 ms an image, of 0.1"]
+    assert said["backbones"]["formnet"] == ["takes 5.0 ms an image, of at most 0.1 ms"]
 
 
 def test_a_training_may_leave_its_backbone_open(http: TestClient, versioned: str) -> None:

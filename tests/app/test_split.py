@@ -42,7 +42,7 @@ def test_two_images_are_one_for_each_split(fraction: float) -> None:
 
 
 def test_one_image_cannot_be_split_and_the_message_names_the_class() -> None:
-    with pytest.raises(errors.BadArchive, match="'bees' has") as caught:
+    with pytest.raises(errors.BadArchive, match="'bees' has 1 usable image to train on and 0 to") as caught:
         assigned(candidates(ants=5, bees=1))
     assert caught.value.code == "too_few_images"
 

@@ -1,5 +1,7 @@
 """Which label of a base is which of a version."""
 
+from dataclasses import replace
+
 import pytest
 
 from app import errors
@@ -50,6 +52,11 @@ def test_a_map_that_makes_no_sense_is_refused_at_its_field(label_map: dict[str, 
     assert (raised.value.code, raised.value.field) == (code, field)
 
 
+def test_a_label_that_the_base_has_not_is_told_as_such() -> None:
+    with pytest.raises(errors.UnknownName, match=r"^the base has no label 'rosa'; did you mean rose"):
+        match(("rose", "tulip"), ("roses", "tulip"), {"rosa": "roses"})
+
+
 def test_a_base_that_knows_none_of_the_labels_is_refused_though_it_has_as_many() -> None:
     with pytest.raises(errors.Invalid) as raised:
         match(("rose", "tulip"), ("cat", "dog"), None)
@@ -63,8 +70,24 @@ def test_the_plan_says_which_rows_are_kept_which_are_new_and_which_go() -> None:
     assert (made.weights, made.base) == ("base", start())
     assert {one.values for one in made.treatments} == {"base"}
     told = " ".join(made.reasons)
-    for said in ("kept for 2 labels", "rose as roses", "for 1 they are new: daisy", "no weed any more", "in flowers@1"):
+    new = "; new are those of 1 label: daisy"
+    for said in ("kept for 2 labels", "rose as roses", new, "no weed any more", "in flowers@1"):
         assert said in told, said
+
+
+def test_of_a_base_that_knows_all_labels_no_row_is_new() -> None:
+    recipe = Recipe(backbone="resnet18", strategy="head", base="flowers@1")
+    told = " ".join(plan(recipe, replace(start(), kept=start().kept[:1], fresh=()), FACTS, NETWORK).reasons)
+    assert "kept for 1 label, matched by name" in told
+    assert "is penalised is the distance from them." in told
+    assert "new" not in told
+
+
+def test_replay_is_spoken_of_only_where_the_images_are_there() -> None:
+    recipe = Recipe(backbone="resnet18", strategy="head", base="flowers@1")
+    assert "replay would add those" in plan(recipe, start(), FACTS, NETWORK).reasons[-1]
+    told = plan(recipe, start(), FACTS, NETWORK, can_replay=False).reasons[-1]
+    assert told.endswith("those that flowers@1 was made from are deleted.")
 
 
 def test_layers_that_are_trained_are_pulled_back_to_the_base() -> None:

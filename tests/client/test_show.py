@@ -73,7 +73,8 @@ def test_what_a_job_failed_with_or_is_at_follows_on_a_line_of_its_own() -> None:
     assert lines[-2:] == [f"{JOB.id}: out_of_memory: the batch", f"{JOB.id}: training"]
 
 
-def test_no_heading_of_a_profile_is_broken() -> None:
+def test_a_profile_is_told_with_no_heading_broken() -> None:
+    assert any("cpu, 1 thread)" in line for line in printed(*show.planned(PLANNED), columns=200))
     (heading,) = (line for line in printed(*show.planned(PLANNED)) if line.startswith("Depth"))
 
     assert heading.split()[3:] == ["Log-loss", "LogME", "H-score", "Neighbours", "Untrained"]

@@ -198,7 +198,7 @@ def test_every_trial_tries_something_else_and_is_told(whole: Whole) -> None:
     assert [trial.number for trial in started] == [trial.number for trial in finished] == [1, 2, 3, 4, 5, 6]
     assert len({trial.settings["learning_rate"] for trial in started}) == 6
     assert {trial.settings["epochs"] for trial in started} == {4}
-    assert whole.ended.reason == "6 trials are done"
+    assert whole.ended.reason == "it was given 6 trials"
     assert any("tried 6 trainings" in reason for reason in whole.trained.plan.reasons)
 
 

@@ -300,4 +300,4 @@ def test_the_rival_is_kept_where_it_does_better(splits: Splits, tmp_path: Path) 
     assert judged.rival_accuracy > judged.accuracy
     assert trained.evaluation.accuracy == judged.rival_accuracy
     assert trained.plan.strategy == "head"
-    assert any("The rival is kept" in reason for reason in trained.plan.reasons)
+    assert any("by strategy 'head', and is kept" in reason for reason in trained.plan.reasons)

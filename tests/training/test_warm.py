@@ -185,7 +185,14 @@ def test_a_loss_over_the_limit_is_warned_of_with_what_it_is_made_of(made: Base, 
         assert one.interval is not None
         assert one.interval.low <= one.lost <= one.interval.high
         assert f"have lost {one.lost:.1f} points" in str(one.warning)
-        assert f"more than {limit:g}: {one.forgotten:.1f} because" in str(one.warning)
+        why = "they are taken for labels that are new" if one.forgotten < 0.05 else f"{one.forgotten:.1f} because"
+        assert f"more than {limit:g}: {why}" in str(one.warning)
+
+
+def test_where_no_label_is_new_the_old_ones_are_taken_for_one_another(made: Base) -> None:
+    splits = version(("red", "blue"), each=16)
+    for one in unlearnt(made, splits, start_for(made, splits), Recorder()):
+        assert "more than 2: they are told from one another less well. " in str(one.warning)
 
 
 @pytest.mark.parametrize(

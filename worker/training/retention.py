@@ -13,6 +13,7 @@ from app.backbones.classifier import Classifier
 from app.evaluation import LOST_AT_MOST, LOST_AT_MOST_WITH_REPLAY, OldLabel
 from app.intervals import Interval, Pairs
 from app.warmstart import WarmStart, told
+from app.wording import counted
 from worker.training import evaluate, warm
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, OldLabelsJudged, TooMuchLost
@@ -132,8 +133,19 @@ def _warning(pair: Pair, judged: OldLabelsJudged, limit: float) -> str:
     span = f"95 %: {judged.interval.low:.1f} to {judged.interval.high:.1f}"
     return (
         f"The labels of {pair.start.base} have lost {judged.lost:.1f} points ({span}), more than {limit:g}: "
-        f"{judged.forgotten:.1f} because they are told from one another less well, the rest because they are taken for "
-        f"labels that are new. {_advice(pair, judged)}"
+        f"{_causes(judged)}. {_advice(pair, judged)}"
+    )
+
+
+def _causes(judged: OldLabelsJudged) -> str:
+    forgotten, taken = (round(points, 1) for points in (judged.forgotten, judged.lost - judged.forgotten))
+    if taken <= 0:
+        return "they are told from one another less well"
+    if forgotten <= 0:
+        return "they are taken for labels that are new"
+    return (
+        f"{forgotten:.1f} because they are told from one another less well, the rest because they are taken for labels "
+        "that are new"
     )
 
 
@@ -146,5 +158,6 @@ def _advice(pair: Pair, judged: OldLabelsJudged) -> str:
         return f"The images that {start.base} was made from are gone, so they cannot be replayed. {more}"
     lacking = 0 if start.replay else len(warm.replayable(pair.splits, base, start))
     if lacking:
-        return f"Train with replay: that adds {lacking} images that {start.base} was trained on and the version lacks."
+        images = counted(lacking, "image")
+        return f"Train with replay: that adds {images} that {start.base} was trained on and the version lacks."
     return f"There are no more images of {start.base} to replay. {more}"

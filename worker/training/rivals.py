@@ -9,6 +9,7 @@ from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Preprocessing
 from app.evaluation import Evaluation
 from app.plan import Plan
+from app.wording import percent
 from worker.training import evaluate
 from worker.training.events import Emit, OldLabelsJudged, RivalJudged
 
@@ -56,9 +57,10 @@ def better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: E
     if not wins:
         return trained
     said = (
-        f"The rival is kept: its log-loss on the validation images is {theirs:.3f} nats, that of strategy "
-        f"'{trained.plan.strategy}' {ours:.3f}, each at its best temperature; they are right for "
-        f"{rival.evaluation.accuracy:.1%} and {trained.evaluation.accuracy:.1%}."
+        f"A simpler classifier was fitted besides, by strategy '{rival.plan.strategy}', and is kept: its log-loss on "
+        f"the validation images is {theirs:.3f} nats, that of strategy '{trained.plan.strategy}' {ours:.3f}, each at "
+        f"its best temperature; they are right for {percent(rival.evaluation.accuracy)} and "
+        f"{percent(trained.evaluation.accuracy)}."
     )
     return instead(rival, trained.plan, said)
 

@@ -13,6 +13,7 @@ from app import errors
 from app.limits import Search
 from app.plan import Plan
 from app.space import Space
+from app.wording import counted, percent
 from worker.training import comparison, evaluate, study, trials
 from worker.training.data import Splits
 from worker.training.events import Emit, EpochFinished, Evaluated, Event, SearchEnded, TrialFinished, TrialStarted
@@ -112,7 +113,7 @@ class _Search:
         if self._searching.is_to_end():
             self._reason = "it was asked for what it had"
         elif most is not None and number > most:
-            self._reason = f"{most} trials are done"
+            self._reason = f"it was given {counted(most, 'trial')}"
         elif left is not None and left <= 0:
             self._reason = "the time is up"
         elif number - 2 < len(self._fixed):
@@ -221,7 +222,7 @@ class _Search:
         state, best = self._state, self._state.best
         if best is None:
             raise errors.Invalid(
-                f"none of {len(state.trials)} trials gave a classifier; smaller learning rates may help",
+                f"of {counted(len(state.trials), 'trial')} none gave a classifier; smaller learning rates may help",
                 code="no_trial_finished",
             )
         first = next((trial for trial in state.finished if trial.number == FIRST), None)
@@ -364,14 +365,14 @@ def _reasons(ended: SearchEnded, state: State, best: Trial, *, images: int) -> I
         f"A search of {ended.seconds:.0f} s tried {ended.trials} trainings, the first one as planned "
         f"({', '.join(others)}), and ended as {ended.reason}."
     )
-    figures = f"log-loss {ended.best_loss:.3f} nats and {ended.best_accuracy:.1%} right"
+    figures = f"log-loss {ended.best_loss:.3f} nats and {percent(ended.best_accuracy)} right"
     did = f"trial {ended.best} ({_described(best)}), {figures}"
-    if ended.default_loss is None:
+    if ended.default_loss is None or ended.default_accuracy is None:
         yield f"The training as planned failed; kept is the best, {did} on {images} validation images."
     elif ended.chance is None:
         yield f"None did better than the first on {images} validation images, so that is kept."
     else:
-        against = f"against {ended.default_loss:.3f} and {ended.default_accuracy:.1%} of the first"
+        against = f"against {ended.default_loss:.3f} and {percent(ended.default_accuracy)} of the first"
         odds = f"by chance alone the best of so many would gain as much with a probability of {ended.chance:.2g}"
         kept = "The first is kept, as the gain is no proof: " if ended.kept == FIRST else "Kept is the best: "
         yield f"{kept}{did} {against} on {images} validation images; {odds}."

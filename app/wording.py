@@ -1,0 +1,11 @@
+"""Numbers in sentences."""
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`: of nouns whose plural has an s more."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def percent(share: float) -> str:
+    """A `share`, 0-1, as `95.8 %`."""
+    return f"{100 * share:.1f} %"
