@@ -4,15 +4,18 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
+from sqlalchemy.orm import Session
 
-from app import idempotency
+from app import errors, idempotency
 from app.bodies import JsonRoute
+from app.datasets import service as datasets
 from app.db import after_commit, utc_now
 from app.deps import IdempotentDep, PartsDep
 from app.jobs import service
 from app.jobs.schemas import JobRead, OptimisationCreate
 from app.models import service as models
 from app.models.routes import Name, Number
+from app.models.tables import ModelVersion
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/models/{name}/versions/{number}/optimise", tags=["models"], route_class=JsonRoute)
@@ -34,6 +37,7 @@ def optimise_version(
         existing = idempotency.recall(session, request)
         if existing is None:
             version = models.find_version(session, name, number)
+            _check_images(session, name, version)
             attempts = parts.settings.max_attempts
             job = service.submit_optimisation(session, name, version, wanted, max_attempts=attempts, now=utc_now())
             idempotency.remember(session, request, job.id, now=utc_now())
@@ -43,3 +47,14 @@ def optimise_version(
             job = service.find(session, existing)
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return JobRead.model_validate(job)
+
+
+def _check_images(session: Session, model: str, version: ModelVersion) -> None:
+    try:
+        datasets.find(session, version.dataset_id)
+    except errors.NotFound as error:
+        raise errors.Conflict(
+            f"the data set that {model}@{version.number} was made from is deleted, so there are no images to compare "
+            "its forms on",
+            code="images_gone",
+        ) from error

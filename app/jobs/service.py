@@ -17,11 +17,10 @@ from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion, Import
 from app.db import new_id
 from app.facts import VersionFacts
-from app.jobs import events, searches
+from app.jobs import candidates, events, searches
 from app.jobs.events import Line
-from app.jobs.schemas import ENDED, Candidate, JobCreate, OptimisationCreate, RankingCreate
+from app.jobs.schemas import ENDED, JobCreate, OptimisationCreate, RankingCreate
 from app.jobs.tables import Job, Worker
-from app.models import service as models
 from app.models.tables import ModelVersion
 from app.plan import Plan, check_stages, resolve
 from app.recipe import Recipe, left_out, narrowed
@@ -112,18 +111,11 @@ def submit_ranking(
     session: Session, version: DatasetVersion, wanted: RankingCreate, *, max_attempts: int, now: datetime
 ) -> Job:
     """Queue a comparison of networks on `version`; of all backbones at hand, join the job that is at it already.
-    Raises `Invalid` where there are too few images, `UnknownName` for backbones and their weights, and `NotFound` for a
-    version or an alias of a model; whether what is named by its name alone is at hand is known to the worker."""
+    Raises `Invalid` where there are too few images, and as `candidates.settled`; whether the weights of a backbone are
+    at hand is known to the worker."""
     check_measurable(version)
-    for place, candidate in enumerate(wanted.candidates or ()):
-        if candidate.backbone is not None:
-            with errors.blaming(f"candidates.{place}"):
-                backbone = catalogue.find(candidate.backbone)
-                if backbone.weights:
-                    backbone.find_weights(candidate.choice)
     if wanted.candidates is not None:
-        pinned = [_pinned(session, candidate, place) for place, candidate in enumerate(wanted.candidates)]
-        wanted = wanted.model_copy(update={"candidates": pinned})
+        wanted = wanted.model_copy(update={"candidates": candidates.settled(session, wanted.candidates)})
     spec = wanted.model_dump(mode="json", include={"candidates", "seed"})
     job = _queued("rank", GPU_QUEUE, version.dataset_id, spec=spec, max_attempts=max_attempts, now=now)
     job.dataset_version = version.number
@@ -132,16 +124,6 @@ def submit_ranking(
         return job
     job.subject = f"ranking {version.content_hash} {wanted.seed}"
     return _joined(session, job, now=now)
-
-
-def _pinned(session: Session, candidate: Candidate, place: int) -> Candidate:
-    """The candidate with the number of the version in place of an alias, which may point elsewhere by the time the job
-    begins."""
-    if not candidate.is_qualified:
-        return candidate
-    with errors.blaming(f"candidates.{place}.model"):
-        name, version = models.referenced(session, str(candidate.model))
-    return candidate.model_copy(update={"model": name, "version": version.number})
 
 
 def submit_optimisation(

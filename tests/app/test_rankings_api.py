@@ -45,6 +45,24 @@ def ranked(database: Database, job_id: str, *, found: ranking.Ranking = FOUND) -
     return ranking_id
 
 
+@pytest.mark.parametrize(
+    ("candidate", "status", "code"),
+    [
+        ({"model": "nobody"}, 404, "model_not_found"),
+        ({"backbone": "tinynet"}, 422, "backbone_has_no_weights"),
+    ],
+)
+def test_a_ranking_with_nothing_that_could_be_measured_is_refused_at_once(
+    http: TestClient, versioned: str, candidate: dict[str, str], status: int, code: str
+) -> None:
+    wish = {"kind": "rank", "dataset": versioned, "candidates": [candidate]}
+    document = problem(http.post("/v1/jobs", json=wish), status)
+
+    assert document["code"] == code
+    assert document["errors"][0]["location"] == ["body", "candidates", 0, *candidate]
+    asked(http, versioned, candidates=[candidate, {"backbone": "formnet"}])
+
+
 def test_a_ranking_is_a_job_with_its_candidates(http: TestClient, versioned: str, bell: Bell) -> None:
     candidates = [{"backbone": "formnet"}, {"backbone": "resnet50", "weights": "IMAGENET1K_V2"}, {"model": "mine"}]
     job = asked(http, versioned, candidates=candidates, seed=3)

@@ -101,6 +101,17 @@ def test_what_makes_no_sense_is_refused(http: TestClient, version_id: str, body:
     )
 
 
+def test_a_version_whose_data_set_is_deleted_is_not_optimised(
+    http: TestClient, dataset_id: str, version_id: str
+) -> None:
+    http.delete(f"/v1/datasets/{dataset_id}", headers={"If-Match": "*"})
+
+    document = problem(http.post(f"{VERSION}/optimise", json={}), 409)
+
+    assert document["code"] == "images_gone"
+    assert "insects@1" in document["detail"]
+
+
 def test_a_version_that_was_not_optimised_is_run_as_it_was_trained(http: TestClient, version_id: str) -> None:
     answer = http.get(URL)
     assert answer.headers["etag"] == '"1"'
