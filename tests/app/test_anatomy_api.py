@@ -97,6 +97,7 @@ def test_a_table_for_spreadsheets_has_a_line_for_each_layer(http: TestClient) ->
 def test_a_page_shows_the_table_and_the_picture(http: TestClient) -> None:
     answer = http.get("/v1/backbones/vgg16/anatomy", params={"format": "html", "batch": 2})
     assert answer.headers["content-type"].startswith("text/html")
+    assert '<link rel="icon" href="data:' in answer.text
     table = Table()
     table.feed(answer.text)
     rows = anatomy(http)["rows"]

@@ -99,6 +99,7 @@ def test_a_browser_gets_a_page_with_every_picture_and_names_that_do_no_harm(
 ) -> None:
     answer = http.get(f"{URL}/evaluation", headers={"Accept": "text/html"})
     assert answer.headers["content-type"].startswith("text/html")
+    assert '<link rel="icon" href="data:' in answer.text
     assert all(f'src="evaluation/{name}.svg"' in answer.text for name in pictures.PICTURES)
     assert 'src="evaluation/mistakes/0.jpg"' in answer.text
     assert "<hornets>" not in answer.text

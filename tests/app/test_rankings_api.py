@@ -142,6 +142,7 @@ def test_browsers_get_a_page_with_every_network(http: TestClient, versioned: str
     ranking_id = ranked(database, asked(http, versioned)["id"])
     page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"})
     assert page.headers["content-type"].startswith("text/html")
+    assert '<link rel="icon" href="data:' in page.text
     for said in ("mobilenet_v2", "90.0 ± 3.0 %", "12.0 ms", "no usable weights for resnet18", *FOUND.remarks[:1]):
         assert said in page.text
     assert f"/v1/rankings/{ranking_id}/chart.svg" in page.text
