@@ -125,6 +125,13 @@ class BadImage(Invalid):
     title = "The image cannot be used"
     default_code = "bad_image"
 
+    def of(self, place: int, *, count: int) -> Self:
+        """This error, as that of the image at `place`, from 0 on, of the `count` that were sent together."""
+        self.detail["image"] = place
+        if count > 1:
+            self.message = f"image {place}: {self.message}"
+        return self
+
 
 class TooLarge(GraftError):
     title = "Too large"

@@ -299,8 +299,7 @@ class Scheduler:
         try:
             pixels = lane.loaded.pixels(image, max_pixels=self._limits.max_image_pixels)
         except errors.BadImage as error:
-            error.detail["image"] = item.place
-            ticket.end(error)
+            ticket.end(error.of(item.place, count=len(ticket.images)))
             return None
         seconds = time.monotonic() - started
         ticket.decode_seconds += seconds

@@ -78,6 +78,15 @@ def test_files_that_are_no_images_are_refused_by_every_route(
 
 
 @pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("text", [b64(TRUNCATED), "", b64(b"GIF89a"), "%%%%"])
+def test_of_several_images_the_text_says_which_one_is_wrong(http: httpx.Client, route: str, text: str) -> None:
+    document = problem(http.post(route.format("insects"), json=body(route, [b64(PHOTO), text])), 422)
+
+    assert document["detail"].startswith("image 1: ")
+    assert document["image"] == 1
+
+
+@pytest.mark.parametrize("route", ROUTES)
 def test_requests_that_are_wrong_as_a_whole_are_refused_by_every_route(http: httpx.Client, route: str) -> None:
     right, url = json.dumps(body(route, [b64(PHOTO)])), route.format("insects")
 

@@ -138,6 +138,7 @@ def test_an_image_that_is_none_ends_its_request_and_no_other(scheduler: Schedule
     error = bad.wait().error
     assert isinstance(error, errors.BadImage)
     assert error.detail["image"] == 1
+    assert error.message.startswith("image 1: ")
     assert good.wait().error is None
 
 

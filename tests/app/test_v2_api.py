@@ -239,6 +239,21 @@ def test_clients_find_what_is_wrong_where_they_look_for_it(client: triton.Infere
         client.infer("bugs", [files(PHOTO)])
 
 
+def test_clients_are_told_which_of_several_images_is_wrong(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="image 1: not a JPEG"):
+        client.infer("insects", [files(PHOTO, b"xx")])
+    with pytest.raises(InferenceServerException, match="] not a JPEG"):
+        client.infer("insects", [files(b"xx")])
+    pixels = triton.InferInput("pixels", [2, 3, 64, 64], "FP32")
+    for right, wrong in ((0, 1e6), (1e6, 0)):
+        values = np.stack([np.full((3, 64, 64), value, np.float32) for value in (right, wrong)])
+        with pytest.raises(InferenceServerException, match=f"image {int(wrong > right)}: values that are none"):
+            client.infer("insects", [pixels.set_data_from_numpy(values)])
+    small = triton.InferInput("raw_pixels", [2, 8, 8, 3], "UINT8").set_data_from_numpy(np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(InferenceServerException, match=r"image [01]: pixels of 8 x 8"):
+        client.infer("insects", [small])
+
+
 @pytest.mark.parametrize(
     ("code", "changed"),
     [
