@@ -22,7 +22,6 @@ from app import arrivals, errors
 
 _WRITE_BYTES = 4 * 1024 * 1024
 _MAX_JSON_BYTES = 1024 * 1024
-_MAX_OTHER_FIELDS = 8
 _MAX_PART_HEADERS_BYTES = 8 * 1024
 
 
@@ -122,21 +121,25 @@ async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "t
 async def files(
     request: Request, field: str, *, max_bytes: int, share: Share | None = None
 ) -> AsyncGenerator[FormFile, None]:
-    """The files that a form has in `field`, as they arrive; nothing of it is kept. Raises `Invalid` and as `chunks`."""
-    others, found = 0, False
+    """The files that a form has in `field`, its only one, as they arrive; nothing of it is kept. Raises `UnknownName`,
+    `Invalid` and as `chunks`."""
+    found = False
     async with aclosing(_parts(request, chunks(request, max_bytes=max_bytes, share=share))) as parts:
         async for part in parts:
             if not isinstance(part, _Part):
                 continue
-            if part.field == field and part.file_name is not None:
-                found = True
-                yield FormFile(part.file_name, _content(parts))
-            else:
-                others += 1
-                if others > _MAX_OTHER_FIELDS:
-                    raise _broken_form(f"it has more than {_MAX_OTHER_FIELDS} fields besides {field!r}")
+            if part.field != field:
+                raise errors.UnknownName("form field", part.field, [field])
+            if part.file_name is None:
+                raise errors.Invalid(
+                    f"the form's field {field!r} has no filename, so it is a text and no file; curl sends a file for "
+                    f"{field}=@path",
+                    code="file_missing",
+                )
+            found = True
+            yield FormFile(part.file_name, _content(parts))
     if not found:
-        raise errors.Invalid(f"the form has no file field named {field!r}", code="file_missing")
+        raise errors.Invalid(f"the form has no field {field!r}", code="file_missing")
 
 
 async def save(source: AsyncIterator[bytes], path: Path) -> Received:

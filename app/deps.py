@@ -8,7 +8,7 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel
 
-from app import errors, idempotency
+from app import errors, idempotency, queries
 from app.db import Database
 from app.doorbell import Doorbell
 from app.settings import Settings
@@ -56,6 +56,12 @@ async def refuse_nul(request: Request) -> None:
     """Raise `Invalid` for an address with the character NUL, which no text of ours has and PostgreSQL cannot take."""
     if "\0" in request.url.path or "%00" in request.url.query:
         raise errors.Invalid("the address has the character NUL (%00), which no name or id has", code="nul_character")
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raise `UnknownName` or `Invalid` for query parameters that the route does not have."""
+    if request.url.query:
+        queries.check_for(request.scope["route"], request.query_params)
 
 
 async def parts(request: Request) -> Parts:

@@ -107,7 +107,8 @@ class UnknownName(Invalid):
     ) -> None:
         names = list(valid)
         nearest: list[JsonValue] = [*nearest_names(name, names)]
-        hint = f"did you mean {', '.join(map(str, nearest))}?" if nearest else f"valid names are {', '.join(names)}"
+        valid_names = f"valid names are {', '.join(names)}" if names else "there is none"
+        hint = f"did you mean {', '.join(map(str, nearest))}?" if nearest else valid_names
         missing = f"no {what} {name!r}" if holder is None else f"{holder} has no {what} {name!r}"
         super().__init__(
             f"{missing}; {hint}",

@@ -16,7 +16,7 @@ from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
 from app.datasets import routes as datasets
 from app.db import Database
-from app.deps import Parts, refuse_nul
+from app.deps import Parts, refuse_nul, refuse_unknown_parameters
 from app.doorbell import Doorbell
 from app.experiments import routes as experiments
 from app.jobs import imports, optimisations
@@ -106,7 +106,8 @@ def assemble(
         version=VERSION,
         description=_DESCRIPTION,
         lifespan=_lifespan,
-        dependencies=[Depends(refuse_nul)],
+        dependencies=[Depends(refuse_nul), Depends(refuse_unknown_parameters)],
+        responses=problems.responses(422),
         separate_input_output_schemas=False,
     )
     serving.process_pins(settings)  # names that nothing has end it here

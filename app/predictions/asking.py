@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from app import errors
+from app import errors, queries
 from app.bodies import Share
 from app.predictions.desk import Desk
 from app.predictions.engine import Answered
@@ -33,7 +33,14 @@ class PlainRoute(APIRoute):
     parameters are described, and checked, by hand."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handle: Callable[[Request], Awaitable[Response]] = self.endpoint
+        described = (self.openapi_extra or {}).get("parameters", ())
+        names = [parameter["name"] for parameter in described if parameter["in"] == "query"]
+
+        async def handle(request: Request) -> Response:
+            queries.check(request.query_params, names)
+            answer: Response = await self.endpoint(request)
+            return answer
+
         return handle
 
 

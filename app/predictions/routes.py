@@ -7,6 +7,7 @@ import msgspec
 from fastapi import Request, Response
 from starlette.datastructures import QueryParams
 
+from app import queries
 from app.predictions import asking, images
 from app.predictions.engine import Answered
 from app.predictions.images import IMAGE_TYPES
@@ -72,8 +73,10 @@ async def predict(request: Request) -> Response:
 
 @lru_cache(maxsize=256)
 def _wanted(query_string: bytes) -> tuple[int, float]:
-    """How many labels, and from which probability on. Raises `RequestValidationError`."""
+    """How many labels, and from which probability on. Raises `UnknownName`, `Invalid` and
+    `RequestValidationError`."""
     query = QueryParams(query_string)
+    queries.check(query, [parameter["name"] for parameter in _QUERY])
     top_k = asking.whole_number(query.get("top_k", str(_TOP_K)), ("query", "top_k"), least=1, most=_MOST_LABELS)
     return top_k, asking.number(query.get("threshold", "0"), ("query", "threshold"), least=0, most=1)
 

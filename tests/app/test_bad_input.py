@@ -112,6 +112,28 @@ def test_parameters_out_of_range_are_refused_with_their_place(http: httpx.Client
     assert document["errors"][0]["location"] == ["query", query.partition("=")[0]]
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("Top_K=2", "no query parameter 'Top_K'; did you mean top_k?"),
+        ("foo", "no query parameter 'foo'; valid names are top_k, threshold"),
+        ("top_k=1&top_k=2", "query parameter 'top_k' is there more than once"),
+    ],
+)
+def test_parameters_that_there_are_none_of_are_refused(http: httpx.Client, query: str, said: str) -> None:
+    headers = {"Content-Type": "image/jpeg"}
+    document = problem(http.post(f"/v1/models/insects/predict?{query}", content=PHOTO, headers=headers), 422)
+
+    assert document["detail"] == said
+
+
+@pytest.mark.parametrize("route", ROUTES[1:])
+def test_protocols_without_parameters_take_none(http: httpx.Client, route: str) -> None:
+    document = problem(http.post(route.format("insects") + "?top_k=1", json=body(route, [b64(PHOTO)])), 422)
+
+    assert document["detail"] == "no query parameter 'top_k'; there is none"
+
+
 def _answer(connection: socket.socket) -> bytes:
     """All that comes until the other side ends it, as it does where a request is not whole."""
     with connection:

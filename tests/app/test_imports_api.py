@@ -130,7 +130,7 @@ def test_a_body_over_the_limit_is_refused_and_leaves_nothing(
 def test_other_media_types_and_missing_files_are_told(http: TestClient, dataset_id: str) -> None:
     url = f"/v1/datasets/{dataset_id}/imports"
     assert problem(http.post(url, content=b"x", headers={"Content-Type": "text/html"}), 415)
-    assert problem(http.post(url, files={"archive": b"x"}), 422)["code"] == "file_missing"
+    assert problem(http.post(url, files={"archive": b"x"}), 422)["code"] == "unknown_form_field"
     no_boundary = http.post(url, content=b"x", headers={"Content-Type": "multipart/form-data"})
     assert problem(no_boundary, 422)["code"] == "broken_form"
 

@@ -20,6 +20,7 @@ from app.doorbell import SilentDoorbell
 from app.main import assemble
 from app.settings import Settings
 from tests import databases
+from tests.problems import problem
 
 EXAMPLES = 6
 CHECKS = [
@@ -85,3 +86,19 @@ def test_every_route_is_described_and_has_problem_documents(http: TestClient) ->
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
                     assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+
+
+def test_every_route_refuses_query_parameters_that_it_does_not_describe(http: TestClient) -> None:
+    for path, operations in http.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            answer = http.request(method, f"{path.replace('{', '').replace('}', '')}?no_such_one=1")
+            assert problem(answer, 422)["code"] == "unknown_query_parameter", (method, path)
+            assert "422" in operation["responses"], (method, path)
+
+
+def test_query_parameters_come_once_unless_they_are_a_list(http: TestClient) -> None:
+    twice = problem(http.get("/v1/jobs?limit=1&after=a&limit=2"), 422)
+    assert twice["detail"] == "query parameter 'limit' is there more than once"
+    assert problem(http.get("/v1/jobs?stat=queued"), 422)["nearest"][0] == "state"
+    labels = "/v1/backbones/resnet50/weights/IMAGENET1K_V1/labels?label=tench&label=goldfish"
+    assert http.get(labels).status_code == 200

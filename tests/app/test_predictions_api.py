@@ -48,7 +48,7 @@ def encoded(*images: bytes) -> dict[str, list[dict[str, str]]]:
 def test_images_come_as_a_body_in_a_form_and_in_json(http: TestClient, url: str) -> None:
     answers = [
         http.post(url, content=PHOTO, headers=JPEG),
-        http.post(url, files=[("file", ("1.jpg", PHOTO)), ("file", ("2.jpg", PHOTO))], data={"note": "x"}),
+        http.post(url, files=[("file", ("1.jpg", PHOTO)), ("file", ("2.jpg", PHOTO))]),
         http.post(url, json=encoded(PHOTO, PHOTO, PHOTO)),
     ]
 
