@@ -1,7 +1,7 @@
 """How the forms of one classifier compare: which runtime, in which precision, gives the answers of the plain one, and
 how fast. Values only, shared by the API, the artifact's neighbours on disk and the work that measures them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -16,7 +16,22 @@ DeviceKind = Literal["cpu", "cuda"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-FORM_NAMES = tuple(f"{runtime}-{precision}" for runtime in RUNTIMES for precision in PRECISIONS)
+FORMS_ON: Mapping[DeviceKind, tuple[str, ...]] = {
+    "cpu": (
+        "torch-fp32",
+        "torch-bf16",
+        "torch-compiled-fp32",
+        "torch-compiled-bf16",
+        "onnxruntime-fp32",
+        "onnxruntime-int8",
+        "openvino-fp32",
+        "openvino-bf16",
+        "openvino-int8",
+    ),
+    "cuda": ("torch-fp32", "torch-bf16", "torch-compiled-bf16", "tensorrt-fp16", "tensorrt-bf16"),
+}
+"""Names of all forms that one or the other machine with such a device may run."""
+FORM_NAMES = tuple(dict.fromkeys(name for names in FORMS_ON.values() for name in names))
 AUTO = "auto"
 PLAIN_NAME = "torch-fp32"
 """The form that every artifact can be run in, and that the others are compared with."""
@@ -95,7 +110,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Report:
-    """All forms of a classifier that its machine may run, measured on all validation images."""
+    """The forms of a classifier, measured on all validation images."""
 
     machine: Machine
     images: int
@@ -105,6 +120,8 @@ class Report:
     """The plain one first."""
     order: tuple[str, ...]
     """Those inside the tolerance that are faster than the plain one, the fastest first; then the plain one."""
+    is_partial: bool = False
+    """Whether its machine may run others, which were not asked for."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,14 @@ class Pins:
             others.runtime if self.runtime == AUTO else self.runtime,
             others.precision if self.precision == AUTO else self.precision,
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the forms that fit, whatever machine runs them."""
+        runtimes = RUNTIMES if self.runtime == AUTO else (self.runtime,)
+        precisions = PRECISIONS if self.precision == AUTO else (self.precision,)
+        pairs = (f"{runtime}-{precision}" for runtime in runtimes for precision in precisions)
+        return tuple(name for name in pairs if name in FORM_NAMES)
 
     def fit(self, form: Measured) -> bool:
         return self.runtime in (AUTO, form.runtime) and self.precision in (AUTO, form.precision)
@@ -190,13 +215,15 @@ def explain(report: Report | None, pins: Pins) -> str:
         return "It was not optimised on such a device, so it is run as it was trained."
     entry = next(form for form in report.forms if form.name == first)
     if pins.is_open:
+        measured = f" of those measured ({', '.join(form.name for form in report.forms)})" if report.is_partial else ""
         if first == PLAIN_NAME:
-            return "No other form inside the tolerance is faster."
+            return f"No other form{measured} inside the tolerance is faster."
         plain = next(form for form in report.forms if form.name == PLAIN_NAME)
         assert entry.speed is not None
         assert plain.speed is not None
         times = entry.speed.images_per_second / plain.speed.images_per_second
-        return f"The fastest form inside the tolerance: {times:.1f} times as many images per second as {PLAIN_NAME}."
+        gain = f"{times:.1f} times as many images per second as {PLAIN_NAME}"
+        return f"The fastest form{measured} inside the tolerance: {gain}."
     asked = f"runtime {pins.runtime} and precision {pins.precision} are pinned"
     if not pins.fit(entry):
         return f"It is run as it was trained: {asked}, which was not built here."

@@ -36,7 +36,7 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
         max_pixels=work.max_image_pixels,
     )
     setting = Setting(
-        forms=_forms(work.forms, device),
+        forms=_forms(work.forms, work.kept_forms, device),
         tolerance=work.tolerance,
         machine=Machine(torch.get_num_threads(), str(device)),
         machine_name=_name(device),
@@ -47,19 +47,18 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
     return OptimiseOutcome(networks, work.optimisation_id, work.version_id, found.report)
 
 
-def _forms(wanted: tuple[str, ...] | None, device: torch.device) -> tuple[Form, ...]:
+def _forms(wanted: tuple[str, ...] | None, kept: tuple[str, ...], device: torch.device) -> tuple[Form, ...]:
     possible = opening.forms(device)
     if wanted is None:
         return possible
-    chosen = tuple(form for form in possible if form == PLAIN or form.name in wanted)
-    if wanted and len(chosen) == 1 and PLAIN.name not in wanted:
+    if not any(form.name in wanted for form in possible):
         names = ", ".join(form.name for form in possible)
         raise errors.Invalid(
             f"none of {', '.join(wanted)} is a form that this machine may run; these are {names}",
             code="no_form_here",
             detail={"wanted": [*wanted], "possible": [form.name for form in possible]},
         )
-    return chosen
+    return tuple(form for form in possible if form.name in (PLAIN.name, *wanted, *kept))
 
 
 def _name(device: torch.device) -> str:

@@ -179,6 +179,8 @@ class OptimiseWork:
     tolerance: Tolerance
     forms: tuple[str, ...] | None
     """Names of those to compare; None for all that the machine may run."""
+    kept_forms: tuple[str, ...]
+    """Names of those to compare besides, as far as the machine may run them."""
     device: str
     """`cpu`, or `gpu` for one if there is one."""
 

@@ -31,7 +31,9 @@ def optimise_version(
     response: Response,
 ) -> JobRead:
     """Build a version for every runtime at hand, in every precision that the machine has, and measure each on the
-    validation images; the fastest inside the tolerance is served from then on. Whoever asks for the same meanwhile
+    validation images; the fastest inside the tolerance is served from then on. Of some
+    `forms` alone, the pinned ones and the one that is served are measured as well, so that it is among all of them that
+    is chosen. Whoever asks for the same meanwhile
     gets the same job. What came of it is read at `…/runtimes`."""
     with parts.database.write() as session:
         existing = idempotency.recall(session, request)

@@ -4,7 +4,17 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app import errors, optimisation
@@ -121,6 +131,16 @@ class RankingCreate(BaseModel):
         return self
 
 
+def _known_form(name: str) -> str:
+    if name not in optimisation.FORM_NAMES:
+        nearest = errors.nearest_names(name, optimisation.FORM_NAMES)
+        raise ValueError(f"no form {name[:100]!r}; valid are {', '.join(nearest or optimisation.FORM_NAMES)}")
+    return name
+
+
+FormName = Annotated[str, Field(max_length=100), AfterValidator(_known_form)]
+
+
 class OptimisationCreate(BaseModel):
     """A comparison of all forms that a model version can be run in."""
 
@@ -136,26 +156,26 @@ class OptimisationCreate(BaseModel):
     )
 
     tolerance: Tolerance = Field(default=DEFAULT_TOLERANCE, description="How far a form may be from the plain one.")
-    forms: list[str] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=len(optimisation.RUNTIMES) * len(optimisation.PRECISIONS),
-        description="Those to compare with the plain one, such as `openvino-int8`; left out, all that the machine of "
-        "the worker may run.",
-        examples=[["onnxruntime-fp32", "openvino-int8"]],
-    )
     device: Literal["cpu", "gpu"] = Field(
         default="gpu", description="`gpu` for the GPU of a worker that has one, and its CPU where it has none."
     )
+    forms: list[FormName] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=len(optimisation.FORM_NAMES),
+        description="Those to compare with the plain one, such as `openvino-int8`, besides those that are pinned and "
+        "that which is served; left out, all that the machine of the worker may run.",
+        examples=[["onnxruntime-fp32", "openvino-int8"]],
+    )
 
-    @model_validator(mode="after")
-    def _is_of_known_forms(self) -> Self:
-        unknown = [name for name in self.forms or () if name not in optimisation.FORM_NAMES]
-        if unknown:
-            nearest = errors.nearest_names(unknown[0], optimisation.FORM_NAMES)
-            valid = ", ".join(nearest or optimisation.FORM_NAMES)
-            raise ValueError(f"no form {unknown[0]!r}; valid are {valid}")
-        return self
+    @field_validator("forms")
+    @classmethod
+    def _can_be_there(cls, forms: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        possible = optimisation.FORMS_ON["cpu"]
+        elsewhere = [name for name in forms or () if name not in possible]
+        if elsewhere and info.data.get("device") == "cpu":
+            raise ValueError(f"{', '.join(elsewhere)} cannot be run on a CPU; valid are {', '.join(possible)}")
+        return forms
 
 
 def _by_kind(value: Any, _plain: Callable[[Any], Any]) -> JobCreate | RankingCreate:

@@ -137,6 +137,14 @@ def of_version(session: Session, version: ModelVersion, process: Process) -> Ser
     return _serving(row, process.pins.over(pins_of(version)))
 
 
+def forms_to_keep(session: Session, version_id: str, process: Pins) -> tuple[str, ...]:
+    """Names of the forms without which a new report would take away what there is: those that are pinned, by the
+    version or by a `process`, and that which is served on each kind of device."""
+    pins = process.over(pins_of(session.get_one(ModelVersion, version_id)))
+    served = [optimisation.choose(report_of(row), pins)[0] for row in newest(session, version_id).values()]
+    return (*served, *(() if pins.is_open else pins.names))
+
+
 def pin(session: Session, name: str, number: int, pins: Pins, *, revision: int | None) -> ModelVersion:
     """Decide what a version is run by. Raises `UnknownName`, `Invalid` where that was not built, and
     `PreconditionFailed` unless the pins are at `revision` (None: any)."""

@@ -1,9 +1,13 @@
 """Which form of a classifier is served: the tolerance, the order, and what is pinned."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from app import errors, optimisation
-from app.optimisation import Figures, Machine, Measured, Pins, Precision, Report, Runtime, Speed, Tolerance
+from app.optimisation import DeviceKind, Figures, Machine, Measured, Pins, Precision, Report, Runtime, Speed, Tolerance
+from app.runtimes import opening
 
 PLAIN_FIGURES = Figures(accuracy=0.9, agreement=1.0, log_loss=0.3, calibration_error=0.02)
 
@@ -92,6 +96,43 @@ def test_the_pins_of_a_process_come_before_those_of_a_version(process: Pins, ver
 def test_there_is_a_reason_for_what_is_served(pins: Pins, said: str) -> None:
     assert said in optimisation.explain(REPORT, pins)
     assert "was not optimised" in optimisation.explain(None, pins)
+
+
+def test_the_reason_says_what_was_measured_where_that_was_not_everything() -> None:
+    some = replace(REPORT, is_partial=True)
+    among = "of those measured (torch-fp32, onnxruntime-fp32, openvino-fp32, openvino-int8, onnxruntime-int8, "
+    assert f"The fastest form {among}" in optimisation.explain(some, Pins())
+    plain = replace(some, forms=FORMS[:1], order=optimisation.order(FORMS[:1]))
+    assert optimisation.explain(plain, Pins()) == (
+        "No other form of those measured (torch-fp32) inside the tolerance is faster."
+    )
+    assert optimisation.explain(REPORT, Pins("torch")) == optimisation.explain(some, Pins("torch"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("has_half", [False, True])
+def test_all_that_a_machine_may_run_has_a_name(
+    device: DeviceKind, has_half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_half})
+    possible = {form.name for form in opening.forms(torch.device(device))}
+    assert possible <= {*optimisation.FORMS_ON[device]}
+    assert {*optimisation.FORMS_ON[device]} - possible <= {
+        "torch-bf16", "torch-compiled-bf16", "openvino-bf16", "torch-compiled-fp32"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pins", "names"),
+    [
+        (Pins("tensorrt"), ("tensorrt-bf16", "tensorrt-fp16")),
+        (Pins(precision="int8"), ("onnxruntime-int8", "openvino-int8")),
+        (Pins("openvino", "int8"), ("openvino-int8",)),
+        (Pins("onnxruntime", "bf16"), ()),
+    ],
+)
+def test_pins_name_the_forms_that_fit(pins: Pins, names: tuple[str, ...]) -> None:
+    assert pins.names == names
 
 
 def test_pins_are_refused_with_the_nearest_names_or_with_what_was_built() -> None:

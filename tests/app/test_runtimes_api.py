@@ -14,6 +14,7 @@ from app.main import assemble
 from app.models import service as models
 from app.models import serving
 from app.models.serving import NewOptimisation
+from app.optimisation import NO_PINS, Pins
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
@@ -110,6 +111,36 @@ def test_a_version_whose_data_set_is_deleted_is_not_optimised(
 
     assert document["code"] == "images_gone"
     assert "insects@1" in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "said"),
+    [
+        ({"forms": ["openvino-fp32", "openvin"]}, ["body", "forms", 1], "no form 'openvin'; valid are openvino-"),
+        ({"forms": ["torch-int8"]}, ["body", "forms", 0], "no form 'torch-int8'; valid are"),
+        ({"forms": ["tensorrt-fp16"], "device": "cpu"}, ["body", "forms"], "tensorrt-fp16 cannot be run on a CPU"),
+    ],
+)
+def test_forms_that_nothing_can_build_are_refused_at_once_with_those_that_something_can(
+    http: TestClient, version_id: str, body: dict[str, object], place: list[object], said: str
+) -> None:
+    (wrong,) = problem(http.post(f"{VERSION}/optimise", json=body), 422)["errors"]
+    assert wrong["location"] == place
+    assert wrong["message"].startswith(said)
+    assert "onnxruntime-bf16" not in wrong["message"]
+    assert http.post(f"{VERSION}/optimise", json={"forms": ["tensorrt-fp16"]}).status_code == 202
+
+
+def test_what_is_pinned_or_served_is_kept(http: TestClient, database: Database, optimised: str) -> None:
+    def kept(process: Pins = NO_PINS) -> tuple[str, ...]:
+        with database.read() as session:
+            return serving.forms_to_keep(session, models.find_version(session, "insects", 1).id, process)
+
+    assert kept() == ("onnxruntime-int8",)
+    pinned = http.put(URL, json={"runtime": "openvino", "precision": "fp32"}, headers={"If-Match": "*"})
+    assert pinned.status_code == 200
+    assert kept() == ("openvino-fp32", "openvino-fp32")
+    assert kept(Pins("onnxruntime", "int8")) == ("onnxruntime-int8", "onnxruntime-int8")
 
 
 def test_a_version_that_was_not_optimised_is_run_as_it_was_trained(http: TestClient, version_id: str) -> None:

@@ -169,6 +169,22 @@ def test_forms_that_the_machine_cannot_run_end_the_job_with_those_it_can(
     assert "onnxruntime-int8" in error["detail"]["possible"]
 
 
+@on_sqlite
+def test_an_optimisation_of_some_forms_keeps_what_is_pinned_and_what_is_served(
+    desk: Desk, runner: Runner, trained: str
+) -> None:
+    ended(desk, runner, OptimisationCreate(forms=["onnxruntime-fp32", "openvino-fp32"]))
+    with desk.database.write() as session:
+        serving.pin(session, "colours", 1, Pins("openvino", "fp32"), revision=None)
+    ended(desk, runner, OptimisationCreate(forms=["torch-fp32"]))
+    found = report_of(desk.database, trained)
+    assert [form.name for form in found.forms] == [PLAIN.name, "openvino-fp32"]
+    assert found.is_partial
+    with desk.database.read() as session:
+        version = models.find_version(session, "colours", 1)
+        assert serving.of_version(session, version, Process()).forms[0] == "openvino-fp32"
+
+
 def test_the_newest_optimisation_counts_and_the_sweep_keeps_what_has_a_row(
     desk: Desk, runner: Runner, trained: str, database: Database, files: Storage
 ) -> None:

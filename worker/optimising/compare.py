@@ -97,7 +97,8 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
         setting.machine_name,
         setting.machine.threads,
     )
-    report = Report(machine, len(images), subject.temperature, setting.tolerance, tuple(measured), order)
+    is_partial = not {*opening.forms(torch.device(setting.machine.device))} <= {PLAIN, *setting.forms}
+    report = Report(machine, len(images), subject.temperature, setting.tolerance, tuple(measured), order, is_partial)
     return Optimised(report, _check(images, logits))
 
 
