@@ -1,6 +1,7 @@
 """Arrays of numbers and texts within JSON, decoded without making much more memory of them than they have bytes."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,15 +22,16 @@ _PLACE = re.compile(r"(?P<message>.*) - at `\$(?P<path>[^`]*)`", re.DOTALL)
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
-def decoded(raw: bytes | memoryview, decoder: "msgspec.json.Decoder[T]") -> T:
-    """JSON as a value of the decoder's type. Raises `RequestValidationError`, and `Invalid` for what is no JSON."""
+def decoded(raw: bytes | memoryview, decoder: "msgspec.json.Decoder[T]", *, within: Sequence[str | int] = ()) -> T:
+    """JSON as a value of the decoder's type; `within`: the place in the body that it was at. Raises
+    `RequestValidationError`, and `Invalid` for what is no JSON."""
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
         found = _PLACE.fullmatch(str(error))
         path = found["path"] if found else ""
         steps = [int(place) if place.isdigit() else name or place for name, place in _STEP.findall(path)]
-        raise wrong(("body", *steps), found["message"] if found else str(error), "wrong_type") from error
+        raise wrong(("body", *within, *steps), found["message"] if found else str(error), "wrong_type") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.Invalid(f"the body cannot be read as JSON in UTF-8: {error}", code="broken_json") from error
 

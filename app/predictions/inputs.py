@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from app import bodies, errors
 from app.predictions import arrays, images
 from app.predictions.loaded import Given, Normalised
 from app.predictions.tensors import LENGTH_BYTES, InferGiven, TensorGiven
 from app.settings import Settings
+
+T = TypeVar("T", bound=np.generic)
 
 _ANY = msgspec.json.Decoder()
 
@@ -75,7 +78,7 @@ def _only(inputs: Sequence[TensorGiven]) -> TensorGiven:
 
 
 def _files_in_json(tensor: TensorGiven, settings: Settings) -> list[Given]:
-    values = _flat(_in_json(tensor, settings))
+    values = _flat(tensor, _in_json(tensor, settings))
     texts = [value for value in values if isinstance(value, str)]
     if len(texts) != len(values):
         raise errors.Invalid("image files within JSON are texts in base64", code="not_texts")
@@ -107,25 +110,23 @@ def _files_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings
 
 def _floats_in_json(tensor: TensorGiven, settings: Settings) -> list[Given]:
     values = arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}").astype(np.float32, copy=False)
-    _check_count(tensor, values.size)
-    return [Normalised(image) for image in values.reshape(tensor.shape)]
+    return [Normalised(image) for image in _shaped(tensor, values)]
 
 
 def _floats_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings) -> list[Given]:
-    _check_count(tensor, len(behind) / 4)
+    _check_bytes(tensor, behind, each=4)
     return [Normalised(image) for image in np.frombuffer(behind, "<f4").reshape(tensor.shape)]
 
 
 def _bytes_in_json(tensor: TensorGiven, settings: Settings) -> list[Given]:
-    values = arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}")
-    _check_count(tensor, values.size)
+    values = _shaped(tensor, arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}"))
     if values.dtype != np.uint8:
         raise errors.Invalid(f"input {tensor.name!r} has values that are not whole or not 0-255", code="not_uint8")
-    return [*values.reshape(tensor.shape)]
+    return [*values]
 
 
 def _bytes_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings) -> list[Given]:
-    _check_count(tensor, len(behind))
+    _check_bytes(tensor, behind, each=1)
     # A copy, since runtimes want arrays that could be written to.
     return [*np.frombuffer(behind, np.uint8).reshape(tensor.shape).copy()]
 
@@ -161,19 +162,49 @@ INPUTS: dict[str, Input] = {
 
 def _in_json(tensor: TensorGiven, settings: Settings) -> Any:
     arrays.refuse_rubble(tensor.data, max_images=settings.max_images_per_predict)
-    return arrays.decoded(tensor.data, _ANY)
+    return arrays.decoded(tensor.data, _ANY, within=("inputs", 0, "data"))
 
 
-def _flat(value: Any) -> list[Any]:
-    """The elements of a list, or of the lists in it."""
+def _flat(tensor: TensorGiven, value: Any) -> list[Any]:
+    """The elements of a list, or of the lists in it. Raises `Invalid` where those contradict the tensor's shape."""
     if not isinstance(value, list):
         return [value]
-    return [element for part in value for element in (part if isinstance(part, list) else [part])]
+    lengths = {len(part) for part in value if isinstance(part, list)}
+    if not lengths:
+        return value
+    if lengths != {*tensor.shape[1:]} or not all(isinstance(part, list) for part in value):
+        raise _wrong_nesting(tensor)
+    return [element for part in value for element in part]
 
 
-def _check_count(tensor: TensorGiven, count: float) -> None:
+def _check_count(tensor: TensorGiven, count: int) -> None:
     if count != math.prod(tensor.shape):
-        raise _wrong_length(tensor, f"{count:g}")
+        raise _wrong_length(tensor, str(count))
+
+
+def _check_bytes(tensor: TensorGiven, behind: memoryview, *, each: int) -> None:
+    size = each * math.prod(tensor.shape)
+    if len(behind) != size:
+        raise errors.Invalid(
+            f"input {tensor.name!r} of shape {tensor.shape} has {size} bytes, and there are {len(behind)}",
+            code="wrong_data_length",
+        )
+
+
+def _shaped(tensor: TensorGiven, values: NDArray[T]) -> NDArray[T]:
+    """`values`, which come flat or nested, in the shape that the tensor is said to have. Raises `Invalid`."""
+    _check_count(tensor, values.size)
+    if values.ndim > 1 and [*values.shape] != tensor.shape:
+        raise _wrong_nesting(tensor)
+    return values.reshape(tensor.shape)
+
+
+def _wrong_nesting(tensor: TensorGiven) -> errors.Invalid:
+    return errors.Invalid(
+        f"the lists of input {tensor.name!r} are nested otherwise than its shape {tensor.shape}; nest them so, or send "
+        "one flat list",
+        code="wrong_shape",
+    )
 
 
 def _wrong_length(tensor: TensorGiven, count: str) -> errors.Invalid:

@@ -114,11 +114,12 @@ class _Call:
         self._is_by_row = arrays.is_there(body.instances)
         if self._is_by_row == arrays.is_there(body.inputs):
             raise errors.Invalid("a request has either instances or inputs", code="not_one_format")
-        content = body.instances if self._is_by_row else body.inputs
+        field, content = ("instances", body.instances) if self._is_by_row else ("inputs", body.inputs)
         if bytes(content).count(b'"b64"') > self._settings.max_images_per_predict:
             raise images.too_many(self._settings)
         arrays.refuse_rubble(content, max_images=self._settings.max_images_per_predict)
-        return _images(arrays.decoded(content, _ANY), self._settings, is_by_row=self._is_by_row)
+        found = arrays.decoded(content, _ANY, within=(field,))
+        return _images(found, self._settings, is_by_row=self._is_by_row)
 
 
 def _images(found: Any, settings: Settings, *, is_by_row: bool) -> list[Given]:

@@ -274,6 +274,8 @@ def test_clients_are_told_which_of_several_images_is_wrong(client: triton.Infere
         ("not_numbers", {"data": [True] * 12}),
         ("not_numbers", {"data": [{"a": 1}]}),
         ("not_numbers", {"data": [10**30]}),
+        ("wrong_shape", {"data": [[[[127] * 64] * 64] * 3]}),
+        ("wrong_shape", {"data": [[127] * 64 * 64 * 3]}),
         ("ragged_array", {"data": [[1, 2, 3], [4, 5, 6, 7]]}),
         ("not_uint8", {"data": [0.5] * 64 * 64 * 3}),
         ("not_uint8", {"data": [256] * 64 * 64 * 3}),
@@ -291,6 +293,9 @@ def test_clients_are_told_which_of_several_images_is_wrong(client: triton.Infere
         ("not_base64", {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}),
         ("empty_image", {"name": "image", "datatype": "BYTES", "shape": [1], "data": [""]}),
         ("not_an_image", {"name": "image", "datatype": "BYTES", "shape": [1, 1], "data": [["AAAA"]]}),
+        ("wrong_shape", {"name": "image", "datatype": "BYTES", "shape": [2, 1], "data": [["AAAA", "AAAA"]]}),
+        ("wrong_shape", {"name": "image", "datatype": "BYTES", "shape": [2, 1], "data": [["AAAA"], "AAAA"]}),
+        ("wrong_shape", {"name": "image", "datatype": "BYTES", "shape": [1], "data": [["AAAA"]]}),
         ("not_texts", {"name": "image", "datatype": "BYTES", "shape": [1], "data": [7]}),
         ("wrong_data_length", {"name": "image", "datatype": "BYTES", "shape": [2], "data": ["AAAA"]}),
         ("too_large", {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["A" * 2_000_000]}),
@@ -307,6 +312,30 @@ def test_each_wrong_tensor_has_a_code_that_says_what_is_wrong(
     assert document["code"] == code, document
     assert document["status"] == (413 if code in ("too_many_images", "too_large", "too_many_numbers") else 422)
     assert document["error"] == document["detail"]
+
+
+def test_lists_are_flat_or_nested_as_the_shape_says(http: httpx.Client) -> None:
+    nested = [[[[127] * 3] * 64] * 64]
+    answers = [http.post(URL, json={"inputs": [tensor(data=data)]}) for data in ([127] * 64 * 64 * 3, nested)]
+    assert answers[0].json()["outputs"] == answers[1].json()["outputs"]
+
+
+def test_what_there_is_too_much_or_too_little_of_is_told_exactly(http: httpx.Client) -> None:
+    def said(**request: Any) -> str:
+        detail: str = problem(http.post(URL, **request), 422)["detail"]
+        return detail
+
+    assert said(json={"inputs": [tensor(data=[1] * 49_999)]}).endswith("has 12288 elements, and there are 49999")
+    pixels = binary(with_size(PIXELS, 49_151), bytes(49_151))
+    assert said(**pixels).endswith("of shape [1, 3, 64, 64] has 49152 bytes, and there are 49151")
+
+
+def test_a_number_that_is_none_is_told_with_its_place(http: httpx.Client) -> None:
+    body = json.dumps({"inputs": [tensor(data=[1, 8888])]}).replace("8888", "1e999")
+    (wrong,) = problem(http.post(URL, content=body), 422)["errors"]
+    assert wrong["location"] == ["body", "inputs", 0, "data", 1]
+    rows = http.post("/v1/models/insects:predict", content='{"instances": [[[[1, 2, 1e999]]]]}')
+    assert problem(rows, 422)["errors"][0]["location"] == ["body", "instances", 0, 0, 0, 2]
 
 
 IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES"}
@@ -435,7 +464,7 @@ def test_compressed_bodies_are_refused_on_all_routes_of_predictions(http: httpx.
 
 
 def test_the_image_that_is_wrong_is_named_and_nothing_else_suffers(client: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="damaged") as raised:
+    with pytest.raises(InferenceServerException, match=r"image 1: the file is damaged or cut off$") as raised:
         client.infer("insects", [files(PHOTO, PHOTO[:200])])
     assert raised.value.status() == "422"
     assert client.infer("insects", [files(PHOTO)]).as_numpy("label").shape == (1,)
