@@ -36,6 +36,8 @@ _STATUS: dict[type[errors.GraftError], HTTPStatus] = {
 }
 # A body of a mebibyte can be wrong in a hundred thousand places.
 _MAX_FIELD_PROBLEMS = 20
+_MAX_WORD, _MAX_TEXT = 200, 2000
+_LONG_WORD = re.compile(rf"\S{{{_MAX_WORD + 1},}}")
 # The Open Inference Protocol and TensorFlow Serving, whose clients look for what is wrong in a member `error`: also
 # where there is no such route.
 _PROTOCOLS = re.compile(r"/v2(/.*)?|/v1/models/.+:predict")
@@ -161,7 +163,22 @@ def _answer(
     }
     if _PROTOCOLS.fullmatch(request.url.path):
         document["error"] = detail
-    return JSONResponse(document, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+    return JSONResponse(_brief(document), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _brief(value: Any) -> Any:
+    """`value` with its texts shortened: what a request was wrong in is told back, and may be as long as it likes."""
+    if isinstance(value, str):
+        words = _LONG_WORD.sub(lambda found: _shortened(found[0], _MAX_WORD), value)
+        return _shortened(words, _MAX_TEXT)
+    if isinstance(value, dict):
+        return {_brief(name): _brief(part) for name, part in value.items()}
+    return [_brief(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _shortened(text: str, most: int) -> str:
+    """`text`, of so many characters at most: its beginning and its end, which has the hint."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"
 
 
 def _field_problem(entry: dict[str, Any]) -> FieldProblem:

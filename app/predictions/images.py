@@ -90,11 +90,14 @@ async def _read_json(request: Request, settings: Settings, share: Share) -> list
 def _from_json(raw: bytes, settings: Settings) -> list[bytes]:
     # Between n images there are n - 1 commas, and base64 has none: what has many more is not worth parsing, which would
     # make gigabytes of objects from megabytes of rubbish.
-    if raw.count(b",") >= 4 * settings.max_images_per_predict:
-        raise too_many(settings)
+    limit = settings.max_images_per_predict
+    if raw.count(b",") >= 4 * limit:
+        if raw.count(b'"b64"') > limit:
+            raise too_many(settings)
+        raise errors.Invalid(f"the body has more fields than {limit} images need", code="not_images")
     with of_body():
         body = PredictBody.model_validate_json(raw)
-    if len(body.images) > settings.max_images_per_predict:
+    if len(body.images) > limit:
         raise too_many(settings)
     return [from_base64(image.b64, place, settings.max_image_bytes) for place, image in enumerate(body.images)]
 

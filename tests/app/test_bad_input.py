@@ -86,6 +86,34 @@ def test_of_several_images_the_text_says_which_one_is_wrong(http: httpx.Client, 
     assert document["image"] == 1
 
 
+def test_of_fields_that_nobody_knows_it_is_not_said_that_they_are_images(http: httpx.Client) -> None:
+    fields = {f"field{number}": 1 for number in range(100_000)}
+    document = problem(http.post(ROUTES[0].format("insects"), json=fields), 422)
+
+    assert document["code"] == "not_images"
+    assert "fields" in document["detail"]
+
+
+@pytest.mark.parametrize(
+    "filler", ["x", "x y ", "x\n", "ä"], ids=["one word", "words", "lines", "letters of two bytes"]
+)
+def test_what_is_told_back_is_short(http: httpx.Client, filler: str) -> None:
+    long = filler * (1_000_000 // len(filler.encode()))
+    url = ROUTES[0].format("insects")
+    unknown = http.post(url, json={long: 1})
+    assert [wrong["code"] for wrong in problem(unknown, 422)["errors"]] == ["missing", "extra_forbidden"]
+    name = long[:5_001].strip().replace("\n", "-")
+    nowhere = http.post(ROUTES[0].format(name), json={})
+    assert problem(nowhere, 404)["code"] == "model_not_found"
+    odd = http.post(url, content=b"x", headers={"Content-Type": name.replace("ä", "a")})
+    assert problem(odd, 415)["detail"].endswith("or application/json")
+
+    for answer in (unknown, nowhere, odd):
+        assert len(answer.text) < 20_000
+    if " " not in filler:
+        assert len(odd.text) < 1000
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_requests_that_are_wrong_as_a_whole_are_refused_by_every_route(http: httpx.Client, route: str) -> None:
     right, url = json.dumps(body(route, [b64(PHOTO)])), route.format("insects")
