@@ -249,7 +249,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _broken(error: Exception) -> errors.BadImage:
     # The decoders raise nearly every built-in exception on damaged files, so all of them mean the same here.
     reason = str(error) or type(error).__name__
-    return errors.BadImage(f"the image is damaged: {reason}", code="broken_image")
+    return errors.BadImage("the file is damaged or cut off", code="broken_image", detail={"reason": reason})
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

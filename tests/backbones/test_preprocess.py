@@ -251,6 +251,9 @@ def test_refusals_say_what_is_wrong() -> None:
     assert refused(encode(picture(9, 9), "GIF")).code == "not_an_image"
     assert refused(photo[: len(photo) // 2]).code == "broken_image"
     assert refused(photo[:20]).code == "broken_image"
+    for cut in (photo[: len(photo) // 2], photo[:20], photo[:3]):
+        assert refused(cut).message == "the file is damaged or cut off"
+        assert refused(cut).detail["reason"]
 
 
 def progressive(*, more_scans: int) -> bytes:
