@@ -29,6 +29,16 @@ class Reference:
     alias: str | None
 
 
+def check_alias(name: str) -> str:
+    """`name`, where it can be one of an alias. Raises `ValueError`, which says what such names are."""
+    if re.fullmatch(ALIAS, name) is None:
+        raise ValueError(
+            f"{name!r} is no name of an alias: those have lower-case letters, digits, dash and underscore, begin with "
+            "a letter or a digit, and are not digits alone"
+        )
+    return name
+
+
 def parse(text: str) -> Reference:
     """What `text` addresses. Raises `NotFound` for what addresses nothing."""
     match = _REFERENCE.fullmatch(text)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.evaluation import Evaluation
 from app.models import references
@@ -11,9 +11,10 @@ from app.optimisation import AUTO, PRECISIONS, RUNTIMES, DeviceKind, Report
 
 AliasName = Annotated[
     str,
+    AfterValidator(references.check_alias),
     Field(
-        pattern=references.ALIAS,
         max_length=references.MAX_ALIAS,
+        json_schema_extra={"pattern": references.ALIAS},
         description="Lower-case letters, digits, dash and underscore; not digits alone.",
         examples=["production"],
     ),
@@ -25,7 +26,7 @@ class AliasPut(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"version": 1, "keep_loaded": False}})
 
-    version: int = Field(ge=1, lt=2**31, description="A version of the model.")
+    version: int = Field(strict=True, ge=1, lt=2**31, description="A version of the model.")
     keep_loaded: bool | None = Field(
         default=None,
         description="Whether its version is to be in memory at any time, ready for the first request; left out, that "

@@ -105,7 +105,19 @@ def test_what_an_alias_cannot_point_to_is_answered_with_the_nearest(
 def test_an_alias_that_could_be_taken_for_something_else_is_refused(
     http: TestClient, insects: list[str], name: str
 ) -> None:
-    assert problem(put(http, 1, f"{ALIASES}/{name}"), 422)["code"] == "invalid_request"
+    document = problem(put(http, 1, f"{ALIASES}/{name}"), 422)
+    assert document["code"] == "invalid_request"
+    (wrong,) = document["errors"]
+    assert wrong["location"] == ["path", "alias"]
+    assert "digits alone" in wrong["message"] or "at most 63" in wrong["message"]
+
+
+@pytest.mark.parametrize("version", [True, "1", 1.0])
+def test_a_version_is_a_whole_number_and_nothing_like_one(
+    http: TestClient, insects: list[str], version: object
+) -> None:
+    (wrong,) = problem(http.put(URL, json={"version": version}), 422)["errors"]
+    assert wrong["location"] == ["body", "version"]
 
 
 @pytest.mark.parametrize("name", ["a", "9-1", "2_", "v2", "2026-11", "a" * 63])
