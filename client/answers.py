@@ -53,3 +53,8 @@ def checked(response: httpx.Response) -> httpx.Response:
     except ValueError:
         document = {"detail": f"{response.url} answered with status {response.status_code} and no problem document"}
     raise Problem(response.status_code, document if isinstance(document, dict) else {"detail": str(document)})
+
+
+def if_at(revision: int | None) -> dict[str, str]:
+    """The header for a change of what is at `revision`; None for whichever it is at."""
+    return {"If-Match": "*" if revision is None else f'"{revision}"'}

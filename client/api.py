@@ -227,7 +227,7 @@ class Client:
 
     def backbones(self) -> list[Backbone]:
         """The catalogue, the smallest network first."""
-        return list(self._pages("/v1/backbones", Backbone, lambda last: last.name))
+        return msgspec.convert(self._get("/v1/backbones", _Page).data, list[Backbone])
 
     def models(self) -> Iterator[Model]:
         """All models, newest first."""
@@ -267,13 +267,13 @@ class Client:
             return now if is_ours else None
 
         if revision is not None:
-            return self._change(lambda: put(_if_at(revision)), Alias, made)
+            return self._change(lambda: put(answers.if_at(revision)), Alias, made)
         # The last one finds what was made since the first, by somebody else or by an answer that was lost.
-        for condition in (_if_at(None), {"If-None-Match": "*"}):
+        for condition in (answers.if_at(None), {"If-None-Match": "*"}):
             response = self._again(partial(put, condition))
             if response.status_code != _CHANGED_SINCE:
                 return _read(response, Alias)
-        return _read(self._again(lambda: put(_if_at(None))), Alias)
+        return _read(self._again(lambda: put(answers.if_at(None))), Alias)
 
     def roll_back(self, model: str, alias: str, *, revision: int | None = None) -> Alias:
         """Let an alias point to where it did before; from the state that it has now, or from that of `revision`."""
@@ -285,11 +285,11 @@ class Client:
             is_ours = (last.revision, last.action) == (based_on + 1, "rolled_back")
             return self.alias(model, alias) if is_ours else None
 
-        return self._change(lambda: self._http.post(f"{path}/rollback", headers=_if_at(based_on)), Alias, made)
+        return self._change(lambda: self._http.post(f"{path}/rollback", headers=answers.if_at(based_on)), Alias, made)
 
     def remove_alias(self, model: str, alias: str, *, revision: int | None = None) -> None:
         """Remove an alias, whatever its state, or only at `revision`; the version stays."""
-        answer = self._tried(lambda: self._http.delete(alias_path(model, alias), headers=_if_at(revision)))
+        answer = self._tried(lambda: self._http.delete(alias_path(model, alias), headers=answers.if_at(revision)))
         if not (answer.may_be_done and answer.response.status_code == httpx.codes.NOT_FOUND):
             answers.checked(answer.response)
 
@@ -318,7 +318,7 @@ class Client:
             now = self.runtimes(model, number)
             return now if (now.revision, now.pins) == (revision + 1, wanted) else None
 
-        return self._change(lambda: self._http.put(path, json=pins, headers=_if_at(revision)), Runtimes, made)
+        return self._change(lambda: self._http.put(path, json=pins, headers=answers.if_at(revision)), Runtimes, made)
 
     def predict(self, model: str, images: Sequence[Path], *, top_k: int = 5) -> list[Prediction]:
         """Labels for image files, in their order; `model` is `name`, `name@version` or `name:alias`."""
@@ -390,10 +390,6 @@ class Client:
 class _Page(msgspec.Struct, frozen=True):
     data: list[object]
     has_more: bool
-
-
-def _if_at(revision: int | None) -> dict[str, str]:
-    return {"If-Match": "*" if revision is None else f'"{revision}"'}
 
 
 def _asked(recipe: Recipe) -> dict[str, object]:

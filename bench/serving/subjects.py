@@ -120,6 +120,7 @@ class Folder:
             max_image_pixels=MAX_PIXELS,
             tolerance=DEFAULT_TOLERANCE,
             forms=None,
+            kept_forms=(),
             device="cpu",
         )
         found = optimise(work, lambda _event: None)

@@ -29,7 +29,6 @@ _PROPOSALS = 8
 
 _MOST_BEGUN = 2
 """A trial that has taken its process along so often is not begun again."""
-_FAILED: Outcome = "failed"
 
 CarryOut = Callable[[Plan, Path, Emit], Trained]
 """Train as planned, with a folder of the training's own."""
@@ -171,10 +170,7 @@ class _Search:
         self._save_running(begun)
         watch = _Watch(begun, self._searching, save=self._save_running, verdict=self._verdict)
         try:
-            if number != FIRST and begun.begun > _MOST_BEGUN:
-                trained, outcome = None, _FAILED
-            else:
-                trained, outcome = self._carried_out(candidate.plan, folder, watch)
+            trained, outcome = self._carried_out(candidate.plan, folder, watch)
             trial = _trial(watch.running_now(), outcome, wanted, trained, self._searching.splits)
             self._searching.emit(_told(trial))
         except BaseException:
@@ -187,6 +183,8 @@ class _Search:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _carried_out(self, plan: Plan, folder: Path, watch: "_Watch") -> tuple[Trained | None, Outcome]:
+        if watch.running.begun > _MOST_BEGUN and watch.running.number != FIRST:
+            return None, "failed"
         try:
             return self._searching.carry_out(plan, folder, watch), "finished"
         except Exception as error:
@@ -195,7 +193,7 @@ class _Search:
             forgiven = (Diverged,) if watch.running.number == FIRST else (errors.GraftError, torch.OutOfMemoryError)
             if not isinstance(error, forgiven):
                 raise
-            return None, _FAILED
+            return None, "failed"
 
     def _verdict(self, running: Running, event: Event) -> Outcome | None:
         """How a trial is to be ended that has told this; None where it is to go on."""
