@@ -162,7 +162,7 @@ def test_a_budget_that_none_fits_ends_the_training_and_says_so(desk: Desk, runne
     error = train(desk, runner, dataset_id, Budget(size_bytes=1_000_000)).error
     assert error is not None
     assert error["code"] == "no_backbone_fits"
-    assert "formnet has 7.6 MB of values, of 1.0" in error["message"]
+    assert "formnet has 7.6 MB of values, of at most 1 MB" in error["message"]
 
 
 @pytest.fixture
