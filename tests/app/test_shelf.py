@@ -37,6 +37,8 @@ class Machine:
     opened: list[tuple[str, ...]] = field(default_factory=list)
     """Each time, the forms that were wanted."""
     fallen_back: list[str] = field(default_factory=list)
+    thread: threading.Thread | None = None
+    """Where one was opened last."""
     _opening: int = 0
 
     def __post_init__(self) -> None:
@@ -44,6 +46,7 @@ class Machine:
 
     def open(self, version: Served) -> Loaded:
         self.opened.append(version.serving.forms)
+        self.thread = threading.current_thread()
         self._opening += 1
         self.most_at_once = max(self.most_at_once, self._opening)
         self.begun.release()
@@ -209,7 +212,8 @@ def test_what_is_still_being_loaded_does_not_hold_up_the_end(
     with shelf.use(FIRST) as first:
         assert machine.begun.acquire(timeout=PATIENCE)
         shelf.close()
-        (loading,) = (thread for thread in threading.enumerate() if thread.name.startswith("load "))
+        loading = machine.thread
+        assert loading is not None
         assert loading.daemon  # or the interpreter would wait for it
         with pytest.raises(errors.Overloaded, match="stopping"):
             first.lane(0)
