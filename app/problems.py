@@ -87,12 +87,18 @@ def install(app: FastAPI) -> None:
 def _graft_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.GraftError)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, errors.Unavailable) else None
     members = dict(error.detail)
     if error.field is not None:
         location: list[str | int] = ["body", *map(_step, error.field.split("."))]
         members["errors"] = [FieldProblem(location=location, message=error.message, code=error.code).model_dump()]
-    return _answer(request, status, error.code, error.title, error.message, members=members, headers=headers)
+    return _answer(request, status, error.code, error.title, error.message, members=members, headers=_headers(error))
+
+
+def _headers(error: errors.GraftError) -> dict[str, str]:
+    if isinstance(error, errors.Unavailable):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    # Nobody can tell where in what did not arrive the next request would begin (RFC 9110, 15.5.9).
+    return {"Connection": "close"} if isinstance(error, errors.TooSlow) else {}
 
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -185,6 +185,7 @@ def test_a_body_that_comes_too_slowly_is_refused(here: Listening, route: str) ->
 
     for answer in map(_answer, slow):
         assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nconnection: close\r\n" in answer
         assert b'"code":"too_slow"' in answer
 
 
