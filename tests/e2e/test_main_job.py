@@ -93,7 +93,8 @@ def test_more_photos_make_the_next_version_and_the_old_one_stays(http: httpx.Cli
 
 
 def test_a_training_tells_its_story(http: httpx.Client, model: str, dataset_id: str) -> None:
-    (job,) = http.get("/v1/jobs", params={"dataset": dataset_id}).json()["data"][:1]
+    jobs = http.get("/v1/jobs", params={"dataset": dataset_id}).json()["data"]
+    job = next(job for job in jobs if job["kind"] == "train")  # an optimisation may have followed
     types = [event["type"] for event in service.follow(http, job["id"])]
 
     assert types[:2] == ["queued", "attempt_started"]
