@@ -1,4 +1,5 @@
-"""The runs of an experiment on one chart: accuracy by epochs and by time, as SVG that suits light and dark screens."""
+"""The runs of an experiment on one chart, accuracy by epochs and by time, and on a page around it; both suit light and
+dark screens."""
 
 import math
 import textwrap
@@ -9,12 +10,19 @@ from itertools import pairwise
 from app.backbones.charts import Axis, Tick
 from app.backbones.pages import environment
 from app.experiments.schemas import ArmRead, ExperimentRead
-from app.experiments.verdict import Arm, Point
+from app.experiments.verdict import Arm, Finding, Point
 
 _NAMES: dict[Arm, str] = {
     "probe": "linear classifier",
     "fine_tune": "fine-tuning",
     "scratch": "from scratch",
+}
+_HEADLINES: dict[Finding, str] = {
+    "higher": "Pre-training raised the final score.",
+    "faster": "Pre-training did not raise the final score; it got there faster.",
+    "no_difference": "No difference is shown.",
+    "lower": "Pre-training lowered the final score.",
+    "open": "The question stays open.",
 }
 _HEAD, _LINE, _HEIGHT = 116.0, 19.0, 350.0
 """Of what stands above the panels beside the reasons, of a line of these, of a panel."""
@@ -81,6 +89,13 @@ def draw(experiment: ExperimentRead) -> str:
         legend=[Entry(arm, _told(arm, read)) for arm, read in experiment.arms.items()],
         reasons=reasons,
     )
+
+
+def page(experiment: ExperimentRead) -> str:
+    """The verdict, the chart and every run, as a page without scripts."""
+    template = environment("app.experiments").get_template("experiment.html")
+    headline = _HEADLINES[experiment.verdict.finding] if experiment.verdict else None
+    return template.render(found=experiment, names=_NAMES, headline=headline)
 
 
 def _epoch(point: Point) -> float:

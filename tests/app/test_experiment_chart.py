@@ -1,5 +1,6 @@
 """The chart of control runs, read back from its picture."""
 
+import html
 from xml.etree import ElementTree
 
 import pytest
@@ -9,6 +10,7 @@ from app.experiments import chart, verdict
 from app.experiments.schemas import ArmRead, ExperimentRead
 from app.experiments.verdict import Arm, Point, Verdict
 from app.intervals import Score
+from app.jobs.schemas import JobError
 from tests.app.conftest import NOW
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -33,9 +35,9 @@ def arm(right: int, *curve: tuple[int, float, float]) -> ArmRead:
     )
 
 
-def drawn(told: Verdict | None = None, **arms: ArmRead) -> ElementTree.Element:
+def experiment(told: Verdict | None = None, **arms: ArmRead) -> ExperimentRead:
     found: dict[Arm, ArmRead] = {name: arms[name] for name in verdict.ARMS if name in arms}
-    experiment = ExperimentRead(
+    return ExperimentRead(
         id="exp_1",
         dataset_id="ds_1",
         dataset_version=1,
@@ -45,7 +47,10 @@ def drawn(told: Verdict | None = None, **arms: ArmRead) -> ElementTree.Element:
         arms=found,
         verdict=told,
     )
-    return ElementTree.fromstring(chart.draw(experiment))
+
+
+def drawn(told: Verdict | None = None, **arms: ArmRead) -> ElementTree.Element:
+    return ElementTree.fromstring(chart.draw(experiment(told, **arms)))
 
 
 def dots(picture: ElementTree.Element, name: Arm) -> list[tuple[float, float]]:
@@ -103,3 +108,41 @@ def test_the_legend_and_the_panels_are_below_the_reasons(reasons: tuple[str, ...
     assert legend is not None
     assert float(legend.attrib["y"]) >= lowest + 30
     assert dots(picture, "fine_tune")[0][1] > float(legend.attrib["y"])
+
+
+def test_the_page_has_the_verdict_its_reasons_and_every_run() -> None:
+    runs = {
+        "probe": verdict.Run((), Score(27, IMAGES), "1" * 27 + "0" * 9),
+        "fine_tune": verdict.Run((Point(1, 10, 0.9, 1.0),), Score(33, IMAGES), "1" * 33 + "0" * 3),
+        "scratch": verdict.Run((Point(1, 10, 0.5, 1.0),), Score(18, IMAGES), "1" * 18 + "0" * 18),
+    }
+    told = verdict.judge({name: runs[name] for name in verdict.ARMS})
+    curves = {name: arm(right, (1, 10, right / IMAGES)) for name, right in (("fine_tune", 33), ("scratch", 18))}
+    page = chart.page(experiment(told, **curves))
+
+    assert told.finding == "higher"
+    assert "Pre-training raised the final score." in page
+    for reason in told.reasons:
+        assert html.escape(reason, quote=True) in page
+    assert "91.7 %" in page
+    assert "50.0 %" in page
+    assert 'src="/v1/experiments/exp_1/chart.svg"' in page
+    assert "+41.7" in page
+
+
+def test_the_page_of_runs_that_go_on_or_have_failed_says_so() -> None:
+    failed = arm(18, (1, 10, 0.5)).model_copy(
+        update={
+            "state": "failed",
+            "accuracy": None,
+            "interval": None,
+            "model_version": None,
+            "strategy": None,
+            "error": JobError(code="diverged", message="the loss is <not> a number", detail={}),
+        }
+    )
+    page = chart.page(experiment(None, scratch=failed, fine_tune=failed.model_copy(update={"curve": []})))
+
+    assert "have not all ended yet" in page
+    assert "the loss is &lt;not&gt; a number" in page
+    assert "Image by image" not in page
