@@ -19,7 +19,7 @@ from app.db import Database
 from app.deps import Parts, refuse_nul, refuse_unknown_parameters
 from app.doorbell import Doorbell
 from app.experiments import routes as experiments
-from app.jobs import imports, optimisations
+from app.jobs import imports, optimisations, removal_routes
 from app.jobs import routes as jobs
 from app.metrics import Metrics
 from app.models import alias_routes, evaluation_routes, runtime_routes, serving
@@ -64,6 +64,7 @@ _ROUTERS = (
     evaluation_routes.router,
     runtime_routes.router,
     optimisations.router,
+    removal_routes.router,
 )
 
 

@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import BinaryIO
 
 import httpx
-import msgspec
 
 from client import answers, events, references
-from client.answers import Answer
-from client.errors import Unreachable
+from client.connection import CHANGED_SINCE, Connection, Page, read
 from client.forms import Pins, Runtimes
 from client.recipe import Recipe
 from client.values import (
@@ -39,41 +36,14 @@ from client.values import (
     alias_path,
 )
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-_ATTEMPTS = 4
 _PATIENCE = 0.9
 """Of the time in which an answer must begin, how much the service may take for it."""
-_CHANGED_SINCE = httpx.codes.PRECONDITION_FAILED
 _IMAGES_A_REQUEST = 16
-_PAGE = 100
 _MEDIA_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip"}
 
-T = TypeVar("T")
 
-
-class Client:
-    """A connection to the service at `url`.
-
-    Every method raises `Problem` where the service refuses, and `Unreachable` where it does not answer. What creates or
-    changes something is tried again after a lost connection, and done once.
-    """
-
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0, attempts: int = _ATTEMPTS) -> None:
-        self.url = url.rstrip("/")
-        self._timeout_seconds = timeout_seconds
-        self._attempts = attempts
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
+class Client(Connection):
+    """All that can be asked of the service at `url`; see `Connection` for what every method raises."""
 
     def ready(self) -> Ready:
         return self._get("/readyz", Ready)
@@ -103,7 +73,7 @@ class Client:
         }
         with archive.open("rb") as file:
             request = self._upload_request(f"/v1/datasets/{dataset_id}/imports", file, headers)
-            return _read(self._again(lambda: self._http.send(request())), Import)
+            return read(self._again(lambda: self._http.send(request())), Import)
 
     def refused(self, import_id: str, dataset_id: str) -> Iterator[RefusedFile]:
         """The files of an import that were of no use, each with the reason."""
@@ -133,7 +103,7 @@ class Client:
             "measure": measure,
         }
         response = self._send("/v1/plans", wanted)
-        return _read(response, Job) if response.status_code == httpx.codes.ACCEPTED else _read(response, Planned)
+        return read(response, Job) if response.status_code == httpx.codes.ACCEPTED else read(response, Planned)
 
     def create_experiment(
         self,
@@ -185,20 +155,20 @@ class Client:
 
     def finish(self, job_id: str) -> Job:
         """End a search early, with the best that it has found."""
-        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/finish")), Job)
+        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/finish")), Job)
 
     def pause(self, job_id: str) -> Job:
-        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/pause")), Job)
+        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/pause")), Job)
 
     def resume(self, job_id: str) -> Job:
-        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/resume")), Job)
+        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/resume")), Job)
 
     def retry(self, job_id: str) -> Job:
         """Queue a job that has failed or was cancelled once more; it begins anew."""
-        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/retry")), Job)
+        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/retry")), Job)
 
     def cancel(self, job_id: str) -> Job:
-        return _read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)
+        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)
 
     def follow(self, job_id: str) -> Iterator[Event | Progress]:
         """The history of a job, as it happens, until the job has ended; goes on after a lost connection."""
@@ -227,7 +197,7 @@ class Client:
 
     def backbones(self) -> list[Backbone]:
         """The catalogue, the smallest network first."""
-        return msgspec.convert(self._get("/v1/backbones", _Page).data, list[Backbone])
+        return self._get("/v1/backbones", Page).rows(Backbone)
 
     def models(self) -> Iterator[Model]:
         """All models, newest first."""
@@ -271,9 +241,9 @@ class Client:
         # The last one finds what was made since the first, by somebody else or by an answer that was lost.
         for condition in (answers.if_at(None), {"If-None-Match": "*"}):
             response = self._again(partial(put, condition))
-            if response.status_code != _CHANGED_SINCE:
-                return _read(response, Alias)
-        return _read(self._again(lambda: put(answers.if_at(None))), Alias)
+            if response.status_code != CHANGED_SINCE:
+                return read(response, Alias)
+        return read(self._again(lambda: put(answers.if_at(None))), Alias)
 
     def roll_back(self, model: str, alias: str, *, revision: int | None = None) -> Alias:
         """Let an alias point to where it did before; from the state that it has now, or from that of `revision`."""
@@ -289,9 +259,15 @@ class Client:
 
     def remove_alias(self, model: str, alias: str, *, revision: int | None = None) -> None:
         """Remove an alias, whatever its state, or only at `revision`; the version stays."""
-        answer = self._tried(lambda: self._http.delete(alias_path(model, alias), headers=answers.if_at(revision)))
-        if not (answer.may_be_done and answer.response.status_code == httpx.codes.NOT_FOUND):
-            answers.checked(answer.response)
+        self._remove(lambda: self._http.delete(alias_path(model, alias), headers=answers.if_at(revision)))
+
+    def delete_model(self, name: str) -> None:
+        """Delete a model with all its versions."""
+        self._remove(lambda: self._http.delete(f"/v1/models/{name}"))
+
+    def delete_model_version(self, name: str, number: int) -> None:
+        """Delete a version of a model, and the model with its last one."""
+        self._remove(lambda: self._http.delete(f"/v1/models/{name}/versions/{number}"))
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """The model and the number of the version that `name`, `name@version` or `name:alias` addresses. Raises
@@ -332,26 +308,9 @@ class Client:
         path, params = f"/v1/models/{model}/predict", {"top_k": top_k}
         # Whoever waits here would rather wait on: a model that is loaded for the first time takes seconds.
         headers = {"X-Request-Timeout": f"{_PATIENCE * self._timeout_seconds:g}"}
-        return _read(
+        return read(
             self._again(lambda: self._http.post(path, params=params, files=files, headers=headers)), Predictions
         )
-
-    def _change(self, send: Callable[[], httpx.Response], kind: type[T], made: Callable[[], T | None]) -> T:
-        """What a change of one state of a thing has made. After a lost answer its repeat may be refused because it was
-        carried out: then `made` tells what is there, or None where that is the work of somebody else."""
-        answer = self._tried(send)
-        found = made() if answer.may_be_done and answer.response.status_code == _CHANGED_SINCE else None
-        return _read(answer.response, kind) if found is None else found
-
-    def _get(self, path: str, kind: type[T]) -> T:
-        return _read(self._again(lambda: self._http.get(path)), kind)
-
-    def _create(self, path: str, wanted: Mapping[str, object], kind: type[T]) -> T:
-        return _read(self._send(path, wanted), kind)
-
-    def _send(self, path: str, wanted: Mapping[str, object]) -> httpx.Response:
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        return self._again(lambda: self._http.post(path, json=wanted, headers=headers))
 
     def _upload_request(self, path: str, file: BinaryIO, headers: dict[str, str]) -> Callable[[], httpx.Request]:
         def build() -> httpx.Request:
@@ -360,41 +319,6 @@ class Client:
 
         return build
 
-    def _pages(self, path: str, kind: type[T], cursor: Callable[[T], object]) -> Iterator[T]:
-        after: dict[str, str] = {}
-        while True:
-            page = msgspec.json.decode(self._listing(path, after), type=_Page)
-            rows = msgspec.convert(page.data, list[kind])  # type: ignore[valid-type]
-            yield from rows
-            if not page.has_more:
-                return
-            after = {"after": str(cursor(rows[-1]))}
-
-    def _listing(self, path: str, after: dict[str, str]) -> bytes:
-        response = self._again(lambda: self._http.get(path, params={"limit": str(_PAGE), **after}))
-        return answers.checked(response).content
-
-    def _again(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        return self._tried(send).response
-
-    def _tried(self, send: Callable[[], httpx.Response]) -> Answer:
-        try:
-            return answers.again(send, attempts=self._attempts)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
-        return Unreachable(f"no answer from {self.url} ({error or type(error).__name__})")
-
-
-class _Page(msgspec.Struct, frozen=True):
-    data: list[object]
-    has_more: bool
-
 
 def _asked(recipe: Recipe) -> dict[str, object]:
     return {name: value for name, value in asdict(recipe).items() if value is not None}
-
-
-def _read(response: httpx.Response, kind: type[T]) -> T:
-    return msgspec.json.decode(answers.checked(response).content, type=kind)

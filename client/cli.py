@@ -14,8 +14,9 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, archives, demo, local, optimising, show
-from client.api import DEFAULT_URL, Client
+from client import aliases, archives, demo, local, optimising, removing, show
+from client.api import Client
+from client.connection import DEFAULT_URL
 from client.recipe import Budget, Recipe, Search
 from client.terminal import Url, console, told_plainly
 from client.values import Job, Planned
@@ -378,7 +379,14 @@ def models(url: Url = DEFAULT_URL) -> None:
         console.print(show.models(client.models()))
 
 
-for _command in (aliases.alias, aliases.aliases, aliases.rollback, optimising.optimise, optimising.runtimes):
+for _command in (
+    aliases.alias,
+    aliases.aliases,
+    aliases.rollback,
+    removing.delete,
+    optimising.optimise,
+    optimising.runtimes,
+):
     app.command()(_command)
 
 

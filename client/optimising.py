@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from client import show
-from client.api import DEFAULT_URL, Client
+from client.api import Client
+from client.connection import DEFAULT_URL
 from client.terminal import Url, console, told_plainly
 
 Reference = Annotated[str, typer.Argument(help="name for the newest version, name@version, or name:alias.")]

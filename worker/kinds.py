@@ -141,9 +141,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
 
 def _base(session: Session, start: WarmStart, storage: Storage) -> BaseWork:
     """Where the base of a training lies. Raises `NotFound` where it was deleted since."""
-    _, base = models.referenced(session, start.base)
-    if base.id != start.version_id:
-        raise errors.NotFound(f"{start.base} is not the model version any more that it was", code="base_gone")
+    base = models.by_id(session, start.version_id, start.base)
     try:
         version = datasets.find_version(session, base.dataset_id, base.dataset_version)
     except errors.NotFound:
@@ -271,6 +269,7 @@ def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storag
     version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
     wanted = OptimisationCreate.model_validate(claim.spec["wanted"])
     version_id = claim.spec["version_id"]
+    models.by_id(session, version_id, f"{claim.model_name}@{claim.spec['model_version']}")
     return OptimiseWork(
         version_id=version_id,
         optimisation_id=serving.new_optimisation_id(),

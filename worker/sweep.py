@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 _ABANDONED_SECONDS = 24 * 3600.0
 _KEYS_LAST = timedelta(days=7)
 """How long an `Idempotency-Key` is remembered."""
-_SUPERSEDED_LAST = timedelta(hours=1)
-"""How long an optimisation stays when there is a newer one: a process that serves may be on the way with it, or may not
-have heard of the newer one while it could not reach the database."""
+_UNSERVED_LAST = timedelta(hours=1)
+"""How long an optimisation stays when there is a newer one, and a version when it was deleted: a process that serves
+may be on the way with it, or may not have heard of the change while it could not reach the database."""
 _NAMES_AT_ONCE = 1000
 """SQLite takes some ten thousand values in a statement."""
 _UNPUBLISHED_SECONDS = 3600.0
@@ -84,8 +84,8 @@ class Sweeper:
                 logger.warning("job %s: its worker went silent and no attempt is left", job_id)
             waiting = leases.due(session, now=now, ring_again_seconds=self._settings.ring_again_seconds)
             idempotency.forget(session, before=now - _KEYS_LAST)
-            for optimisation_id in serving.forget_superseded(session, before=now - _SUPERSEDED_LAST):
-                logger.info("optimisation %s has made way for a newer one; its files go next", optimisation_id)
+            for optimisation_id in serving.forget_unserved(session, before=now - _UNSERVED_LAST):
+                logger.info("optimisation %s is not served any more; its files go next", optimisation_id)
         for job in waiting:
             self._doorbell.ring(job.queue, job.job_id)
         tidy(self._database, self._files)
@@ -159,7 +159,8 @@ def _needed_datasets(session: Session, names: Sequence[str]) -> set[str]:
 
 
 def _needed_models(session: Session, names: Sequence[str]) -> set[str]:
-    return set(session.scalars(select(ModelVersion.id).where(ModelVersion.id.in_(names))))
+    is_kept = or_(ModelVersion.deleted_at.is_(None), ModelVersion.deleted_at > utc_now() - _UNSERVED_LAST)
+    return set(session.scalars(select(ModelVersion.id).where(ModelVersion.id.in_(names), is_kept)))
 
 
 def _needed_optimisations(session: Session, names: Sequence[str]) -> set[str]:

@@ -14,6 +14,7 @@ from app.jobs.events import Line
 from app.jobs.schemas import ENDED
 from app.jobs.service import Step
 from app.jobs.tables import Job
+from app.models import service as models
 
 _CAME_TO_NOTHING = ("failed", "cancelled")
 _ANEW: dict[str, Any] = {"attempt": 0, "progress": None, "error": None, "started_at": None, "finished_at": None}
@@ -21,8 +22,8 @@ _ANEW: dict[str, Any] = {"attempt": 0, "progress": None, "error": None, "started
 
 def retry(session: Session, job_id: str, *, now: datetime) -> Job:
     """Queue a job that has failed or was cancelled as it was asked for, with all its attempts. Raises `Conflict` for
-    one in another state, for an import, and while another job is after the same; `NotFound` where its data set is
-    deleted."""
+    one in another state, for an import, and while another job is after the same; `NotFound` where its data set or
+    the model version that it works with is deleted."""
     job = service.find(session, job_id)
     if job.state not in _CAME_TO_NOTHING:
         raise errors.Conflict(
@@ -36,6 +37,7 @@ def retry(session: Session, job_id: str, *, now: datetime) -> Job:
             code="archive_gone",
         )
     datasets.find(session, job.dataset_id)
+    _check_model_version(session, job)
     subject = job.subject
     step = Step("queued", Line("retried", {}), {**_ANEW, "rung_at": now})
     try:
@@ -46,3 +48,11 @@ def retry(session: Session, job_id: str, *, now: datetime) -> Job:
         raise errors.Conflict(
             f"job {other} is after the same as job {job_id}; wait for it to end", code="asked_meanwhile"
         ) from error
+
+
+def _check_model_version(session: Session, job: Job) -> None:
+    base = (job.plan or {}).get("base")
+    if base is not None:
+        models.by_id(session, base["version_id"], base["base"])
+    if job.kind == "optimise":
+        models.by_id(session, job.spec["version_id"], f"{job.model_name}@{job.spec['model_version']}")

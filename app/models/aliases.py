@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app import errors
 from app.models import references, service
 from app.models.schemas import AliasPut
-from app.models.tables import Alias, AliasMove, Model
+from app.models.tables import Alias, AliasMove, Model, ModelVersion
 
 MAX_ALIASES = 100
 """Of one model."""
@@ -51,7 +51,7 @@ def history(session: Session, name: str, alias: str, *, limit: int, after: int |
 def create(session: Session, name: str, alias: str, wanted: AliasPut, *, now: datetime) -> Alias:
     """Make the alias. Raises `PreconditionFailed` where there is one, `NotFound` for the model or its version, and
     `Conflict` where the model has too many."""
-    model = service.find(session, name)
+    model = service.hold(session, name)
     service.find_version(session, name, wanted.version)
     _check_room(session, model, alias)
     made = _again(session, model, alias, now=now) or _inserted(session, model, alias, wanted, now=now)
@@ -63,7 +63,7 @@ def create(session: Session, name: str, alias: str, wanted: AliasPut, *, now: da
 def move(session: Session, name: str, alias: str, wanted: AliasPut, *, revision: int | None, now: datetime) -> Alias:
     """Let the alias point to another version. Raises `PreconditionFailed` unless it is there and at `revision` (None:
     any), and `NotFound` for the model or its version."""
-    model = service.find(session, name)
+    model = service.hold(session, name)
     service.find_version(session, name, wanted.version)
     found = _taken(session, model, alias, revision, now=now)
     if wanted.keep_loaded is not None:
@@ -77,17 +77,17 @@ def move(session: Session, name: str, alias: str, wanted: AliasPut, *, revision:
 
 
 def roll_back(session: Session, name: str, alias: str, *, revision: int | None, now: datetime) -> Alias:
-    """Let the alias point to where it did before; done again, to where it did before that. Raises `NotFound`,
-    `PreconditionFailed` unless it is at `revision` (None: any), and `Conflict` where there is nothing before."""
+    """Let the alias point to where it did before; done again, to where it did before that. Deleted versions are passed
+    over. Raises `NotFound`, `PreconditionFailed` unless it is at `revision` (None: any), and `Conflict` where there is
+    nothing before."""
     find(session, name, alias)
-    found = _taken(session, service.find(session, name), alias, revision, now=now)
-    back_to = _last_move(session, found).back_to
-    if back_to is None:
+    found = _taken(session, service.hold(session, name), alias, revision, now=now)
+    target = _before(session, found)
+    if target is None:
         raise errors.Conflict(
             f"there is nothing to roll back to before version {found.version} of {name}:{alias}",
             code="nothing_to_roll_back_to",
         )
-    target = session.get_one(AliasMove, (found.model_id, alias, back_to))
     assert target.version is not None  # of what was removed, nothing goes back
     found.version = target.version
     _record(session, found, "rolled_back", back_to=target.back_to, now=now)
@@ -158,6 +158,22 @@ def _check_room(session: Session, model: Model, alias: str) -> None:
 def _last_move(session: Session, alias: Alias) -> AliasMove:
     query = select(AliasMove).where(AliasMove.model_id == alias.model_id, AliasMove.alias == alias.name)
     return session.scalars(query.order_by(AliasMove.revision.desc()).limit(1)).one()
+
+
+def _before(session: Session, alias: Alias) -> AliasMove | None:
+    """The move that a rollback goes back to: the last one before to a version that is another one, and still there."""
+    back_to = _last_move(session, alias).back_to
+    while back_to is not None:
+        move = session.get_one(AliasMove, (alias.model_id, alias.name, back_to))
+        if move.version != alias.version and _is_there(session, alias.model_id, move.version):
+            return move
+        back_to = move.back_to
+    return None
+
+
+def _is_there(session: Session, model_id: str, number: int | None) -> bool:
+    present = select(ModelVersion.id).where(ModelVersion.model_id == model_id, ModelVersion.deleted_at.is_(None))
+    return session.scalar(present.where(ModelVersion.number == number)) is not None
 
 
 def _record(session: Session, alias: Alias, action: str, *, back_to: int | None, now: datetime) -> None:

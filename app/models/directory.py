@@ -80,8 +80,8 @@ _NOTHING = Snapshot(-1, MappingProxyType({}), (), ())
 
 def load(session: Session, choices: Choices) -> Snapshot:
     """The registry as it is now, for the process that `choices` are of."""
-    # The count first, and versions last, which are only ever added: what a later query sees may be newer than what an
-    # earlier one saw, and so no change is missed and no alias points to a version that is not there.
+    # The count first, and versions last: what a later query sees may be newer than what an earlier one saw, and so no
+    # change is missed, and an alias whose version is not there was removed before that was.
     revision = service.revision(session)
     aliases = session.execute(
         select(Model.name, Alias.name, Alias.version, Alias.keep_loaded)
@@ -89,19 +89,23 @@ def load(session: Session, choices: Choices) -> Snapshot:
         .where(Alias.deleted_at.is_(None))
         .order_by(Model.name, Alias.name)
     ).all()
-    versions = session.execute(
+    found = session.execute(
         select(Model.name, ModelVersion.number, ModelVersion.id)
         .join(Model, Model.id == ModelVersion.model_id)
+        .where(ModelVersion.deleted_at.is_(None))
         .order_by(Model.id.desc(), ModelVersion.number)
     ).all()
     served: dict[str, Served] = {}
     ways = choices.of_all(session)
+    versions = [row for row in found if row.id in ways]
     for name, number, version_id in versions:
         version = Served(version_id, name, number, ways[version_id])
         served[name] = served[f"{name}@{number}"] = version  # the last of a name is its newest
     names = tuple(dict.fromkeys(name for name, _, _ in versions))
     pointers = tuple(
-        Pointer(alias, served[f"{name}@{number}"], keep_loaded) for name, alias, number, keep_loaded in aliases
+        Pointer(alias, served[f"{name}@{number}"], keep_loaded)
+        for name, alias, number, keep_loaded in aliases
+        if f"{name}@{number}" in served
     )
     served |= {f"{one.version.model_name}:{one.alias}": one.version for one in pointers}
     return Snapshot(revision, MappingProxyType(served), names, pointers)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app import errors
 from app.db import before_commit, new_id
 from app.models import references
 from app.models.tables import Alias, Model, ModelVersion, Registry
@@ -52,7 +53,7 @@ def register(session: Session, wanted: NewModelVersion, *, now: datetime) -> int
     statement = (
         update(Model)
         .where(Model.name == wanted.model_name)
-        .values(latest_version=Model.latest_version + 1)
+        .values(latest_version=Model.last_number + 1, last_number=Model.last_number + 1)
         .returning(Model.id, Model.latest_version)
     )
     model_id, number = session.execute(statement, execution_options={"synchronize_session": False}).one()
@@ -96,6 +97,13 @@ def find(session: Session, name: str) -> Model:
     return model
 
 
+def hold(session: Session, name: str) -> Model:
+    """As `find`; until the transaction ends, nobody else changes what its names address."""
+    query = select(Model).where(Model.name == name, Model.latest_version > 0)
+    held = session.scalar(query.with_for_update(key_share=True), execution_options={"populate_existing": True})
+    return find(session, name) if held is None else held
+
+
 def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[Model]:
     query = select(Model).where(Model.latest_version > 0).order_by(Model.id.desc()).limit(limit + 1)
     if after is not None:
@@ -107,21 +115,43 @@ def find_version(session: Session, name: str, number: int | None) -> ModelVersio
     """Version `number` of a model, or its newest for None."""
     model = find(session, name)
     wanted = model.latest_version if number is None else number
-    version = session.scalar(
-        select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.number == wanted)
-    )
+    version = session.scalar(_present(model).where(ModelVersion.number == wanted))
     if version is None:
         raise references.no_version(name, wanted, newest=model.latest_version)
     return version
 
 
+def by_id(session: Session, version_id: str, reference: str) -> ModelVersion:
+    """The version that was `reference` when it was asked for. Raises `NotFound` where it was deleted since."""
+    version = session.get(ModelVersion, version_id)
+    if version is None or version.deleted_at is not None:
+        raise errors.NotFound(f"{reference} was deleted", code="model_version_deleted")
+    return version
+
+
+def remove(session: Session, model: Model, version: ModelVersion, *, now: datetime) -> None:
+    """Take a version of a model that is held out of the registry; its files go once nobody can be on the way with
+    them."""
+    version.deleted_at = now
+    session.flush()
+    left = _present(model).order_by(ModelVersion.number.desc()).limit(1)
+    newest = session.scalar(left)
+    model.latest_version = 0 if newest is None else newest.number
+    touch(session)
+
+
 def of_job(session: Session, job_id: str) -> ModelVersion | None:
-    """What a training job has made, None where it has made nothing."""
+    """What a training job has made, be it deleted since; None where it has made nothing."""
     return session.scalar(select(ModelVersion).where(ModelVersion.job_id == job_id))
 
 
+def all_versions(session: Session, model: Model) -> Sequence[ModelVersion]:
+    """The versions of a model, in their order."""
+    return session.scalars(_present(model).order_by(ModelVersion.number)).all()
+
+
 def versions_newest_first(session: Session, name: str, *, limit: int, after: int | None) -> Sequence[ModelVersion]:
-    query = select(ModelVersion).where(ModelVersion.model_id == find(session, name).id)
+    query = _present(find(session, name))
     if after is not None:
         query = query.where(ModelVersion.number < after)
     return session.scalars(query.order_by(ModelVersion.number.desc()).limit(limit + 1)).all()
@@ -138,6 +168,10 @@ def referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
     wanted = references.parse(reference)
     number = wanted.number if wanted.alias is None else _aliased(session, wanted.name, wanted.alias)
     return wanted.name, find_version(session, wanted.name, number)
+
+
+def _present(model: Model) -> Select[ModelVersion]:
+    return select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.deleted_at.is_(None))
 
 
 def _aliased(session: Session, name: str, alias: str) -> int:
@@ -164,6 +198,6 @@ def _ensure_model(session: Session, name: str, *, now: datetime) -> None:
         return
     try:
         with session.begin_nested():
-            session.add(Model(id=new_id("mdl"), name=name, latest_version=0, created_at=now))
+            session.add(Model(id=new_id("mdl"), name=name, latest_version=0, last_number=0, created_at=now))
     except IntegrityError:
         return  # another job made it at the same moment

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from pydantic import TypeAdapter
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app import errors, optimisation
@@ -57,7 +57,8 @@ class Choices:
         newest = select(Optimisation.version_id, func.max(Optimisation.id))
         newest = newest.where(Optimisation.device == self._process.device).group_by(Optimisation.version_id)
         optimised = dict(session.execute(newest).all())
-        versions = session.execute(select(ModelVersion.id, ModelVersion.runtime, ModelVersion.precision)).all()
+        present = select(ModelVersion.id, ModelVersion.runtime, ModelVersion.precision)
+        versions = session.execute(present.where(ModelVersion.deleted_at.is_(None))).all()
         cases = {
             version_id: (optimised[version_id], self._process.pins.over(Pins(runtime, precision)))
             for version_id, runtime, precision in versions
@@ -95,9 +96,10 @@ def record(session: Session, made: NewOptimisation, *, now: datetime) -> None:
     service.touch(session)
 
 
-def forget_superseded(session: Session, *, before: datetime) -> list[str]:
+def forget_unserved(session: Session, *, before: datetime) -> list[str]:
     """Strike off optimisations in whose place others have come `before` that time, for the same version and kind of
-    device; their ids. Whoever serves one of them has read it, and follows to the newer one."""
+    device, and those of versions that were deleted before it; their ids. Whoever serves one of them has read it, and
+    follows to the newer one."""
     newer = aliased(Optimisation)
     is_superseded = exists().where(
         newer.version_id == Optimisation.version_id,
@@ -105,7 +107,8 @@ def forget_superseded(session: Session, *, before: datetime) -> list[str]:
         newer.id > Optimisation.id,
         newer.created_at < before,
     )
-    statement = delete(Optimisation).where(is_superseded).returning(Optimisation.id)
+    is_of_deleted = exists().where(ModelVersion.id == Optimisation.version_id, ModelVersion.deleted_at < before)
+    statement = delete(Optimisation).where(or_(is_superseded, is_of_deleted)).returning(Optimisation.id)
     return list(session.scalars(statement, execution_options={"synchronize_session": False}))
 
 

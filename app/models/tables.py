@@ -16,11 +16,14 @@ class Model(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     latest_version: Mapped[int]
+    """Of those that are there; 0 where there are none, and so no model."""
+    last_number: Mapped[int]
+    """The highest that a version was given, so that none stands for two, one of them deleted."""
     created_at: Mapped[datetime]
 
 
 class ModelVersion(Base):
-    """One immutable result of a job."""
+    """One immutable result of a job. The row of a deleted one stays, for what names it; its files do not."""
 
     __tablename__ = "model_versions"
     __table_args__ = (UniqueConstraint("model_id", "number"),)
@@ -38,9 +41,11 @@ class ModelVersion(Base):
     provenance: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
     runtime: Mapped[str] = mapped_column(default=AUTO)
-    """What somebody has pinned it to be run by; this and the precision are all that ever changes of a version."""
+    """What somebody has pinned it to be run by; this and the precision are all that changes of a version that is
+    there."""
     precision: Mapped[str] = mapped_column(default=AUTO)
     pins_revision: Mapped[int] = mapped_column(default=1)
+    deleted_at: Mapped[datetime | None]
 
 
 class Optimisation(Base):

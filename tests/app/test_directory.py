@@ -335,7 +335,7 @@ def test_ten_thousand_versions_are_loaded_in_as_few_statements_as_one(
         session.execute(
             insert(Model),
             [
-                {"id": f"mdl_{m:04}", "name": f"m{m}", "latest_version": 10, "created_at": now}
+                {"id": f"mdl_{m:04}", "name": f"m{m}", "latest_version": 10, "last_number": 10, "created_at": now}
                 for m in range(models_there)
             ],
         )

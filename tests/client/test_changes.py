@@ -114,6 +114,18 @@ def test_an_alias_whose_removal_was_not_answered_is_removed(line: Line, client: 
     assert list(client.aliases("insects")) == []
 
 
+def test_a_version_whose_deletion_was_not_answered_is_deleted(line: Line, client: Client) -> None:
+    line.is_lossy = True
+    client.delete_model_version("insects", 1)
+    with pytest.raises(Problem, match="has no version 1"):
+        client.delete_model_version("insects", 1)
+
+    client.remove_alias("insects", "production")
+    line.is_lossy = True
+    client.delete_model("insects")
+    assert list(client.models()) == []
+
+
 def test_a_pin_whose_answer_was_lost_is_made_once(line: Line, client: Client) -> None:
     line.is_lossy = True
     pinned = client.pin("insects", 1, {"runtime": "torch"}, revision=1)

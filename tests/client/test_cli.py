@@ -38,6 +38,7 @@ def test_every_command_says_what_it_does() -> None:
         "alias",
         "aliases",
         "rollback",
+        "delete",
         "backbones",
         "optimise",
         "runtimes",

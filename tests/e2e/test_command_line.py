@@ -36,6 +36,7 @@ def graft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
             "COLUMNS": "200",
             **environment,
         },
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=service.JOB_SECONDS,
@@ -114,6 +115,18 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
 
     for command, expected in (("models", name), ("jobs", "succeeded"), ("backbones", "mobilenet_v2")):
         assert expected in graft(command, GRAFT_URL=running.url).stdout
+
+    stays = graft("delete", f"{name}@1", "--url", running.url)
+    assert (stays.returncode, f"{name}:production points to {name}@1" in stays.stderr) == (1, True), stays.stderr
+    with Client(running.url) as client:
+        for job in [job for job in client.jobs() if job.model_name == name]:
+            client.wait(job.id)
+    assert pointed("delete", f"{name}:production") == f"{name}:production is deleted\n"
+    assert pointed("delete", f"{name}@3") == f"{name}@3 is deleted\n"
+    assert graft("delete", name, "--url", running.url).returncode == 1  # nobody was there to say yes
+    assert f"{name} " in pointed("models")
+    assert pointed("delete", name, "--yes") == f"{name} is deleted\n"
+    assert f"{name} " not in pointed("models")
 
 
 @on_one_form

@@ -196,8 +196,16 @@ def test_a_model_that_was_never_registered_is_removed_after_a_day(database: Data
     assert fresh.exists()
 
 
-def record(database: Database, files: Storage, optimisation_id: str, *, device: DeviceKind, at: datetime) -> None:
-    """An optimisation of the version `mv_1`, with a folder that was written long ago."""
+def record(
+    database: Database,
+    files: Storage,
+    optimisation_id: str,
+    *,
+    version_id: str = "mv_1",
+    device: DeviceKind,
+    at: datetime,
+) -> None:
+    """An optimisation with a folder that was written long ago."""
     plain = form("torch", "fp32", 1)
     report = Report(Machine(device, "a machine", 1), 1, 1.0, DEFAULT_TOLERANCE, (plain,), (plain.name,))
     folder = files.optimisation(optimisation_id)
@@ -205,7 +213,7 @@ def record(database: Database, files: Storage, optimisation_id: str, *, device: 
     os.utime(folder, (0, 0))
     with database.write() as session:
         job_id = models.find_version(session, "insects", 1).job_id
-        serving.record(session, NewOptimisation(optimisation_id, "mv_1", job_id, report), now=at)
+        serving.record(session, NewOptimisation(optimisation_id, version_id, job_id, report), now=at)
 
 
 def test_an_optimisation_goes_some_time_after_a_newer_one_for_its_device(
@@ -226,9 +234,33 @@ def test_an_optimisation_goes_some_time_after_a_newer_one_for_its_device(
             "cuda": "opt_2",
         }
     with database.write() as session:
-        assert serving.forget_superseded(session, before=now + timedelta(seconds=1)) == ["opt_3"]
+        assert serving.forget_unserved(session, before=now + timedelta(seconds=1)) == ["opt_3"]
     sweeper.sweep()
     assert on_disk(files) == ["opt_2", "opt_4"]
+
+
+def test_a_deleted_version_and_its_optimisations_go_some_time_after(
+    desk: Desk, database: Database, files: Storage, sweeper: Sweeper
+) -> None:
+    dataset_id = desk.submit_import(factories.photos()).dataset_id
+    now = utc_now()
+    for version_id in ("mv_1", "mv_2", "mv_3"):
+        factories.register_version(database, version_id, dataset_id, labels=["a", "b"])
+        record(database, files, f"opt_{version_id}", version_id=version_id, device="cpu", at=now - timedelta(days=3))
+        aged(files.model_version(version_id))
+    for version_id, hours in (("mv_1", 2), ("mv_2", 0)):
+        delete(database, version_id, at=now - timedelta(hours=hours))
+
+    for _ in range(2):
+        sweeper.sweep()
+    assert on_disk(files) == ["opt_mv_2", "opt_mv_3"]  # who serves the second may not know yet that it is deleted
+    assert sorted(path.name for path in (files.root / "models").iterdir()) == ["mv_2", "mv_3"]
+
+
+def delete(database: Database, version_id: str, *, at: datetime) -> None:
+    with database.write() as session:
+        model = models.hold(session, "insects")
+        models.remove(session, model, models.by_id(session, version_id, "insects"), now=at)
 
 
 def on_disk(files: Storage) -> list[str]:

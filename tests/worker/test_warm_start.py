@@ -143,3 +143,19 @@ def test_an_alias_that_is_removed_while_the_training_waits_changes_nothing(
     ended = desk.job(job.id)
     assert ended.state == "succeeded", ended.error
     assert ended.spec["base"] == "colours@1"
+
+
+def test_a_training_whose_base_was_deleted_as_it_was_queued_fails_with_the_reason(
+    desk: Desk, runner: Runner, dataset_id: str
+) -> None:
+    assert train(desk, runner, dataset_id).state == "succeeded"
+    job = submit(desk, dataset_id, base="colours")
+    with desk.database.write() as session:
+        model = models.hold(session, "colours")
+        models.remove(session, model, models.find_version(session, "colours", 1), now=utc_now())
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert (ended.error["code"], ended.error["message"]) == ("model_version_deleted", "colours@1 was deleted")

@@ -1,0 +1,34 @@
+"""Routes that delete: a version of a model, or a model with all of them."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+
+from app.bodies import JsonRoute
+from app.db import utc_now
+from app.deps import DatabaseDep
+from app.jobs import removals
+from app.models.alias_routes import DirectoryDep
+from app.models.routes import Name, Number
+from app.problems import responses
+
+router = APIRouter(prefix="/v1/models/{name}", tags=["models"], route_class=JsonRoute)
+
+
+@router.delete("", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 409, 422))
+def delete_model(name: Name, database: DatabaseDep, directory: DirectoryDep) -> None:
+    """Delete a model with all its versions. One that has an alias, or with which a job works, stays as a whole. Numbers
+    are not given again if its name is: versions of a new one go on from there."""
+    with database.write() as session:
+        removals.delete_model(session, name, now=utc_now())
+    directory.refresh()
+
+
+@router.delete("/versions/{number}", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 409, 422))
+def delete_model_version(name: Name, number: Number, database: DatabaseDep, directory: DirectoryDep) -> None:
+    """Delete a version with its files; the model goes with its last one. One that an alias points to, or that a job
+    works with, stays. The name alone addresses the newest of those that are left, and no version gets the number
+    again."""
+    with database.write() as session:
+        removals.delete_version(session, name, number, now=utc_now())
+    directory.refresh()

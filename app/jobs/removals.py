@@ -1,0 +1,77 @@
+"""Deleting model versions, and models with all of theirs, where nobody needs them."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from pydantic import JsonValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import errors
+from app.jobs.schemas import ENDED
+from app.jobs.tables import Job
+from app.models import aliases
+from app.models import service as models
+from app.models.tables import Model, ModelVersion
+
+_LISTED = 5
+"""What needs a version, in the message; all of it is in the document."""
+
+
+def delete_version(session: Session, name: str, number: int, *, now: datetime) -> None:
+    """Delete one version; the model goes with its last one. Raises `NotFound`, and `Conflict` while an alias points to
+    it or a job works with it."""
+    model = models.hold(session, name)
+    _delete(session, model, [models.find_version(session, name, number)], now=now)
+
+
+def delete_model(session: Session, name: str, *, now: datetime) -> None:
+    """Delete a model with all its versions, or nothing. Raises `NotFound`, and `Conflict` while it has an alias or a
+    job works with one of its versions."""
+    model = models.hold(session, name)
+    _delete(session, model, models.all_versions(session, model), now=now)
+
+
+def _delete(session: Session, model: Model, versions: Sequence[ModelVersion], *, now: datetime) -> None:
+    numbers = {version.number for version in versions}
+    pointing = [one for one in aliases.of_models(session, [model.id]) if one.version in numbers]
+    if pointing:
+        raise _needed(
+            "model_version_has_alias",
+            {f"{model.name}:{one.name}": f"points to {model.name}@{one.version}" for one in pointing},
+            "move or remove the alias first",
+        )
+    by_id = {version.id: version for version in versions}
+    working = {job.id: used for job in _unfinished(session) for used in _used(job, model, by_id)}
+    if working:
+        raise _needed(
+            "model_version_in_use",
+            {f"job {job_id}": f"works with {model.name}@{used.number}" for job_id, used in working.items()},
+            "wait until it has ended, or cancel it",
+        )
+    for version in versions:
+        models.remove(session, model, version, now=now)
+
+
+def _needed(code: str, reasons: dict[str, str], way_out: str) -> errors.Conflict:
+    told = [f"{who} {why}" for who, why in reasons.items()]
+    more = f" and {len(told) - _LISTED} more" if len(told) > _LISTED else ""
+    who: list[JsonValue] = [*reasons]
+    return errors.Conflict(f"{', '.join(told[:_LISTED])}{more}; {way_out}", code=code, detail={"needed_by": who})
+
+
+def _unfinished(session: Session) -> Sequence[Job]:
+    query = select(Job).where(Job.kind.in_(("train", "optimise", "rank")), Job.state.not_in(ENDED))
+    return session.scalars(query.order_by(Job.id)).all()
+
+
+def _used(job: Job, model: Model, versions: dict[str, ModelVersion]) -> Iterator[ModelVersion]:
+    """The first of `versions`, which are by their ids and of `model`, that the job reads."""
+    named = {job.spec.get("version_id"), ((job.plan or {}).get("base") or {}).get("version_id")}
+    ranked = {
+        candidate["version"] or model.latest_version
+        for candidate in job.spec.get("candidates") or ()
+        if candidate["model"] == model.name
+    }
+    used = (one for one in versions.values() if one.id in named or one.number in ranked)
+    yield from [found for found in [next(used, None)] if found is not None]

@@ -1,0 +1,109 @@
+"""A connection to the service: what is sent again, page by page, and how what comes back is read."""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+import msgspec
+
+from client import answers
+from client.answers import Answer
+from client.errors import Unreachable
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_ATTEMPTS = 4
+CHANGED_SINCE = httpx.codes.PRECONDITION_FAILED
+_PAGE = 100
+
+T = TypeVar("T")
+
+
+class Connection:
+    """A connection to the service at `url`.
+
+    Every method raises `Problem` where the service refuses, and `Unreachable` where it does not answer. What creates or
+    changes something is tried again after a lost connection, and done once.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0, attempts: int = _ATTEMPTS) -> None:
+        self.url = url.rstrip("/")
+        self._timeout_seconds = timeout_seconds
+        self._attempts = attempts
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _change(self, send: Callable[[], httpx.Response], kind: type[T], made: Callable[[], T | None]) -> T:
+        """What a change of one state of a thing has made. After a lost answer its repeat may be refused because it was
+        carried out: then `made` tells what is there, or None where that is the work of somebody else."""
+        answer = self._tried(send)
+        found = made() if answer.may_be_done and answer.response.status_code == CHANGED_SINCE else None
+        return read(answer.response, kind) if found is None else found
+
+    def _remove(self, send: Callable[[], httpx.Response]) -> None:
+        """What is not there is what was asked for where an earlier try may have come through."""
+        answer = self._tried(send)
+        if not (answer.may_be_done and answer.response.status_code == httpx.codes.NOT_FOUND):
+            answers.checked(answer.response)
+
+    def _get(self, path: str, kind: type[T]) -> T:
+        return read(self._again(lambda: self._http.get(path)), kind)
+
+    def _create(self, path: str, wanted: Mapping[str, object], kind: type[T]) -> T:
+        return read(self._send(path, wanted), kind)
+
+    def _send(self, path: str, wanted: Mapping[str, object]) -> httpx.Response:
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._again(lambda: self._http.post(path, json=wanted, headers=headers))
+
+    def _pages(self, path: str, kind: type[T], cursor: Callable[[T], object]) -> Iterator[T]:
+        after: dict[str, str] = {}
+        while True:
+            page = msgspec.json.decode(self._listing(path, after), type=Page)
+            rows = page.rows(kind)
+            yield from rows
+            if not page.has_more:
+                return
+            after = {"after": str(cursor(rows[-1]))}
+
+    def _listing(self, path: str, after: dict[str, str]) -> bytes:
+        response = self._again(lambda: self._http.get(path, params={"limit": str(_PAGE), **after}))
+        return answers.checked(response).content
+
+    def _again(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        return self._tried(send).response
+
+    def _tried(self, send: Callable[[], httpx.Response]) -> Answer:
+        try:
+            return answers.again(send, attempts=self._attempts)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(f"no answer from {self.url} ({error or type(error).__name__})")
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A part of a list."""
+
+    data: list[object]
+    has_more: bool
+
+    def rows(self, kind: type[T]) -> list[T]:
+        return msgspec.convert(self.data, list[kind])  # type: ignore[valid-type]
+
+
+def read(response: httpx.Response, kind: type[T]) -> T:
+    """What the service answered. Raises `Problem` where that is one."""
+    return msgspec.json.decode(answers.checked(response).content, type=kind)

@@ -1,0 +1,34 @@
+"""The command that deletes: models, their versions, and aliases."""
+
+from typing import Annotated
+
+import typer
+
+from client import references
+from client.api import Client
+from client.connection import DEFAULT_URL
+from client.terminal import Url, console, told_plainly
+
+
+def delete(
+    what: Annotated[
+        str, typer.Argument(help="name@version for one version, name:alias for an alias, name for a whole model.")
+    ],
+    url: Url = DEFAULT_URL,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether a whole model is meant.")] = False,
+) -> None:
+    """Delete a model version, an alias (its version stays), or a model with all its versions."""
+    with told_plainly(), Client(url) as client:
+        wanted = references.parse(what)
+        if wanted.alias is not None:
+            client.remove_alias(wanted.name, wanted.alias)
+        elif wanted.number is not None:
+            client.delete_model_version(wanted.name, wanted.number)
+        else:
+            newest = client.model(wanted.name).latest_version
+            if not yes:
+                typer.confirm(
+                    f"Delete {wanted.name} with all its versions, the newest of which is {newest}?", abort=True
+                )
+            client.delete_model(wanted.name)
+        console.print(f"{what} is deleted", highlight=False, soft_wrap=True)
