@@ -309,7 +309,7 @@ def control(
                 step.outcome = client.wait(arm.job_id, step.tell).state
         for part in show.experiment(client.experiment(begun.id)):
             console.print(part)
-        console.print(f"Chart: {client.url}/v1/experiments/{begun.id}/chart.svg", highlight=False, soft_wrap=True)
+        console.print(f"In a browser: {client.url}/v1/experiments/{begun.id}", highlight=False, soft_wrap=True)
 
 
 @app.command()

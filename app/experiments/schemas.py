@@ -83,7 +83,7 @@ class ArmRead(BaseModel):
     state: JobState
     error: JobError | None
     model: str
-    model_version: int | None = Field(description="Null until the run has ended well.")
+    model_version: int | None = Field(description="Null until the run has ended well, and once the version is deleted.")
     strategy: str | None = Field(description="Of the classifier that was kept.")
     accuracy: float | None = Field(description="Final, on the validation images, 0-1.")
     interval: Interval | None = Field(description="Wilson's, 95 %.")

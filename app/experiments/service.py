@@ -117,7 +117,7 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
         state=job.state,
         error=None if job.error is None else JobError.model_validate(job.error),
         model=str(job.model_name),
-        model_version=None if made is None else made.number,
+        model_version=None if made is None or made.deleted_at is not None else made.number,
         strategy=None if made is None else made.strategy,
         accuracy=accuracy,
         interval=None if score is None else intervals.of_share(score),

@@ -124,6 +124,24 @@ def test_the_chart_is_a_picture_at_every_time(http: TestClient, versioned: str, 
     lines = picture.findall(".//{http://www.w3.org/2000/svg}polyline")
     assert len(lines) == 6
     assert "Pre-training raised the final score" in http.get(address).text
+    page = http.get(f"/v1/experiments/{found['id']}", headers={"Accept": "text/html"})
+    assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
+    assert address in page.text
+    same = http.get(f"/v1/experiments/{found['id']}", params={"format": "json"}, headers={"Accept": "text/html"})
+    assert same.json()["has_ended"] is True
+
+
+def test_a_deleted_model_leaves_its_run_where_it_was(http: TestClient, versioned: str, database: Database) -> None:
+    found = created(http, versioned)
+    for arm, accuracies in (("probe", [0.8]), ("fine_tune", [0.7, 0.9]), ("scratch", [0.2, 0.3, 0.4])):
+        end(database, found["arms"][arm], accuracies)
+    before = http.get(f"/v1/experiments/{found['id']}").json()
+    assert http.delete(f"/v1/models/{before['arms']['scratch']['model']}").status_code == 204
+
+    after = http.get(f"/v1/experiments/{found['id']}").json()
+    assert after["arms"]["scratch"].pop("model_version") is None
+    assert before["arms"]["scratch"].pop("model_version") == 1
+    assert after == before
 
 
 def test_a_run_that_was_cancelled_leaves_the_verdict_open(http: TestClient, versioned: str, database: Database) -> None:
