@@ -16,6 +16,9 @@ from app.storage import Storage
 
 Item = TypeVar("Item", bound=BaseModel)
 
+OPERATIONS = "operations"
+"""The tag of routes for whoever operates the service."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -59,9 +62,11 @@ async def refuse_nul(request: Request) -> None:
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """Raise `UnknownName` or `Invalid` for query parameters that the route does not have."""
-    if request.url.query:
-        queries.check_for(request.scope["route"], request.query_params)
+    """Raise `UnknownName` or `Invalid` for query parameters that the route does not have; but whoever only looks
+    whether the process is well may add to the address what it likes."""
+    route = request.scope["route"]
+    if request.url.query and OPERATIONS not in route.tags:
+        queries.check_for(route, request.query_params)
 
 
 async def parts(request: Request) -> Parts:

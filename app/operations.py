@@ -10,12 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import errors
 from app.db import utc_now
-from app.deps import PartsDep
+from app.deps import OPERATIONS, PartsDep
 from app.jobs import service
 from app.metrics import MEDIA_TYPE, Metrics
 from app.problems import responses
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=[OPERATIONS])
 
 
 class Alive(BaseModel):

@@ -25,6 +25,11 @@ def test_a_running_service_is_alive_and_ready(http: TestClient) -> None:
     assert http.get("/readyz").json() == {"status": "ok", "workers": []}
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_a_probe_may_have_parameters_of_its_own(http: TestClient, path: str) -> None:
+    assert http.get(f"{path}?t=1764000000&t=2").status_code == 200
+
+
 def test_what_is_in_fp32_is_computed_so_on_every_device(api: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     with TestClient(api):
