@@ -188,7 +188,7 @@ class Recipe:
         Precision | None,
         Field(
             description="Of the computation: `fp32`, `bf16` (mixed precision), or `auto`, which is bf16 on devices "
-            "with instructions for it and fp32 elsewhere (`top`, `full`, `scratch`)."
+            "that are quicker with it and fp32 elsewhere (`top`, `full`, `scratch`)."
         ),
     ] = None
     devices: Annotated[
