@@ -47,7 +47,7 @@ _DESCRIPTION = """Labelled photos in, a served image classifier out.
 Whatever goes wrong is answered with a problem document (RFC 9457), whose `code` is stable.
 """
 
-_PREDICTING = (predictions.router, v2.router, tfserving.router, operations.router)
+_PREDICTING = (predictions.router, v2.probes, v2.router, tfserving.router, operations.router)
 _ROUTERS = (
     *_PREDICTING,  # routes are tried in this order, and predictions are in a hurry
     datasets.router,

@@ -261,9 +261,9 @@ class Client(Connection):
         """Remove an alias, whatever its state, or only at `revision`; the version stays."""
         self._remove(lambda: self._http.delete(alias_path(model, alias), headers=answers.if_at(revision)))
 
-    def delete_model(self, name: str) -> None:
-        """Delete a model with all its versions."""
-        self._remove(lambda: self._http.delete(f"/v1/models/{name}"))
+    def delete_model(self, name: str, *, revision: int | None = None) -> None:
+        """Delete a model with all its versions, or only if it has had none since `revision`."""
+        self._remove(lambda: self._http.delete(f"/v1/models/{name}", headers=answers.if_at(revision)))
 
     def delete_model_version(self, name: str, number: int) -> None:
         """Delete a version of a model, and the model with its last one."""

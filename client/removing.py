@@ -25,10 +25,9 @@ def delete(
         elif wanted.number is not None:
             client.delete_model_version(wanted.name, wanted.number)
         else:
-            newest = client.model(wanted.name).latest_version
+            model = client.model(wanted.name)
+            asked = f"Delete {model.name} with all its versions, the newest of which is {model.latest_version}?"
             if not yes:
-                typer.confirm(
-                    f"Delete {wanted.name} with all its versions, the newest of which is {newest}?", abort=True
-                )
-            client.delete_model(wanted.name)
+                typer.confirm(asked, abort=True)
+            client.delete_model(model.name, revision=model.revision)
         console.print(f"{what} is deleted", highlight=False, soft_wrap=True)

@@ -308,6 +308,7 @@ class Model(msgspec.Struct, frozen=True):
     id: str
     name: str
     latest_version: int
+    revision: int
     aliases: list[Alias]
     created_at: datetime
 

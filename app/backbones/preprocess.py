@@ -187,10 +187,12 @@ def _decoded(data: bytes, image: ImageFile, *, is_whole: bool) -> Image.Image:
     rows and through a buffer, decoding takes two thirds of the time."""
     is_fast = is_whole and isinstance(image, JpegImageFile) and image.mode == "RGB"
     if is_fast and image.width * image.height <= _SMALL_PIXELS:
-        # Where it sees another size than Pillow, the buffer does not fit.
-        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        # Where it sees a larger image than Pillow, the buffer does not hold it.
+        buffer = np.empty((image.height, image.width, 3), np.uint8)
         with suppress(ValueError):
-            return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", buffer=pixels))
+            pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+            if pixels.shape == buffer.shape:
+                return Image.fromarray(pixels)
     image.load()
     return image
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app.bodies import JsonRoute
 from app.db import utc_now
-from app.deps import DatabaseDep
+from app.deps import DatabaseDep, RevisionDep
 from app.jobs import removals
 from app.models.alias_routes import DirectoryDep
 from app.models.routes import Name, Number
@@ -15,12 +15,13 @@ from app.problems import responses
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], route_class=JsonRoute)
 
 
-@router.delete("", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 409, 422))
-def delete_model(name: Name, database: DatabaseDep, directory: DirectoryDep) -> None:
-    """Delete a model with all its versions. One that has an alias, or with which a job works, stays as a whole. Numbers
-    are not given again if its name is: versions of a new one go on from there."""
+@router.delete("", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 409, 412, 422, 428))
+def delete_model(name: Name, database: DatabaseDep, directory: DirectoryDep, revision: RevisionDep) -> None:
+    """Delete a model with all its versions, those that the `ETag` in `If-Match` knows of. One that has an alias, or
+    with which a job works, stays as a whole. Numbers are not given again if its name is: versions of a new one go on
+    from there."""
     with database.write() as session:
-        removals.delete_model(session, name, now=utc_now())
+        removals.delete_model(session, name, revision=revision, now=utc_now())
     directory.refresh()
 
 

@@ -1,6 +1,6 @@
 """Deleting model versions, and models with all of theirs, where nobody needs them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -25,10 +25,15 @@ def delete_version(session: Session, name: str, number: int, *, now: datetime) -
     _delete(session, model, [models.find_version(session, name, number)], now=now)
 
 
-def delete_model(session: Session, name: str, *, now: datetime) -> None:
-    """Delete a model with all its versions, or nothing. Raises `NotFound`, and `Conflict` while it has an alias or a
-    job works with one of its versions."""
+def delete_model(session: Session, name: str, *, revision: int | None, now: datetime) -> None:
+    """Delete a model with all its versions, or nothing. Raises `NotFound`, `PreconditionFailed` unless the last number
+    that it has given is `revision` (None: any), and `Conflict` while it has an alias or a job works with one of its
+    versions."""
     model = models.hold(session, name)
+    if revision is not None and revision != model.last_number:
+        raise errors.PreconditionFailed(
+            f"model {name!r} has versions that were not there then; read it again for its present ETag and repeat"
+        )
     _delete(session, model, models.all_versions(session, model), now=now)
 
 
@@ -41,8 +46,7 @@ def _delete(session: Session, model: Model, versions: Sequence[ModelVersion], *,
             {f"{model.name}:{one.name}": f"points to {model.name}@{one.version}" for one in pointing},
             "move or remove the alias first",
         )
-    by_id = {version.id: version for version in versions}
-    working = {job.id: used for job in _unfinished(session) for used in _used(job, model, by_id)}
+    working = {job.id: used[0] for job in _unfinished(session) if (used := _used(job, model, versions))}
     if working:
         raise _needed(
             "model_version_in_use",
@@ -65,13 +69,9 @@ def _unfinished(session: Session) -> Sequence[Job]:
     return session.scalars(query.order_by(Job.id)).all()
 
 
-def _used(job: Job, model: Model, versions: dict[str, ModelVersion]) -> Iterator[ModelVersion]:
-    """The first of `versions`, which are by their ids and of `model`, that the job reads."""
+def _used(job: Job, model: Model, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """Those of `versions`, which are of `model`, that the job reads, or may read where it names the model alone."""
     named = {job.spec.get("version_id"), ((job.plan or {}).get("base") or {}).get("version_id")}
-    ranked = {
-        candidate["version"] or model.latest_version
-        for candidate in job.spec.get("candidates") or ()
-        if candidate["model"] == model.name
-    }
-    used = (one for one in versions.values() if one.id in named or one.number in ranked)
-    yield from [found for found in [next(used, None)] if found is not None]
+    candidates = [each for each in job.spec.get("candidates") or () if each["model"] == model.name]
+    ranked = {each["version"] for each in candidates}
+    return [one for one in versions if one.id in named or one.number in ranked or None in ranked]

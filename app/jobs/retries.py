@@ -51,8 +51,12 @@ def retry(session: Session, job_id: str, *, now: datetime) -> Job:
 
 
 def _check_model_version(session: Session, job: Job) -> None:
+    """Raise `NotFound` where a version that it was asked for is deleted."""
     base = (job.plan or {}).get("base")
     if base is not None:
         models.by_id(session, base["version_id"], base["base"])
+    for candidate in job.spec.get("candidates") or ():
+        if candidate["model"] is not None and candidate["version"] is not None:
+            models.find_version(session, candidate["model"], candidate["version"])
     if job.kind == "optimise":
         models.by_id(session, job.spec["version_id"], f"{job.model_name}@{job.spec['model_version']}")

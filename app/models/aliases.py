@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import errors
-from app.models import references, service
+from app.models import service
 from app.models.schemas import AliasPut
 from app.models.tables import Alias, AliasMove, Model, ModelVersion
 
@@ -22,7 +22,7 @@ def find(session: Session, name: str, alias: str) -> Alias:
     found = session.get(Alias, (model.id, alias))
     if found is None or found.deleted_at is not None:
         known = [one.name for one in of_models(session, [model.id])]
-        raise references.no_alias(name, alias, known, newest=model.latest_version)
+        raise service.no_alias(session, model, alias, known)
     return found
 
 

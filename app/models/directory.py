@@ -8,13 +8,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from app import errors
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _UNKNOWN_SECONDS = 0.1
 """How long one look at the database must do for names that are not known."""
+_LOOKS = 3
+"""At versions and aliases, which change while they are looked at."""
 _PATIENCE_SECONDS = 5.0
 """How long a caller waits for the database."""
 
@@ -70,7 +72,8 @@ class Snapshot:
         if wanted.number is not None:
             return references.no_version(wanted.name, wanted.number, newest=newest.number)
         known = [one.alias for one in self.pointers if one.version.model_name == wanted.name]
-        return references.no_alias(wanted.name, str(wanted.alias), known, newest=newest.number)
+        meant = references.as_version(wanted.name, str(wanted.alias))
+        return references.no_alias(wanted.name, str(wanted.alias), known, meant=meant if meant in self.served else None)
 
 
 Listener = Callable[[Snapshot], None]
@@ -80,9 +83,26 @@ _NOTHING = Snapshot(-1, MappingProxyType({}), (), ())
 
 def load(session: Session, choices: Choices) -> Snapshot:
     """The registry as it is now, for the process that `choices` are of."""
-    # The count first, and versions last: what a later query sees may be newer than what an earlier one saw, and so no
-    # change is missed, and an alias whose version is not there was removed before that was.
+    # The count first: what a later query sees may be newer than what an earlier one saw, and so no change is missed. An
+    # alias whose version is not there was moved or removed before that was deleted, so that a new look finds both.
     revision = service.revision(session)
+    for _ in range(_LOOKS):
+        aliases, served, names = _found(session, choices)
+        if all(f"{name}@{number}" in served for name, _, number, _ in aliases):
+            break
+    pointers = tuple(
+        Pointer(alias, served[f"{name}@{number}"], keep_loaded)
+        for name, alias, number, keep_loaded in aliases
+        if f"{name}@{number}" in served
+    )
+    served |= {f"{one.version.model_name}:{one.alias}": one.version for one in pointers}
+    return Snapshot(revision, MappingProxyType(served), names, pointers)
+
+
+def _found(
+    session: Session, choices: Choices
+) -> tuple[Sequence[Row[str, str, int, bool]], dict[str, Served], tuple[str, ...]]:
+    """Aliases, then versions by `name` and `name@version`, and the names of models."""
     aliases = session.execute(
         select(Model.name, Alias.name, Alias.version, Alias.keep_loaded)
         .join(Model, Model.id == Alias.model_id)
@@ -101,14 +121,7 @@ def load(session: Session, choices: Choices) -> Snapshot:
     for name, number, version_id in versions:
         version = Served(version_id, name, number, ways[version_id])
         served[name] = served[f"{name}@{number}"] = version  # the last of a name is its newest
-    names = tuple(dict.fromkeys(name for name, _, _ in versions))
-    pointers = tuple(
-        Pointer(alias, served[f"{name}@{number}"], keep_loaded)
-        for name, alias, number, keep_loaded in aliases
-        if f"{name}@{number}" in served
-    )
-    served |= {f"{one.version.model_name}:{one.alias}": one.version for one in pointers}
-    return Snapshot(revision, MappingProxyType(served), names, pointers)
+    return aliases, served, tuple(dict.fromkeys(name for name, _, _ in versions))
 
 
 class Directory:

@@ -58,16 +58,21 @@ def no_model(name: str, known: Iterable[str]) -> errors.NotFound:
 
 
 def no_version(name: str, number: int, *, newest: int) -> errors.NotFound:
-    """The model has versions 1 to `newest`, and not that one."""
+    """The model has versions up to `newest`, and not that one."""
     message = f"model {name!r} has no version {number}; its newest is {newest}"
     return _missing(message, "model_version_not_found", [f"{name}@{newest}"], is_told=True)
 
 
-def no_alias(name: str, alias: str, known: Iterable[str], *, newest: int) -> errors.NotFound:
-    """The model has the aliases `known`, and versions 1 to `newest`."""
+def as_version(name: str, alias: str) -> str | None:
+    """What somebody may have meant who wrote the number of a version as an alias; None where it is none."""
+    return f"{name}@{int(alias)}" if alias.isascii() and alias.isdecimal() else None
+
+
+def no_alias(name: str, alias: str, known: Iterable[str], *, meant: str | None) -> errors.NotFound:
+    """The model has the aliases `known`; `meant` is the version that was, where there is one (`as_version`)."""
     nearest = [f"{name}:{one}" for one in errors.nearest_names(alias, known)]
-    if alias.isdecimal() and 1 <= int(alias) <= newest:
-        nearest = [f"{name}@{int(alias)}"]
+    if meant is not None:
+        nearest = [meant]
     return _missing(f"model {name!r} has no alias {alias!r}", "alias_not_found", nearest)
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy.orm import Session
 
-from app.deps import DatabaseDep, Limit, Listing, ModelPageDep, listing
+from app.deps import DatabaseDep, Limit, Listing, ModelPageDep, etag, listing
 from app.models import aliases, references, service
 from app.models.schemas import AliasRead, ModelRead, ModelVersionRead
 from app.models.tables import Model
@@ -33,10 +33,12 @@ def list_models(database: DatabaseDep, page: ModelPageDep) -> Listing[ModelRead]
 
 
 @router.get("/{name}", responses=responses(404, 422))
-def read_model(name: Name, database: DatabaseDep) -> ModelRead:
-    """One model."""
+def read_model(name: Name, database: DatabaseDep, response: Response) -> ModelRead:
+    """One model, with the `ETag` that its deletion must name."""
     with database.read() as session:
-        return _read(session, [service.find(session, name)])[0]
+        found = _read(session, [service.find(session, name)])[0]
+    response.headers["ETag"] = etag(found.revision)
+    return found
 
 
 @router.get("/{name}/versions", responses=responses(404, 422))
@@ -68,6 +70,7 @@ def _read(session: Session, models: Sequence[Model]) -> list[ModelRead]:
             id=model.id,
             name=model.name,
             latest_version=model.latest_version,
+            revision=model.last_number,
             aliases=found[model.id],
             created_at=model.created_at,
         )

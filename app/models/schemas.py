@@ -55,7 +55,10 @@ class AliasMoveRead(BaseModel):
     revision: int = Field(description="Of the alias, from this move on.")
     action: Literal["moved", "rolled_back", "removed"]
     version: int | None = Field(description="Where it points since then; null after its removal.")
-    back_to: int | None = Field(description="Revision of the move that a rollback from here goes back to, if any.")
+    back_to: int | None = Field(
+        description="Revision of the move that a rollback from here goes back to, or further back where its version is "
+        "deleted; null where there is none."
+    )
     created_at: datetime
 
 
@@ -63,6 +66,7 @@ class ModelRead(BaseModel):
     id: str
     name: str = Field(examples=["patterns"])
     latest_version: int = Field(description="The version that answers predictions that name none.")
+    revision: int = Field(description="Of its `ETag`: the last number that a version was given.")
     aliases: list[AliasRead] = Field(description="By name.")
     created_at: datetime
 

@@ -1,6 +1,6 @@
 """What can be done with models: register a version, look them up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -101,7 +101,9 @@ def hold(session: Session, name: str) -> Model:
     """As `find`; until the transaction ends, nobody else changes what its names address."""
     query = select(Model).where(Model.name == name, Model.latest_version > 0)
     held = session.scalar(query.with_for_update(key_share=True), execution_options={"populate_existing": True})
-    return find(session, name) if held is None else held
+    if held is None:
+        raise references.no_model(name, _newest_names(session))
+    return held
 
 
 def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[Model]:
@@ -170,6 +172,14 @@ def referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
     return wanted.name, find_version(session, wanted.name, number)
 
 
+def no_alias(session: Session, model: Model, alias: str, known: Iterable[str]) -> errors.NotFound:
+    """The model has the aliases `known`, and not that one."""
+    meant = references.as_version(model.name, alias)
+    number = None if meant is None else int(alias)
+    is_there = number is not None and session.scalar(_present(model).where(ModelVersion.number == number)) is not None
+    return references.no_alias(model.name, alias, known, meant=meant if is_there else None)
+
+
 def _present(model: Model) -> Select[ModelVersion]:
     return select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.deleted_at.is_(None))
 
@@ -180,7 +190,7 @@ def _aliased(session: Session, name: str, alias: str) -> int:
     found = session.scalar(present.where(Alias.name == alias))
     if found is None:
         known = [one.name for one in session.scalars(present)]
-        raise references.no_alias(name, alias, known, newest=model.latest_version)
+        raise no_alias(session, model, alias, known)
     return found.version
 
 

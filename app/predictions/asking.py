@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
@@ -32,16 +32,25 @@ class PlainRoute(APIRoute):
     """A route that takes the request as it is: what FastAPI does besides costs more time than a prediction has. Its
     parameters are described, and checked, by hand."""
 
+    refuses_unknown: ClassVar[bool] = True
+
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         described = (self.openapi_extra or {}).get("parameters", ())
         names = [parameter["name"] for parameter in described if parameter["in"] == "query"]
 
         async def handle(request: Request) -> Response:
-            queries.check(request.query_params, names)
+            if self.refuses_unknown:
+                queries.check(request.query_params, names)
             answer: Response = await self.endpoint(request)
             return answer
 
         return handle
+
+
+class ProbeRoute(PlainRoute):
+    """One by which others see whether the process is well: they may add to the address what they like."""
+
+    refuses_unknown = False
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,9 @@ class Asked:
     """How long the answer may take; None where that is not in the body."""
 
 
-def router(prefix: str, tag: str) -> APIRouter:
+def router(prefix: str, tag: str, route_class: type[PlainRoute] = PlainRoute) -> APIRouter:
     """For plain routes."""
-    return APIRouter(prefix=prefix, tags=[tag], route_class=PlainRoute)
+    return APIRouter(prefix=prefix, tags=[tag], route_class=route_class)
 
 
 def desk(request: Request) -> Desk:

@@ -49,6 +49,8 @@ class Engine:
         self._scheduler = scheduler
         self._answering: OrderedDict[str, Served] = OrderedDict()
         """For each reference that was asked for, who answered."""
+        self._present: frozenset[str] | None = None
+        """Ids of the versions that there are, as far as that was told."""
         self._ready: set[Served] = set()
         self._is_warm = False
 
@@ -77,8 +79,9 @@ class Engine:
         return Answered(version, lane.loaded, answers, timing)
 
     def follow(self, served: Mapping[str, Served], kept: Collection[Served]) -> None:
-        """Begin to load what references that were asked for mean now, and what is to be `kept` in memory at any time.
-        For any thread."""
+        """Begin to load what references that were asked for mean now, and what is to be `kept` in memory at any time;
+        what is not `served` any more answers nothing. For any thread."""
+        self._present = frozenset(version.version_id for version in served.values())
         moved = {served[name] for name, before in list(self._answering.items()) if served.get(name, before) != before}
         self._shelf.pin(frozenset(kept))
         for version in (*kept, *moved):
@@ -120,7 +123,7 @@ class Engine:
 
     def _answers_to(self, reference: str, target: Served) -> Served:
         before = self._answering.get(reference)
-        if before is not None and before != target and not self._shelf.has(target) and self._shelf.has(before):
+        if before is not None and before != target and self._goes_on(before, target):
             # It begins to load, and this request does not wait for it.
             self._shelf.release(self._shelf.want(target))
             return before
@@ -129,6 +132,11 @@ class Engine:
         if len(self._answering) > _REFERENCES:
             self._answering.popitem(last=False)
         return target
+
+    def _goes_on(self, before: Served, target: Served) -> bool:
+        """Whether the one before answers until `target` is loaded."""
+        is_there = self._present is None or before.version_id in self._present
+        return is_there and not self._shelf.has(target) and self._shelf.has(before)
 
     async def _lane(self, standing: Standing, timeout_seconds: float) -> Lane:
         if not standing.settled.done():

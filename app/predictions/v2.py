@@ -31,7 +31,9 @@ from app.predictions.protocol_schemas import (
 from app.predictions.tensors import InferGiven
 from app.problems import responses
 
-router = asking.router("/v2", "open inference protocol")
+_TAG = "open inference protocol"
+router = asking.router("/v2", _TAG)
+probes = asking.router("/v2/health", _TAG, asking.ProbeRoute)
 
 _EXTENSIONS = ["binary_tensor_data", "classification"]
 _PLATFORM = "graft_safetensors"
@@ -63,15 +65,15 @@ async def read_server(request: Request) -> Response:
     return _answer({"name": "graft", "version": request.app.version, "extensions": _EXTENSIONS})
 
 
-@router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", responses={200: {"model": LiveRead}})
+@probes.head("/live", include_in_schema=False)
+@probes.get("/live", responses={200: {"model": LiveRead}})
 async def read_server_live(request: Request) -> Response:
     """Whether the process answers at all."""
     return _answer({"live": True})
 
 
-@router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", responses={200: {"model": ReadyRead}, **responses(503)})
+@probes.head("/ready", include_in_schema=False)
+@probes.get("/ready", responses={200: {"model": ReadyRead}, **responses(503)})
 async def read_server_ready(request: Request) -> Response:
     """Whether it is known which models there are, and those that are kept in memory have been loaded; that the database
     answers now is not needed for predictions."""

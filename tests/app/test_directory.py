@@ -4,11 +4,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import event, insert
+from sqlalchemy.orm import Session
 
 from app import errors
 from app.datasets import service as datasets
@@ -270,6 +271,35 @@ def test_listeners_are_told_of_each_snapshot_in_order_and_one_that_fails_hinders
     assert {one.alias: one.version.version_id for one in told[-1].pointers} == {
         "production": first, "spare": first, "canary": second,
     }  # fmt: skip
+
+
+def test_an_alias_that_moves_on_from_what_is_deleted_is_never_missed(
+    database: Database, add_version: Callable[[], str]
+) -> None:
+    for _ in range(2):
+        add_version()
+    point(database, "production", 1)
+
+    class Meanwhile(Choices):
+        """How versions are run; the first time that it is asked, the alias moves on and its version is deleted."""
+
+        done = False
+
+        def of_all(self, session: Session) -> Mapping[str, Serving]:
+            if not self.done:
+                self.done = True
+                point(database, "production", 2)
+                with database.write() as other:
+                    model = models.hold(other, "insects")
+                    models.remove(other, model, models.find_version(other, "insects", 1), now=utc_now())
+            return super().of_all(session)
+
+    choices = Meanwhile(PLAIN_PROCESS)
+    with database.read() as session:
+        found = load(session, choices)
+    assert choices.done
+    (pointer,) = found.pointers
+    assert found.served["insects:production"] == pointer.version == found.served[f"insects@{pointer.version.number}"]
 
 
 def test_a_change_that_is_rolled_back_is_not_counted(database: Database, add_version: Callable[[], str]) -> None:

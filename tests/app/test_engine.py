@@ -310,6 +310,22 @@ def test_a_new_version_that_cannot_be_loaded_takes_nobodys_place(versions: Versi
     asyncio.run(scene())
 
 
+def test_a_deleted_version_answers_no_more_while_the_one_in_its_place_is_loaded(
+    versions: Versions, engine: Engine
+) -> None:
+    old, new = versions.add("old"), versions.add("new")
+
+    async def scene() -> None:
+        assert (await ask(engine, old, reference="m")).version == old
+        go_on = versions.stall(new)
+        engine.follow({"m": new, "m@2": new}, [])
+        asked = asyncio.ensure_future(ask(engine, new, reference="m"))
+        await asyncio.to_thread(go_on)
+        assert (await asked).version == new
+
+    asyncio.run(scene())
+
+
 def test_an_image_below_the_threshold_of_its_version_is_unknown(versions: Versions, engine: Engine) -> None:
     built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0).eval()
     pixels = preprocess.load(PHOTO, built.preprocessing, max_pixels=10**6)

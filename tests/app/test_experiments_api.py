@@ -136,7 +136,7 @@ def test_a_deleted_model_leaves_its_run_where_it_was(http: TestClient, versioned
     for arm, accuracies in (("probe", [0.8]), ("fine_tune", [0.7, 0.9]), ("scratch", [0.2, 0.3, 0.4])):
         end(database, found["arms"][arm], accuracies)
     before = http.get(f"/v1/experiments/{found['id']}").json()
-    assert http.delete(f"/v1/models/{before['arms']['scratch']['model']}").status_code == 204
+    assert http.delete(f"/v1/models/{before['arms']['scratch']['model']}", headers={"If-Match": "*"}).status_code == 204
 
     after = http.get(f"/v1/experiments/{found['id']}").json()
     assert after["arms"]["scratch"].pop("model_version") is None

@@ -25,7 +25,7 @@ def test_a_running_service_is_alive_and_ready(http: TestClient) -> None:
     assert http.get("/readyz").json() == {"status": "ok", "workers": []}
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"])
 def test_a_probe_may_have_parameters_of_its_own(http: TestClient, path: str) -> None:
     assert http.get(f"{path}?t=1764000000&t=2").status_code == 200
 

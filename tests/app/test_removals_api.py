@@ -16,6 +16,7 @@ from tests.problems import problem
 
 MODEL = "/v1/models/insects"
 ALIAS = f"{MODEL}/aliases/production"
+ANY = {"If-Match": "*"}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def insects(http: TestClient, database: Database, versioned: str) -> list[str]:
 
 
 def point(http: TestClient, version: int) -> None:
-    assert http.put(ALIAS, json={"version": version}, headers={"If-Match": "*"}).is_success or (
+    assert http.put(ALIAS, json={"version": version}, headers=ANY).is_success or (
         http.put(ALIAS, json={"version": version}).status_code == 201
     )
 
@@ -78,10 +79,10 @@ def test_a_name_stands_for_the_newest_that_is_left_and_no_number_comes_again(
 def test_a_model_goes_with_its_last_version_and_its_numbers_go_on_if_it_comes_back(
     http: TestClient, database: Database, insects: list[str], versioned: str
 ) -> None:
-    assert http.delete(MODEL).status_code == 204
+    assert http.delete(MODEL, headers=ANY).status_code == 204
 
     assert problem(http.get(MODEL), 404)["code"] == "model_not_found"
-    assert problem(http.delete(MODEL), 404)["code"] == "model_not_found"
+    assert problem(http.delete(MODEL, headers=ANY), 404)["code"] == "model_not_found"
     assert http.get("/v1/models").json()["data"] == []
     assert (known(database).served, known(database).names) == ({}, ())
     factories.register_version(database, models.new_version_id(), versioned, labels=("ants", "bees"))
@@ -90,16 +91,45 @@ def test_a_model_goes_with_its_last_version_and_its_numbers_go_on_if_it_comes_ba
     assert problem(http.get(MODEL), 404)["code"] == "model_not_found"
 
 
+def test_a_model_is_deleted_as_its_caller_has_seen_it(
+    http: TestClient, database: Database, insects: list[str], versioned: str
+) -> None:
+    seen = http.get(MODEL)
+    assert (seen.headers["etag"], seen.json()["revision"]) == ('"3"', 3)
+    factories.register_version(database, models.new_version_id(), versioned, labels=("ants", "bees"))
+
+    assert problem(http.delete(MODEL), 428)["code"] == "precondition_required"
+    assert problem(http.delete(MODEL, headers={"If-Match": seen.headers["etag"]}), 412)["code"] == "precondition_failed"
+    assert numbers(http) == [4, 3, 2, 1]
+    assert http.delete(f"{MODEL}/versions/4").status_code == 204
+    assert http.get(MODEL).headers["etag"] == '"4"'  # that there was one is not forgotten
+    assert http.delete(MODEL, headers={"If-Match": '"4"'}).status_code == 204
+
+
+def test_a_deleted_version_is_not_among_the_nearest(
+    http: TestClient, database: Database, insects: list[str], versioned: str
+) -> None:
+    assert http.delete(f"{MODEL}/versions/2").status_code == 204
+
+    for number, nearest in ((1, ["insects@1"]), (2, [])):
+        assert problem(http.get(f"{MODEL}/aliases/{number}x"), 404)["nearest"] == []
+        for said in (
+            problem(http.post(f"{MODEL}:{number}/predict", content=b"x"), 404),
+            problem(train(http, versioned, base=f"insects:{number}"), 404),
+        ):
+            assert (said["code"], said["nearest"]) == ("alias_not_found", nearest)
+
+
 def test_what_an_alias_points_to_stays(http: TestClient, insects: list[str]) -> None:
     point(http, 2)
 
     for url in (f"{MODEL}/versions/2", MODEL):
-        document = problem(http.delete(url), 409)
+        document = problem(http.delete(url, headers=ANY), 409)
         assert (document["code"], document["needed_by"]) == ("model_version_has_alias", ["insects:production"])
         assert document["detail"] == "insects:production points to insects@2; move or remove the alias first"
     assert numbers(http) == [3, 2, 1]
     assert http.delete(f"{MODEL}/versions/3").status_code == 204
-    assert http.delete(ALIAS, headers={"If-Match": "*"}).status_code == 204
+    assert http.delete(ALIAS, headers=ANY).status_code == 204
     assert http.delete(f"{MODEL}/versions/2").status_code == 204
     assert numbers(http) == [1]
 
@@ -109,10 +139,10 @@ def test_a_rollback_passes_deleted_versions_over(http: TestClient, insects: list
         point(http, version)
     assert http.delete(f"{MODEL}/versions/2").status_code == 204
 
-    rolled = http.post(f"{ALIAS}/rollback", headers={"If-Match": "*"})
+    rolled = http.post(f"{ALIAS}/rollback", headers=ANY)
     assert rolled.json()["version"] == 1
     # Before that it pointed to what is deleted, and before that to where it points now.
-    document = problem(http.post(f"{ALIAS}/rollback", headers={"If-Match": "*"}), 409)
+    document = problem(http.post(f"{ALIAS}/rollback", headers=ANY), 409)
     assert document["code"] == "nothing_to_roll_back_to"
 
 
@@ -122,12 +152,12 @@ def test_what_a_job_starts_from_stays_until_it_has_ended(
 ) -> None:
     point(http, 1)
     job = train(http, versioned, base=base).json()["id"]
-    assert http.delete(ALIAS, headers={"If-Match": "*"}).status_code == 204
+    assert http.delete(ALIAS, headers=ANY).status_code == 204
 
     document = problem(http.delete(f"{MODEL}/versions/1"), 409)
     assert (document["code"], document["needed_by"]) == ("model_version_in_use", [f"job {job}"])
     assert f"job {job} works with insects@1" in document["detail"]
-    assert problem(http.delete(MODEL), 409)["code"] == "model_version_in_use"
+    assert problem(http.delete(MODEL, headers=ANY), 409)["code"] == "model_version_in_use"
     assert http.delete(f"{MODEL}/versions/2").status_code == 204
     assert http.post(f"/v1/jobs/{job}/cancel").json()["state"] == "cancelled"
     assert http.delete(f"{MODEL}/versions/1").status_code == 204
@@ -141,12 +171,12 @@ def test_a_base_that_is_deleted_is_a_problem_at_the_field(
     http: TestClient, insects: list[str], versioned: str, base: str
 ) -> None:
     point(http, 2)
-    assert http.delete(ALIAS, headers={"If-Match": "*"}).status_code == 204
+    assert http.delete(ALIAS, headers=ANY).status_code == 204
     assert http.delete(f"{MODEL}/versions/2").status_code == 204
 
     document = problem(train(http, versioned, base=base), 404)
     assert document["errors"][0]["location"] == ["body", "recipe", "base"]
-    assert http.delete(MODEL).status_code == 204
+    assert http.delete(MODEL, headers=ANY).status_code == 204
     assert problem(train(http, versioned, base=base), 404)["code"] == "model_not_found"
 
 
@@ -156,12 +186,28 @@ def test_what_is_compared_or_ranked_stays_meanwhile(http: TestClient, insects: l
     ranked = http.post("/v1/jobs", json={**wanted, "candidates": [{"model": "insects"}, {"model": "insects@2"}]})
     assert ranked.status_code == 202, ranked.text
 
-    for number, job in ((1, compared), (2, ranked.json()["id"]), (3, ranked.json()["id"])):
+    for number, job in ((2, ranked.json()["id"]), (3, ranked.json()["id"])):
         assert problem(http.delete(f"{MODEL}/versions/{number}"), 409)["needed_by"] == [f"job {job}"]
-    for job in (compared, ranked.json()["id"]):
-        http.post(f"/v1/jobs/{job}/cancel")
-    assert http.delete(MODEL).status_code == 204
+    http.post(f"/v1/jobs/{ranked.json()['id']}/cancel")
+    assert http.delete(f"{MODEL}/versions/2").status_code == 204
+    # It is asked for by its number, and so it is missed.
+    again = problem(http.post(f"/v1/jobs/{ranked.json()['id']}/retry"), 404)
+    assert again["code"] == "model_version_not_found"
+    assert problem(http.delete(f"{MODEL}/versions/1"), 409)["needed_by"] == [f"job {compared}"]
+    http.post(f"/v1/jobs/{compared}/cancel")
+    assert http.delete(MODEL, headers=ANY).status_code == 204
     assert problem(http.post(f"/v1/jobs/{compared}/retry"), 404)["detail"] == "insects@1 was deleted"
+
+
+def test_a_ranking_may_read_any_version_of_a_model_that_it_names_alone(
+    http: TestClient, database: Database, insects: list[str], versioned: str
+) -> None:
+    wanted = {"kind": "rank", "dataset": versioned, "candidates": [{"model": "insects"}]}
+    ranked = http.post("/v1/jobs", json=wanted).json()["id"]
+    factories.register_version(database, models.new_version_id(), versioned, labels=("ants", "bees"))
+
+    for number in (3, 4):
+        assert problem(http.delete(f"{MODEL}/versions/{number}"), 409)["needed_by"] == [f"job {ranked}"]
 
 
 def test_an_alias_and_a_removal_at_the_same_moment_never_leave_one_without_the_other(

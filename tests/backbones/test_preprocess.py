@@ -96,7 +96,9 @@ def test_a_large_jpeg_that_is_decoded_at_a_fraction_of_its_size_looks_the_same()
     assert np.abs(fast - full).max() <= 8
 
 
-@pytest.mark.parametrize("options", [{"subsampling": place} for place in range(3)] + [{"progressive": True}])
+@pytest.mark.parametrize(
+    "options", [{"subsampling": place} for place in range(3)] + [{"progressive": True}, {"keep_rgb": True}]
+)
 @pytest.mark.parametrize("size", [(500, 375), (33, 7), (1, 1)])
 def test_the_fast_way_to_decode_gives_what_pillow_does(size: tuple[int, int], options: dict[str, object]) -> None:
     data = encode(picture(*size), "JPEG", **options)
