@@ -8,12 +8,11 @@ import io
 import re
 import threading
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
@@ -35,8 +34,6 @@ LARGE_PIXELS = 16_000_000
 """Where one has to be decoded in full, images with more are decoded one after the other: each takes 8 bytes a pixel, as
 WebP 16, however few its file has."""
 _TURN = threading.Lock()
-_SMALL_PIXELS = 4_000_000
-"""Of a JPEG that may be in memory twice, for it is decoded faster like that."""
 _BAND_PIXELS = 1_000_000
 CROP_TRIES = 10
 CROP_AREA = (0.35, 1.0)
@@ -130,8 +127,8 @@ def decode(data: bytes, *, max_pixels: int, target: int | None) -> Image.Image:
         # All of a progressive JPEG is in memory, however small it comes out.
         pixels = whole if "progressive" in image.info else image.width * image.height
         with _TURN if target is not None and pixels > LARGE_PIXELS else nullcontext():
-            found = _decoded(data, image, is_whole=image.width * image.height == whole)
-            return _upright(_to_rgb(found), _exif_of(image))
+            image.load()
+            return _upright(_to_rgb(image), _exif_of(image))
     except Exception as error:
         raise _broken(error) from error
 
@@ -180,21 +177,6 @@ def squeezed(image: Image.Image, size: int, interpolation: Interpolation) -> Pix
 class _Jpeg(JpegImageFile):
     def _read_dpi_from_exif(self) -> None:
         """The resolution does not matter here, and to read it from damaged EXIF data gives warnings."""
-
-
-def _decoded(data: bytes, image: ImageFile, *, is_whole: bool) -> Image.Image:
-    """What Pillow makes of the file, from libjpeg-turbo directly where that has nothing to object to: without going by
-    rows and through a buffer, decoding takes two thirds of the time."""
-    is_fast = is_whole and isinstance(image, JpegImageFile) and image.mode == "RGB"
-    if is_fast and image.width * image.height <= _SMALL_PIXELS:
-        # Where it sees a larger image than Pillow, the buffer does not hold it.
-        buffer = np.empty((image.height, image.width, 3), np.uint8)
-        with suppress(ValueError):
-            pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-            if pixels.shape == buffer.shape:
-                return Image.fromarray(pixels)
-    image.load()
-    return image
 
 
 _READERS: dict[str, type[ImageFile]] = {"JPEG": _Jpeg, "PNG": PngImageFile, "WEBP": WebPImageFile}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simplejpeg
 import torchvision.transforms.functional as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -94,25 +93,6 @@ def test_a_large_jpeg_that_is_decoded_at_a_fraction_of_its_size_looks_the_same()
     full = preprocess.centre_crop(Image.fromarray(decoded(data)), small).astype(int)
     assert np.abs(fast - full).mean() < 1
     assert np.abs(fast - full).max() <= 8
-
-
-@pytest.mark.parametrize(
-    "options", [{"subsampling": place} for place in range(3)] + [{"progressive": True}, {"keep_rgb": True}]
-)
-@pytest.mark.parametrize("size", [(500, 375), (33, 7), (1, 1)])
-def test_the_fast_way_to_decode_gives_what_pillow_does(size: tuple[int, int], options: dict[str, object]) -> None:
-    data = encode(picture(*size), "JPEG", **options)
-    assert np.array_equal(decoded(data), np.asarray(Image.open(io.BytesIO(data))))
-
-
-def test_a_jpeg_that_only_pillow_takes_is_decoded_by_it() -> None:
-    data = encode(picture(48, 32), "JPEG")
-    # Bytes between two segments are a warning of libjpeg.
-    scan = data.index(b"\xff\xda")
-    odd = data[:scan] + b"\x00\x00" + data[scan:]
-    with pytest.raises(ValueError, match="xtraneous"):
-        simplejpeg.decode_jpeg(odd, "RGB")
-    assert np.array_equal(decoded(odd), decoded(data))
 
 
 def test_a_jpeg_less_than_four_times_as_large_is_decoded_in_full() -> None:
