@@ -14,6 +14,7 @@ from client import answers, events, references
 from client.connection import CHANGED_SINCE, Connection, Page, read
 from client.forms import Pins, Runtimes
 from client.recipe import Recipe
+from client.references import alias_path
 from client.values import (
     Alias,
     AliasMove,
@@ -33,7 +34,6 @@ from client.values import (
     Ranking,
     Ready,
     RefusedFile,
-    alias_path,
 )
 
 _PATIENCE = 0.9

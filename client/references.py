@@ -27,3 +27,8 @@ def parse(text: str) -> Reference:
         )
     number = match["number"]
     return Reference(match["name"], None if number is None else int(number), match["alias"])
+
+
+def alias_path(model: str, alias: str) -> str:
+    """Below the address of the service."""
+    return f"/v1/models/{model}/aliases/{alias}"

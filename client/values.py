@@ -278,11 +278,6 @@ class Ranking(msgspec.Struct, frozen=True):
     figures: RankingFigures
 
 
-def alias_path(model: str, alias: str) -> str:
-    """Below the address of the service."""
-    return f"/v1/models/{model}/aliases/{alias}"
-
-
 class Alias(msgspec.Struct, frozen=True):
     """A movable name of a model version; whoever changes it may say on which `revision` that is based."""
 

@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app import errors
-from app.backbones import anatomy, catalogue, charts, pages, routes
+from app.backbones import anatomy, answering, catalogue, charts, pages, routes
 from app.backbones.anatomies import Anatomies, Question
 from app.backbones.anatomy import Anatomy
 from app.backbones.anatomy_schemas import (
@@ -91,15 +91,11 @@ def read_chart(
 async def read_anatomy(
     request: Request,
     question: QuestionDep,
-    wanted: Annotated[
-        Literal["json", "csv", "html"] | None,
-        Query(alias="format", description="Left out, the header `Accept` decides; JSON if that does not."),
-    ] = None,
+    wanted: Annotated[Literal["json", "csv", "html"] | None, answering.FORMAT] = None,
 ) -> Response:
     """The layers of a network one by one, computed from the network itself."""
-    media_type = _MEDIA_TYPES[wanted] if wanted else pages.preferred(request.headers.get("accept", ""), _ANSWERS)
-    content = await _made(request, question, _ANSWERS[media_type])
-    return Response(content, media_type=media_type, headers={"Vary": "Accept"})
+    media_type = answering.chosen(request, wanted, _ANSWERS)
+    return answering.answered(await _made(request, question, _ANSWERS[media_type]), media_type)
 
 
 @router.get(
@@ -169,7 +165,6 @@ def _json(backbone: str, found: Anatomy) -> str:
     return AnatomyRead(backbone=backbone, counted=anatomy.COUNTED, **_figures(found)).model_dump_json()
 
 
-_MEDIA_TYPES = {"json": pages.JSON, "csv": pages.CSV, "html": pages.HTML}
 _ANSWERS: dict[str, Callable[[str, Anatomy], str]] = {
     pages.JSON: _json,
     pages.CSV: lambda _backbone, found: pages.csv_table(found),

@@ -2,14 +2,15 @@
 
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict
 
 from app import idempotency
-from app.backbones import pages
+from app.backbones import answering, pages
+from app.backbones.answering import PageFormat
 from app.bodies import JsonRoute
 from app.db import after_commit, utc_now
 from app.deps import DatabaseDep, ExperimentPageDep, IdempotentDep, Listing, PartsDep, listing
@@ -21,7 +22,6 @@ router = APIRouter(prefix="/v1/experiments", tags=["experiments"], route_class=J
 
 ExperimentId = Annotated[str, Path(max_length=100, description="Id of the experiment.")]
 
-_MEDIA_TYPES = {"json": pages.JSON, "html": pages.HTML}
 _SVG = "image/svg+xml"
 _SVG_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture.", "content": {_SVG: {"schema": {"type": "string"}}}}
@@ -88,25 +88,19 @@ def list_experiments(database: DatabaseDep, page: ExperimentPageDep) -> Listing[
 @router.get(
     "/{experiment_id}",
     response_model=ExperimentRead,
-    responses={200: {"content": {pages.HTML: {"schema": {"type": "string"}}}}, **responses(404, 422)},
+    responses={**answering.AS_PAGE, **responses(404, 422)},
 )
 def read_experiment(
     experiment_id: ExperimentId,
     request: Request,
     database: DatabaseDep,
-    wanted: Annotated[
-        Literal["json", "html"] | None,
-        Query(alias="format", description="Left out, the header `Accept` decides; JSON if that does not."),
-    ] = None,
+    wanted: PageFormat = None,
 ) -> Response:
     """One experiment: the curve and the final score of each run, and, once all have ended, the verdict; for browsers
     as a page."""
     with database.read() as session:
         found = service.read(session, service.find(session, experiment_id))
-    offered = (pages.JSON, pages.HTML)
-    media_type = _MEDIA_TYPES[wanted] if wanted else pages.preferred(request.headers.get("accept", ""), offered)
-    content = found.model_dump_json() if media_type == pages.JSON else chart.page(found)
-    return Response(content, media_type=media_type, headers={"Vary": "Accept"})
+    return answering.answer(request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: chart.page(found)})
 
 
 @router.get("/{experiment_id}/chart.svg", response_class=Response, responses={**_SVG_ANSWER, **responses(404, 422)})

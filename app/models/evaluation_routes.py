@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
 from app import errors, optimisation
-from app.backbones import pages
+from app.backbones import answering, pages
+from app.backbones.answering import PageFormat
 from app.deps import PartsDep
 from app.evaluation import Evaluation
 from app.models import artifact, cards, pictures, service, serving
@@ -73,20 +74,17 @@ def _content(media_type: str, what: str, schema: dict[str, str]) -> dict[int | s
 @router.get(
     "/evaluation",
     response_model=EvaluationRead,
-    responses={200: {"content": {pages.HTML: {"schema": {"type": "string"}}}}, **responses(404, 422, 503)},
+    responses={**answering.AS_PAGE, **responses(404, 422, 503)},
 )
 def read_evaluation(
     request: Request,
     judged: _JudgedDep,
-    wanted: Annotated[
-        Literal["json", "html"] | None,
-        Query(alias="format", description="Left out, the header `Accept` decides; JSON if that does not."),
-    ] = None,
+    wanted: PageFormat = None,
 ) -> Response:
     """All that was measured of a version on the held-out images, as JSON or as a page; shares are 0-1, log-losses in
     nats. The mistake at place i has its picture at `…/evaluation/mistakes/{i}.jpg`."""
-    media_type = _MEDIA_TYPES[wanted] if wanted else pages.preferred(request.headers.get("accept", ""), _ANSWERS)
-    return Response(_ANSWERS[media_type](judged), media_type=media_type, headers={"Vary": "Accept"})
+    media_type = answering.chosen(request, wanted, _ANSWERS)
+    return answering.answered(_ANSWERS[media_type](judged), media_type)
 
 
 @router.get(
@@ -142,7 +140,6 @@ def _json(judged: _Judged) -> str:
     ).model_dump_json()
 
 
-_MEDIA_TYPES = {"json": pages.JSON, "html": pages.HTML}
 _ANSWERS: dict[str, Callable[[_Judged], str]] = {
     pages.JSON: _json,
     pages.HTML: lambda judged: cards.html(judged.facts, judged.evaluation),

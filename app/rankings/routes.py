@@ -1,10 +1,11 @@
 """Routes of rankings: as values, as a page, and as a picture."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.backbones import pages
+from app.backbones import answering, pages
+from app.backbones.answering import PageFormat
 from app.bodies import JsonRoute
 from app.db import Database
 from app.deps import DatabaseDep
@@ -26,23 +27,19 @@ _SVG = "image/svg+xml"
 @router.get(
     "/{ranking_id}",
     response_model=RankingRead,
-    responses={200: {"content": {pages.HTML: {"schema": {"type": "string"}}}}, **responses(404, 422)},
+    responses={**answering.AS_PAGE, **responses(404, 422)},
 )
 def read_ranking(
     ranking_id: RankingId,
     request: Request,
     database: DatabaseDep,
-    wanted: Annotated[
-        Literal["json", "html"] | None,
-        Query(alias="format", description="Left out, the header `Accept` decides; JSON if that does not."),
-    ] = None,
+    wanted: PageFormat = None,
 ) -> Response:
     """The networks in order with their scores and costs, and where the scores disagree; for browsers as a page."""
     found = _read(database, ranking_id)
-    offered = (pages.JSON, pages.HTML)
-    media_type = _MEDIA_TYPES[wanted] if wanted else pages.preferred(request.headers.get("accept", ""), offered)
-    content = found.model_dump_json() if media_type == pages.JSON else charts.page(ranking_id, found.figures)
-    return Response(content, media_type=media_type, headers={"Vary": "Accept"})
+    return answering.answer(
+        request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: charts.page(ranking_id, found.figures)}
+    )
 
 
 @router.get(
@@ -61,6 +58,3 @@ def read_ranking_chart(ranking_id: RankingId, database: DatabaseDep, cost: CostQ
 def _read(database: Database, ranking_id: str) -> RankingRead:
     with database.read() as session:
         return RankingRead.of(service.find(session, ranking_id))
-
-
-_MEDIA_TYPES = {"json": pages.JSON, "html": pages.HTML}
