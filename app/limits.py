@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from app.contradictions import refuse
+from app.numbers import Integer, Number
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -13,10 +14,10 @@ class Budget:
     """What a prediction of one image may take at most; what is left out does not matter."""
 
     latency_ms: Annotated[
-        float | None, Field(gt=0, description="Milliseconds on the device of the worker, one image at a time.")
+        Number | None, Field(gt=0, description="Milliseconds on the device of the worker, one image at a time.")
     ] = None
-    macs: Annotated[int | None, Field(gt=0, lt=2**53, description="Multiply-adds.")] = None
-    size_bytes: Annotated[int | None, Field(gt=0, lt=2**53, description="Of all values of the network.")] = None
+    macs: Annotated[Integer | None, Field(gt=0, lt=2**53, description="Multiply-adds.")] = None
+    size_bytes: Annotated[Integer | None, Field(gt=0, lt=2**53, description="Of all values of the network.")] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -24,7 +25,7 @@ class Search:
     """How long to look for a better way to train than the plan's own; with both limits, whichever comes first."""
 
     seconds: Annotated[
-        float | None,
+        Number | None,
         Field(
             gt=0,
             le=30 * 86400,
@@ -34,7 +35,7 @@ class Search:
         ),
     ] = None
     trials: Annotated[
-        int | None,
+        Integer | None,
         Field(ge=2, le=1000, description="Trainings, the first of which is that of the plan's own defaults."),
     ] = None
 

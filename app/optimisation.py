@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from app import errors
+from app.numbers import Number
 
 Runtime = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -43,9 +44,9 @@ _ROUNDING = 1e-9
 class Tolerance:
     """How far a form may be from the plain one to be served."""
 
-    accuracy_points: Annotated[float, Field(ge=0, le=100)] = 0.5
+    accuracy_points: Annotated[Number, Field(ge=0, le=100)] = 0.5
     """By how many points, of 100, its accuracy may be lower."""
-    agreement: Annotated[float, Field(ge=0, le=1)] = 0.99
+    agreement: Annotated[Number, Field(ge=0, le=1)] = 0.99
     """The least share of images, 0-1, for which its most probable label is to be the same."""
 
 

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from app.contradictions import refuse
 from app.limits import Budget, Search
+from app.numbers import Flag, Integer, Number
 
 Strategy = Literal["head", "stage_probe", "top", "full", "scratch"]
 Wish = Literal["auto", "head", "stage_probe", "top", "full", "scratch"]
@@ -64,10 +65,10 @@ class Augmentation:
             "`trivial` and `rand` change it in shape or colour besides (TrivialAugment, RandAugment)."
         ),
     ] = "crop"
-    strength: Annotated[float, Field(ge=0, le=1, description="Of the changes (`rand`).")] = 0.3
-    erasing: Annotated[float, Field(ge=0, le=1, description="Share of images of which a part is blotted out.")] = 0.0
-    mixup: Annotated[float, Field(ge=0, le=10, description="Alpha of mixup; 0 for none.")] = 0.0
-    cutmix: Annotated[float, Field(ge=0, le=10, description="Alpha of CutMix; 0 for none.")] = 0.0
+    strength: Annotated[Number, Field(ge=0, le=1, description="Of the changes (`rand`).")] = 0.3
+    erasing: Annotated[Number, Field(ge=0, le=1, description="Share of images of which a part is blotted out.")] = 0.0
+    mixup: Annotated[Number, Field(ge=0, le=10, description="Alpha of mixup; 0 for none.")] = 0.0
+    cutmix: Annotated[Number, Field(ge=0, le=10, description="Alpha of CutMix; 0 for none.")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -125,34 +126,34 @@ class Recipe:
         ),
     ] = None
     replay: Annotated[
-        bool | None,
+        Flag | None,
         Field(
             description="Whether the training images that `base` was made from are trained on besides, as far as their "
             "labels are kept and the version has not got them; not if left out."
         ),
     ] = None
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="Seed of everything random in the training.")] = 0
+    seed: Annotated[Integer, Field(ge=0, lt=2**31, description="Seed of everything random in the training.")] = 0
     epochs: Annotated[
-        int | None, Field(ge=1, le=1000, description="Passes over the data (`top`, `full`, `scratch`).")
+        Integer | None, Field(ge=1, le=1000, description="Passes over the data (`top`, `full`, `scratch`).")
     ] = None
     batch_size: Annotated[
-        int | None, Field(ge=2, le=1024, description="Images a batch (`top`, `full`, `scratch`).")
+        Integer | None, Field(ge=2, le=1024, description="Images a batch (`top`, `full`, `scratch`).")
     ] = None
     accumulate: Annotated[
-        int | None,
+        Integer | None,
         Field(ge=1, le=64, description="Batches that make one step of the optimizer (`top`, `full`, `scratch`)."),
     ] = None
     optimizer: Annotated[
         Optimizer | None, Field(description="`sgd` with momentum or `adamw` (`top`, `full`, `scratch`).")
     ] = None
     learning_rate: Annotated[
-        float | None, Field(gt=0, le=10, description="Peak learning rate (`top`, `full`, `scratch`).")
+        Number | None, Field(gt=0, le=10, description="Peak learning rate (`top`, `full`, `scratch`).")
     ] = None
     weight_decay: Annotated[
-        float | None, Field(ge=0, le=1, description="L2 penalty of the weights (`top`, `full`, `scratch`).")
+        Number | None, Field(ge=0, le=1, description="L2 penalty of the weights (`top`, `full`, `scratch`).")
     ] = None
     label_smoothing: Annotated[
-        float | None,
+        Number | None,
         Field(
             ge=0, lt=1, description="Share of each target that is spread over all labels (`top`, `full`, `scratch`)."
         ),
@@ -168,7 +169,7 @@ class Recipe:
         Augmentation | None, Field(description="How training images are changed (`top`, `full`, `scratch`).")
     ] = None
     ema: Annotated[
-        float | None,
+        Number | None,
         Field(
             ge=0,
             lt=1,
@@ -177,7 +178,7 @@ class Recipe:
         ),
     ] = None
     patience: Annotated[
-        int | None,
+        Integer | None,
         Field(
             ge=1,
             le=1000,
@@ -192,7 +193,7 @@ class Recipe:
         ),
     ] = None
     devices: Annotated[
-        int | None,
+        Integer | None,
         Field(
             ge=1,
             le=64,
@@ -222,7 +223,7 @@ class Recipe:
         ),
     ] = None
     layer_decay: Annotated[
-        float | None,
+        Number | None,
         Field(
             gt=0,
             le=1,
@@ -238,11 +239,11 @@ class Recipe:
         ),
     ] = None
     views: Annotated[
-        int | None,
+        Integer | None,
         Field(ge=1, le=1000, description="How many views of each image the frozen stages are computed for (`top`)."),
     ] = None
     l2: Annotated[
-        float | None,
+        Number | None,
         Field(
             gt=0,
             le=1e6,
@@ -251,7 +252,7 @@ class Recipe:
         ),
     ] = None
     deterministic: Annotated[
-        bool,
+        Flag,
         Field(
             description="Whether a GPU, too, is to give the same model for the same recipe; slower, and refused where "
             "a layer of the network has no such way to be trained."

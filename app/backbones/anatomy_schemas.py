@@ -6,14 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.backbones import stacks
 from app.backbones.stacks import Layer
+from app.numbers import Flag, Integer
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 MAX_SIZE = 4096
 MAX_BATCH = 4096
 
-Side = Annotated[int, Field(ge=1, le=1024)]
-Padding = Annotated[int, Field(ge=0, le=1024)]
-Channels = Annotated[int, Field(ge=1, le=16384)]
+Side = Annotated[Integer, Field(ge=1, le=1024)]
+Padding = Annotated[Integer, Field(ge=0, le=1024)]
+Channels = Annotated[Integer, Field(ge=1, le=16384)]
 _Field = tuple[int, int] | None
 
 
@@ -101,7 +102,7 @@ class LayerCreate(BaseModel):
     stride: Side | tuple[Side, Side] | None = Field(default=None, description="1, or for pools the kernel.")
     padding: Padding | tuple[Padding, Padding] | Literal["same"] | None = Field(default=None, description="0.")
     groups: Channels | None = None
-    bias: bool | None = Field(default=None, description="True.")
+    bias: Flag | None = Field(default=None, description="True.")
 
     def layer(self) -> Layer:
         return Layer(**{name: getattr(self, name) for name in LayerCreate.model_fields})
@@ -113,7 +114,7 @@ class InputCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     channels: Channels = 3
-    size: int = Field(ge=1, le=MAX_SIZE, description="Height and width in pixels.")
+    size: Integer = Field(ge=1, le=MAX_SIZE, description="Height and width in pixels.")
 
 
 class StackCreate(BaseModel):
@@ -143,7 +144,7 @@ class StacksCreate(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
     stacks: list[StackCreate] = Field(min_length=1, max_length=8)
-    batch: int = Field(default=1, ge=1, le=MAX_BATCH)
+    batch: Integer = Field(default=1, ge=1, le=MAX_BATCH)
     dtype: Dtype = "float32"
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from app.numbers import Integer, Number
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -38,10 +40,10 @@ class DatasetCreate(BaseModel):
 
     name: DatasetName
     description: Description = ""
-    validation_fraction: float = Field(
+    validation_fraction: Number = Field(
         default=0.2, gt=0, lt=1, description="Share of each class that is held out to evaluate models."
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the split.")
+    seed: Integer = Field(default=0, ge=0, lt=2**31, description="Seed of the split.")
 
 
 class DatasetPatch(BaseModel):

@@ -9,6 +9,7 @@ from app.contradictions import refuse
 from app.experiments.verdict import ARMS, Arm, Point, Verdict
 from app.intervals import Interval
 from app.jobs.schemas import JobError, JobState, ModelName
+from app.numbers import Integer
 from app.recipe import AUTO_BACKBONE, Recipe, Strategy
 
 STRATEGIES: dict[Arm, tuple[Strategy, ...]] = {
@@ -26,12 +27,12 @@ class ExperimentCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dataset: str = Field(max_length=100, pattern=r"^[^\x00]*$", description="Id or name of the dataset.")
-    version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
+    version: Integer | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
     model: ModelName = Field(
         max_length=53, description="The models are called this with `-probe`, `-fine-tune` and `-scratch` behind it."
     )
     backbone: str = Field(description="Name of a backbone of the catalogue.", examples=["mobilenet_v2"])
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Of all runs whose recipe is left out.")
+    seed: Integer = Field(default=0, ge=0, lt=2**31, description="Of all runs whose recipe is left out.")
     arms: tuple[Arm, ...] = Field(default=ARMS, min_length=2, description="Which to run; two at least.")
     probe: Recipe | None = Field(default=None, description="With strategy `head` (if left out) or `stage_probe`.")
     fine_tune: Recipe | None = Field(default=None, description="With strategy `full` (if left out) or `top`.")

@@ -19,6 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app import errors, optimisation
 from app.models import references
+from app.numbers import Integer
 from app.optimisation import DEFAULT_TOLERANCE, Tolerance
 from app.plan import Plan
 from app.recipe import PRETRAINED, Recipe
@@ -46,7 +47,7 @@ class JobCreate(BaseModel):
 
     kind: Literal["train"] = "train"
     dataset: str = Field(max_length=100, pattern=r"^[^\x00]*$", description="Id or name of the dataset.")
-    version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
+    version: Integer | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
     model: ModelName
     recipe: Recipe
 
@@ -72,7 +73,7 @@ class Candidate(BaseModel):
         description="A model in place of a backbone, `name`, `name@version` or `name:alias`: its network, as far as "
         "its new classifier.",
     )
-    version: int | None = Field(
+    version: Integer | None = Field(
         default=None, ge=1, lt=2**31, description="Of the model; its newest when the job begins if left out."
     )
 
@@ -113,14 +114,14 @@ class RankingCreate(BaseModel):
 
     kind: Literal["rank"]
     dataset: str = Field(max_length=100, pattern=r"^[^\x00]*$", description="Id or name of the dataset.")
-    version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
+    version: Integer | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
     candidates: list[Candidate] | None = Field(
         default=None,
         min_length=1,
         max_length=200,
         description="What to rank; left out, all backbones of the catalogue whose weights are at hand on the worker.",
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Of the cross-validation and of samples.")
+    seed: Integer = Field(default=0, ge=0, lt=2**31, description="Of the cross-validation and of samples.")
 
     @model_validator(mode="after")
     def _is_without_doubles(self) -> Self:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.evaluation import Evaluation
 from app.models import references
+from app.numbers import Flag, Integer
 from app.optimisation import AUTO, PRECISIONS, RUNTIMES, DeviceKind, Report
 
 AliasName = Annotated[
@@ -26,8 +27,8 @@ class AliasPut(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"version": 1, "keep_loaded": False}})
 
-    version: int = Field(strict=True, ge=1, lt=2**31, description="A version of the model.")
-    keep_loaded: bool | None = Field(
+    version: Integer = Field(ge=1, lt=2**31, description="A version of the model.")
+    keep_loaded: Flag | None = Field(
         default=None,
         description="Whether its version is to be in memory at any time, ready for the first request; left out, that "
         "stays as it is, and is false for a new alias.",

@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.numbers import Flag, Integer
 from app.plan import Plan
 from app.profile import Profile
 from app.profiles.tables import StoredProfile
@@ -17,9 +18,9 @@ class PlanCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dataset: str = Field(max_length=100, pattern=r"^[^\x00]*$", description="Id or name of the dataset.")
-    version: int | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
+    version: Integer | None = Field(default=None, ge=1, lt=2**31, description="Its version; the newest if left out.")
     recipe: Recipe
-    measure: bool = Field(
+    measure: Flag = Field(
         default=False,
         description="Whether the version is to be measured with the backbone first, where that has not been done: the "
         "answer is then the job that does it. For a training from a `base` nothing is ever measured, as the figures "

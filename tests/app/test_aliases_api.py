@@ -112,10 +112,8 @@ def test_an_alias_that_could_be_taken_for_something_else_is_refused(
     assert "digits alone" in wrong["message"] or "at most 63" in wrong["message"]
 
 
-@pytest.mark.parametrize("version", [True, "1", 1.0])
-def test_a_version_is_a_whole_number_and_nothing_like_one(
-    http: TestClient, insects: list[str], version: object
-) -> None:
+@pytest.mark.parametrize("version", [True, "1", 1.5])
+def test_a_version_is_a_whole_number(http: TestClient, insects: list[str], version: object) -> None:
     (wrong,) = problem(http.put(URL, json={"version": version}), 422)["errors"]
     assert wrong["location"] == ["body", "version"]
 
