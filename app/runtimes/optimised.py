@@ -4,12 +4,14 @@ all of them, and a few images with what each form makes of them.
 `optimisation.json` lists the files with their sha256; a folder that does not agree with its list is not loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.numpy
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from app import errors
 from app import files as kept
@@ -48,24 +50,34 @@ def write(folder: Path, found: Optimised) -> None:
 
 def report(folder: Path) -> Report:
     """What was measured, without a look at the other files. Raises as `read`."""
-    try:
+    with _told(folder):
         return _REPORTS.validate_python(kept.read_json(folder / _REPORT))
-    except FileNotFoundError as error:
-        raise errors.Unavailable(f"the optimisation is incomplete: {error.filename} is missing") from error
-    except (ValueError, ValidationError) as error:
-        raise errors.Unavailable(f"the optimisation cannot be read: {error}") from error
 
 
 def read(folder: Path) -> Optimised:
     """The optimisation in `folder`. Raises `Unavailable` where it is missing or not as it was written."""
-    try:
+    with _told(folder):
         files: Mapping[str, str] = kept.read_json(folder / _MANIFEST)["files"]
         changed = [name for name, digest in files.items() if kept.sha256(folder / name) != digest]
         if changed:
             raise errors.Unavailable(f"the optimisation has changed since it was written: {', '.join(changed)}")
         arrays = safetensors.numpy.load_file(folder / _CHECK)
+        return Optimised(report(folder), Check(arrays.pop(_IMAGES), arrays))
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What is wrong with the files in words for a caller, to whom their place is no business."""
+    try:
+        yield
     except FileNotFoundError as error:
-        raise errors.Unavailable(f"the optimisation is incomplete: {error.filename} is missing") from error
-    except (ValueError, KeyError) as error:
+        missing = folder.name if error.filename is None else Path(error.filename).name
+        raise errors.Unavailable(f"the optimisation is incomplete: {missing} is missing") from error
+    except OSError as error:
+        raise errors.Unavailable(f"the optimisation cannot be read: {error.strerror or 'its disk fails'}") from error
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, wrong["loc"]))
+        raise errors.Unavailable(f"the optimisation's report cannot be read: {at}: {wrong['msg']}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise errors.Unavailable(f"the optimisation cannot be read: {error}") from error
-    return Optimised(report(folder), Check(arrays.pop(_IMAGES), arrays))

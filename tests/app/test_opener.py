@@ -1,15 +1,18 @@
 """How a model version gets into memory: in the form that was chosen, or in the next that works."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
-from app import errors, optimisation
+from app import errors, files, optimisation
 from app.backbones import export
 from app.metrics import Metrics
 from app.models.service import Served
@@ -104,6 +107,64 @@ def test_what_has_changed_on_disk_is_not_run(
     assert source.open(VERSION).form.name == "torch-fp32"
     assert "insects@1 is run as it was trained: the optimisation has changed" in caplog.text
     assert b"graft_unreadable_optimisations_total 1.0" in source.metrics.text()
+
+
+def _gone(folder: Path) -> None:
+    (folder / "optimisation.json").unlink()
+
+
+def _unreadable(folder: Path) -> None:
+    _gone(folder)
+    (folder / "optimisation.json").mkdir()
+
+
+def _no_list(folder: Path) -> None:
+    (folder / "optimisation.json").write_text("null")
+
+
+def _listed(folder: Path, name: str) -> None:
+    """Let the list say that the file is as it was written."""
+    listed = files.read_json(folder / "optimisation.json")
+    listed["files"][name] = files.sha256(folder / name)
+    files.write_json(folder / "optimisation.json", listed)
+
+
+def _without_images(folder: Path) -> None:
+    safetensors.numpy.save_file({"torch-fp32": np.zeros((1, 2), np.float32)}, folder / "check.safetensors")
+    _listed(folder, "check.safetensors")
+
+
+def _cut_off(folder: Path) -> None:
+    check = folder / "check.safetensors"
+    check.write_bytes(check.read_bytes()[:20])
+    _listed(folder, "check.safetensors")
+
+
+def _of_another_release(folder: Path) -> None:
+    (folder / "report.json").write_text("{}")
+    _listed(folder, "report.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (_gone, "is incomplete: optimisation.json is missing"),
+        (_unreadable, "cannot be read: Is a directory"),
+        (_no_list, "cannot be read"),
+        (_without_images, "cannot be read: 'images'"),
+        (_cut_off, "cannot be read"),
+        (_of_another_release, "'s report cannot be read: "),
+    ],
+)
+def test_damage_to_an_optimisation_is_told_without_its_place_and_the_network_is_run_as_it_was_trained(
+    source: FromStorage, storage: Storage, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], told: str
+) -> None:
+    damage(storage.optimisation("opt_1"))
+    with pytest.raises(errors.Unavailable, match=re.escape(told)) as caught:
+        optimised.read(storage.optimisation("opt_1"))
+    assert str(storage.root) not in str(caught.value)
+    assert source.open(VERSION).form.name == "torch-fp32"
+    assert "insects@1 is run as it was trained: the optimisation" in caplog.text
 
 
 def test_what_a_runtime_keeps_beside_the_networks_changes_nothing(source: FromStorage, storage: Storage) -> None:
