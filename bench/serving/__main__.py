@@ -128,6 +128,7 @@ def _network(bench: Bench, network: str, arguments: argparse.Namespace) -> bool:
 
 def main() -> int:
     arguments = _arguments()
+    servers.end_tidily()
     wrk.require()
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         shown = pictures.make(arguments.photos)

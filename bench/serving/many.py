@@ -103,6 +103,7 @@ async def call(running: Running, shown: Pictures, labels: dict[str, str], *, sec
 
 def main() -> int:
     arguments = _arguments()
+    servers.end_tidily()
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         shown = pictures.make(None)
         folder = Folder(Path(scratch) / "service", shown)

@@ -109,6 +109,7 @@ async def _measure(running: Running, body: bytes, arguments: argparse.Namespace)
 
 def main() -> int:
     arguments = _arguments()
+    servers.end_tidily()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard > 0 else soft, hard))
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:

@@ -112,6 +112,11 @@ def free_port() -> int:
         return port
 
 
+def end_tidily() -> None:
+    """Have SIGTERM end this process as Ctrl-C does: with its servers and its files."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
 @contextmanager
 def running(server: Server, photo: bytes | None, *, cores: Sequence[int], log: Path) -> Iterator[Running]:
     """The server once it has answered `photo`, or for None says that it is ready; it is ended with the block, and all
