@@ -22,11 +22,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GRAFT_", frozen=True, env_ignore_empty=True)
 
     data_dir: AbsolutePath = Field(default=Path("graft-data"), validate_default=True)
-    """Folder for everything Graft keeps; a shared volume when several machines work together."""
+    """Folder for everything Graft keeps but downloaded weights; a shared volume when several machines work together."""
     database_url: str | None = None
     """SQLAlchemy URL; unset means a SQLite file inside `data_dir`."""
     broker_url: str | None = None
-    """Redis URL of the Celery broker; unset means that the process that starts the workers rings them itself."""
+    """Redis URL of the Celery broker; unset, `app.server` rings nobody. `graft up` rings a worker of its own."""
     log_level: str = "INFO"
 
     weights_dir: AbsolutePath | None = None
@@ -62,8 +62,9 @@ class Settings(BaseSettings):
     optimise_after_training: bool = True
     """Whether all forms of each new model version are measured, so that the fastest is served."""
     runtime: str = "auto"
-    """What executes every classifier of this process, whatever was measured: torch, torch-compiled, onnxruntime,
-    openvino, tensorrt; `auto` leaves it to what was measured and pinned."""
+    """Which of the forms that a version was built in this process runs, whatever was measured: torch, torch-compiled,
+    onnxruntime, openvino, tensorrt; `auto` leaves it to what was measured and pinned. Versions without one run as with
+    `auto`."""
     precision: str = "auto"
     """... and in which precision: fp32, bf16, fp16, int8."""
 

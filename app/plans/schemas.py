@@ -22,9 +22,10 @@ class PlanCreate(BaseModel):
     recipe: Recipe
     measure: Flag = Field(
         default=False,
-        description="Whether the version is to be measured with the backbone first, where that has not been done: the "
-        "answer is then the job that does it. For a training from a `base` nothing is ever measured, as the figures "
-        "would be those of another network: it is planned at once.",
+        description="Whether the version is to be measured with the backbone first, where that has not been done, also "
+        "for a recipe that names its strategy (`auto` measures in any case): the answer is then the job that does it. "
+        "For a training from a `base` nothing is ever measured, as the figures would be those of another network: it "
+        "is planned at once.",
     )
 
 

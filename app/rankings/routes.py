@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/rankings", tags=["rankings"], route_class=JsonRou
 
 RankingId = Annotated[str, Path(max_length=100, description="Id of the ranking, as its job gives it.")]
 CostQuery = Annotated[
-    CostName, Query(description="What accuracy is set against: seconds, multiply-adds, or bytes of values.")
+    CostName, Query(description="What accuracy is set against: time, multiply-adds, or bytes of values.")
 ]
 
 _SVG = "image/svg+xml"
