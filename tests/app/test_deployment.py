@@ -28,6 +28,11 @@ def test_models_are_served_on_the_device_that_they_are_optimised_for() -> None:
     assert dict(counts) == {"worker": "1", "predict": "all"}
 
 
+def test_an_upload_does_not_wait_until_a_training_is_done() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    assert re.findall(r"^      - --queues=(\S+)$", compose, re.MULTILINE) == ["gpu", "cpu"]
+
+
 def test_the_image_has_what_torch_compiles_by() -> None:
     installed = re.search(r"apt-get install .*--no-install-recommends (.*) \\", (ROOT / "Dockerfile").read_text())
     assert installed is not None
@@ -58,5 +63,6 @@ def test_a_container_for_predictions_is_healthy_once_it_has_what_it_keeps_in_mem
 
 
 def test_every_setting_is_described() -> None:
-    table = re.findall(r"^\|(.*?)\|", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
+    section = (ROOT / "docs" / "deployment.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    table = re.findall(r"^\|(.*?)\|", section, re.MULTILINE)
     assert {name for row in table for name in re.findall(r"`(GRAFT_\w+)`", row)} == SETTINGS
