@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 import httpx
 
@@ -57,6 +58,10 @@ class Client(Connection):
 
     def dataset_named(self, name: str) -> Dataset | None:
         return next((dataset for dataset in self.datasets() if dataset.name == name), None)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete a data set, given by its id or its name, with its images; models that were made from it stay."""
+        self._remove(lambda: self._http.delete(f"/v1/datasets/{quote(dataset_id)}", headers=answers.if_at(None)))
 
     def create_dataset(self, name: str, *, validation_fraction: float = 0.2, seed: int = 0) -> Dataset:
         wanted = {"name": name, "validation_fraction": validation_fraction, "seed": seed}

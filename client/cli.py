@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, archives, demo, local, optimising, removing, show
+from client import aliases, archives, demo, jobs, local, optimising, removing, show
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.recipe import Budget, Recipe, Search
@@ -29,7 +29,9 @@ app = typer.Typer(
 )
 DEFAULT_BACKBONE = "mobilenet_v2"
 
-Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at; 8000 if left out.")]
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Port to listen at; if left out, 8000 or another that is free.")
+]
 BackboneName = Annotated[
     str | None,
     typer.Option(
@@ -43,9 +45,14 @@ MaxLatency = Annotated[
 MaxSize = Annotated[float | None, typer.Option(help="Megabytes that a network may have (--backbone auto).", min=0.001)]
 Base = Annotated[
     str | None,
-    typer.Option(help="Model version to start from, name@version or name:alias; labels it knows keep their rows."),
+    typer.Option(
+        help="Model version to start from: name, name@version, or name:alias; labels it knows keep their rows."
+    ),
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Folder for all that the service keeps.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder for all that the service keeps; GRAFT_DATA_DIR or graft-data if left out."),
+]
 
 
 @app.command()
@@ -65,7 +72,7 @@ def up(
 @app.command("demo")
 def run_demo(
     port: Port = None,
-    data_dir: Annotated[Path, typer.Option(help="Folder for all that the service keeps.")] = Path("graft-data"),
+    data_dir: DataDir = None,
     leave: Annotated[bool, typer.Option("--exit", help="Stop the service at the end.")] = False,
 ) -> None:
     """Start a service, draw sample photos, fine-tune on them and predict; leaves the service up."""
@@ -73,7 +80,7 @@ def run_demo(
     with told_plainly():
         chosen = local.port_or_free(port)
         try:
-            _demonstrate(data_dir, chosen, leave=leave)
+            _demonstrate(local.data_dir(data_dir), chosen, leave=leave)
         except KeyboardInterrupt:
             console.print("\nStopped.")
 
@@ -96,7 +103,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database that GRAFT_DATABASE_URL names to the newest revision."""
+    """Bring the database to the newest revision: what GRAFT_DATABASE_URL names, or the file in GRAFT_DATA_DIR."""
     with told_plainly():
         local.command(host=local.HOST, port=local.PORT)
     raise typer.Exit(subprocess.run([sys.executable, "-m", "migrations", "upgrade"], check=False).returncode)
@@ -230,7 +237,9 @@ def plan(
     measure: Annotated[
         bool,
         typer.Option(
-            "--measure", help="Measure how well the network suits the data, and wait for that; not with a base."
+            "--measure",
+            help="Measure how well the network suits the data, and wait for that, also where the strategy is named; "
+            "auto always does. Not with a base.",
         ),
     ] = False,
     max_latency: MaxLatency = None,
@@ -271,7 +280,8 @@ def _budget(max_latency: float | None, max_size: float | None) -> Budget | None:
 def rank(
     dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
     backbone: Annotated[
-        list[str] | None, typer.Option(help="Network to compare, as often as there are; all at hand if left out.")
+        list[str] | None,
+        typer.Option(help="Network to compare, as often as there are; without one and without --model all at hand."),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Model of your own to compare: name, name@version, or name:alias.")
@@ -326,50 +336,10 @@ def predict(
 
 
 @app.command()
-def jobs(
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20, url: Url = DEFAULT_URL
-) -> None:
-    """List jobs, newest first."""
+def datasets(url: Url = DEFAULT_URL) -> None:
+    """List data sets, newest first."""
     with told_plainly(), Client(url) as client:
-        for part in show.jobs(islice(client.jobs(), limit)):
-            console.print(part)
-
-
-@app.command()
-def cancel(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
-    """Cancel a job, and return once it has ended."""
-    with told_plainly(), Client(url) as client:
-        client.cancel(job)
-        ended = client.wait(job)
-        console.print(f"{ended.id} is {ended.state}", highlight=False)
-
-
-@app.command()
-def finish(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
-    """End a search early, with the best that it has found."""
-    with told_plainly(), Client(url) as client:
-        console.print(f"{job} is {client.finish(job).state}", highlight=False)
-
-
-@app.command()
-def pause(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
-    """Pause a job; it keeps what it has done."""
-    with told_plainly(), Client(url) as client:
-        console.print(f"{job} is {client.pause(job).state}", highlight=False)
-
-
-@app.command()
-def resume(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
-    """Let a paused job go on where it stopped."""
-    with told_plainly(), Client(url) as client:
-        console.print(f"{job} is {client.resume(job).state}", highlight=False)
-
-
-@app.command()
-def retry(job: Annotated[str, typer.Argument(help="Id of the job.")], url: Url = DEFAULT_URL) -> None:
-    """Queue a job that has failed or was cancelled once more; it begins anew."""
-    with told_plainly(), Client(url) as client:
-        console.print(f"{job} is {client.retry(job).state}", highlight=False)
+        console.print(show.datasets(client.datasets()))
 
 
 @app.command()
@@ -380,10 +350,17 @@ def models(url: Url = DEFAULT_URL) -> None:
 
 
 for _command in (
+    jobs.jobs,
+    jobs.cancel,
+    jobs.finish,
+    jobs.pause,
+    jobs.resume,
+    jobs.retry,
     aliases.alias,
     aliases.aliases,
     aliases.rollback,
     removing.delete,
+    removing.delete_dataset,
     optimising.optimise,
     optimising.runtimes,
 ):

@@ -32,6 +32,11 @@ def command(*, host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "worker.embedded", "--host", host, "--port", str(port)]
 
 
+def data_dir(given: Path | None) -> Path:
+    """The folder for all that the service keeps."""
+    return given or Path(os.environ.get("GRAFT_DATA_DIR") or "graft-data")
+
+
 def environment(data_dir: Path | None) -> dict[str, str]:
     """This process's environment, with the folder for all that the service keeps where one is given."""
     given = {} if data_dir is None else {"GRAFT_DATA_DIR": str(data_dir.absolute())}

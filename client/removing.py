@@ -1,4 +1,4 @@
-"""The command that deletes: models, their versions, and aliases."""
+"""The commands that delete: models, their versions, aliases, and data sets."""
 
 from typing import Annotated
 
@@ -31,3 +31,16 @@ def delete(
                 typer.confirm(asked, abort=True)
             client.delete_model(model.name, revision=model.revision)
         console.print(f"{what} is deleted", highlight=False, soft_wrap=True)
+
+
+def delete_dataset(
+    dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
+    url: Url = DEFAULT_URL,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
+) -> None:
+    """Delete a data set with its images; models that were made from it stay."""
+    with told_plainly(), Client(url) as client:
+        if not yes:
+            typer.confirm(f"Delete data set {dataset} with all its versions and images?", abort=True)
+        client.delete_dataset(dataset)
+        console.print(f"{dataset} is deleted", highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from client.values import (
     Backbone,
     Candidate,
     Costs,
+    Dataset,
     Event,
     Experiment,
     Figures,
@@ -102,7 +103,8 @@ def succeeded(job: Job) -> Job:
 
 def best(prediction: Prediction) -> str:
     """The labels of an image in one line, the most probable first."""
-    return ", ".join(f"{item.label} {100 * item.probability:.1f} %" for item in prediction.labels)
+    labels = ", ".join(f"{item.label} {100 * item.probability:.1f} %" for item in prediction.labels)
+    return f"unlike anything that the model has learned ({labels})" if prediction.unknown else labels
 
 
 def jobs(rows: Iterable[Job]) -> Iterator[RenderableType]:
@@ -118,6 +120,14 @@ def jobs(rows: Iterable[Job]) -> Iterator[RenderableType]:
             lines.append(Text(f"{job.id}: {_PHASES.get(job.progress.phase, job.progress.phase)}", style="dim"))
     yield table
     yield from lines
+
+
+def datasets(rows: Iterable[Dataset]) -> Table:
+    table = _table("Data set", "Newest version", "Since")
+    for dataset in rows:
+        newest = "" if dataset.latest_version is None else str(dataset.latest_version)
+        table.add_row(dataset.name, newest, f"{dataset.created_at:%Y-%m-%d %H:%M:%S}")
+    return table
 
 
 def models(rows: Iterable[Model]) -> Table:
@@ -218,7 +228,7 @@ def planned(found: Planned, *, base: str | None = None) -> Iterator[RenderableTy
     yield Text(_forecast(found.plan))
 
 
-_NOT_MEASURED = "Not measured with this backbone yet; --measure does that."
+_NOT_MEASURED = "Not measured with this backbone yet; --measure or strategy auto does that."
 _NEVER_MEASURED = "With a base nothing is measured, as the figures would be those of another network."
 
 

@@ -372,9 +372,10 @@ class LabelProbability(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """The labels of one image, the most probable first."""
+    """The labels of one image, the most probable first, and whether it is like nothing that was learned."""
 
     labels: list[LabelProbability]
+    unknown: bool | None = None
 
 
 class Predictions(msgspec.Struct, frozen=True):

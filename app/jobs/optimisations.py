@@ -21,14 +21,17 @@ from app.problems import responses
 router = APIRouter(prefix="/v1/models/{name}/versions/{number}/optimise", tags=["models"], route_class=JsonRoute)
 
 
+_USUAL = OptimisationCreate()
+
+
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
 def optimise_version(
     name: Name,
     number: Number,
-    wanted: Annotated[OptimisationCreate, Body()],
     parts: PartsDep,
     request: IdempotentDep,
     response: Response,
+    wanted: Annotated[OptimisationCreate, Body()] = _USUAL,
 ) -> JobRead:
     """Build a version for every runtime at hand, in every precision that the machine has, and measure each on the
     validation images; the fastest inside the tolerance is served from then on. Of some

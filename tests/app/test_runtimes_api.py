@@ -62,6 +62,7 @@ def test_a_job_is_queued_once_for_all_who_ask_for_the_same(
     assert job["spec"]["wanted"]["tolerance"] == {"accuracy_points": 0.5, "agreement": 0.99}
     assert ("gpu", job["id"]) in bell.rung
     assert http.post(f"{VERSION}/optimise", json={"device": "gpu"}).json()["id"] == job["id"]
+    assert http.post(f"{VERSION}/optimise").json()["id"] == job["id"]
     strict = http.post(f"{VERSION}/optimise", json={"tolerance": {"agreement": 1.0}, "device": "cpu"}).json()
     assert strict["id"] != job["id"]
     with database.read() as session:

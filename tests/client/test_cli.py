@@ -39,6 +39,8 @@ def test_every_command_says_what_it_does() -> None:
         "aliases",
         "rollback",
         "delete",
+        "datasets",
+        "delete-dataset",
         "backbones",
         "optimise",
         "runtimes",
@@ -69,3 +71,11 @@ def test_a_label_that_is_mapped_to_nothing_is_refused_before_anything_is_sent(tm
 
     assert result.exit_code == 2
     assert "'rose' is not OLD=NEW" in result.stderr
+
+
+def test_the_demo_keeps_its_files_where_the_service_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRAFT_DATA_DIR", raising=False)
+    assert local.data_dir(None) == Path("graft-data")
+    monkeypatch.setenv("GRAFT_DATA_DIR", "/srv/graft")
+    assert local.data_dir(None) == Path("/srv/graft")
+    assert local.data_dir(Path("other")) == Path("other")

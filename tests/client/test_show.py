@@ -11,7 +11,20 @@ import pytest
 from rich.console import Console, RenderableType
 
 from client import show
-from client.values import Costs, Depth, Figures, Job, JobError, Plan, Planned, Probe, Profile, Progress
+from client.values import (
+    Costs,
+    Depth,
+    Figures,
+    Job,
+    JobError,
+    LabelProbability,
+    Plan,
+    Planned,
+    Prediction,
+    Probe,
+    Profile,
+    Progress,
+)
 
 JOB = Job(
     id="job_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e",
@@ -56,6 +69,14 @@ def printed(*parts: RenderableType, columns: int = 80) -> list[str]:
     return written.getvalue().splitlines()
 
 
+def test_labels_of_what_is_like_nothing_learned_are_not_told_as_if_they_meant_something() -> None:
+    labels = [LabelProbability(label="ants", probability=0.6), LabelProbability(label="bees", probability=0.4)]
+    assert show.best(Prediction(labels=labels)) == "ants 60.0 %, bees 40.0 %"
+    assert show.best(Prediction(labels=labels, unknown=False)) == "ants 60.0 %, bees 40.0 %"
+    told = "unlike anything that the model has learned (ants 60.0 %, bees 40.0 %)"
+    assert show.best(Prediction(labels=labels, unknown=True)) == told
+
+
 @pytest.mark.parametrize("columns", [80, 1000])
 def test_ids_and_states_of_jobs_are_never_broken(columns: int) -> None:
     lines = printed(*show.jobs([JOB, JOB]), columns=columns)
@@ -83,7 +104,7 @@ def test_a_profile_is_told_with_no_heading_broken() -> None:
 def test_only_where_it_would_do_something_is_measuring_advised() -> None:
     unmeasured = msgspec.structs.replace(PLANNED, profile=None)
 
-    assert printed(*show.planned(unmeasured))[0].endswith("--measure does that.")
+    assert printed(*show.planned(unmeasured))[0].endswith("--measure or strategy auto does that.")
     assert printed(*show.planned(unmeasured, base="insects@1"))[0].startswith("With a base nothing is measured")
 
 

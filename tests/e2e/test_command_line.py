@@ -113,7 +113,12 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     refused = graft("runtimes", name, "--runtime", "openvino", "--url", running.url)
     assert (refused.returncode, "built are onnxruntime-fp32, torch-fp32" in refused.stderr) == (1, True)
 
-    for command, expected in (("models", name), ("jobs", "succeeded"), ("backbones", "mobilenet_v2")):
+    for command, expected in (
+        ("models", name),
+        ("datasets", name),
+        ("jobs", "succeeded"),
+        ("backbones", "mobilenet_v2"),
+    ):
         assert expected in graft(command, GRAFT_URL=running.url).stdout
 
     stays = graft("delete", f"{name}@1", "--url", running.url)
@@ -127,6 +132,12 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     assert f"{name} " in pointed("models")
     assert pointed("delete", name, "--yes") == f"{name} is deleted\n"
     assert f"{name} " not in pointed("models")
+
+    assert graft("delete-dataset", name, "--url", running.url).returncode == 1
+    assert pointed("delete-dataset", name, "--yes") == f"{name} is deleted\n"
+    assert f"{name} " not in pointed("datasets")
+    gone = graft("delete-dataset", name, "--yes", "--url", running.url)
+    assert (gone.returncode, name in gone.stderr) == (1, True), gone.stderr
 
 
 @on_one_form
