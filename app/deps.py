@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Depends, Header, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app import errors, idempotency, queries
 from app.db import Database
@@ -52,7 +52,7 @@ class Listing(BaseModel, Generic[Item]):
     """One page of a list; `after=<id of the last item>` gets the next while `has_more`."""
 
     data: list[Item]
-    has_more: bool
+    has_more: bool = Field(description="Whether there are items after these.")
 
 
 async def refuse_nul(request: Request) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+from app.described import described
 from app.facts import NetworkFacts, VersionFacts
 from app.recipe import Augmentation, Balance, Optimizer, Precision, Recipe, Unfreeze
 from app.wording import counted
@@ -27,15 +28,19 @@ _STRONG = Augmentation(policy="trivial", erasing=0.1)
 """What is learnt from nothing is learnt by heart unless the images look different each time."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Descent:
     """How the trained layers go from their first values to their last."""
 
     epochs: int
+    """Passes over the training images."""
     batch_size: int
+    """Images of a batch."""
     learning_rate: float
     """At its peak."""
     weight_decay: float
+    """L2 penalty of the weights, or of their distance from a base."""
     accumulate: int = 1
     """Batches that make one step."""
     optimizer: Optimizer = "sgd"
@@ -46,14 +51,21 @@ class Descent:
     layer_decay: float = 1.0
     """The learning rate of a stage is the peak times this to the power of how many stages it lies below the head."""
     unfreeze: Unfreeze = "at_once"
+    """Whether stages are trained from the first step on, or join one by one."""
     decay_to: Literal["zero", "start"] = "zero"
+    """Where `weight_decay` pulls the weights to."""
     label_smoothing: float = 0.0
+    """Share of each target that is spread over all labels."""
     balance: Balance = "none"
+    """What evens out labels with few images."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    """How training images are changed."""
     ema: float = 0.0
     """Decay of the moving average of the weights; 0 for none."""
     patience: int | None = None
+    """Epochs without a better one after which it stops; None for never."""
     precision: Precision = "auto"
+    """Of the computation."""
     devices: int | None = None
     """How many GPUs may share each batch; None for all that the worker has. On CPUs it is always one process."""
 

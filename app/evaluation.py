@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from app.described import described
 from app.intervals import Interval
 
 COMPARED_EACH = 32
@@ -16,6 +17,7 @@ LOST_AT_MOST, LOST_AT_MOST_WITH_REPLAY = 2.0, 0.5
 trained on besides."""
 
 
+@described
 @dataclass(frozen=True)
 class ClassFigures:
     """One label: its images, and precision, recall and F1 as 0-1; each is 0 where its denominator is."""
@@ -27,6 +29,7 @@ class ClassFigures:
     f1: float
 
 
+@described
 @dataclass(frozen=True)
 class TopAccuracy:
     """Share of images, 0-1, whose label is among the `k` most probable."""
@@ -35,6 +38,7 @@ class TopAccuracy:
     accuracy: float
 
 
+@described
 @dataclass(frozen=True)
 class RocCurve:
     """The share of images that are wrongly taken for a label against that of its own that are found, both 0-1."""
@@ -45,6 +49,7 @@ class RocCurve:
     true_positives: tuple[float, ...]
 
 
+@described
 @dataclass(frozen=True)
 class Roc:
     """How well probabilities put the images of a label before all others."""
@@ -57,6 +62,7 @@ class Roc:
     """The mean, and the labels with the least area."""
 
 
+@described
 @dataclass(frozen=True)
 class Bin:
     """Images whose most probable label has a probability within these bounds."""
@@ -69,6 +75,7 @@ class Bin:
     accuracy: float
 
 
+@described
 @dataclass(frozen=True)
 class Trust:
     """How far probabilities can be taken at their word."""
@@ -80,6 +87,7 @@ class Trust:
     bins: tuple[Bin, ...]
 
 
+@described
 @dataclass(frozen=True)
 class Reliability:
     """Probabilities as they are, and with logits divided by a temperature (Guo et al. 2017)."""
@@ -92,6 +100,7 @@ class Reliability:
     """Each image at a temperature that was fitted without its fold."""
 
 
+@described
 @dataclass(frozen=True)
 class RejectionCurve:
     """What is gained by refusing the images that a score is lowest for."""
@@ -105,6 +114,7 @@ class RejectionCurve:
     """Share of mistakes among them."""
 
 
+@described
 @dataclass(frozen=True)
 class LeftOut:
     """A label that the classifier is not told of, its images taken for foreign ones."""
@@ -116,6 +126,7 @@ class LeftOut:
     """Share of its images, at the threshold that accepts the wanted share of the others."""
 
 
+@described
 @dataclass(frozen=True)
 class Unknown:
     """When an image is refused as like nothing that was learned: its features' cosine with the mean of the nearest
@@ -138,6 +149,7 @@ class Unknown:
     curves: tuple[RejectionCurve, ...]
 
 
+@described
 @dataclass(frozen=True)
 class Conformal:
     """Sets of labels that hold the true one with a chance of 1 - alpha: all with a probability, at the temperature, of
@@ -158,6 +170,7 @@ class Conformal:
     """Share of sets with one label."""
 
 
+@described
 @dataclass(frozen=True)
 class Mistake:
     """An image that is taken for another label; its thumbnail is the picture of the same number."""
@@ -170,6 +183,7 @@ class Mistake:
     label_probability: float
 
 
+@described
 @dataclass(frozen=True)
 class OldLabel:
     """A label that the base knew, with its images and the shares of them, 0-1, that base and new classifier get right;
@@ -182,6 +196,7 @@ class OldLabel:
     accuracy_among_old: float
 
 
+@described
 @dataclass(frozen=True)
 class OldLabels:
     """What the labels that a base knew have lost, on validation images that neither was trained on; accuracies 0-1,
@@ -209,17 +224,21 @@ class OldLabels:
     """Where more is lost, what that is made of and what can be done; None where it is not."""
 
 
+@described
 @dataclass(frozen=True)
 class Evaluation:
     """Figures over the held-out images; plain values throughout."""
 
     images: int
+    """Of the split."""
     accuracy: float
+    """Share of them, 0-1, that are labelled right."""
     top5_accuracy: float | None
     """None where there are no more than five labels."""
     log_loss: float
     """Mean, in nats."""
     classes: tuple[ClassFigures, ...]
+    """Of each label, in the order of the version."""
     confusion: tuple[tuple[int, ...], ...]
     """`confusion[i][j]`: images of label i taken for label j."""
     accuracy_interval: Interval | None = None

@@ -8,15 +8,18 @@ own method 10 of Newcombe, "Interval estimation for the difference between indep
 import math
 from dataclasses import dataclass
 
+from app.described import described
+
 _Z = 1.959963984540054
 """Of the normal distribution, for 95 %."""
 _HALVINGS = 60
 """Of an interval's end, which is as exact then as floats are."""
 
 
+@described
 @dataclass(frozen=True)
 class Interval:
-    """From `low` to `high`."""
+    """What holds a figure 95 times of 100: from `low` to `high`."""
 
     low: float
     high: float

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from app import errors
+from app.described import described
 from app.numbers import Number
 
 Runtime = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "tensorrt"]
@@ -40,6 +41,7 @@ PLAIN_NAME = "torch-fp32"
 _ROUNDING = 1e-9
 
 
+@described
 @dataclass(frozen=True)
 class Tolerance:
     """How far a form may be from the plain one to be served."""
@@ -53,6 +55,7 @@ class Tolerance:
 DEFAULT_TOLERANCE = Tolerance()
 
 
+@described
 @dataclass(frozen=True)
 class Figures:
     """What a form makes of the validation images."""
@@ -67,6 +70,7 @@ class Figures:
     """Expected calibration error at that temperature, 0-1."""
 
 
+@described
 @dataclass(frozen=True)
 class Speed:
     """What it takes, on the machine that measured."""
@@ -82,8 +86,9 @@ class Speed:
     told."""
 
 
+@described
 @dataclass(frozen=True)
-class Measured:
+class MeasuredForm:
     """One form; `reason` says why it is not inside the tolerance, or why there are no figures."""
 
     runtime: Runtime
@@ -91,6 +96,7 @@ class Measured:
     figures: Figures | None
     speed: Speed | None
     within: bool
+    """Whether it is inside the tolerance."""
     reason: str | None
 
     @property
@@ -99,6 +105,7 @@ class Measured:
         return f"{self.runtime}-{self.precision}"
 
 
+@described
 @dataclass(frozen=True)
 class Machine:
     """What was measured on."""
@@ -109,15 +116,18 @@ class Machine:
     threads: int
 
 
+@described
 @dataclass(frozen=True)
 class Report:
     """The forms of a classifier, measured on all validation images."""
 
     machine: Machine
     images: int
+    """Of the validation split."""
     temperature: float
+    """That logits are divided by."""
     tolerance: Tolerance
-    forms: tuple[Measured, ...]
+    forms: tuple[MeasuredForm, ...]
     """The plain one first."""
     order: tuple[str, ...]
     """Those inside the tolerance that are faster than the plain one, the fastest first; then the plain one."""
@@ -151,7 +161,7 @@ class Pins:
         pairs = (f"{runtime}-{precision}" for runtime in runtimes for precision in precisions)
         return tuple(name for name in pairs if name in FORM_NAMES)
 
-    def fit(self, form: Measured) -> bool:
+    def fit(self, form: MeasuredForm) -> bool:
         return self.runtime in (AUTO, form.runtime) and self.precision in (AUTO, form.precision)
 
 
@@ -186,7 +196,7 @@ def miss(found: Figures, plain: Figures, tolerance: Tolerance) -> str | None:
     return None
 
 
-def order(forms: Sequence[Measured]) -> tuple[str, ...]:
+def order(forms: Sequence[MeasuredForm]) -> tuple[str, ...]:
     """The names of those to serve, the fastest first, as far as they are faster than the plain one, which is last."""
     rates = {form.name: form.speed.images_per_second for form in forms if form.within and form.speed}
     plain = rates.get(PLAIN_NAME, 0.0)

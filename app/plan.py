@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from app import descent as descents
 from app import errors
 from app.descent import Descent
+from app.described import described
 from app.facts import NetworkFacts, VersionFacts
 from app.profile import HEAD
 from app.recipe import (
@@ -43,15 +44,20 @@ def halfway(stages: Sequence[str]) -> str:
     return stages[len(stages) // 2 - 1]
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Quadrant:
     """Where a version lies, seen from a backbone, and the measurements that put it there."""
 
     amount: Amount
+    """Of data."""
     likeness: Likeness
+    """Of the images with those of the pre-training, as far as that shows in what the features are worth."""
     evidence: tuple[str, ...]
+    """The measurements, in words."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Expected:
     """Where the accuracy on unseen images will probably lie, 0-1."""
@@ -60,15 +66,18 @@ class Expected:
     high: float
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What the training will probably take on the machine that measured the profile."""
 
     seconds: float
+    """For the whole job, without measuring."""
     memory_bytes: int | None
-    """None where the backbone's activations are not known."""
+    """Of the device; None where the backbone's activations are not known."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A recipe resolved against a version: nothing left open, with the reasons."""
@@ -78,21 +87,27 @@ class Plan:
     weights: str
     """`pretrained`, the name of published weights, `base`, or `none`."""
     seed: int
+    """Of everything random."""
     descent: Descent | None
     """None where only a linear classifier is fitted."""
     l2_grid: tuple[float, ...]
+    """Penalties of the linear classifier that are tried."""
     folds: int
     """Of the cross-validation; 0 for none."""
     stage: str | None = None
     """The stage whose features are classified, `best` or `all`; None for what the network's own classifier gets."""
     shares: tuple[float, ...] = ()
+    """Of the features of all stages, that are tried (stage `all`)."""
     freeze: str | None = None
     """The last stage that stays as it is; None where none does, or all do."""
     reinit: Reinit = "none"
+    """What starts from random values."""
     views: int = 1
     """For how many views of an image the frozen stages are computed."""
     deterministic: bool = False
+    """Whether GPUs give the same model each time."""
     base: WarmStart | None = None
+    """The model version that it starts from; None for published weights or random values."""
     treatments: tuple[Treatment, ...] = ()
     """Of each stage in order, and of the head."""
     rival: "Plan | None" = None
@@ -100,8 +115,11 @@ class Plan:
     quadrant: Quadrant | None = None
     """None where nothing was measured."""
     expected: Expected | None = None
+    """None where nothing was measured that could tell."""
     estimate: Estimate | None = None
+    """None where nothing was measured."""
     reasons: tuple[str, ...] = field(default=())
+    """Each decision, in words."""
 
 
 def check_stages(recipe: Recipe, network: NetworkFacts) -> None:

@@ -49,7 +49,7 @@ class FieldProblem(BaseModel):
     """One place of the request that is wrong."""
 
     location: list[str | int] = Field(examples=[["body", "recipe", "backbone"]])
-    message: str
+    message: str = Field(description="What is wrong there, and what would be right.")
     code: str
 
 
@@ -59,8 +59,8 @@ class Problem(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(examples=["urn:graft:problem:not_found"])
-    title: str
-    status: int
+    title: str = Field(description="The same for all problems of the kind.")
+    status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What is wrong with this request, where, and what would be right.")
     code: str = Field(description="Machine-readable, stable.", examples=["not_found"])
     instance: str = Field(description="Path of the request.")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app import errors
+from app.described import described
 
 HEAD = "head"
 """The depth in front of the network's own classifier, behind its last stage."""
@@ -31,6 +32,7 @@ def check_measurable(images: Sequence[int]) -> None:
         )
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Probe:
     """A linear classifier on frozen features, each image judged by one that has not seen it (cross-validation)."""
@@ -43,6 +45,7 @@ class Probe:
     """Standard error of the accuracy, for as many images as there are."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Depth:
     """The pooled features at one depth of a network."""
@@ -60,6 +63,7 @@ class Depth:
     """Share of images, 0-1, that have the label of most of their nearest ones."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
     """The probe at the head with so many images."""
@@ -69,6 +73,7 @@ class CurvePoint:
     probe: Probe
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class StageCosts:
     """What one image costs as far as a stage and behind it, in seconds."""
@@ -82,6 +87,7 @@ class StageCosts:
     """... and the part behind it, forward and back. An auxiliary head is behind the stage that it looks at."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """What one image costs on the machine that measured, in seconds."""
@@ -109,6 +115,7 @@ class Costs:
     """That the device has, or the machine where it is a CPU."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """All that a policy needs to decide how to train this backbone on this version."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from app import errors
+from app.described import described
 from app.limits import Budget
 from app.profile import Probe
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Latency:
     """The time of one image by itself through a network, decoded already, on the device of the ranking."""
@@ -19,6 +21,7 @@ class Latency:
     runs: int
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What one prediction takes."""
@@ -32,8 +35,9 @@ class Cost:
     latency: Latency
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredNetwork:
     """A network and how well its features suit the version; every figure comes from the training images alone."""
 
     name: str
@@ -59,6 +63,7 @@ class Measured:
     """Whether the features were there already."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Refused:
     """A network that could not be measured, and why."""
@@ -68,6 +73,7 @@ class Refused:
     message: str
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a network stands: 1 is best, and networks that do alike by a score share the best of their places."""
@@ -78,6 +84,7 @@ class Place:
     by_score: Mapping[str, float]
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """How far two scores put the networks in the same order: Kendall's tau-b, from -1 to 1."""
@@ -88,6 +95,7 @@ class Agreement:
     """None where one of them tells no two networks apart."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What was ranked on, and where."""
@@ -103,12 +111,13 @@ class Setting:
     threads: int
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """The networks in order, the most promising first."""
 
     setting: Setting
-    measured: tuple[Measured, ...]
+    measured: tuple[MeasuredNetwork, ...]
     """In the order of the ranking."""
     places: tuple[Place, ...]
     """In the same order."""
@@ -129,7 +138,7 @@ class Ranking:
         )
 
 
-SCORES: Mapping[str, Callable[[Measured], float]] = {
+SCORES: Mapping[str, Callable[[MeasuredNetwork], float]] = {
     "log_me": lambda entry: entry.log_me,
     "h_score": lambda entry: entry.h_score,
     "neighbours": lambda entry: entry.neighbours,
@@ -173,7 +182,7 @@ def tau(first: Sequence[float], second: Sequence[float]) -> float | None:
     return sum(one * two for one, two in pairs) / told**0.5 if told else None
 
 
-def order(setting: Setting, measured: Sequence[Measured], refused: Sequence[Refused]) -> Ranking:
+def order(setting: Setting, measured: Sequence[MeasuredNetwork], refused: Sequence[Refused]) -> Ranking:
     """The ranking of `measured`.
 
     Of networks that stand alike, the one with the better probe comes first, and then the quicker one.
@@ -209,12 +218,12 @@ def order(setting: Setting, measured: Sequence[Measured], refused: Sequence[Refu
     )
 
 
-def within(ranking: Ranking, budget: Budget) -> tuple[Measured, ...]:
+def within(ranking: Ranking, budget: Budget) -> tuple[MeasuredNetwork, ...]:
     """The networks of `ranking` within `budget`, the best first."""
     return tuple(entry for entry in ranking.measured if not _misses(entry.cost, budget))
 
 
-def choose(ranking: Ranking, budget: Budget) -> tuple[Measured, tuple[str, ...]]:
+def choose(ranking: Ranking, budget: Budget) -> tuple[MeasuredNetwork, tuple[str, ...]]:
     """The best network of `ranking` within `budget`, and the reasons. Raises `Invalid` where none is within it."""
     misses = {entry.name: _misses(entry.cost, budget) for entry in ranking.measured}
     fitting = within(ranking, budget)
@@ -272,7 +281,10 @@ def _misses(cost: Cost, budget: Budget) -> tuple[str, ...]:
 
 
 def _remarks(
-    ordered: Sequence[Measured], places: Sequence[Place], agreements: Sequence[Agreement], refused: Sequence[Refused]
+    ordered: Sequence[MeasuredNetwork],
+    places: Sequence[Place],
+    agreements: Sequence[Agreement],
+    refused: Sequence[Refused],
 ) -> Iterable[str]:
     if len(ordered) > 1:
         yield _about_first(ordered, places)
@@ -284,7 +296,7 @@ def _remarks(
     yield from (f"{entry.name} is not ranked: {entry.message}" for entry in refused)
 
 
-def _about_first(ordered: Sequence[Measured], places: Sequence[Place]) -> str:
+def _about_first(ordered: Sequence[MeasuredNetwork], places: Sequence[Place]) -> str:
     firsts: dict[str, list[str]] = {}
     for score in SCORES:
         best = min(place.by_score[score] for place in places)
@@ -308,7 +320,7 @@ def _about_agreement(agreements: Sequence[Agreement]) -> str:
     return f"On the order of all they disagree: Kendall's tau between {between} is {lowest:.2f}."
 
 
-def _about_chance(ordered: Sequence[Measured]) -> str:
+def _about_chance(ordered: Sequence[MeasuredNetwork]) -> str:
     first = ordered[0]
     near = [
         entry.name

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from app.described import described
 from app.profile import HEAD
 from app.recipe import Reinit
 
 Values = Literal["pretrained", "base", "random", "fitted"]
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
     """Of one stage, or of the head."""

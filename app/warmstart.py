@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from app import errors
+from app.described import described
 
 _TOLD = 20
 """Labels that a message or an error lists at most."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class Kept:
     """A label of the base that the version has, too."""
@@ -22,6 +24,7 @@ class Kept:
     """Its name in the version."""
 
 
+@described
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
     """The model version that a training starts from, and what becomes of its labels."""

@@ -67,8 +67,8 @@ class DatasetRead(BaseModel):
     id: str = Field(examples=["ds_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])
     name: str
     description: str
-    validation_fraction: float
-    seed: int
+    validation_fraction: float = Field(description="Share of each class that is held out.")
+    seed: int = Field(description="Of the split.")
     latest_version: int | None = Field(description="Number of the newest version; null before the first import.")
     created_at: datetime
     updated_at: datetime
@@ -87,10 +87,10 @@ class VersionRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     dataset_id: str
-    number: int
+    number: int = Field(description="Versions of a data set count from 1.")
     labels: list[str] = Field(description="The label at place i has index i.")
     counts: dict[str, ClassCounts] = Field(description="Images by label and split.")
-    images: int
+    images: int = Field(description="Of all labels, in both splits.")
     content_hash: str = Field(description="sha256 over every item's image hash, label and split.")
     created_at: datetime
 
@@ -100,7 +100,7 @@ class RefusedRead(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    position: int
-    path: str
-    code: str
-    message: str
+    position: int = Field(description="Of the file in its import; the cursor of the list.")
+    path: str = Field(description="Within the archive.")
+    code: str = Field(examples=["broken_image"])
+    message: str = Field(description="What is wrong with it.")

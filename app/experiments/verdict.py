@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app import intervals
+from app.described import described
 from app.intervals import Interval, Pairs, Score
 
 Arm = Literal["probe", "fine_tune", "scratch"]
@@ -25,6 +26,7 @@ _NAMES: dict[Arm, str] = {
 }
 
 
+@described
 @dataclass(frozen=True)
 class Point:
     """An arm after so many epochs, and so many seconds after its training began; accuracy 0-1, loss in nats."""
@@ -45,6 +47,7 @@ class Run:
     """Which images it was right for, as in `Evaluation.right`; None where that was not kept."""
 
 
+@described
 @dataclass(frozen=True)
 class Difference:
     """By how much `first` was right more often than `second`, -1 to 1, and what the images leave open of it."""
@@ -98,6 +101,7 @@ class Race:
         return self.missing.low > 0
 
 
+@described
 @dataclass(frozen=True)
 class Verdict:
     """Whether pre-training raised the final score, or only got there faster."""

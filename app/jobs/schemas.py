@@ -197,41 +197,49 @@ Wanted = Annotated[JobCreate | RankingCreate, WrapValidator(_by_kind)]
 class Progress(BaseModel):
     """How far the present phase is."""
 
-    phase: str
-    done: int
+    phase: str = Field(examples=["features"])
+    done: int = Field(description="Of `total`: images, steps, or what the phase counts.")
     total: int
 
 
 class JobError(BaseModel):
     """Why a job failed."""
 
-    code: str
-    message: str
-    detail: dict[str, Any]
+    code: str = Field(description="Stable, for programs.", examples=["weights_unavailable"])
+    message: str = Field(description="What went wrong, and what can be done.")
+    detail: dict[str, Any] = Field(description="Its figures and names, by `code`.")
 
 
 class JobRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str = Field(examples=["job_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])
-    kind: JobKind
-    state: JobState
+    kind: JobKind = Field(
+        description="`ingest` reads an import, `train` makes a model version, `analyse` measures a profile, `rank` "
+        "compares backbones, `optimise` the forms that a model version can be run in."
+    )
+    state: JobState = Field(description="`succeeded`, `failed` and `cancelled` are the end.")
     dataset_id: str
     dataset_version: int | None = Field(description="The version that is read; null for an import.")
-    model_name: str | None
+    model_name: str | None = Field(description="Of what is trained or optimised; null for others.")
     spec: dict[str, Any] = Field(
         description="What was asked: the recipe of a training, the import of an ingest, the backbone of an analysis, "
         "the candidates of a ranking, the model version of an optimisation."
     )
     plan: Plan | None = Field(description="The recipe resolved against the version, with reasons.")
-    attempt: int
-    max_attempts: int
-    progress: Progress | None
-    result: dict[str, Any] | None
-    error: JobError | None
+    attempt: int = Field(
+        description="How often a worker has begun with it, those times aside that it was paused or given back."
+    )
+    max_attempts: int = Field(description="Where the last of these is lost with its worker, the job has failed.")
+    progress: Progress | None = Field(description="Null until the first phase has begun.")
+    result: dict[str, Any] | None = Field(
+        description="What it has made, by `kind`: the version of a data set or model, the id of a profile or ranking; "
+        "null until it has succeeded."
+    )
+    error: JobError | None = Field(description="Null unless it has failed.")
     created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    started_at: datetime | None = Field(description="When a worker first began with it.")
+    finished_at: datetime | None = Field(description="Null until it has ended.")
 
 
 class EventRead(BaseModel):
@@ -241,9 +249,9 @@ class EventRead(BaseModel):
 
     seq: int = Field(description="Counts from 1 without gaps; the `id` of the server-sent event.")
     at: datetime
-    attempt: int
+    attempt: int = Field(description="Of the job, that it happened in.")
     type: str = Field(examples=["epoch_finished"])
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(description="Its figures, by `type`.")
 
 
 class ImportRead(BaseModel):
@@ -254,9 +262,9 @@ class ImportRead(BaseModel):
     id: str
     dataset_id: str
     job_id: str
-    file_name: str | None
+    file_name: str | None = Field(description="As its form or `Content-Disposition` called it.")
     size_bytes: int
-    sha256: str
+    sha256: str = Field(description="Of the archive.")
     accepted: int | None = Field(description="Images that became items; null until the job has ended well.")
     refused: int | None = Field(description="Files that did not, listed with their reasons under `/refused`.")
     ignored: int | None = Field(description="Files that systems leave behind, such as `.DS_Store`.")

@@ -41,8 +41,8 @@ class AliasRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     name: str = Field(examples=["production"])
-    version: int
-    keep_loaded: bool
+    version: int = Field(description="Number of the version that it points to.")
+    keep_loaded: bool = Field(description="Whether that is in memory at any time.")
     revision: int = Field(description="Grows with each change; in quotes it is the `ETag`.")
     created_at: datetime
     updated_at: datetime
@@ -77,12 +77,12 @@ class ModelVersionRead(BaseModel):
 
     model_config = ConfigDict(from_attributes=True, protected_namespaces=())
 
-    number: int
-    job_id: str
+    number: int = Field(description="Versions of a model count from 1; no number is given again.")
+    job_id: str = Field(description="Of the training.")
     dataset_id: str
-    dataset_version: int
+    dataset_version: int = Field(description="Of the data set, that it was trained on.")
     backbone: str
-    strategy: str
+    strategy: str = Field(description="What was carried out and kept: never `auto`.")
     labels: list[str] = Field(description="The label at place i is what output i of the classifier means.")
     evaluation: dict[str, Any] = Field(description="Main figures on the validation split; `…/evaluation` has all.")
     provenance: dict[str, Any] = Field(description="Data, weights, seed and libraries it was made from.")
@@ -105,8 +105,8 @@ class PinsPut(BaseModel):
 class PinsRead(BaseModel):
     """What somebody has decided that a version is run by; `auto` leaves it to what was measured."""
 
-    runtime: str
-    precision: str
+    runtime: str = Field(examples=["onnxruntime"])
+    precision: str = Field(examples=["fp32"])
 
 
 class ServedRead(BaseModel):
@@ -115,7 +115,7 @@ class ServedRead(BaseModel):
     device: DeviceKind | None = Field(description="Null where it was optimised for none yet.")
     optimisation: str | None = Field(description="Id of the one that counts.")
     forms: list[str] = Field(description="Tried in this order; what fails to load is passed over.")
-    why: str
+    why: str = Field(description="In words.")
 
 
 class OptimisationRead(BaseModel):

@@ -48,13 +48,13 @@ class TimingRead(BaseModel):
     """What the request took in milliseconds, its transport aside; of several images decoding and inference are sums."""
 
     waited_ms: float = Field(description="Until its first image was begun with; of several, the longest.")
-    decoding_ms: float
-    inference_ms: float
-    whole_ms: float
+    decoding_ms: float = Field(description="From files to pixels.")
+    inference_ms: float = Field(description="Through the network.")
+    whole_ms: float = Field(description="From the complete body to the answer.")
 
 
 class PredictRead(BaseModel):
-    model: str
-    version: int
+    model: str = Field(examples=["patterns"])
+    version: int = Field(description="The version that answered.")
     predictions: list[Prediction] = Field(description="One for each image, in the order of the request.")
     timing: TimingRead

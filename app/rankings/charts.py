@@ -9,7 +9,7 @@ from app import errors
 from app.backbones import charts, pages, placing
 from app.backbones.charts import Axis
 from app.backbones.placing import Box, Bubble, Label
-from app.ranking import SCORES, TITLES, Measured, Ranking
+from app.ranking import SCORES, TITLES, MeasuredNetwork, Ranking
 
 CostName = Literal["latency", "macs", "size"]
 
@@ -22,7 +22,7 @@ class Kind:
     """What is on the horizontal axis."""
 
     title: str
-    of: Callable[[Measured], float | None]
+    of: Callable[[MeasuredNetwork], float | None]
 
 
 COSTS: Mapping[CostName, Kind] = {
@@ -39,7 +39,7 @@ COSTS: Mapping[CostName, Kind] = {
 class Mark:
     """A network as the template draws it; `top` and `bottom` are one standard error away."""
 
-    entry: Measured
+    entry: MeasuredNetwork
     place: int
     bubble: Bubble
     top: float
@@ -84,7 +84,7 @@ def page(ranking_id: str, found: Ranking) -> str:
     return template.render(ranking_id=ranking_id, found=found, rows=list(rows), scores=list(SCORES), titles=TITLES)
 
 
-def _edges(entry: Measured) -> tuple[float, float]:
+def _edges(entry: MeasuredNetwork) -> tuple[float, float]:
     """One standard error below and above the accuracy, in %."""
     accuracy, error = entry.probe.accuracy, entry.probe.error
     return 100 * max(0.0, accuracy - error), 100 * min(1.0, accuracy + error)
@@ -95,7 +95,7 @@ def _shares(values: list[float]) -> list[float]:
     return [tick for tick in charts.steps(values) if 0 <= tick <= 100]
 
 
-def _marks(known: list[tuple[int, Measured, float]], across: Axis, upward: Axis, area: Box) -> list[Mark]:
+def _marks(known: list[tuple[int, MeasuredNetwork, float]], across: Axis, upward: Axis, area: Box) -> list[Mark]:
     """Large bubbles first, so that small ones lie on them."""
     ordered = sorted(known, key=lambda one: -one[1].cost.parameters)
     most = ordered[0][1].cost.parameters

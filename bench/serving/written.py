@@ -9,7 +9,7 @@ from app.db import utc_now
 from app.models import artifact, serving
 from app.models import service as models
 from app.models.serving import NewOptimisation
-from app.optimisation import DEFAULT_TOLERANCE, Figures, Machine, Measured, Report, Runtime, Speed
+from app.optimisation import DEFAULT_TOLERANCE, Figures, Machine, MeasuredForm, Report, Runtime, Speed
 from app.runtimes import in_onnx, in_torch, optimised
 from app.runtimes.form import Files
 from app.runtimes.opening import Check
@@ -47,5 +47,5 @@ def write(folder: Folder, model: str, runtime: Runtime) -> None:
         serving.record(session, NewOptimisation(made, version_id, job_id, report), now=utc_now())
 
 
-def _form(runtime: Runtime, rate: float) -> Measured:
-    return Measured(runtime, "fp32", _SAME, Speed(1.0, 1.0, rate, None), within=True, reason=None)
+def _form(runtime: Runtime, rate: float) -> MeasuredForm:
+    return MeasuredForm(runtime, "fp32", _SAME, Speed(1.0, 1.0, rate, None), within=True, reason=None)

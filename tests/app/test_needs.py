@@ -9,7 +9,7 @@ import pytest
 
 from app import optimisation
 from app.models.service import Served
-from app.optimisation import Machine, Measured, Report, Serving, Tolerance
+from app.optimisation import Machine, MeasuredForm, Report, Serving, Tolerance
 from app.predictions import needs
 from app.runtimes import optimised
 from app.runtimes.opening import Check
@@ -41,7 +41,7 @@ def optimise(storage: Storage, memory_bytes: int | None) -> None:
     optimised.write(folder, Optimised(report, check))
 
 
-def measured(memory_bytes: int | None) -> Measured:
+def measured(memory_bytes: int | None) -> MeasuredForm:
     found = form("onnxruntime", "int8", 20)
     assert found.speed is not None
     return replace(found, speed=replace(found.speed, memory_bytes=memory_bytes))

@@ -6,18 +6,29 @@ import pytest
 import torch
 
 from app import errors, optimisation
-from app.optimisation import DeviceKind, Figures, Machine, Measured, Pins, Precision, Report, Runtime, Speed, Tolerance
+from app.optimisation import (
+    DeviceKind,
+    Figures,
+    Machine,
+    MeasuredForm,
+    Pins,
+    Precision,
+    Report,
+    Runtime,
+    Speed,
+    Tolerance,
+)
 from app.runtimes import opening
 
 PLAIN_FIGURES = Figures(accuracy=0.9, agreement=1.0, log_loss=0.3, calibration_error=0.02)
 
 
-def form(runtime: Runtime, precision: Precision, rate: float | None, *, within: bool = True) -> Measured:
+def form(runtime: Runtime, precision: Precision, rate: float | None, *, within: bool = True) -> MeasuredForm:
     """One that passes so many images a second; None for one that could not be built."""
     if rate is None:
-        return Measured(runtime, precision, None, None, within=False, reason="not installed")
+        return MeasuredForm(runtime, precision, None, None, within=False, reason="not installed")
     reason = None if within else "its accuracy is lower"
-    return Measured(runtime, precision, PLAIN_FIGURES, Speed(1.0, 2.0, rate, None), within=within, reason=reason)
+    return MeasuredForm(runtime, precision, PLAIN_FIGURES, Speed(1.0, 2.0, rate, None), within=within, reason=reason)
 
 
 FORMS = (

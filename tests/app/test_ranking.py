@@ -9,7 +9,7 @@ from app import ranking
 from app.errors import Invalid
 from app.limits import Budget
 from app.profile import Probe
-from app.ranking import Cost, Latency, Measured, Ranking, Refused, Setting
+from app.ranking import Cost, Latency, MeasuredNetwork, Ranking, Refused, Setting
 
 SETTING = Setting(classes=3, images=100, measured_images=100, seed=0, device="cpu", threads=2)
 
@@ -24,9 +24,9 @@ def measured(
     macs: int | None = 100_000_000,
     size_bytes: int = 4_000_000,
     has_seen: bool = False,
-) -> Measured:
+) -> MeasuredNetwork:
     error = math.sqrt(accuracy * (1 - accuracy) / 100)
-    return Measured(
+    return MeasuredNetwork(
         name=name,
         weights="V1",
         weights_sha256="0" * 64,

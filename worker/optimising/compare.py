@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app import optimisation
 from app.backbones.export import to_onnx
 from app.backbones.preprocess import Preprocessing
-from app.optimisation import Figures, Measured, Report, Tolerance
+from app.optimisation import Figures, MeasuredForm, Report, Tolerance
 from app.runtimes import in_onnx, in_torch, opening
 from app.runtimes.form import PLAIN, Files, Form, Machine
 from app.runtimes.opening import Check
@@ -111,14 +111,14 @@ class _Bench:
     images: NDArray[np.uint8]
     emit: Emit
 
-    def plain(self) -> tuple[_Plain, Measured]:
+    def plain(self) -> tuple[_Plain, MeasuredForm]:
         entry, logits = self._measured(PLAIN, None)
         assert entry.figures is not None
         return _Plain(self.images, self.subject.splits.validation.targets, logits, entry.figures), entry
 
     def try_form(
         self, form: Form, plain: _Plain, lacking: Mapping[str, str]
-    ) -> tuple[Measured, NDArray[np.float32] | None]:
+    ) -> tuple[MeasuredForm, NDArray[np.float32] | None]:
         """The form with its logits `(N, K)`; None where it cannot be had, with the reason."""
         reason = lacking.get(form.precision) if form.runtime in _OF_ONNX else None
         try:
@@ -129,7 +129,7 @@ class _Bench:
         ) as error:  # runtimes raise what they like; an end that was asked for comes out of the next event
             reason = str(error) or type(error).__name__
         self.emit(FormRefused(form.name, str(reason)))
-        return Measured(form.runtime, form.precision, None, None, within=False, reason=reason), None
+        return MeasuredForm(form.runtime, form.precision, None, None, within=False, reason=reason), None
 
     def write_down(self, plain: _Plain) -> dict[str, str]:
         """Write the networks that the forms need; for each precision that could not be had, why."""
@@ -148,7 +148,7 @@ class _Bench:
             return {"int8": f"the network cannot be quantised: {error}"}
         return {}
 
-    def _measured(self, form: Form, plain: _Plain | None) -> tuple[Measured, NDArray[np.float32]]:
+    def _measured(self, form: Form, plain: _Plain | None) -> tuple[MeasuredForm, NDArray[np.float32]]:
         started = time.perf_counter()
         machine, targets = self.setting.machine, self.subject.splits.validation.targets
         memory = Memory(form.runtime, machine.device)
@@ -165,7 +165,7 @@ class _Bench:
         del network
         gc.collect()
         reason = None if plain is None else optimisation.miss(figures, plain.figures, self.setting.tolerance)
-        entry = Measured(form.runtime, form.precision, figures, speed, within=reason is None, reason=reason)
+        entry = MeasuredForm(form.runtime, form.precision, figures, speed, within=reason is None, reason=reason)
         self.emit(
             FormMeasured(
                 name=form.name,

@@ -13,7 +13,7 @@ from app import errors, ranking
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import HEAD
-from app.ranking import Cost, Measured, Ranking, Refused, Setting
+from app.ranking import Cost, MeasuredNetwork, Ranking, Refused, Setting
 from worker.training import costs, depths, features, transferability
 from worker.training.data import Splits
 from worker.training.events import CandidateMeasured, CandidateRefused, Emit, Event, FeaturesNotKept, Progress, Ranked
@@ -80,7 +80,7 @@ def rank(
     rows = depths.measurable(splits.train.targets, seed=seed)
     targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
     measuring = _Measuring(splits, rows, targets, feature_cache, max_pixels, seed, device)
-    measured: list[Measured] = []
+    measured: list[MeasuredNetwork] = []
     refused: list[Refused] = []
     for place, candidate in enumerate(candidates):
         tally = _Tally(emit, place=place, of=len(candidates))
@@ -149,7 +149,7 @@ def _cost(network: Network, form: InferenceForm, device: torch.device) -> Cost:
     )
 
 
-def _tried(measuring: _Measuring, candidate: Candidate, emit: "_Tally") -> Measured | Refused:
+def _tried(measuring: _Measuring, candidate: Candidate, emit: "_Tally") -> MeasuredNetwork | Refused:
     started = time.perf_counter()
     try:
         network = candidate.make(len(measuring.splits.labels))
@@ -165,7 +165,7 @@ def _tried(measuring: _Measuring, candidate: Candidate, emit: "_Tally") -> Measu
         )
 
 
-def _measured(measuring: _Measuring, name: str, network: Network, started: float, emit: "_Tally") -> Measured:
+def _measured(measuring: _Measuring, name: str, network: Network, started: float, emit: "_Tally") -> MeasuredNetwork:
     classifier = network.classifier
     form = classifiers.inference_form(classifier)
     found = features.extract(
@@ -180,7 +180,7 @@ def _measured(measuring: _Measuring, name: str, network: Network, started: float
     targets, seed = measuring.targets, measuring.seed
     scores = transferability.score(values, targets, classes=int(targets.max()) + 1, seed=seed)
     probe = depths.linear(values, targets, seed=seed, emit=emit)
-    return Measured(
+    return MeasuredNetwork(
         name=name,
         weights=network.weights,
         weights_sha256=network.weights_sha256,
@@ -221,7 +221,7 @@ class _Tally:
         return _FEATURES_SHARE + (1 - _FEATURES_SHARE) * share
 
 
-def _told(found: Measured) -> CandidateMeasured:
+def _told(found: MeasuredNetwork) -> CandidateMeasured:
     return CandidateMeasured(
         name=found.name,
         accuracy=found.probe.accuracy,
