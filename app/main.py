@@ -14,6 +14,7 @@ from app import doorbell, labels, logs, operations, problems
 from app.arrivals import Arrivals
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
+from app.dashboard import routes as dashboard
 from app.datasets import routes as datasets
 from app.db import Database
 from app.deps import Parts, refuse_nul, refuse_unknown_parameters
@@ -65,6 +66,7 @@ _ROUTERS = (
     runtime_routes.router,
     optimisations.router,
     removal_routes.router,
+    dashboard.router,
 )
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app import errors
+from app import errors, problem_pages
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, handle)
 
 
-def _graft_error(request: Request, error: Exception) -> JSONResponse:
+def _graft_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.GraftError)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     members = dict(error.detail)
@@ -101,7 +101,7 @@ def _headers(error: errors.GraftError) -> dict[str, str]:
     return {"Connection": "close"} if isinstance(error, errors.TooSlow) else {}
 
 
-def _validation_error(request: Request, error: Exception) -> JSONResponse:
+def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     places = [_of_media_type(request, _field_problem(entry)) for entry in found[:_MAX_FIELD_PROBLEMS]]
@@ -113,7 +113,7 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, status, "invalid_request", "The request is not valid", summary, members=members)
 
 
-def _http_exception(request: Request, error: Exception) -> JSONResponse:
+def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(status, status.phrase.lower().replace(" ", "_"))
@@ -124,7 +124,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, status, code, status.phrase, detail, headers=error.headers)
 
 
-def _database_away(request: Request, error: Exception) -> JSONResponse:
+def _database_away(request: Request, error: Exception) -> Response:
     logger.error("the database failed %s %s: %s", request.method, request.url.path, error)
     detail = "the database does not answer as it should; try again in a moment, with the same Idempotency-Key if any"
     return _answer(
@@ -142,7 +142,7 @@ def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
 
 
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
+def _unexpected(request: Request, error: Exception) -> Response:
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
     detail = f"an unexpected {type(error).__name__}; the service's log has the details"
     return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Internal error", detail)
@@ -157,7 +157,7 @@ def _answer(
     *,
     members: dict[str, Any] | None = None,
     headers: Any = None,
-) -> JSONResponse:
+) -> Response:
     document = {
         **(members or {}),
         "type": f"urn:graft:problem:{code}",
@@ -169,7 +169,11 @@ def _answer(
     }
     if _PROTOCOLS.fullmatch(request.url.path):
         document["error"] = detail
-    return JSONResponse(_brief(document), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+    told = _brief(document)
+    if problem_pages.is_wanted(request.method, request.headers.get("accept", "")):
+        shown = problem_pages.page(told, request.url.path)
+        return HTMLResponse(shown, status_code=status, headers={**(headers or {}), "Vary": "Accept"})
+    return JSONResponse(told, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def _brief(value: Any) -> Any:

@@ -58,6 +58,12 @@ def find(session: Session, reference: str) -> Dataset:
     return dataset
 
 
+def called(session: Session, dataset_id: str) -> str:
+    """The name of a data set, with a word where it is deleted."""
+    found = session.get_one(Dataset, dataset_id)
+    return found.name if found.deleted_at is None else f"{found.name} (deleted)"
+
+
 def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[Dataset]:
     query = select(Dataset).where(Dataset.deleted_at.is_(None)).order_by(Dataset.id.desc()).limit(limit + 1)
     if after is not None:

@@ -32,3 +32,9 @@ def after(session: Session, job_id: str, seq: int, *, limit: int) -> Sequence[Jo
     """The events of a job that follow number `seq`, in order."""
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq)
     return session.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
+
+
+def last(session: Session, job_id: str, *, limit: int) -> Sequence[JobEvent]:
+    """The last events of a job, in order."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id)
+    return session.scalars(query.order_by(JobEvent.seq.desc()).limit(limit)).all()[::-1]

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Body, Header, Path, Query, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -14,10 +14,14 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from app import idempotency, storage
+from app.backbones import answering
+from app.backbones.answering import PageFormat
+from app.backbones.pages import HTML, JSON
 from app.bodies import JsonRoute
+from app.datasets import service as datasets
 from app.db import Database, after_commit, utc_now
 from app.deps import DatabaseDep, IdempotentDep, JobPageDep, Limit, Listing, PartsDep, listing
-from app.jobs import events, retries, service
+from app.jobs import events, pages, retries, service, summaries
 from app.jobs.schemas import ENDED, EventRead, JobRead, JobState, Progress, Wanted
 from app.problems import responses
 
@@ -28,6 +32,7 @@ JobId = Annotated[str, Path(max_length=100, description="Id of the job, as the a
 _EVENT_STREAM = "text/event-stream"
 _POLL_SECONDS = 0.25
 _EVENTS_A_POLL = 500
+_EVENTS_ON_A_PAGE = 200
 _EXAMPLES: dict[str, Example] = {
     "from scratch": {
         "summary": "A small network from scratch",
@@ -122,11 +127,15 @@ def list_jobs(
         return listing([JobRead.model_validate(row) for row in rows], page.limit)
 
 
-@router.get("/{job_id}", responses=responses(404, 422))
-def read_job(job_id: JobId, database: DatabaseDep) -> JobRead:
-    """One job: its state, progress, plan, and its result or error."""
+@router.get("/{job_id}", response_model=JobRead, responses={**answering.AS_PAGE, **responses(404, 422)})
+def read_job(job_id: JobId, request: Request, database: DatabaseDep, wanted: PageFormat = None) -> Response:
+    """One job: its state, progress, plan, and its result or error; for browsers as a page, with its history."""
     with database.read() as session:
-        return JobRead.model_validate(service.find(session, job_id))
+        row = service.find(session, job_id)
+        found = JobRead.model_validate(row)
+        summary = summaries.of(found, datasets.called(session, row.dataset_id))
+        shown = [EventRead.model_validate(event) for event in events.last(session, job_id, limit=_EVENTS_ON_A_PAGE)]
+    return answering.answer(request, wanted, {JSON: found.model_dump_json, HTML: lambda: pages.page(summary, shown)})
 
 
 @router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))

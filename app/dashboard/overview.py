@@ -1,0 +1,113 @@
+"""What the start page tells, read in a few queries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.datasets import service as datasets
+from app.experiments import service as experiments
+from app.jobs import service as jobs
+from app.jobs import summaries
+from app.jobs.schemas import ENDED, JobRead
+from app.jobs.summaries import Summary
+from app.models import aliases
+from app.models import service as models
+from app.models.tables import Model
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class ModelLine:
+    """A model by its newest version."""
+
+    name: str
+    number: int
+    accuracy: float | None
+    backbone: str
+    strategy: str
+    aliases: Sequence[str]
+    """As `production @2`."""
+    created_at: datetime
+    """Of that version."""
+    page: str
+
+
+@dataclass(frozen=True)
+class DatasetLine:
+    """A data set by its newest version, whose `number` is None before the first import."""
+
+    id: str
+    name: str
+    number: int | None
+    images: int
+    labels: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class ExperimentLine:
+    id: str
+    backbone: str
+    dataset: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The newest of each, at most twenty."""
+
+    workers: int
+    jobs: Sequence[Summary]
+    models: Sequence[ModelLine]
+    experiments: Sequence[ExperimentLine]
+    datasets: Sequence[DatasetLine]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it will look otherwise soon."""
+        return any(each.job.state not in ENDED and each.job.state != "paused" for each in self.jobs)
+
+
+def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overview:
+    """`heard_within`: for how long a silent worker counts as alive."""
+    return Overview(
+        workers=sum(worker.seen_at > now - heard_within for worker in jobs.workers(session)),
+        jobs=_jobs(session),
+        models=[_model(session, model) for model in models.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]],
+        experiments=[
+            ExperimentLine(row.id, row.backbone, datasets.called(session, row.dataset_id), row.dataset_version)
+            for row in experiments.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]
+        ],
+        datasets=_datasets(session),
+    )
+
+
+def _jobs(session: Session) -> list[Summary]:
+    rows = jobs.newest_first(session, state=None, dataset=None, limit=_SHOWN, after=None)[:_SHOWN]
+    return [summaries.of(JobRead.model_validate(row), datasets.called(session, row.dataset_id)) for row in rows]
+
+
+def _model(session: Session, model: Model) -> ModelLine:
+    newest = models.find_version(session, model.name, model.latest_version)
+    return ModelLine(
+        name=model.name,
+        number=newest.number,
+        accuracy=newest.evaluation.get("accuracy"),
+        backbone=newest.backbone,
+        strategy=newest.strategy,
+        aliases=[f"{alias.name} @{alias.version}" for alias in aliases.of_models(session, [model.id])],
+        created_at=newest.created_at,
+        page=summaries.evaluation(model.name, newest.number),
+    )
+
+
+def _datasets(session: Session) -> list[DatasetLine]:
+    found = []
+    for row in datasets.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]:
+        newest = None if row.latest_version is None else datasets.version_of(session, row.id, row.latest_version)
+        images, labels = (newest.images, len(newest.labels)) if newest is not None else (0, 0)
+        found.append(DatasetLine(row.id, row.name, row.latest_version, images, labels, row.created_at))
+    return found

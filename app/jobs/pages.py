@@ -1,0 +1,35 @@
+"""A job as a page for browsers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.backbones import pages
+from app.jobs.schemas import ENDED, EventRead
+from app.jobs.summaries import Summary
+
+_MOST_CHARACTERS = 300
+_DIGITS = 4
+
+
+def page(found: Summary, events: Sequence[EventRead]) -> str:
+    """The job with `events`, its last ones in order; without scripts, it loads itself again until the job has ended."""
+    left_out = events[0].seq - 1 if events else 0
+    template = pages.environment("app.jobs").get_template("job.html")
+    has_ended = found.job.state in ENDED
+    return template.render(found=found, events=events, left_out=left_out, has_ended=has_ended, told=_told)
+
+
+def _told(figures: Mapping[str, Any]) -> str:
+    """The figures of an event in a line, by name: not every database keeps the order that they were written in."""
+    line = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in sorted(figures.items()))
+    return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 1] + "…"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.{_DIGITS}g}"
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{name} {_value(part)}" for name, part in value.items()) + ")"
+    if isinstance(value, list):
+        return ", ".join(_value(part) for part in value)
+    return "none" if value is None else str(value)

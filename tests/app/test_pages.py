@@ -1,0 +1,120 @@
+"""Pages for browsers: the start page, a job, what is wrong. Every address on them leads somewhere."""
+
+import re
+from datetime import UTC, datetime
+from urllib.parse import urljoin
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.db import Database
+from app.jobs import events, leases
+from app.jobs.tables import Worker
+from tests import factories
+from tests.problems import problem
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+TRAINING = {"dataset": "photos", "model": "insects", "recipe": {"backbone": "tinynet", "strategy": "scratch"}}
+
+
+def page(http: TestClient, path: str, status: int = 200) -> str:
+    answer = http.get(path, headers=BROWSER)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8"), answer.text
+    assert "Accept" in answer.headers["vary"]
+    return answer.text
+
+
+def links(http: TestClient, path: str) -> set[str]:
+    """Where the page at `path` leads to, from the root of the service."""
+    return {urljoin(path, found) for found in re.findall(r'href="([^"#]+)"', page(http, path)) if ":" not in found}
+
+
+def queued(http: TestClient) -> str:
+    asked = http.post("/v1/jobs", json=TRAINING)
+    assert asked.status_code == 202, asked.text
+    job: str = asked.json()["id"]
+    return job
+
+
+def test_an_empty_service_says_how_to_begin(http: TestClient) -> None:
+    found = page(http, "/")
+    assert "graft train photos --model insects" in found
+    assert "No worker is alive" in found
+    assert "refresh" not in found
+
+
+def test_the_start_page_is_for_browsers_alone(http: TestClient) -> None:
+    assert http.get("/", follow_redirects=False).headers["location"] == "/docs"
+    assert http.head("/", headers=BROWSER).status_code == 200
+
+
+def test_the_start_page_shows_what_there_is(http: TestClient, database: Database, versioned: str) -> None:
+    job = queued(http)
+    factories.register_version(database, "mv_1", versioned, labels=["ants", "bees"])
+    with database.write() as session:
+        session.add(Worker(id="w", queues=["gpu"], weights=None, started_at=now(), seen_at=now()))
+    found = page(http, "/")
+    assert "1 worker at work" in found
+    assert "insects, on photos, version 1" in found
+    assert 'http-equiv="refresh"' in found
+    assert {f"/v1/jobs/{job}", "/v1/models/insects/versions/1/evaluation", f"/v1/datasets/{versioned}/versions/1"} <= (
+        links(http, "/")
+    )
+
+
+def test_names_are_no_markup(http: TestClient) -> None:
+    assert http.post("/v1/datasets", json={"name": "<script>alert(1)<|script>"}).status_code == 201
+    assert "<script>" not in page(http, "/")
+
+
+def test_every_address_of_a_page_leads_somewhere(http: TestClient, database: Database, versioned: str) -> None:
+    job = queued(http)
+    for path in ("/", f"/v1/jobs/{job}"):
+        for link in links(http, path):
+            assert http.get(link, headers=BROWSER).status_code == 200, link
+
+
+def test_a_job_is_a_page_with_its_plan_and_its_history(http: TestClient, database: Database, versioned: str) -> None:
+    job = queued(http)
+    found = page(http, f"/v1/jobs/{job}")
+    assert "Training of insects, on photos, version 1" in found
+    assert "<li>" in found
+    assert f"graft cancel {job}" in found
+    assert 'http-equiv="refresh"' in found
+    assert http.get(f"/v1/jobs/{job}").json()["id"] == job
+    assert http.get(f"/v1/jobs/{job}?format=json", headers=BROWSER).json()["id"] == job
+
+    assert http.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    ended = page(http, f"/v1/jobs/{job}")
+    assert f"graft retry {job}" in ended
+    assert "refresh" not in ended
+
+
+def test_of_a_long_history_the_end_is_shown(http: TestClient, database: Database, versioned: str) -> None:
+    job = queued(http)
+    with database.write() as session:
+        claim = leases.claim(session, job, now=now(), lease_seconds=60)
+        assert claim is not None
+        lines = [events.Line("epoch_finished", {"epoch": n, "loss": 0.123456}) for n in range(300)]
+        leases.record(session, claim, lines, now=now(), lease_seconds=60)
+    found = page(http, f"/v1/jobs/{job}")
+    assert "epoch 299, loss 0.1235" in found
+    assert "epoch 99," not in found
+    assert "events are left out" in found
+
+
+def test_what_is_wrong_is_a_page_in_a_browser(http: TestClient) -> None:
+    found = page(http, "/v1/jobs/job_nothing", status=404)
+    assert "no job job_nothing" in found
+    assert {"/", "/docs"} <= {urljoin("/v1/jobs/job_nothing", link) for link in re.findall(r'href="([^"]+)"', found)}
+    assert "<i>" not in page(http, "/v1/jobs/<i>", status=404)
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html, application/json", ""])
+def test_programs_have_problem_documents(http: TestClient, accept: str) -> None:
+    assert problem(http.get("/v1/jobs/job_nothing", headers={"Accept": accept}), 404)["code"] == "job_not_found"
+    assert problem(http.post("/v1/jobs", headers=BROWSER), 422)["code"] == "invalid_request"
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
