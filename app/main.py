@@ -23,7 +23,7 @@ from app.experiments import routes as experiments
 from app.jobs import imports, optimisations, removal_routes
 from app.jobs import routes as jobs
 from app.metrics import Metrics
-from app.models import alias_routes, evaluation_routes, runtime_routes, serving
+from app.models import alias_routes, download_routes, evaluation_routes, runtime_routes, serving
 from app.models import routes as models
 from app.models.directory import Directory
 from app.models.serving import Process
@@ -64,6 +64,7 @@ _ROUTERS = (
     alias_routes.router,
     evaluation_routes.router,
     runtime_routes.router,
+    download_routes.router,
     optimisations.router,
     removal_routes.router,
     dashboard.router,

@@ -38,6 +38,8 @@ AUTO = "auto"
 PLAIN_NAME = "torch-fp32"
 """The form that every artifact can be run in, and that the others are compared with."""
 
+MANIFEST = "optimisation.json"
+"""The list of the files that were made, in their folder."""
 _ROUNDING = 1e-9
 
 

@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import httpx
 
-from client import answers, events, references
+from client import answers, downloads, events, references
 from client.connection import CHANGED_SINCE, Connection, Page, read
+from client.downloads import FileListing, StoredFile
 from client.forms import Pins, Runtimes
 from client.recipe import Recipe
 from client.references import alias_path
@@ -273,6 +274,19 @@ class Client(Connection):
     def delete_model_version(self, name: str, number: int) -> None:
         """Delete a version of a model, and the model with its last one."""
         self._remove(lambda: self._http.delete(f"/v1/models/{name}/versions/{number}"))
+
+    def files(self, name: str, number: int) -> list[StoredFile]:
+        """What a version of a model consists of."""
+        return self._get(f"/v1/models/{name}/versions/{number}/files", FileListing).data
+
+    def download(self, name: str, number: int, file: StoredFile, folder: Path) -> Path:
+        """Put one of its files into `folder`, whole and as it was written, or not at all. Raises `Refused` where it is
+        another one by now."""
+        path = f"/v1/models/{name}/versions/{number}/files/{file.name}"
+        try:
+            return downloads.save(lambda: self._http.stream("GET", path), folder / file.name, file.sha256)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """The model and the number of the version that `name`, `name@version` or `name:alias` addresses. Raises

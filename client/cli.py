@@ -363,6 +363,7 @@ for _command in (
     removing.delete_dataset,
     optimising.optimise,
     optimising.runtimes,
+    optimising.download,
 ):
     app.command()(_command)
 

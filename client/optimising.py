@@ -1,5 +1,6 @@
-"""Commands for the forms that a model can be run in."""
+"""Commands for the forms that a model can be run in, here and elsewhere."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from client import show
 from client.api import Client
 from client.connection import DEFAULT_URL
+from client.errors import Refused
 from client.terminal import Url, console, told_plainly
 
 Reference = Annotated[str, typer.Argument(help="name for the newest version, name@version, or name:alias.")]
@@ -63,3 +65,25 @@ def runtimes(
             found = client.pin(name, number, pins, revision=found.revision)
         for part in show.runtimes(found):
             console.print(part)
+
+
+def download(
+    model: Reference,
+    to: Annotated[
+        Path | None, typer.Option("--to", file_okay=False, help="Folder for the files; one called as the version.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--file", help="Name of a file; all if left out.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Take a model elsewhere: its weights, labels and figures and, once it is optimised, the whole as ONNX."""
+    with told_plainly(), Client(url) as client:
+        name, number = client.resolve(model)
+        files = client.files(name, number)
+        known = {file.name: file for file in files}
+        for missing in [wanted for wanted in only or () if wanted not in known]:
+            raise Refused(f"{name}@{number} has no file {missing!r}; it has {', '.join(known)}")
+        folder = to or Path(f"{name}-{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (known[wanted] for wanted in only or known):
+            saved = client.download(name, number, file, folder)
+            console.print(f"{saved}: {file.about}", markup=False, highlight=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import WHOLE, Outlet
 
 FORMAT = 1
-_MANIFEST = "artifact.json"
+MANIFEST = "artifact.json"
 _WEIGHTS = "weights.safetensors"
 _CALIBRATION = "calibration.json"
 _MEANS = "calibration.safetensors"
@@ -81,7 +81,7 @@ def write(folder: Path, artifact: Artifact, *, thumbnails: Sequence[bytes] = ())
         (folder / _thumbnail(place)).write_bytes(thumbnail)
     files = {path.name: kept.sha256(path) for path in sorted(folder.iterdir())}
     facts = {"format": FORMAT, "backbone": artifact.backbone, "outlet": asdict(artifact.outlet), "files": files}
-    kept.write_json(folder / _MANIFEST, facts)
+    kept.write_json(folder / MANIFEST, facts)
     for path in (*folder.iterdir(), folder):
         kept.make_durable(path)
 
@@ -147,6 +147,11 @@ def thumbnail(folder: Path, place: int) -> bytes:
     return _stored(folder).content(path.name)
 
 
+def digests(folder: Path) -> Mapping[str, str]:
+    """The sha256 of each file of the artifact in `folder`, as they were written. Raises as `describe`."""
+    return _stored(folder).digests
+
+
 def weights_sha256(folder: Path) -> str:
     """Of the file with all values of the artifact in `folder`, as it was written. Raises as `describe`."""
     return _stored(folder).digest(_WEIGHTS)
@@ -201,7 +206,7 @@ class _Stored:
 
 
 def _stored(folder: Path) -> _Stored:
-    with _reading(folder / _MANIFEST) as path:
+    with _reading(folder / MANIFEST) as path:
         manifest = kept.read_json(path)
         outlet = manifest.get("outlet", {})  # artifacts of old have none: they have the whole network
         return _Stored(

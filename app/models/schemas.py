@@ -118,6 +118,21 @@ class ServedRead(BaseModel):
     why: str = Field(description="In words.")
 
 
+class FileRead(BaseModel):
+    """A file of a model version, to be downloaded at `…/files/{name}`."""
+
+    name: str = Field(examples=["labels.json"])
+    size_bytes: int
+    sha256: str
+    about: str = Field(description="What is in it.")
+
+
+class FileListing(BaseModel):
+    """All of them."""
+
+    data: list[FileRead]
+
+
 class OptimisationRead(BaseModel):
     """What one job has measured; latencies in milliseconds, shares 0-1, log-loss in nats."""
 

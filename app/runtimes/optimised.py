@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 
 from app import errors
 from app import files as kept
-from app.optimisation import Report
+from app.optimisation import MANIFEST, Report
 from app.runtimes import in_onnx
 from app.runtimes.opening import Check
 
 FORMAT = 1
-_MANIFEST = "optimisation.json"
 _REPORT = "report.json"
 _CHECK = "check.safetensors"
 _IMAGES = "images"
@@ -43,8 +42,8 @@ def write(folder: Path, found: Optimised) -> None:
     safetensors.numpy.save_file({_IMAGES: found.check.images, **found.check.logits}, folder / _CHECK)
     files = [path for name in sorted(_OURS) if (path := folder / name).is_file()]
     digests = {path.name: kept.sha256(path) for path in files}
-    kept.write_json(folder / _MANIFEST, {"format": FORMAT, "files": digests})
-    for path in (*files, folder / _MANIFEST, folder):
+    kept.write_json(folder / MANIFEST, {"format": FORMAT, "files": digests})
+    for path in (*files, folder / MANIFEST, folder):
         kept.make_durable(path)
 
 
@@ -57,7 +56,7 @@ def report(folder: Path) -> Report:
 def read(folder: Path) -> Optimised:
     """The optimisation in `folder`. Raises `Unavailable` where it is missing or not as it was written."""
     with _told(folder):
-        files: Mapping[str, str] = kept.read_json(folder / _MANIFEST)["files"]
+        files: Mapping[str, str] = kept.read_json(folder / MANIFEST)["files"]
         changed = [name for name, digest in files.items() if kept.sha256(folder / name) != digest]
         if changed:
             raise errors.Unavailable(f"the optimisation has changed since it was written: {', '.join(changed)}")

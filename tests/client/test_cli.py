@@ -40,6 +40,7 @@ def test_every_command_says_what_it_does() -> None:
         "rollback",
         "delete",
         "datasets",
+        "download",
         "delete-dataset",
         "backbones",
         "optimise",

@@ -59,7 +59,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @on_one_form
-def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> None:
+def test_photos_become_a_model_that_predicts(running: Service, photos: Path, tmp_path: Path) -> None:
     name = f"woven-{service.free_port()}"
     options = [
         "--backbone",
@@ -112,6 +112,12 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path) -> 
     assert "Served on cpu: onnxruntime-fp32. As runtime onnxruntime and precision auto are pinned." in pinned.stdout
     refused = graft("runtimes", name, "--runtime", "openvino", "--url", running.url)
     assert (refused.returncode, "built are onnxruntime-fp32, torch-fp32" in refused.stderr) == (1, True)
+
+    taken = graft("download", f"{name}@3", "--to", str(tmp_path / "taken"), "--url", running.url)
+    assert taken.returncode == 0, taken.stderr
+    assert {"weights.safetensors", "labels.json", "fp32.onnx"} <= {path.name for path in (tmp_path / "taken").iterdir()}
+    refused = graft("download", name, "--file", "weights", "--to", str(tmp_path), "--url", running.url)
+    assert (refused.returncode, "has no file 'weights'" in refused.stderr) == (1, True)
 
     for command, expected in (
         ("models", name),
