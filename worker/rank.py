@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from app.backbones.taps import WHOLE, Outlet
 from app.models import artifact
 from app.profile import HEAD
 from app.ranking import Cost, Ranking
+from worker import machine
 from worker.places import Places
 from worker.splits import splits_of
 from worker.training import ranking
@@ -46,15 +48,17 @@ def compare(
     splits: Splits, candidates: tuple[Published | Own | Missing, ...], *, places: Places, seed: int, emit: Emit
 ) -> Ranking:
     """The ranking of `candidates` on this machine. Raises as `rank`."""
-    return ranking.rank(
+    here = device()
+    found = ranking.rank(
         splits,
         [*_candidates(candidates, places, seed)],
         feature_cache=places.feature_cache,
         max_pixels=places.max_image_pixels,
         seed=seed,
         emit=emit,
-        device=device(),
+        device=here,
     )
+    return replace(found, setting=replace(found.setting, machine=machine.name(here)))
 
 
 def cheapest_first(
