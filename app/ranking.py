@@ -10,6 +10,9 @@ from app.described import described
 from app.limits import Budget
 from app.profile import Probe
 
+OWN = "own"
+"""In place of the name of published weights, where the network is that of a model."""
+
 
 @described
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,11 @@ class MeasuredNetwork:
     """That all of this took."""
     cached: bool
     """Whether the features were there already."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the network of a model, and not a backbone as it was published."""
+        return self.weights == OWN
 
 
 @described

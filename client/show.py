@@ -169,8 +169,8 @@ def ranking(found: Ranking) -> Iterator[RenderableType]:
     for place, entry in zip(figures.places, figures.measured, strict=True):
         table.add_row(*_ranked(place, entry))
     table.caption = (
-        "In brackets the place that a score alone would give. Parameters, GMAC (thousand millions of multiply-adds an "
-        "image) and size are those with a classifier for your labels."
+        "In brackets the place that a score alone would give. Parameters and size are those with a classifier for your "
+        "labels; GMAC: thousand millions of multiply-adds of one image."
     )
     table.caption_justify = "left"
     yield from (table, Text())

@@ -15,7 +15,7 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import WHOLE, Outlet
 from app.models import artifact
 from app.profile import HEAD
-from app.ranking import Cost, Ranking
+from app.ranking import OWN, Cost, Ranking
 from worker import machine
 from worker.places import Places
 from worker.splits import splits_of
@@ -27,8 +27,6 @@ from worker.works import Missing, Own, Published, RankWork
 
 SEED = 0
 """Of the rankings that choose a backbone: the same for all, so that they can be shared."""
-
-_OWN = "own"
 
 
 def rank(work: RankWork, emit: Emit) -> Ranking:
@@ -113,7 +111,7 @@ def _own(wanted: Own, _classes: int) -> Network:
         found.backbone, len(found.labels), found.preprocessing, found.state, outlet=found.outlet
     )
     macs = _macs(catalogue.find(found.backbone), found.preprocessing, found.outlet)
-    return Network(restored, _OWN, artifact.weights_sha256(wanted.folder), macs=macs, has_seen=wanted.has_seen)
+    return Network(restored, OWN, artifact.weights_sha256(wanted.folder), macs=macs, has_seen=wanted.has_seen)
 
 
 def _missing(wanted: Missing, _classes: int) -> Network:
