@@ -303,9 +303,9 @@ def _remarks(
 ) -> Iterable[str]:
     fair = _comparable(ordered)
     seen = [entry.name for entry in ordered if entry.has_seen]
+    others = "; what is said of the first is of the others" if 1 < len(fair) < len(ordered) else ""
     if seen:
-        left_out = "" if len(seen) == len(ordered) else "; what is said of the first is of the others"
-        yield f"{', '.join(seen)}: trained on images of this data set before, so the figures are too good{left_out}."
+        yield f"{', '.join(seen)}: trained on images of this data set before, so the figures are too good{others}."
     if len(fair) > 1:
         names = {entry.name for entry in fair}
         yield _about_first([place for place in places if place.name in names])
