@@ -10,6 +10,9 @@ from app.described import described
 from app.limits import Budget
 from app.profile import Probe
 
+OWN = "own"
+"""In place of the name of published weights, where the network is that of a model."""
+
 
 @described
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,11 @@ class MeasuredNetwork:
     cached: bool
     """Whether the features were there already."""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the network of a model, and not a backbone as it was published."""
+        return self.weights == OWN
+
 
 @described
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +117,8 @@ class Setting:
     device: str
     """`cpu` or `cuda`."""
     threads: int
+    machine: str | None = None
+    """The processor or GPU, as its maker calls it; None in rankings that were made before it was kept."""
 
 
 @described
@@ -125,6 +135,11 @@ class Ranking:
     refused: tuple[Refused, ...]
     remarks: tuple[str, ...]
     """What to know before going by the order: above all, where the scores disagree."""
+
+    @property
+    def best(self) -> MeasuredNetwork:
+        """The first that has not seen the images, or the first of all where every one has."""
+        return _comparable(self.measured)[0]
 
     @property
     def names(self) -> set[str]:
@@ -286,17 +301,32 @@ def _remarks(
     agreements: Sequence[Agreement],
     refused: Sequence[Refused],
 ) -> Iterable[str]:
-    if len(ordered) > 1:
-        yield _about_first(ordered, places)
-        yield _about_agreement(agreements)
-        yield _about_chance(ordered)
+    fair = _comparable(ordered)
     seen = [entry.name for entry in ordered if entry.has_seen]
+    others = "; what is said of the first is of the others" if 1 < len(fair) < len(ordered) else ""
     if seen:
-        yield f"{', '.join(seen)}: trained on images of this data set before, so that these figures are too good."
-    yield from (f"{entry.name} is not ranked: {entry.message}" for entry in refused)
+        yield f"{', '.join(seen)}: trained on images of this data set before, so the figures are too good{others}."
+    if len(fair) > 1:
+        names = {entry.name for entry in fair}
+        yield _about_first([place for place in places if place.name in names])
+    if len(ordered) > 1:
+        yield _about_agreement(agreements)
+    if len(fair) > 1:
+        yield _about_chance(fair)
+    yield from map(not_ranked, refused)
 
 
-def _about_first(ordered: Sequence[MeasuredNetwork], places: Sequence[Place]) -> str:
+def not_ranked(entry: Refused) -> str:
+    """The remark on a network that could not be measured."""
+    return f"{entry.name} is not ranked: {entry.message}"
+
+
+def _comparable(ordered: Sequence[MeasuredNetwork]) -> Sequence[MeasuredNetwork]:
+    """Those that have not seen the images; all where every one has."""
+    return [entry for entry in ordered if not entry.has_seen] or ordered
+
+
+def _about_first(places: Sequence[Place]) -> str:
     firsts: dict[str, list[str]] = {}
     for score in SCORES:
         best = min(place.by_score[score] for place in places)

@@ -1,4 +1,6 @@
-"""Numbers in sentences."""
+"""Numbers and times in sentences."""
+
+from datetime import UTC, datetime
 
 
 def counted(number: int, noun: str) -> str:
@@ -9,3 +11,8 @@ def counted(number: int, noun: str) -> str:
 def percent(share: float) -> str:
     """A `share`, 0-1, as `95.8 %`."""
     return f"{100 * share:.1f} %"
+
+
+def moment(at: datetime) -> str:
+    """`2026-01-02 03:04 UTC`."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -168,7 +168,10 @@ def ranking(found: Ranking) -> Iterator[RenderableType]:
     table = _table("", "Network", "Probe", "LogME", "H-score", "kNN", "Parameters", "GMAC", "Size", "One image")
     for place, entry in zip(figures.places, figures.measured, strict=True):
         table.add_row(*_ranked(place, entry))
-    table.caption = "In brackets the place that a score alone would give."
+    table.caption = (
+        "In brackets the place that a score alone would give. Parameters and size are those with a classifier for your "
+        "labels; GMAC: thousand millions of multiply-adds of one image."
+    )
     table.caption_justify = "left"
     yield from (table, Text())
     yield from (Text(remark) for remark in figures.remarks)
@@ -204,12 +207,13 @@ def _form(form: Form) -> Iterator[str]:
 
 def _ranked(place: Place, entry: Candidate) -> Iterator[str]:
     cost, by_score = entry.cost, place.by_score
-    yield from (str(place.combined), escape(entry.name))
+    yield str(place.combined)
+    yield escape(entry.name) + (" (has seen the images)" if entry.has_seen else "")
     yield f"{_accuracy(entry.probe)} ({by_score['probe']:g})"
     yield f"{entry.log_me:.3f} ({by_score['log_me']:g})"
     yield f"{entry.h_score:.3f} ({by_score['h_score']:g})"
     yield f"{100 * entry.neighbours:.1f} % ({by_score['neighbours']:g})"
-    yield f"{cost.parameters / 1e6:.1f} M"
+    yield f"{cost.parameters / 1e6:.3g} M"
     yield "" if cost.macs is None else f"{cost.macs / 1e9:.3f}"
     yield from (_size(cost.size_bytes), f"{1000 * cost.latency.seconds:.1f} ms")
 
@@ -284,7 +288,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.0f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.1f} GB"
+    if size_bytes < 1e9:
+        return f"{size_bytes / 1e6:.{1 if size_bytes < 1e7 else 0}f} MB"
+    return f"{size_bytes / 1e9:.1f} GB"
 
 
 def _depths(figures: Figures) -> Table:

@@ -242,6 +242,7 @@ class Candidate(msgspec.Struct, frozen=True):
     neighbours: float
     probe: Probe
     cost: Cost
+    has_seen: bool
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -262,7 +262,7 @@ def _publish_rank(session: Session, claim: Claim, outcome: Ranking, _storage: St
     version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
     is_of_all = claim.spec["candidates"] is None
     ranking_id = rankings.record(session, version, outcome, is_of_all=is_of_all, job_id=claim.job_id, now=now)
-    leases.succeed(session, claim, {"ranking": ranking_id, "best": outcome.measured[0].name}, now=now)
+    leases.succeed(session, claim, {"ranking": ranking_id, "best": outcome.best.name}, now=now)
 
 
 def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storage: Storage) -> OptimiseWork:

@@ -1,22 +1,17 @@
 """The work of an optimisation: a model version in all forms that this machine can run, compared with one another."""
 
-import platform
-import re
-from pathlib import Path
-
 import torch
 
 from app import errors
 from app.models import artifact
 from app.runtimes import opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine
+from worker import machine
 from worker.optimising import compare
 from worker.optimising.compare import Setting, Subject
 from worker.splits import splits_of
 from worker.training.events import Emit
 from worker.works import OptimiseOutcome, OptimiseWork
-
-_CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
@@ -39,7 +34,7 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
         forms=_forms(work.forms, work.kept_forms, device),
         tolerance=work.tolerance,
         machine=Machine(torch.get_num_threads(), str(device)),
-        machine_name=_name(device),
+        machine_name=machine.name(device),
         workdir=folder,
     )
     found = compare.compare(subject, setting, emit)
@@ -59,12 +54,3 @@ def _forms(wanted: tuple[str, ...] | None, kept: tuple[str, ...], device: torch.
             detail={"wanted": [*wanted], "possible": [form.name for form in possible]},
         )
     return tuple(form for form in possible if form.name in (PLAIN.name, *wanted, *kept))
-
-
-def _name(device: torch.device) -> str:
-    """Of the CPU or GPU, as its maker calls it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    facts = _CPU_FACTS.read_text(errors="replace") if _CPU_FACTS.exists() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()

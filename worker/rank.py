@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,7 +15,8 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import WHOLE, Outlet
 from app.models import artifact
 from app.profile import HEAD
-from app.ranking import Cost, Ranking
+from app.ranking import OWN, Cost, Ranking
+from worker import machine
 from worker.places import Places
 from worker.splits import splits_of
 from worker.training import ranking
@@ -25,8 +27,6 @@ from worker.works import Missing, Own, Published, RankWork
 
 SEED = 0
 """Of the rankings that choose a backbone: the same for all, so that they can be shared."""
-
-_OWN = "own"
 
 
 def rank(work: RankWork, emit: Emit) -> Ranking:
@@ -46,15 +46,17 @@ def compare(
     splits: Splits, candidates: tuple[Published | Own | Missing, ...], *, places: Places, seed: int, emit: Emit
 ) -> Ranking:
     """The ranking of `candidates` on this machine. Raises as `rank`."""
-    return ranking.rank(
+    here = device()
+    found = ranking.rank(
         splits,
         [*_candidates(candidates, places, seed)],
         feature_cache=places.feature_cache,
         max_pixels=places.max_image_pixels,
         seed=seed,
         emit=emit,
-        device=device(),
+        device=here,
     )
+    return replace(found, setting=replace(found.setting, machine=machine.name(here)))
 
 
 def cheapest_first(
@@ -109,7 +111,7 @@ def _own(wanted: Own, _classes: int) -> Network:
         found.backbone, len(found.labels), found.preprocessing, found.state, outlet=found.outlet
     )
     macs = _macs(catalogue.find(found.backbone), found.preprocessing, found.outlet)
-    return Network(restored, _OWN, artifact.weights_sha256(wanted.folder), macs=macs, has_seen=wanted.has_seen)
+    return Network(restored, OWN, artifact.weights_sha256(wanted.folder), macs=macs, has_seen=wanted.has_seen)
 
 
 def _missing(wanted: Missing, _classes: int) -> Network:

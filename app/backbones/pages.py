@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from app.backbones.anatomy import COUNTED, Anatomy, Row
-from app.wording import counted
+from app.wording import counted, moment
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -57,7 +57,7 @@ def environment(package: str = "app.backbones") -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"bytes": in_bytes, "short": short, "sides": sides, "counted": counted}
+    made.filters |= {"bytes": in_bytes, "short": short, "sides": sides, "counted": counted, "moment": moment}
     return made
 
 

@@ -118,6 +118,11 @@ def version_of(session: Session, dataset_id: str, number: int) -> DatasetVersion
     return version
 
 
+def name_of(session: Session, dataset_id: str) -> str | None:
+    """What the dataset is called now; None once it is deleted."""
+    return session.scalar(select(Dataset.name).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None)))
+
+
 def known_labels(session: Session, reference: str) -> tuple[str, ...]:
     """Labels of the newest version; none before the first import."""
     if find(session, reference).latest_version is None:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi.openapi.models import Example
-from pydantic import BaseModel, ConfigDict
 
 from app import idempotency
 from app.backbones import answering, pages
@@ -15,7 +14,7 @@ from app.bodies import JsonRoute
 from app.db import after_commit, utc_now
 from app.deps import DatabaseDep, ExperimentPageDep, IdempotentDep, Listing, PartsDep, listing
 from app.experiments import chart, service
-from app.experiments.schemas import ExperimentCreate, ExperimentRead
+from app.experiments.schemas import ExperimentCreate, ExperimentRead, ExperimentSummary
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"], route_class=JsonRoute)
@@ -42,17 +41,6 @@ _EXAMPLES: dict[str, Example] = {
         },
     },
 }
-
-
-class ExperimentSummary(BaseModel):
-    """An experiment in a list."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: str
-    dataset_id: str
-    dataset_version: int
-    backbone: str
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
@@ -82,7 +70,7 @@ def list_experiments(database: DatabaseDep, page: ExperimentPageDep) -> Listing[
     """All experiments, newest first."""
     with database.read() as session:
         rows = service.newest_first(session, limit=page.limit, after=page.after)
-        return listing([ExperimentSummary.model_validate(row) for row in rows], page.limit)
+        return listing(service.summaries(session, rows), page.limit)
 
 
 @router.get(
@@ -100,7 +88,9 @@ def read_experiment(
     as a page."""
     with database.read() as session:
         found = service.read(session, service.find(session, experiment_id))
-    return answering.answer(request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: chart.page(found)})
+    return answering.answer(
+        request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: chart.page(found, now=utc_now())}
+    )
 
 
 @router.get("/{experiment_id}/chart.svg", response_class=Response, responses={**_SVG_ANSWER, **responses(404, 422)})

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.contradictions import refuse
-from app.experiments.verdict import ARMS, Arm, Point, Verdict
+from app.experiments.verdict import ARMS, Arm, Finding, Point, Verdict
 from app.intervals import Interval
 from app.jobs.schemas import JobError, JobState, ModelName
 from app.numbers import Integer
@@ -85,7 +85,8 @@ class ArmRead(BaseModel):
     error: JobError | None
     model: str
     model_version: int | None = Field(description="Null until the run has ended well, and once the version is deleted.")
-    strategy: str | None = Field(description="Of the classifier that was kept.")
+    strategy: str = Field(description="Of the classifier that was kept; that of the plan until there is one.")
+    epochs: int | None = Field(description="That its plan has; null for a probe, and where there is no plan yet.")
     accuracy: float | None = Field(description="Final, on the validation images, 0-1.")
     interval: Interval | None = Field(description="Wilson's, 95 %.")
     images: int | None = Field(description="Validation images.")
@@ -96,9 +97,24 @@ class ArmRead(BaseModel):
 class ExperimentRead(BaseModel):
     id: str = Field(examples=["exp_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])
     dataset_id: str
+    dataset_name: str | None = Field(description="Null once the data set is deleted.")
     dataset_version: int
+    model: str = Field(description="What its models are called, with the names of the arms behind it.")
     backbone: str
     created_at: datetime
     has_ended: bool
     arms: dict[Arm, ArmRead]
     verdict: Verdict | None = Field(description="Null until all runs have ended.")
+
+
+class ExperimentSummary(BaseModel):
+    """An experiment in a list."""
+
+    id: str
+    dataset_id: str
+    dataset_version: int
+    model: str = Field(description="What its models are called, with the names of the arms behind it.")
+    backbone: str
+    created_at: datetime
+    has_ended: bool = Field(description="Whether all its runs have.")
+    finding: Finding | None = Field(description="That of the verdict; null until all runs have ended.")

@@ -1,9 +1,10 @@
 """Starting control runs, and reading what they came to."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import groupby
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,9 +13,9 @@ from app import errors, intervals
 from app.datasets import service as datasets
 from app.db import new_id
 from app.experiments import curves, verdict
-from app.experiments.schemas import ArmRead, ExperimentCreate, ExperimentRead
+from app.experiments.schemas import ArmRead, ExperimentCreate, ExperimentRead, ExperimentSummary
 from app.experiments.tables import Experiment
-from app.experiments.verdict import ARMS, Arm, Run
+from app.experiments.verdict import ARMS, Arm, Point, Run
 from app.intervals import Score
 from app.jobs import events
 from app.jobs import service as jobs
@@ -34,6 +35,16 @@ class Found:
     run: Run
 
 
+@dataclass(frozen=True)
+class _End:
+    """How an arm stands, as far as its history is not needed for it."""
+
+    state: str
+    model: str
+    run: Run
+    """Without its curve."""
+
+
 def create(
     session: Session, wanted: ExperimentCreate, *, max_attempts: int, now: datetime
 ) -> tuple[Experiment, list[Job]]:
@@ -44,7 +55,7 @@ def create(
         asked = JobCreate(
             dataset=version.dataset_id,
             version=version.number,
-            model=f"{wanted.model}-{arm.replace('_', '-')}",
+            model=f"{wanted.model}{_suffix(arm)}",
             recipe=wanted.recipe(arm),
         )
         with _recipe_called(wanted, arm):
@@ -70,6 +81,16 @@ def _recipe_called(wanted: ExperimentCreate, arm: Arm) -> AbstractContextManager
     return errors.renaming("recipe.backbone", to="backbone")
 
 
+def _suffix(arm: str) -> str:
+    """Of the name of an arm's model."""
+    return f"-{arm.replace('_', '-')}"
+
+
+def _asked_model(arm: str, model: str) -> str:
+    """The name that the models of all arms have in common."""
+    return model.removesuffix(_suffix(arm))
+
+
 def find(session: Session, experiment_id: str) -> Experiment:
     row = session.get(Experiment, experiment_id)
     if row is None:
@@ -90,6 +111,53 @@ def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence
     return session.scalars(query).all()
 
 
+def summaries(session: Session, rows: Sequence[Experiment]) -> list[ExperimentSummary]:
+    """What a list has of each. Histories are read of those alone whose final scores leave the finding open."""
+    ends = _ends(session, [job_id for row in rows for job_id in row.arms.values()])
+    runs = {row.id: {arm: ends[row.arms[arm]].run for arm in ARMS if arm in row.arms} for row in rows}
+    ended = {row.id for row in rows if all(ends[job_id].state in ENDED for job_id in row.arms.values())}
+    findings = {id_: verdict.settled(runs[id_]) for id_ in ended}
+    unsettled = [row for row in rows if row.id in ended and findings[row.id] is None]
+    found = _curves(session, [job_id for row in unsettled for job_id in row.arms.values()])
+    for row in unsettled:
+        drawn = {arm: replace(run, curve=found.get(row.arms[arm], ())) for arm, run in runs[row.id].items()}
+        findings[row.id] = verdict.judge(drawn).finding
+    return [
+        ExperimentSummary(
+            id=row.id,
+            dataset_id=row.dataset_id,
+            dataset_version=row.dataset_version,
+            model=_asked_model(*next((arm, ends[job_id].model) for arm, job_id in row.arms.items())),
+            backbone=row.backbone,
+            created_at=row.created_at,
+            has_ended=row.id in ended,
+            finding=findings.get(row.id),
+        )
+        for row in rows
+    ]
+
+
+def _ends(session: Session, job_ids: Collection[str]) -> dict[str, _End]:
+    """How each of the jobs stands; of what they have made only what is compared, as evaluations are long."""
+    evaluation = ModelVersion.evaluation
+    made = session.execute(
+        select(
+            ModelVersion.job_id,
+            evaluation["images"].as_integer(),
+            evaluation["accuracy"].as_float(),
+            evaluation["right"].as_string(),
+        ).where(ModelVersion.job_id.in_(job_ids))
+    )
+    runs = {job_id: Run((), _score(images, accuracy), right) for job_id, images, accuracy, right in made}
+    found = session.execute(select(Job.id, Job.state, Job.model_name).where(Job.id.in_(job_ids)))
+    return {job_id: _End(state, str(model), runs.get(job_id, Run((), None))) for job_id, state, model in found}
+
+
+def _curves(session: Session, job_ids: Collection[str]) -> dict[str, tuple[Point, ...]]:
+    lines = events.of_jobs(session, job_ids) if job_ids else ()
+    return {job_id: curves.of(of_job)[0] for job_id, of_job in groupby(lines, key=lambda line: line.job_id)}
+
+
 def read(session: Session, row: Experiment) -> ExperimentRead:
     """The experiment with its curves, and with the verdict once all runs have ended."""
     found: dict[Arm, Found] = {arm: _arm(session, arm, row.arms[arm]) for arm in ARMS if arm in row.arms}
@@ -97,7 +165,9 @@ def read(session: Session, row: Experiment) -> ExperimentRead:
     return ExperimentRead(
         id=row.id,
         dataset_id=row.dataset_id,
+        dataset_name=datasets.name_of(session, row.dataset_id),
         dataset_version=row.dataset_version,
+        model=_asked_model(*next((arm, one.read.model) for arm, one in found.items())),
         backbone=row.backbone,
         created_at=row.created_at,
         has_ended=has_ended,
@@ -109,7 +179,7 @@ def read(session: Session, row: Experiment) -> ExperimentRead:
 def _arm(session: Session, arm: Arm, job_id: str) -> Found:
     job = jobs.find(session, job_id)
     made = models.of_job(session, job_id)
-    score = None if made is None else _score(made)
+    score = None if made is None else _score(made.evaluation["images"], made.evaluation["accuracy"])
     curve, seconds = curves.of(_history(session, job))
     accuracy = None if score is None else score.accuracy
     read = ArmRead(
@@ -118,7 +188,8 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
         error=None if job.error is None else JobError.model_validate(job.error),
         model=str(job.model_name),
         model_version=None if made is None or made.deleted_at is not None else made.number,
-        strategy=None if made is None else made.strategy,
+        strategy=(job.plan or job.spec)["strategy"] if made is None else made.strategy,
+        epochs=_epochs(job),
         accuracy=accuracy,
         interval=None if score is None else intervals.of_share(score),
         images=None if score is None else score.images,
@@ -128,8 +199,12 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
     return Found(read, Run(curve, score, None if made is None else made.evaluation.get("right")))
 
 
-def _score(made: ModelVersion) -> Score:
-    images, accuracy = int(made.evaluation["images"]), float(made.evaluation["accuracy"])
+def _epochs(job: Job) -> int | None:
+    descent = (job.plan or {}).get("descent")
+    return None if descent is None else int(descent["epochs"])
+
+
+def _score(images: int, accuracy: float) -> Score:
     return Score(round(accuracy * images), images)
 
 

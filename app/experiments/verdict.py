@@ -1,6 +1,6 @@
 """What control runs say: a function of the curves and the final scores alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -120,15 +120,38 @@ class Verdict:
 def judge(runs: Mapping[Arm, Run]) -> Verdict:
     """The verdict on `runs`, of which those that failed or were cancelled have no score."""
     differences = tuple(_differences(runs))
-    missing = [arm for arm in _COMPARED if arm not in runs or runs[arm].score is None]
+    missing = tuple(_about_missing(runs))
     if missing:
-        said = f"Without a score of {' and '.join(_NAMES[arm] for arm in missing)} there is no verdict."
-        return Verdict("open", None, differences, (said, *_about_probe(differences)))
+        return Verdict("open", None, differences, (*missing, *_about_probe(differences)))
     main = next(one for one in differences if (one.first, one.second) == ("fine_tune", "scratch"))
     race = _race(runs["fine_tune"], runs["scratch"])
     finding = _finding(main, race)
     reasons = (_said(main, finding), *_about_speed(runs["scratch"], race), *_about_probe(differences))
     return Verdict(finding, None if race is None else race.speed_up, differences, reasons)
+
+
+def settled(runs: Mapping[Arm, Run]) -> Finding | None:
+    """The finding on `runs` without their curves; None where it depends on these."""
+    if any(arm not in runs or runs[arm].score is None for arm in _COMPARED):
+        return "open"
+    main = _difference(*_COMPARED, runs)
+    return _finding(main, race=None) if main.is_shown else None
+
+
+def _about_missing(runs: Mapping[Arm, Run]) -> Iterator[str]:
+    left_out = [_NAMES[arm] for arm in _COMPARED if arm not in runs]
+    if left_out:
+        yield (
+            f"There is no verdict, for {' and '.join(left_out)} was left out: "
+            f"begin an experiment with the arms {' and '.join(_COMPARED)}."
+        )
+        return
+    failed = [_NAMES[arm] for arm in _COMPARED if arm in runs and runs[arm].score is None]
+    if failed:
+        yield (
+            f"There is no verdict, for {' and '.join(failed)} failed or was cancelled: "
+            "retry its job, and the verdict is there once that has ended."
+        )
 
 
 def _differences(runs: Mapping[Arm, Run]) -> Sequence[Difference]:

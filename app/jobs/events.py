@@ -1,6 +1,6 @@
 """Writing a job's history: every line gets the next number of its job, under the lock of the job's row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -38,3 +38,9 @@ def last(session: Session, job_id: str, *, limit: int) -> Sequence[JobEvent]:
     """The last events of a job, in order."""
     query = select(JobEvent).where(JobEvent.job_id == job_id)
     return session.scalars(query.order_by(JobEvent.seq.desc()).limit(limit)).all()[::-1]
+
+
+def of_jobs(session: Session, job_ids: Collection[str]) -> Sequence[JobEvent]:
+    """All events of several jobs, those of each in order."""
+    query = select(JobEvent).where(JobEvent.job_id.in_(job_ids))
+    return session.scalars(query.order_by(JobEvent.job_id, JobEvent.seq)).all()

@@ -1,15 +1,18 @@
 """A ranking as a picture of accuracy against cost, and as a page around it."""
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import quote
 
-from app import errors
+from app import errors, ranking
 from app.backbones import charts, pages, placing
 from app.backbones.charts import Axis
 from app.backbones.placing import Box, Bubble, Label
-from app.ranking import SCORES, TITLES, MeasuredNetwork, Ranking
+from app.ranking import TITLES, MeasuredNetwork, Place, Ranking
+from app.rankings.schemas import RankingRead
 
 CostName = Literal["latency", "macs", "size"]
 
@@ -33,6 +36,15 @@ COSTS: Mapping[CostName, Kind] = {
     ),
     "size": Kind("Size of all values in megabytes", lambda entry: entry.cost.size_bytes / 1e6),
 }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network as the page tells of it."""
+
+    place: Place
+    entry: MeasuredNetwork
+    address: str
 
 
 @dataclass(frozen=True)
@@ -77,11 +89,46 @@ def tradeoff(found: Ranking, cost: CostName) -> str:
     )
 
 
-def page(ranking_id: str, found: Ranking) -> str:
+def page(read: RankingRead) -> str:
     """A page of its own, without scripts, for light and dark screens."""
     template = pages.environment("app.rankings").get_template("ranking.html")
-    rows = zip(found.places, found.measured, strict=True)
-    return template.render(ranking_id=ranking_id, found=found, rows=list(rows), scores=list(SCORES), titles=TITLES)
+    found = read.figures
+    # What is not ranked has a table.
+    told = {ranking.not_ranked(entry) for entry in found.refused}
+    return template.render(
+        read=read,
+        found=found,
+        rows=[Row(*pair, _address(pair[1])) for pair in zip(found.places, found.measured, strict=True)],
+        remarks=[remark for remark in found.remarks if remark not in told],
+        costs=[name for name, kind in COSTS.items() if any(kind.of(entry) is not None for entry in found.measured)],
+        command=_command(found.best, read),
+        titles=TITLES,
+    )
+
+
+def _address(entry: MeasuredNetwork) -> str:
+    """Of the page that tells more of it, from that of the ranking."""
+    if entry.is_own:
+        name, _, number = entry.name.rpartition("@")
+        return f"../models/{quote(name)}/versions/{number}/evaluation?format=html"
+    return f"../backbones/{quote(_backbone(entry))}/anatomy?format=html"
+
+
+def _backbone(entry: MeasuredNetwork) -> str:
+    """Its name; that of its weights is behind it where they are not the first."""
+    return entry.name.partition(" ")[0]
+
+
+def _command(entry: MeasuredNetwork, read: RankingRead) -> str:
+    """That trains with the network on the data set."""
+    dataset = [] if read.dataset_name is None else ["--dataset", read.dataset_name]
+    if entry.is_own:
+        start = ["--base", entry.name]
+    else:
+        start = ["--backbone", _backbone(entry)]
+        if entry.name != _backbone(entry):
+            start += ["--weights", entry.weights]
+    return shlex.join(["graft", "train", "PHOTOS", *dataset, "--model", "NAME", *start])
 
 
 def _edges(entry: MeasuredNetwork) -> tuple[float, float]:

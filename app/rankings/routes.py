@@ -1,4 +1,4 @@
-"""Routes of rankings: as values, as a page, and as a picture."""
+"""Routes of rankings: a list of them, and each as values, as a page, and as a picture."""
 
 from typing import Annotated
 
@@ -8,11 +8,11 @@ from app.backbones import answering, pages
 from app.backbones.answering import PageFormat
 from app.bodies import JsonRoute
 from app.db import Database
-from app.deps import DatabaseDep
+from app.deps import DatabaseDep, Listing, RankingPageDep, listing
 from app.problems import responses
 from app.rankings import charts, service
 from app.rankings.charts import CostName
-from app.rankings.schemas import RankingRead
+from app.rankings.schemas import RankingRead, RankingSummary
 
 router = APIRouter(prefix="/v1/rankings", tags=["rankings"], route_class=JsonRoute)
 
@@ -22,6 +22,14 @@ CostQuery = Annotated[
 ]
 
 _SVG = "image/svg+xml"
+
+
+@router.get("", responses=responses(422))
+def list_rankings(database: DatabaseDep, page: RankingPageDep) -> Listing[RankingSummary]:
+    """All rankings, newest first."""
+    with database.read() as session:
+        rows = service.newest_first(session, limit=page.limit, after=page.after)
+        return listing([service.summary(row) for row in rows], page.limit)
 
 
 @router.get(
@@ -38,7 +46,7 @@ def read_ranking(
     """The networks in order with their scores and costs, and where the scores disagree; for browsers as a page."""
     found = _read(database, ranking_id)
     return answering.answer(
-        request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: charts.page(ranking_id, found.figures)}
+        request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: charts.page(found)}
     )
 
 
@@ -57,4 +65,4 @@ def read_ranking_chart(ranking_id: RankingId, database: DatabaseDep, cost: CostQ
 
 def _read(database: Database, ranking_id: str) -> RankingRead:
     with database.read() as session:
-        return RankingRead.of(service.find(session, ranking_id))
+        return service.read(session, service.find(session, ranking_id))

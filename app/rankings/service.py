@@ -1,5 +1,6 @@
 """Keeping rankings, and finding them again."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
@@ -8,9 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import errors
+from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.db import new_id
 from app.ranking import Ranking
+from app.rankings.schemas import RankingRead, RankingSummary
 from app.rankings.tables import StoredRanking
 
 _RANKING = TypeAdapter(Ranking)
@@ -21,6 +24,30 @@ def find(session: Session, ranking_id: str) -> StoredRanking:
     if row is None:
         raise errors.NotFound(f"no ranking {ranking_id}", code="ranking_not_found")
     return row
+
+
+def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[StoredRanking]:
+    query = select(StoredRanking).order_by(StoredRanking.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(StoredRanking.id < after)
+    return session.scalars(query).all()
+
+
+def summary(row: StoredRanking) -> RankingSummary:
+    """What a list has of it."""
+    found = figures(row)
+    return RankingSummary(
+        id=row.id,
+        dataset_id=row.dataset_id,
+        dataset_version=row.dataset_version,
+        created_at=row.created_at,
+        networks=len(found.measured),
+        best=found.best.name,
+    )
+
+
+def read(session: Session, row: StoredRanking) -> RankingRead:
+    return RankingRead.of(row, datasets.name_of(session, row.dataset_id))
 
 
 def newest_of_all(session: Session, version: DatasetVersion) -> StoredRanking | None:

@@ -126,9 +126,76 @@ def test_the_chart_is_a_picture_at_every_time(http: TestClient, versioned: str, 
     assert "Pre-training raised the final score" in http.get(address).text
     page = http.get(f"/v1/experiments/{found['id']}", headers={"Accept": "text/html"})
     assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
-    assert address in page.text
+    assert f'src="{found["id"]}/chart.svg"' in page.text
     same = http.get(f"/v1/experiments/{found['id']}", params={"format": "json"}, headers={"Accept": "text/html"})
     assert same.json()["has_ended"] is True
+
+
+def test_runs_that_have_begun_say_what_their_plan_has(http: TestClient, versioned: str) -> None:
+    arms = created(http, versioned)["arms"]
+    assert [arm["strategy"] for arm in arms.values()] == ["head", "full", "scratch"]
+    assert arms["probe"]["epochs"] is None
+    plans = [http.get(f"/v1/jobs/{arms[arm]['job_id']}").json()["plan"] for arm in ("fine_tune", "scratch")]
+    assert [arms[arm]["epochs"] for arm in ("fine_tune", "scratch")] == [plan["descent"]["epochs"] for plan in plans]
+
+
+@pytest.mark.parametrize(
+    ("fine_tuned", "scratch", "finding"),
+    [
+        ([0.9], [0.2, 0.4], "higher"),
+        ([0.4], [0.9], "lower"),
+        # These two differ in their curves alone.
+        ([0.9, 0.9], [0.2, 0.2, 0.2, 0.2, 0.89], "faster"),
+        ([0.9, 0.9], [0.9, 0.89], "no_difference"),
+    ],
+)
+def test_the_list_has_the_same_finding_as_the_experiment(
+    http: TestClient, versioned: str, database: Database, fine_tuned: list[float], scratch: list[float], finding: str
+) -> None:
+    found = created(http, versioned, arms=["fine_tune", "scratch"])
+    begun = created(http, versioned, model="later", arms=["fine_tune", "scratch"])
+    end(database, found["arms"]["fine_tune"], fine_tuned)
+    end(database, begun["arms"]["fine_tune"], fine_tuned)
+    end(database, found["arms"]["scratch"], scratch)
+
+    newest, first = http.get("/v1/experiments").json()["data"]
+    assert newest["id"] == begun["id"]
+    assert (newest["model"], newest["has_ended"], newest["finding"]) == ("later", False, None)
+    assert first == {
+        "id": found["id"],
+        "dataset_id": versioned,
+        "dataset_version": 1,
+        "model": "control",
+        "backbone": "formnet",
+        "created_at": found["created_at"],
+        "has_ended": True,
+        "finding": finding,
+    }
+    assert http.get(f"/v1/experiments/{found['id']}").json()["verdict"]["finding"] == finding
+
+
+def test_an_experiment_names_its_data_set_until_that_is_deleted(http: TestClient, versioned: str) -> None:
+    found = created(http, versioned)
+    assert (found["dataset_name"], found["model"]) == ("photos", "control")
+    for arm in found["arms"].values():
+        http.post(f"/v1/jobs/{arm['job_id']}/cancel")
+    assert http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"}).status_code == 204
+    after = http.get(f"/v1/experiments/{found['id']}").json()
+    assert after["dataset_name"] is None
+    assert http.get("/v1/experiments").json()["data"][0]["finding"] == "open"
+
+
+def test_a_verdict_without_fine_tuning_says_that_it_was_left_out(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    found = created(http, versioned, arms=["probe", "scratch"])
+    end(database, found["arms"]["probe"], [0.9])
+    http.post(f"/v1/jobs/{found['arms']['scratch']['job_id']}/cancel")
+    told = http.get(f"/v1/experiments/{found['id']}").json()["verdict"]
+    assert told["finding"] == "open"
+    assert told["reasons"] == [
+        "There is no verdict, for fine-tuning was left out: begin an experiment with the arms fine_tune and scratch."
+    ]
 
 
 def test_a_deleted_model_leaves_its_run_where_it_was(http: TestClient, versioned: str, database: Database) -> None:
@@ -151,6 +218,10 @@ def test_a_run_that_was_cancelled_leaves_the_verdict_open(http: TestClient, vers
     told = http.get(f"/v1/experiments/{found['id']}").json()
     assert told["arms"]["scratch"]["state"] == "cancelled"
     assert told["verdict"]["finding"] == "open"
+    assert told["verdict"]["reasons"] == [
+        "There is no verdict, for training from scratch failed or was cancelled: retry its job, and the verdict is "
+        "there once that has ended."
+    ]
 
 
 def test_the_same_key_makes_one_experiment(http: TestClient, versioned: str) -> None:

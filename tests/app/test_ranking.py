@@ -122,7 +122,39 @@ def test_what_the_probe_cannot_tell_apart_is_said() -> None:
 
 def test_a_model_that_has_seen_the_photos_is_marked() -> None:
     found = ranking.order(SETTING, [measured("mine@1", 0.99, has_seen=True)], [])
-    assert any("mine@1: trained on images of this data set before" in remark for remark in found.remarks)
+    (said,) = found.remarks
+    assert said == "mine@1: trained on images of this data set before, so the figures are too good."
+    assert found.best.name == "mine@1"
+
+
+def test_what_is_said_of_the_first_leaves_out_those_that_have_seen_the_photos() -> None:
+    entries = [
+        measured("mine@1", 0.99, log_me=0.9, h_score=0.9, has_seen=True),
+        measured("good", 0.90, log_me=0.5, h_score=0.5),
+        measured("fair", 0.70, log_me=0.1, h_score=0.1),
+    ]
+    found = ranking.order(SETTING, entries, [])
+    assert [entry.name for entry in found.measured] == ["mine@1", "good", "fair"]
+    assert found.best.name == "good"
+    seen, first, _, chance = found.remarks
+    assert seen.startswith("mine@1: trained on images of this data set before")
+    assert seen.endswith("what is said of the first is of the others.")
+    assert first == "All scores put good first."
+    assert chance == "By the probe no other is within one standard error of good."
+
+
+def test_of_one_network_that_has_not_seen_the_photos_nothing_is_compared() -> None:
+    entries = [measured("mine@1", 0.99, has_seen=True), measured("good", 0.90)]
+    said = " ".join(ranking.order(SETTING, entries, []).remarks)
+    assert "first" not in said
+    assert "standard error" not in said
+
+
+def test_where_all_have_seen_the_photos_they_are_compared_as_others_are() -> None:
+    entries = [measured(f"mine@{number}", 0.6 + number / 10, has_seen=True) for number in (1, 2)]
+    found = ranking.order(SETTING, entries, [])
+    assert found.best.name == "mine@2"
+    assert "The scores disagree" in found.remarks[1] or "All scores put" in found.remarks[1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Rankings over HTTP: asked for as jobs, read as values, page and picture; and plans whose backbone they choose."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from xml.etree import ElementTree
@@ -145,7 +146,76 @@ def test_browsers_get_a_page_with_every_network(http: TestClient, versioned: str
     assert '<link rel="icon" href="data:' in page.text
     for said in ("mobilenet_v2", "90.0 ± 3.0 %", "12.0 ms", "no usable weights for resnet18", *FOUND.remarks[:1]):
         assert said in page.text
-    assert f"/v1/rankings/{ranking_id}/chart.svg" in page.text
+    assert f'<a href="{ranking_id}/chart.svg"><img class="chart" src="{ranking_id}/chart.svg"' in page.text
+    assert f'href="{ranking_id}/chart.svg?cost=macs"' in page.text
+    assert '"/v1' not in page.text  # so that a prefix of the service's address is kept
+    assert 'href="../backbones/mobilenet_v2/anatomy?format=html"' in page.text
+    assert "Ranking of 2 networks on photos, version 1</h1>" in page.text
+    assert "2026-01-02 00:00 UTC" in page.text
+    assert page.text.count("no usable weights for resnet18") == 1
+    assert "graft train PHOTOS --dataset photos --model NAME --backbone mobilenet_v2" in page.text
+
+
+def test_a_page_marks_what_has_seen_the_images_and_highlights_the_best_of_the_others(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    own = replace(measured("mine@1", 0.99, log_me=0.9, h_score=0.9, macs=None, has_seen=True), weights=ranking.OWN)
+    others = [measured("resnet50 IMAGENET1K_V2", 0.9, macs=None), measured("formnet", 0.7, macs=None)]
+    setting = replace(SETTING, machine="A Processor <9000>")
+    found = ranking.order(setting, [own, *(replace(one, weights="IMAGENET1K_V2") for one in others)], [])
+    ranking_id = ranked(database, asked(http, versioned)["id"], found=found)
+
+    page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"}).text
+    rows = [line for line in page.splitlines() if line.startswith("<tr") and "<td" in line]
+    assert ["has seen these images" in row for row in rows[:3]] == [True, False, False]
+    assert ['class="best"' in row for row in rows] == [False, True, *[False] * (len(rows) - 2)]
+    assert 'href="../models/mine/versions/1/evaluation?format=html"' in rows[0]
+    assert 'href="../backbones/resnet50/anatomy?format=html"' in rows[1]
+    assert "--backbone resnet50 --weights IMAGENET1K_V2" in page
+    assert "A Processor &lt;9000&gt;" in page
+    assert "?cost=macs" not in page
+
+
+def test_the_page_of_a_model_says_how_to_go_on_from_it(http: TestClient, versioned: str, database: Database) -> None:
+    alone = replace(measured("mine@1", 0.99, has_seen=True), weights=ranking.OWN)
+    ranking_id = ranked(database, asked(http, versioned)["id"], found=ranking.order(SETTING, [alone], []))
+    assert http.patch(f"/v1/datasets/{versioned}", json={"name": "two words"}, headers={"If-Match": "*"}).is_success
+    page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"}).text
+    assert "graft train PHOTOS --dataset &#39;two words&#39; --model NAME --base mine@1" in page
+
+    assert http.get(f"/v1/rankings/{ranking_id}").json()["dataset_name"] == "two words"
+    assert http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"}).status_code == 204
+    page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"}).text
+    assert f"Ranking of 1 network on {versioned}, version 1</h1>" in page
+    assert "The data set is deleted." in page
+    assert "graft train PHOTOS --model NAME --base mine@1" in page
+    assert http.get(f"/v1/rankings/{ranking_id}").json()["dataset_name"] is None
+
+
+def test_rankings_are_listed_newest_first_page_by_page(http: TestClient, versioned: str, database: Database) -> None:
+    assert http.get("/v1/rankings").json() == {"data": [], "has_more": False}
+    seen = ranking.order(SETTING, [measured("mine@1", 0.99, has_seen=True), measured("formnet", 0.7)], [])
+    first = ranked(database, asked(http, versioned)["id"])
+    second = ranked(database, asked(http, versioned, candidates=[{"backbone": "formnet"}])["id"], found=seen)
+
+    page = http.get("/v1/rankings", params={"limit": 1}).json()
+    assert page == {
+        "data": [
+            {
+                "id": second,
+                "dataset_id": versioned,
+                "dataset_version": 1,
+                "created_at": "2026-01-02T00:00:00Z",
+                "networks": 2,
+                "best": "formnet",
+            }
+        ],
+        "has_more": True,
+    }
+    rest = http.get("/v1/rankings", params={"after": second}).json()
+    assert [(one["id"], one["networks"], one["best"]) for one in rest["data"]] == [(first, 2, "mobilenet_v2")]
+    assert rest["has_more"] is False
+    assert problem(http.get("/v1/rankings", params={"after": "exp_0"}), 422)["code"] == "invalid_request"
 
 
 def test_the_chart_has_a_bubble_for_each_network_whose_cost_is_known(

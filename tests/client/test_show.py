@@ -12,18 +12,24 @@ from rich.console import Console, RenderableType
 
 from client import show
 from client.values import (
+    Candidate,
+    Cost,
     Costs,
     Depth,
     Figures,
     Job,
     JobError,
     LabelProbability,
+    Latency,
+    Place,
     Plan,
     Planned,
     Prediction,
     Probe,
     Profile,
     Progress,
+    Ranking,
+    RankingFigures,
 )
 
 JOB = Job(
@@ -113,3 +119,20 @@ def test_what_is_written_to_a_program_is_not_broken_into_lines() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     written = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=environment)
     assert len(written.stdout.splitlines()) == 1
+
+
+def test_a_ranking_marks_what_has_seen_the_images_and_tells_small_sizes_apart() -> None:
+    cost = Cost(parameters=179_000, size_bytes=716_000, macs=37_000_000, latency=Latency(0.0031))
+    entries = [
+        Candidate(name, "own", 0.1, 0.2, 0.9, PROBE, cost, has_seen=name == "mine@1") for name in ("mine@1", "formnet")
+    ]
+    places = [
+        Place(entry.name, number, dict.fromkeys(("probe", "log_me", "h_score", "neighbours"), number))
+        for number, entry in enumerate(entries, 1)
+    ]
+    figures = RankingFigures(entries, places, refused=[], remarks=["All scores put formnet first."])
+    first, second = printed(*show.ranking(Ranking("rnk_1", "ds_1", 1, figures)), columns=200)[1:3]
+    assert "mine@1 (has seen the images)" in first
+    assert "(has seen" not in second
+    for told in ("0.179 M", "0.037", "0.7 MB", "3.1 ms"):
+        assert told in second
