@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import doorbell, labels, logs, operations, problems
+from app import description, doorbell, labels, logs, operations, problems
 from app.arrivals import Arrivals
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
@@ -109,6 +109,8 @@ def assemble(
         title="Graft",
         version=VERSION,
         description=_DESCRIPTION,
+        redoc_url=None,  # which fetches a picture from elsewhere
+        openapi_tags=description.TAGS,
         lifespan=_lifespan,
         dependencies=[Depends(refuse_nul), Depends(refuse_unknown_parameters)],
         responses=problems.responses(422),
@@ -126,6 +128,7 @@ def assemble(
         app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)
     _complete_description(app)
+    description.complete(app)
     return app
 
 

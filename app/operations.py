@@ -39,14 +39,19 @@ class Ready(BaseModel):
 
 
 @router.head("/healthz", include_in_schema=False)
-@router.get("/healthz")
+@router.get("/healthz", summary="Is the process alive")
 async def healthz() -> Alive:
     """Whether the process answers at all."""
     return Alive()
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", status_code=HTTPStatus.OK, responses=responses(503))
+@router.get(
+    "/readyz",
+    summary="Is the service ready, and which workers are there",
+    status_code=HTTPStatus.OK,
+    responses=responses(503),
+)
 def readyz(parts: PartsDep) -> Ready:
     """Whether requests can be served: the database answers and has its tables. Lists the workers that are alive."""
     silent_after = timedelta(seconds=3 * parts.settings.sweep_seconds)
@@ -61,7 +66,7 @@ def readyz(parts: PartsDep) -> Ready:
         ) from error
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """What this process has counted and measured, in the text format of Prometheus."""
     found: Metrics = request.app.state.metrics

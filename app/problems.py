@@ -14,6 +14,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Mount
 
 from app import errors, problem_pages
 
@@ -42,6 +43,7 @@ _LONG_WORD = re.compile(rf"\S{{{_MAX_WORD + 1},}}")
 # where there is no such route.
 _PROTOCOLS = re.compile(r"/v2(/.*)?|/v1/models/.+:predict")
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _JSON = re.compile(r"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -58,11 +60,11 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(examples=["urn:graft:problem:not_found"])
+    type: str = Field(description="`urn:graft:problem:` and the code.")
     title: str = Field(description="The same for all problems of the kind.")
     status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What is wrong with this request, where, and what would be right.")
-    code: str = Field(description="Machine-readable, stable.", examples=["not_found"])
+    code: str = Field(description="Machine-readable, stable.")
     instance: str = Field(description="Path of the request.")
     errors: list[FieldProblem] | None = Field(
         default=None, max_length=_MAX_FIELD_PROBLEMS, description="The first places that are wrong."
@@ -73,9 +75,17 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the problem documents a route may answer with."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": schema, "example": _example(status, *_EXAMPLES[status])}},
+        }
         for status in statuses
     }
+
+
+def _example(status: int, error: errors.GraftError, instance: str) -> dict[str, Any]:
+    """How `error` is told at `instance`."""
+    return {**_members(error), **_document(status, error.code, error.title, error.message, instance)}
 
 
 def install(app: FastAPI) -> None:
@@ -87,11 +97,16 @@ def install(app: FastAPI) -> None:
 def _graft_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.GraftError)
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    members = dict(error.detail)
-    if error.field is not None:
-        location: list[str | int] = ["body", *map(_step, error.field.split("."))]
-        members["errors"] = [FieldProblem(location=location, message=error.message, code=error.code).model_dump()]
-    return _answer(request, status, error.code, error.title, error.message, members=members, headers=_headers(error))
+    members, headers = _members(error), _headers(error)
+    return _answer(request, status, error.code, error.title, error.message, members=members, headers=headers)
+
+
+def _members(error: errors.GraftError) -> dict[str, Any]:
+    if error.field is None:
+        return dict(error.detail)
+    location: list[str | int] = ["body", *map(_step, error.field.split("."))]
+    place = FieldProblem(location=location, message=error.message, code=error.code)
+    return {**error.detail, "errors": [place.model_dump()]}
 
 
 def _headers(error: errors.GraftError) -> dict[str, str]:
@@ -116,12 +131,33 @@ def _validation_error(request: Request, error: Exception) -> Response:
 def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    code = {404: "no_such_route", 405: "method_not_allowed"}.get(status, status.phrase.lower().replace(" ", "_"))
-    detail = {
-        404: f"nothing is served at {request.url.path}; /docs lists every route",
-        405: f"{request.method} is not possible at {request.url.path}",
-    }.get(status, str(error.detail))
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _other_method(request, error)
+    code = "no_such_route" if status == HTTPStatus.NOT_FOUND else status.phrase.lower().replace(" ", "_")
+    detail = {404: f"nothing is served at {request.url.path}; /docs lists every route"}.get(status, str(error.detail))
     return _answer(request, status, code, status.phrase, detail, headers=error.headers)
+
+
+def _other_method(request: Request, error: HTTPException) -> Response:
+    allowed = _methods(request) or (error.headers or {}).get("Allow", "").split(", ")
+    is_possible = f"{' and '.join(allowed)} {'is' if len(allowed) == 1 else 'are'}"
+    return _answer(
+        request,
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        HTTPStatus.METHOD_NOT_ALLOWED.phrase,
+        f"{request.method} is not possible at {request.url.path}, only {is_possible}",
+        members={"allowed": allowed},
+        headers={"Allow": ", ".join(allowed)},
+    )
+
+
+def _methods(request: Request) -> list[str]:
+    """What can be asked of the address: each route there knows its own methods alone. Empty below a mount, which
+    tells them itself."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    asked = {method: {**request.scope, "method": method} for method in _METHODS}
+    return [name for name, scope in asked.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 def _database_away(request: Request, error: Exception) -> Response:
@@ -158,15 +194,7 @@ def _answer(
     members: dict[str, Any] | None = None,
     headers: Any = None,
 ) -> Response:
-    document = {
-        **(members or {}),
-        "type": f"urn:graft:problem:{code}",
-        "title": title,
-        "status": int(status),
-        "detail": detail,
-        "code": code,
-        "instance": request.url.path,
-    }
+    document = {**(members or {}), **_document(status, code, title, detail, request.url.path)}
     if _PROTOCOLS.fullmatch(request.url.path):
         document["error"] = detail
     told = _brief(document)
@@ -174,6 +202,17 @@ def _answer(
         shown = problem_pages.page(told, request.url.path)
         return HTMLResponse(shown, status_code=status, headers={**(headers or {}), "Vary": "Accept"})
     return JSONResponse(told, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _document(status: int, code: str, title: str, detail: str, instance: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:graft:problem:{code}",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        "instance": instance,
+    }
 
 
 def _brief(value: Any) -> Any:
@@ -225,3 +264,25 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
     Exception: _unexpected,
 }
 """What is answered for an error, by its class."""
+
+_PREDICT, _IMPORTS = "/v1/models/patterns/predict", "/v1/datasets/patterns/imports"
+_EXAMPLES: dict[int, tuple[errors.GraftError, str]] = {
+    404: (errors.NotFound("no dataset patterns", code="dataset_not_found"), "/v1/datasets/patterns"),
+    408: (errors.TooSlow("the request did not arrive within 60 s", detail={"max_seconds": 60.0}), _PREDICT),
+    409: (errors.Conflict("there is a dataset named 'patterns' already", code="dataset_name_taken"), "/v1/datasets"),
+    412: (
+        errors.PreconditionFailed("dataset patterns has changed since; read it again for its present ETag and repeat"),
+        "/v1/datasets/patterns",
+    ),
+    413: (errors.TooLarge("the body is over the limit of 268435456 bytes", detail={"max_bytes": 2**28}), _PREDICT),
+    415: (errors.UnsupportedMedia("text/plain is not taken here; send the archive as application/zip"), _IMPORTS),
+    422: (errors.UnknownName("backbone", "mobilenet2", ["mobilenet_v2"]).at("recipe.backbone"), "/v1/jobs"),
+    428: (
+        errors.PreconditionRequired("send If-Match with the ETag of the state that this change is based on"),
+        "/v1/datasets/patterns",
+    ),
+    429: (errors.Busy("1024 images wait for this model, and it takes no more than 1024"), _PREDICT),
+    503: (errors.Overloaded("the model is still being loaded; try again in a moment"), _PREDICT),
+    507: (errors.NoRoom("the service has no room left on its disk for this upload"), _IMPORTS),
+}
+"""One problem for each status, as the description shows it, and where it was met."""

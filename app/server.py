@@ -1,6 +1,7 @@
 """A process that answers requests: `python -m app.server`, with everything that it serves or a part of it."""
 
 import argparse
+import gc
 import logging
 import resource
 import socket
@@ -57,8 +58,13 @@ def serve(app: FastAPI, *, host: str, port: int) -> None:
     """Answer requests to `app` until a signal ends it, which is raised again when what was accepted is answered."""
     allow_many_connections()
     server = build(app, host=host, port=port)
-    with suppress(KeyboardInterrupt):
-        server.run()
+    try:
+        with suppress(KeyboardInterrupt):
+            server.run()
+    finally:
+        # The interpreter ends with a search for garbage among all objects, of which torch and its like have a million:
+        # on a busy machine it took ten seconds.
+        gc.freeze()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +46,18 @@ class Storage:
         """The folder of locks by which processes share out devices."""
         return self._folder("devices")
 
-    def abandoned_uploads(self, *, older_than_seconds: float) -> Iterator[Path]:
-        """Uploads that nothing was written to for so long."""
+    def sockets(self) -> Path:
+        """The folder, not made yet, for a folder of each worker's with the socket at which its jobs' processes are
+        asked for."""
+        return self.root / "sockets"
+
+    def abandoned(self, *, older_than_seconds: float) -> Iterator[Path]:
+        """Uploads that nothing was written to for so long, and folders of workers that were not seen for so long."""
         limit = time.time() - older_than_seconds
-        for path in self._folder("uploads").glob("*.part"):
-            if path.stat().st_mtime < limit:
-                yield path
+        for path in (*self._folder("uploads").glob("*.part"), *self.sockets().glob("*")):
+            with suppress(FileNotFoundError):  # of a worker that has just ended
+                if path.stat().st_mtime < limit:
+                    yield path
 
     def _folder(self, *parts: str) -> Path:
         path = self.root.joinpath(*parts)

@@ -187,6 +187,8 @@ def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:
         if recipe.base is not None:
             made = client.model_version(model, result["model_version"])
             step.notes += [show.old_labels(found) for found in made.old_labels]
+    page = f"{client.url}/v1/models/{model}/versions/{result['model_version']}/evaluation"
+    console.print(f"In a browser: {page}", highlight=False, soft_wrap=True)
 
 
 def _backbone_of(client: Client, base: str | None) -> str:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -109,11 +110,11 @@ def best(prediction: Prediction) -> str:
 
 def jobs(rows: Iterable[Job]) -> Iterator[RenderableType]:
     """The jobs, and a line for each that is at work or has failed."""
-    table = _table("Job", "Kind", "State", "Model", "Attempt", "Since", whole=("Job", "Kind", "State"))
+    table = _table("Job", "Kind", "State", "Model", "Attempt", "Created", whole=("Job", "Kind", "State"))
     lines = []
     for job in rows:
-        attempt, created = f"{job.attempt}/{job.max_attempts}", f"{job.created_at:%m-%d %H:%M}"
-        table.add_row(job.id, job.kind, job.state, job.model_name or "", attempt, created)
+        attempt = f"{job.attempt}/{job.max_attempts}"
+        table.add_row(job.id, job.kind, job.state, job.model_name or "", attempt, _date(job.created_at))
         if job.error is not None:
             lines.append(Text(f"{job.id}: {job.error.code}: {job.error.message}", style="red"))
         elif job.progress is not None and not job.has_ended:
@@ -123,18 +124,18 @@ def jobs(rows: Iterable[Job]) -> Iterator[RenderableType]:
 
 
 def datasets(rows: Iterable[Dataset]) -> Table:
-    table = _table("Data set", "Newest version", "Since")
+    table = _table("Data set", "Newest version", "Created")
     for dataset in rows:
         newest = "" if dataset.latest_version is None else str(dataset.latest_version)
-        table.add_row(dataset.name, newest, f"{dataset.created_at:%Y-%m-%d %H:%M:%S}")
+        table.add_row(dataset.name, newest, _date(dataset.created_at))
     return table
 
 
 def models(rows: Iterable[Model]) -> Table:
-    table = _table("Model", "Newest version", "Aliases", "Since")
+    table = _table("Model", "Newest version", "Aliases", "Created")
     for model in rows:
         aliases = ", ".join(f"{alias.name} @{alias.version}" for alias in model.aliases)
-        table.add_row(model.name, str(model.latest_version), aliases, f"{model.created_at:%Y-%m-%d %H:%M:%S}")
+        table.add_row(model.name, str(model.latest_version), aliases, _date(model.created_at))
     return table
 
 
@@ -142,7 +143,7 @@ def aliases(model: str, rows: Iterable[Alias]) -> Table:
     table = _table("Alias", "Version", "Kept loaded", "Since")
     for alias in rows:
         kept = "yes" if alias.keep_loaded else ""
-        table.add_row(f"{model}:{alias.name}", str(alias.version), kept, f"{alias.updated_at:%Y-%m-%d %H:%M:%S}")
+        table.add_row(f"{model}:{alias.name}", str(alias.version), kept, _date(alias.updated_at))
     return table
 
 
@@ -336,6 +337,10 @@ def _weights(entry: Backbone) -> str:
     if not entry.weights:
         return "none, trains from scratch"
     return "at hand" if entry.weights[0].at_hand else "to be downloaded"
+
+
+def _date(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def _table(*headings: str, whole: Collection[str] = ()) -> Table:

@@ -10,6 +10,7 @@ from app import logs
 from app.jobs.service import CPU_QUEUE, GPU_QUEUE
 from app.settings import Settings
 from worker import station
+from worker.forkserver import NotStarted
 from worker.station import Station
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ class _Slot:
             self._awake.clear()
             try:
                 ran = self._station.run_next([self._queue])
+            except NotStarted:
+                return  # and so does the worker
             except Exception:
                 logger.exception("a job could not be taken or ended; trying again")
                 ran = False

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -24,6 +24,7 @@ from app.jobs.leases import Claim, Failure
 from app.settings import Settings
 from app.storage import Storage
 from worker import entry, kinds, messages
+from worker.forkserver import Forkserver, NotStarted
 from worker.messages import Done, Failed, GaveUp, Happened, Message
 from worker.training.events import Event, Progress
 
@@ -40,15 +41,16 @@ _WORKER_STOPPED = Failure("worker_stopped", "the worker was stopped; the job goe
 class Runner:
     """Runs jobs, one for each thread that calls `run`."""
 
-    def __init__(self, database: Database, files: Storage, settings: Settings, context: ForkServerContext) -> None:
+    def __init__(self, database: Database, files: Storage, settings: Settings, forkserver: Forkserver) -> None:
         self._database = database
         self._files = files
         self._settings = settings
-        self._context = context
+        self._forkserver = forkserver
         self._stopping = threading.Event()
 
     def run(self, job_id: str) -> bool:
-        """Run the job to its end, if this worker gets it; False where another one has it or it has ended."""
+        """Run the job to its end, if this worker gets it; False where another one has it or it has ended. Raises
+        `NotStarted`, with the job given back, where this worker can run none."""
         if self._stopping.is_set():
             return False
         with self._database.write() as session:
@@ -57,7 +59,7 @@ class Runner:
         if claim is None:
             return False
         logger.info("job %s: attempt %d of %d at %s", job_id, claim.attempt, claim.max_attempts, claim.kind)
-        attempt = _Attempt(claim, self._database, self._files, self._settings, self._context, self._stopping)
+        attempt = _Attempt(claim, self._database, self._files, self._settings, self._forkserver, self._stopping)
         try:
             self._see_through(attempt)
         except errors.LeaseLost as error:
@@ -68,6 +70,11 @@ class Runner:
         try:
             attempt.run()
         except errors.LeaseLost:
+            raise
+        except NotStarted as error:
+            attempt.give_back(
+                Failure("process_not_started", f"{error}; the job waits for a worker that can", {}), counts=False
+            )
             raise
         except Exception as error:
             # Without this the lease would run out, as if the worker had gone silent, and nobody would know why.
@@ -88,14 +95,14 @@ class _Attempt:
         database: Database,
         files: Storage,
         settings: Settings,
-        context: ForkServerContext,
+        forkserver: Forkserver,
         stopping: threading.Event,
     ) -> None:
         self._claim = claim
         self._database = database
         self._files = files
         self._settings = settings
-        self._context = context
+        self._forkserver = forkserver
         self._stopping = stopping
         self._kind = kinds.KINDS[claim.kind]
         self._lines: list[Line] = []
@@ -114,25 +121,20 @@ class _Attempt:
             failure = messages.failure(error)
             self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
             return
-        connection, process = self._start(work)
+        connection, process = self._forkserver.start(
+            entry.main,
+            self._claim.kind,
+            work,
+            name=self._claim.job_id,
+            threads=self._settings.threads,
+            log_level=self._settings.log_level,
+        )
         try:
             state = self._supervise(connection, process)
         finally:
             _kill(process)
             connection.close()
         self._conclude(state, process.exitcode)
-
-    def _start(self, work: Any) -> tuple[Connection, ForkServerProcess]:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=entry.main,
-            args=(theirs, self._claim.kind, work),
-            kwargs={"threads": self._settings.threads, "log_level": self._settings.log_level},
-            name=self._claim.job_id,
-        )
-        process.start()
-        theirs.close()
-        return ours, process
 
     def _supervise(self, connection: Connection, process: ForkServerProcess) -> str:
         """Pass on events and renew the lease until the process is done or gone; the state the job was seen in last."""

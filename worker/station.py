@@ -1,18 +1,21 @@
 """A worker process put together: database, files, runner, sweep, and a forkserver that is warm."""
 
-import multiprocessing
+import logging
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext
 
 from app.db import Database
 from app.doorbell import Doorbell
 from app.jobs import leases
 from app.settings import Settings
 from app.storage import Storage
+from worker.forkserver import Forkserver, NotStarted
 from worker.runner import Runner
 from worker.sweep import Sweeper
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,16 @@ class Station:
         """Run the job of `queues` that has waited longest, to its end; False where none waits."""
         with self.database.read() as session:
             waiting = leases.waiting(session, queues, now=self.database.now(session))
-        return any(self.runner.run(job_id) for job_id in waiting)
+        return any(self.run(job_id) for job_id in waiting)
+
+    def run(self, job_id: str) -> bool:
+        """Run the job as `Runner.run` does. Where this worker can run none, it ends, for a new one to be started."""
+        try:
+            return self.runner.run(job_id)
+        except NotStarted:
+            logger.critical("this worker can run no jobs any more, and ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     def stop(self) -> None:
         """Give back what runs, and close. Threads within `runner.run` return soon after."""
@@ -43,25 +55,10 @@ def build(settings: Settings, doorbell: Doorbell, queues: Sequence[str]) -> Stat
     """A station for `queues`; returns once its forkserver has imported what jobs need."""
     database = Database(settings.sqlalchemy_url)
     files = Storage(settings.data_dir)
+    forkserver = Forkserver(files.sockets())
     return Station(
         settings=settings,
         database=database,
-        runner=Runner(database, files, settings, warm_context()),
-        sweeper=Sweeper(database, files, settings, doorbell, queues),
+        runner=Runner(database, files, settings, forkserver),
+        sweeper=Sweeper(database, files, settings, doorbell, queues, forkserver),
     )
-
-
-def warm_context() -> ForkServerContext:
-    """A forkserver that has imported what jobs need; without it the first job would wait for that."""
-    # Lance would warn of every new table that it is new.
-    os.environ.setdefault("LANCE_LOG", "error")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worker.preload"])
-    first = context.Process(target=_nothing)
-    first.start()
-    first.join()
-    return context
-
-
-def _nothing() -> None:
-    """The first process of a forkserver waits for its imports."""

@@ -28,6 +28,7 @@ from app.models.tables import ModelVersion, Optimisation
 from app.settings import Settings
 from app.storage import Storage
 from worker import places
+from worker.forkserver import Forkserver
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,20 @@ class Sweeper:
     """Sweeps in a thread of its own between `start` and `stop`."""
 
     def __init__(
-        self, database: Database, files: Storage, settings: Settings, doorbell: Doorbell, queues: Sequence[str]
+        self,
+        database: Database,
+        files: Storage,
+        settings: Settings,
+        doorbell: Doorbell,
+        queues: Sequence[str],
+        forkserver: Forkserver,
     ) -> None:
         self._database = database
         self._files = files
         self._settings = settings
         self._doorbell = doorbell
         self._queues = queues
+        self._forkserver = forkserver
         self._worker_id = f"{new_id('worker')}@{socket.gethostname()}:{os.getpid()}"
         self._started_at = utc_now()
         self._stopping = threading.Event()
@@ -88,6 +96,7 @@ class Sweeper:
                 logger.info("optimisation %s is not served any more; its files go next", optimisation_id)
         for job in waiting:
             self._doorbell.ring(job.queue, job.job_id)
+        self._forkserver.touch()
         tidy(self._database, self._files)
         _bound(self._files.features(), max_bytes=self._settings.max_feature_cache_bytes)
 
@@ -102,8 +111,8 @@ class Sweeper:
 
 
 def tidy(database: Database, files: Storage) -> None:
-    """Remove what jobs that have ended, deleted datasets and broken-off uploads left on disk."""
-    for path in files.abandoned_uploads(older_than_seconds=_ABANDONED_SECONDS):
+    """Remove what jobs that have ended, deleted datasets, broken-off uploads and killed workers left on disk."""
+    for path in files.abandoned(older_than_seconds=_ABANDONED_SECONDS):
         storage.discard(path)
     for folder, needed in _NEEDED.items():
         present = {path.stem: path for path in (files.root / folder).glob("*")}

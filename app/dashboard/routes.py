@@ -13,7 +13,6 @@ from app.deps import PartsDep
 router = APIRouter()
 
 
-@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 def read_start(request: Request, parts: PartsDep) -> Response:
     """For browsers what there is and what is going on; for others the description of all routes."""

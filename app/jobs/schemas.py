@@ -215,8 +215,9 @@ class JobRead(BaseModel):
 
     id: str = Field(examples=["job_0193f6a2c1e87b3c9d5e0f1a2b3c4d5e"])
     kind: JobKind = Field(
+        examples=["train"],
         description="`ingest` reads an import, `train` makes a model version, `analyse` measures a profile, `rank` "
-        "compares backbones, `optimise` the forms that a model version can be run in."
+        "compares backbones, `optimise` the forms that a model version can be run in.",
     )
     state: JobState = Field(description="`succeeded`, `failed` and `cancelled` are the end.")
     dataset_id: str

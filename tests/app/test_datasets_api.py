@@ -126,7 +126,16 @@ def test_unknown_and_wrong_fields_are_named(http: TestClient) -> None:
 
 def test_every_error_is_a_problem_document(http: TestClient) -> None:
     assert problem(http.get("/nowhere"), 404)["code"] == "no_such_route"
-    assert problem(http.put("/v1/datasets"), 405)["code"] == "method_not_allowed"
+    refused = http.put("/v1/datasets")
+    told = problem(refused, 405)
+    assert (told["code"], told["allowed"], refused.headers["allow"]) == (
+        "method_not_allowed",
+        ["GET", "POST"],
+        "GET, POST",
+    )
+    assert told["detail"] == "PUT is not possible at /v1/datasets, only GET and POST are"
+    assert problem(http.get("/v1/plans"), 405)["detail"] == "GET is not possible at /v1/plans, only POST is"
+    assert problem(http.post("/static-offline-docs/swagger-ui.css"), 405)["allowed"] == ["GET", "HEAD"]
     broken = http.post("/v1/datasets", content=b"{", headers={"Content-Type": "application/json"})
     assert problem(broken, 422)["code"] == "invalid_request"
     large = http.post("/v1/datasets", content=b"[" + b"1," * 600_000, headers={"Content-Type": "application/json"})

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 from app.deps import OPERATIONS
 from app.doorbell import SilentDoorbell
 from app.main import assemble
+from app.problems import Problem
 from app.settings import Settings
 from tests import databases
 from tests.problems import problem
@@ -87,6 +88,39 @@ def test_every_route_is_described_and_has_problem_documents(http: TestClient) ->
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
                     assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+
+
+def test_each_status_has_an_example_of_its_own(http: TestClient) -> None:
+    for path, operations in http.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                for content in answer.get("content", {}).values() if int(status) >= 400 else ():
+                    example = content["example"]
+                    assert example["status"] == int(status), (method, path)
+                    assert example["type"].removeprefix("urn:graft:problem:") == example["code"]
+                    assert Problem.model_validate(example).detail
+
+
+def test_routes_are_described_group_by_group_for_who_is_new(http: TestClient) -> None:
+    document = http.get("/openapi.json").json()
+    groups = [group["name"] for group in document["tags"]]
+    used = {tag for operations in document["paths"].values() for each in operations.values() for tag in each["tags"]}
+
+    assert set(groups) == used
+    assert groups[:5] == ["datasets", "jobs", "plans", "models", "predictions"]
+    assert all(group["description"].endswith(".") for group in document["tags"])
+
+
+def test_what_an_address_is_tried_with_is_what_the_demo_makes(http: TestClient) -> None:
+    operation = http.get("/openapi.json").json()["paths"]["/v1/models/{name}/versions/{number}"]["get"]
+
+    assert [parameter["example"] for parameter in operation["parameters"]] == ["patterns", 1]
+
+
+def test_whoever_checks_links_may_ask_for_pages_by_head(http: TestClient) -> None:
+    for path in ("/", "/docs", "/openapi.json"):
+        answer = http.head(path)
+        assert answer.status_code == 200, path
 
 
 def test_every_route_refuses_query_parameters_that_it_does_not_describe(http: TestClient) -> None:

@@ -91,6 +91,13 @@ def test_ids_and_states_of_jobs_are_never_broken(columns: int) -> None:
     assert (len(lines) == 3) == (columns == 1000)
 
 
+def test_jobs_say_when_they_were_created_with_the_year() -> None:
+    heading, line = printed(*show.jobs([JOB]), columns=1000)
+
+    assert heading.split()[-1] == "Created"
+    assert line.endswith(f"{JOB.created_at:%Y-%m-%d %H:%M:%S}")
+
+
 def test_what_a_job_failed_with_or_is_at_follows_on_a_line_of_its_own() -> None:
     failed = msgspec.structs.replace(JOB, state="failed", error=JobError("out_of_memory", "the batch", {}))
     running = msgspec.structs.replace(JOB, state="running", progress=Progress("train", 1, 10))

@@ -78,6 +78,9 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path, tmp
     assert "24 images became version 1" in trained.stdout
     assert "refused dots/readme.txt: not a JPEG, PNG or WebP image" in trained.stdout
     assert f"{name}@1, accuracy" in trained.stdout
+    page = trained.stdout.splitlines()[-1].removeprefix("In a browser: ")
+    assert page == f"{running.url}/v1/models/{name}/versions/1/evaluation"
+    assert httpx.get(page, headers={"Accept": "text/html"}).headers["content-type"].startswith("text/html")
 
     again = graft("train", str(photos), "--model", name, *options, "--search", "3")
     assert "has them all" in again.stdout

@@ -1,10 +1,12 @@
 """What happens when parts of the service die while jobs run: nothing that was acknowledged is lost."""
 
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -110,6 +112,30 @@ def test_a_worker_killed_while_training_costs_one_attempt(alone: Alone, tmp_path
     assert types[-1] == "succeeded"
 
 
+def sockets_of_jobs(worker: int) -> list[Path]:
+    """Where a worker's process asks for the processes of its jobs."""
+    (server,) = (child for child in psutil.Process(worker).children() if "forkserver" in " ".join(child.cmdline()))
+    return [Path(socket.laddr) for socket in server.net_connections(kind="unix") if socket.laddr]
+
+
+def imported(http: httpx.Client, folder: Path) -> dict[str, Any]:
+    """The job, ended well, of an import into a data set of its own."""
+    archive = factories.zip_of(folder, factories.photos(each=4))
+    accepted = service.upload(http, service.create_dataset(http, name=folder.name), archive)
+    return service.succeeded(http, accepted["job"]["id"])
+
+
+def test_a_socket_that_was_tidied_away_costs_no_attempt(alone: Alone, tmp_path: Path) -> None:
+    with Service(alone.url).http() as http:
+        worker = service.worker_process(http)
+        (path,) = sockets_of_jobs(worker)
+        assert path.is_relative_to(alone.data / "sockets")
+        shutil.rmtree(path.parent)
+        assert imported(http, tmp_path)["attempt"] == 1
+        assert service.worker_process(http) == worker
+    assert f"whose socket is in {path.parent}" in alone.process.log.read_text()
+
+
 @pytest.mark.slow
 def test_a_client_that_stalls_does_not_hold_the_shutdown(alone: Alone) -> None:
     """The last test of that service."""
@@ -125,6 +151,19 @@ def test_a_client_that_stalls_does_not_hold_the_shutdown(alone: Alone) -> None:
     assert not psutil.pid_exists(worker)
     assert "Traceback" not in alone.process.log.read_text()
     assert list((alone.data / "uploads").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_can_start_no_process_is_followed_by_one_that_can(tmp_path: Path) -> None:
+    sockets = tmp_path / "data" / "sockets"
+    with service.embedded(tmp_path, **FAST) as here, here.http() as http:
+        (path,) = sockets_of_jobs(service.worker_process(http))
+        assert path.is_relative_to(sockets)
+        shutil.rmtree(sockets)
+        sockets.write_bytes(b"in the way")
+        assert imported(http, tmp_path)["attempt"] == 1
+        assert not sockets_of_jobs(service.worker_process(http))[0].is_relative_to(sockets)
+    assert "this worker can run no jobs any more, and ends" in (tmp_path / "service.log").read_text()
 
 
 def test_a_broker_emptied_while_jobs_wait_loses_none(
@@ -156,6 +195,16 @@ def test_a_broker_emptied_under_a_living_worker_silences_no_bell(
     broker.flushdb()
     for job_id in waiting:
         service.succeeded(http, job_id)
+
+
+def test_a_celery_worker_whose_socket_was_tidied_away_goes_on(
+    tmp_path: Path, http: httpx.Client, worker: Process
+) -> None:
+    service.ready(str(http.base_url), worker)
+    (path,) = sockets_of_jobs(service.worker_process(http))
+    shutil.rmtree(path.parent)
+
+    assert imported(http, tmp_path)["attempt"] == 1
 
 
 def test_a_celery_worker_killed_while_training_is_followed_by_the_next(

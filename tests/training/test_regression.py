@@ -13,7 +13,7 @@ from app.plan import MAX_CROSS_VALIDATED
 from tests.training.samples import Recorder
 from tests.training.test_probe import Features, blobs, fit
 from tests.training.test_stage_probe import depths
-from worker import station
+from worker.forkserver import Forkserver
 from worker.training import probe, regression, stage_probe
 from worker.training.events import FeaturesSelected
 from worker.training.stage_probe import Fitted, Grid
@@ -141,8 +141,8 @@ def _kib(name: str) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell of peaks")
-def test_the_memory_of_many_features_does_not_grow_with_them() -> None:
-    doubles, context = 8 * MANY * 64 / MIB, station.warm_context()
+def test_the_memory_of_many_features_does_not_grow_with_them(tmp_path: Path) -> None:
+    doubles, context = 8 * MANY * 64 / MIB, Forkserver(tmp_path).context
     # In processes of their own: one that has done other things has memory left from them.
     peaks = []
     for max_bytes in (regression.MAX_BYTES, 8 * MIB):
@@ -153,7 +153,7 @@ def test_the_memory_of_many_features_does_not_grow_with_them() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell of peaks")
-def test_folds_of_many_classes_do_not_take_their_memory_all_at_once() -> None:
+def test_folds_of_many_classes_do_not_take_their_memory_all_at_once(tmp_path: Path) -> None:
     weights = 8 * CLASSES * CLASSES_SIZE / MIB
-    with ProcessPoolExecutor(1, mp_context=station.warm_context()) as pool:
+    with ProcessPoolExecutor(1, mp_context=Forkserver(tmp_path).context) as pool:
         assert pool.submit(peak_of_many_classes).result() < 130 * weights

@@ -1,7 +1,6 @@
 """Workers in this process: real jobs in real processes, over each kind of database."""
 
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
-from worker import station
+from worker.forkserver import Forkserver
 from worker.runner import Runner
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -25,14 +24,14 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(scope="session")
-def context() -> ForkServerContext:
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Forkserver:
     """A forkserver that has imported what jobs need."""
-    return station.warm_context()
+    return Forkserver(tmp_path_factory.mktemp("workers") / "sockets")
 
 
 @pytest.fixture
-def runner(database: Database, files: Storage, settings: Settings, context: ForkServerContext) -> Runner:
-    return Runner(database, files, settings, context)
+def runner(database: Database, files: Storage, settings: Settings, forkserver: Forkserver) -> Runner:
+    return Runner(database, files, settings, forkserver)
 
 
 @dataclass(frozen=True)

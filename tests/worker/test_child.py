@@ -1,11 +1,11 @@
 """The process of a job."""
 
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 
 import torch
 
 from worker import child
+from worker.forkserver import Forkserver
 from worker.messages import Done
 from worker.training.events import Emit
 
@@ -20,11 +20,8 @@ def ask(connection: Connection) -> None:
     child.main(connection, "ask", None, threads=1, log_level="INFO")
 
 
-def test_what_is_in_fp32_is_computed_so_on_every_device(context: ForkServerContext) -> None:
-    ours, theirs = context.Pipe()
-    process = context.Process(target=ask, args=(theirs,))
-    process.start()
-    theirs.close()
-    told = ours.recv()
+def test_what_is_in_fp32_is_computed_so_on_every_device(forkserver: Forkserver) -> None:
+    connection, process = forkserver.start(ask)
+    told = connection.recv()
     process.join()
     assert told == Done((False, False))

@@ -1,7 +1,5 @@
 """Control runs from the request to the verdict, carried out by a worker."""
 
-from multiprocessing.context import ForkServerContext
-
 from app.db import Database, utc_now
 from app.experiments import service
 from app.experiments.schemas import ExperimentCreate
@@ -10,11 +8,12 @@ from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests.worker.conftest import Desk
+from worker.forkserver import Forkserver
 from worker.runner import Runner
 
 
 def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
-    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+    desk: Desk, database: Database, files: Storage, settings: Settings, forkserver: Forkserver, dataset_id: str
 ) -> None:
     wanted = ExperimentCreate(
         dataset=dataset_id,
@@ -26,7 +25,7 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
     with desk.database.write() as session:
         row, queued = service.create(session, wanted, max_attempts=1, now=utc_now())
         experiment_id, job_ids = row.id, [job.id for job in queued]
-    optimising = Runner(database, files, settings.model_copy(update={"optimise_after_training": True}), context)
+    optimising = Runner(database, files, settings.model_copy(update={"optimise_after_training": True}), forkserver)
     for job_id in job_ids:
         assert optimising.run(job_id)
 

@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from dataclasses import replace
-from multiprocessing.context import ForkServerContext
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from app.storage import Storage
 from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_runner import files_left
 from worker import sweep
+from worker.forkserver import Forkserver
 from worker.runner import Runner
 from worker.splits import splits_of
 
@@ -223,12 +223,12 @@ def test_a_cancelled_optimisation_leaves_no_row_and_no_files(
 
 
 def test_a_training_is_followed_by_an_optimisation_in_the_same_transaction(
-    desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings, context: ForkServerContext
+    desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings, forkserver: Forkserver
 ) -> None:
     following = settings.model_copy(update={"optimise_after_training": True})
     job = desk.submit_training(dataset_id, epochs=1)
     later = desk.submit_training(dataset_id, epochs=1, model="later")
-    Runner(database, files, following, context).run(job.id)
+    Runner(database, files, following, forkserver).run(job.id)
     with database.read() as session:
         (queued,) = [
             row

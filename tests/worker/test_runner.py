@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from multiprocessing.context import ForkServerContext
 
 import psutil
 import pytest
@@ -24,6 +23,7 @@ from app.storage import Storage
 from tests import factories
 from tests.worker.conftest import Desk
 from worker import kinds
+from worker.forkserver import Forkserver
 from worker.runner import Runner
 from worker.train import train
 
@@ -188,9 +188,9 @@ def test_a_paused_training_keeps_its_steps_and_goes_on_with_them(
 
 
 def test_a_process_that_does_not_listen_is_killed_after_its_grace(
-    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+    desk: Desk, database: Database, files: Storage, settings: Settings, forkserver: Forkserver, dataset_id: str
 ) -> None:
-    impatient = Runner(database, files, settings.model_copy(update={"cancel_grace_seconds": 0.5}), context)
+    impatient = Runner(database, files, settings.model_copy(update={"cancel_grace_seconds": 0.5}), forkserver)
     job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
     with running(impatient, job.id):
         until(lambda: "epoch_finished" in desk.history(job.id))
@@ -203,9 +203,9 @@ def test_a_process_that_does_not_listen_is_killed_after_its_grace(
 
 
 def test_a_process_that_comes_to_no_pause_is_killed_and_costs_no_attempt(
-    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+    desk: Desk, database: Database, files: Storage, settings: Settings, forkserver: Forkserver, dataset_id: str
 ) -> None:
-    impatient = Runner(database, files, settings.model_copy(update={"pause_grace_seconds": 0.5}), context)
+    impatient = Runner(database, files, settings.model_copy(update={"pause_grace_seconds": 0.5}), forkserver)
     job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS, max_attempts=1)
     with running(impatient, job.id):
         until(lambda: "epoch_finished" in desk.history(job.id))
@@ -220,11 +220,11 @@ def test_a_process_that_comes_to_no_pause_is_killed_and_costs_no_attempt(
 
 
 def test_a_job_that_is_cancelled_while_it_is_to_pause_stops_as_fast_as_any(
-    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+    desk: Desk, database: Database, files: Storage, settings: Settings, forkserver: Forkserver, dataset_id: str
 ) -> None:
     patient = settings.model_copy(update={"pause_grace_seconds": 3600, "cancel_grace_seconds": 0.5})
     job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS)
-    with running(Runner(database, files, patient, context), job.id):
+    with running(Runner(database, files, patient, forkserver), job.id):
         until(lambda: "epoch_finished" in desk.history(job.id))
         for process in job_processes():
             os.kill(process.pid, signal.SIGSTOP)

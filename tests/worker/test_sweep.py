@@ -21,6 +21,7 @@ from tests import factories
 from tests.app.test_optimisation import form
 from tests.worker.conftest import Desk
 from worker import sweep
+from worker.forkserver import Forkserver
 from worker.runner import Runner
 from worker.sweep import Sweeper
 
@@ -41,8 +42,9 @@ def bell() -> Bell:
 
 
 @pytest.fixture
-def sweeper(database: Database, files: Storage, settings: Settings, bell: Bell) -> Sweeper:
-    return Sweeper(database, files, settings.model_copy(update={"ring_again_seconds": 0.05}), bell, ["cpu"])
+def sweeper(database: Database, files: Storage, settings: Settings, bell: Bell, forkserver: Forkserver) -> Sweeper:
+    hasty = settings.model_copy(update={"ring_again_seconds": 0.05})
+    return Sweeper(database, files, hasty, bell, ["cpu"], forkserver)
 
 
 def test_a_job_that_nobody_was_told_of_is_rung_for(desk: Desk, sweeper: Sweeper, bell: Bell) -> None:
@@ -63,9 +65,10 @@ def test_a_job_whose_last_worker_went_silent_is_ended(desk: Desk, sweeper: Sweep
 
 
 def test_the_cache_of_features_keeps_what_was_used_last(
-    database: Database, files: Storage, settings: Settings, bell: Bell
+    database: Database, files: Storage, settings: Settings, bell: Bell, forkserver: Forkserver
 ) -> None:
-    bounded = Sweeper(database, files, settings.model_copy(update={"max_feature_cache_bytes": 250}), bell, ["cpu"])
+    little = settings.model_copy(update={"max_feature_cache_bytes": 250})
+    bounded = Sweeper(database, files, little, bell, ["cpu"], forkserver)
     for name, minutes in (("old", 30), ("newer", 20), ("newest", 10)):
         path = files.features() / f"{name}.safetensors"
         path.write_bytes(b"x" * 100)
@@ -113,11 +116,17 @@ def test_a_worker_is_listed_while_it_sweeps(database: Database, sweeper: Sweeper
 
 
 def test_a_worker_that_ranks_says_which_weights_it_has(
-    database: Database, files: Storage, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    database: Database,
+    files: Storage,
+    settings: Settings,
+    bell: Bell,
+    forkserver: Forkserver,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    ranking = Sweeper(database, files, settings, bell, ["cpu", "gpu"])
-    Sweeper(database, files, settings, bell, ["cpu"]).sweep()
+    ranking = Sweeper(database, files, settings, bell, ["cpu", "gpu"], forkserver)
+    Sweeper(database, files, settings, bell, ["cpu"], forkserver).sweep()
     ranking.sweep()
     assert weights_told(database)[("cpu",)] is None
     told = weights_told(database)["cpu", "gpu"]
@@ -155,6 +164,19 @@ def test_uploads_broken_off_long_ago_are_removed_and_fresh_ones_stay(database: D
 
     assert not old.exists()
     assert fresh.exists()
+
+
+def test_what_a_killed_worker_left_is_removed_and_what_a_living_one_needs_stays(
+    database: Database, files: Storage, settings: Settings, bell: Bell, forkserver: Forkserver
+) -> None:
+    left = files.sockets() / "pymp-left"
+    aged(left / "listener")
+    for folder in (left, forkserver.folder):
+        os.utime(folder, (time.time() - TWO_DAYS,) * 2)
+    Sweeper(database, files, settings, bell, ["cpu"], forkserver).sweep()
+
+    assert not left.exists()
+    assert time.time() - forkserver.folder.stat().st_mtime < TWO_DAYS / 2
 
 
 def test_archives_of_jobs_that_wait_stay_and_those_of_ended_ones_go(

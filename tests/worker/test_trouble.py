@@ -5,7 +5,6 @@ import signal
 from dataclasses import replace
 from datetime import datetime
 from multiprocessing import Pipe
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests import factories
 from tests.worker.conftest import Desk
 from tests.worker.test_runner import MANY_EPOCHS, job_processes, running, until
 from worker import child, kinds
+from worker.forkserver import Forkserver
 from worker.ingest import ingest
 from worker.messages import GaveUp
 from worker.runner import Runner
@@ -65,9 +65,9 @@ def test_a_job_cancelled_in_the_moment_it_is_given_back_is_cancelled(
 
 
 def test_a_process_without_a_sign_of_life_is_ended_and_the_job_says_so(
-    desk: Desk, database: Database, files: Storage, settings: Settings, context: ForkServerContext, dataset_id: str
+    desk: Desk, database: Database, files: Storage, settings: Settings, forkserver: Forkserver, dataset_id: str
 ) -> None:
-    watchful = Runner(database, files, settings.model_copy(update={"silence_seconds": 4.0}), context)
+    watchful = Runner(database, files, settings.model_copy(update={"silence_seconds": 4.0}), forkserver)
     job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS, max_attempts=1)
     with running(watchful, job.id):
         until(lambda: "epoch_finished" in desk.history(job.id))
