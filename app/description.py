@@ -39,8 +39,8 @@ def complete(app: FastAPI) -> None:
 
     app.openapi = completed  # type: ignore[method-assign]
     for route in app.routes:
-        if isinstance(route, APIRoute) and not route.include_in_schema and "GET" in (route.methods or ()):
-            route.methods = {*(route.methods or ()), "HEAD"}
+        if isinstance(route, APIRoute) and not route.include_in_schema and route.methods == {"GET"}:
+            route.methods = {"GET", "HEAD"}
 
 
 def _show_value(parameter: dict[str, Any]) -> None:

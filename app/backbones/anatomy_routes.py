@@ -106,7 +106,7 @@ async def read_anatomy_picture(request: Request, question: QuestionDep) -> Respo
     return Response(await _made(request, question, charts.layers), media_type=_SVG)
 
 
-@router.post("/v1/anatomy", responses=responses(422))
+@router.post("/v1/anatomy", summary="Compare Stacks", responses=responses(422))
 async def read_stacks(request: Request, body: StacksCreate) -> StacksRead:
     """The anatomy of stacks of layers that you describe, and how they compare: three 3x3 against one 7x7."""
     shared: Workshop = request.app.state.anatomies

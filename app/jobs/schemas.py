@@ -220,9 +220,11 @@ class JobRead(BaseModel):
         "compares backbones, `optimise` the forms that a model version can be run in.",
     )
     state: JobState = Field(description="`succeeded`, `failed` and `cancelled` are the end.")
-    dataset_id: str
-    dataset_version: int | None = Field(description="The version that is read; null for an import.")
-    model_name: str | None = Field(description="Of what is trained or optimised; null for others.")
+    dataset_id: str = Field(examples=["ds_0193f6a2b07c7d1e8f2a3b4c5d6e7f80"])
+    dataset_version: int | None = Field(examples=[1], description="The version that is read; null for an import.")
+    model_name: str | None = Field(
+        examples=["patterns"], description="Of what is trained or optimised; null for others."
+    )
     spec: dict[str, Any] = Field(
         description="What was asked: the recipe of a training, the import of an ingest, the backbone of an analysis, "
         "the candidates of a ranking, the model version of an optimisation."
