@@ -9,3 +9,10 @@ def counted(number: int, noun: str) -> str:
 def percent(share: float) -> str:
     """A `share`, 0-1, as `95.8 %`."""
     return f"{100 * share:.1f} %"
+
+
+def size(count: float) -> str:
+    """A number of bytes, in the units of disks: `< 1 MB`, `58 MB`, `1.2 GB`."""
+    if count < 1e6:
+        return "< 1 MB"
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

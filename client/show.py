@@ -284,6 +284,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def _size(size_bytes: int) -> str:
+    if size_bytes < 1e6:
+        return "< 1 MB"
     return f"{size_bytes / 1e6:.0f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.1f} GB"
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import jinja2
 
+from app.backbones import palette
 from app.backbones.anatomy import COUNTED, Anatomy, Row
 from app.wording import counted
 
 JSON = "application/json"
 CSV = "text/csv"
 HTML = "text/html"
+MARKDOWN = "text/markdown"
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -58,6 +60,7 @@ def environment(package: str = "app.backbones") -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"bytes": in_bytes, "short": short, "sides": sides, "counted": counted}
+    made.globals |= {"light": palette.LIGHT, "dark": palette.DARK}
     return made
 
 

@@ -112,6 +112,11 @@ def version_of(session: Session, dataset_id: str, number: int) -> DatasetVersion
     return version
 
 
+def name_of(session: Session, dataset_id: str) -> str:
+    """Of a dataset, also of one that was deleted."""
+    return session.scalars(select(Dataset.name).where(Dataset.id == dataset_id)).one()
+
+
 def known_labels(session: Session, reference: str) -> tuple[str, ...]:
     """Labels of the newest version; none before the first import."""
     if find(session, reference).latest_version is None:
