@@ -65,8 +65,8 @@ def _rejection(found: Evaluation) -> str:
     assert found.unknown is not None
     each = "".join(f" By {curve.score} {percent(curve.area)}." for curve in found.unknown.curves)
     return (
-        f"Mistakes among the images that are kept. Without any refusal {percent(1 - found.accuracy)} are mistakes; as a "
-        f"mean over all shares of images kept, it is:{each}"
+        f"Mistakes among the images that are kept. Without any refusal {percent(1 - found.accuracy)} are mistakes. The "
+        f"mean over all shares of images kept:{each}"
     )
 
 

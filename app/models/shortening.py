@@ -1,6 +1,6 @@
 """Labels cut to fit into a picture, so that those that differ go on differing as far as there is room."""
 
-import os
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -22,7 +22,8 @@ def shortened(labels: Sequence[str]) -> list[str]:
 def _told_apart(cut: str, group: Sequence[str]) -> Iterable[tuple[str, str]]:
     if len(group) == 1:
         return [(group[0], cut)]
-    first = len(os.path.commonprefix(group))
+    letters = zip(*group, strict=False)
+    first = sum(1 for _ in itertools.takewhile(lambda each: len(set(each)) == 1, letters))
     return [(label, _around(label, first)) for label in group]
 
 
