@@ -1,5 +1,6 @@
 """Pictures of an evaluation, as SVG that suits light and dark screens."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Cell:
 
     @property
     def opacity(self) -> float:
-        return round(_FAINTEST + (1 - _FAINTEST) * self.share**0.5, 3)
+        return round(_FAINTEST + (1 - _FAINTEST) * math.sqrt(self.share), 3)
 
     @property
     def inks(self) -> str:
@@ -169,7 +170,7 @@ def _reliability(found: Evaluation) -> str:
 def _roc(found: Evaluation) -> str:
     if found.roc is None:
         raise _missing("roc")
-    area = Box(72, 96, 512, 536)
+    area = Box(72, 108, 512, 548)
     across, upward = _unit(area.left, area.right), _unit(area.bottom, area.top)
     areas = {figures.label: auc for figures, auc in zip(found.classes, found.roc.aucs, strict=True)}
     names = [figures.label for figures in found.classes]
