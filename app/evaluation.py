@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from app import intervals
 from app.described import described
-from app.intervals import Interval
+from app.intervals import Interval, Score
+from app.wording import percent
 
 COMPARED_EACH = 32
 """Training images of a label that others are compared with to tell what is unknown: the mean direction of more is
@@ -276,3 +278,22 @@ def brief(found: Evaluation) -> Mapping[str, Any]:
     """The main figures as plain values."""
     whole = asdict(found)
     return {name: whole[name] for name in _BRIEF}
+
+
+def doubt(found: Evaluation) -> str | None:
+    """Why the accuracy does not show that anything was learned, None where it does: the interval of the accuracy holds,
+    or is below, what an answer that is always the same would get right."""
+    images = sum(figures.images for figures in found.classes)
+    if not images:
+        return None
+    frequent = max(found.classes, key=lambda figures: figures.images)
+    guessed = frequent.images / images
+    right = sum(row[place] for place, row in enumerate(found.confusion))
+    interval = intervals.of_share(Score(right, images))
+    if interval.low > guessed:
+        return None
+    return (
+        f"It is not shown to do better than guessing: who always says {frequent.label!r} is right for "
+        f"{percent(guessed)} of the validation images, and its own accuracy of {percent(right / images)} is between "
+        f"{percent(interval.low)} and {percent(interval.high)} (95 %). More images would tell, and may help."
+    )

@@ -16,3 +16,10 @@ def percent(share: float) -> str:
 def moment(at: datetime) -> str:
     """`2026-01-02 03:04 UTC`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def size(count: float) -> str:
+    """A number of bytes, in the units of disks: `< 1 MB`, `58 MB`, `1.2 GB`."""
+    if count < 1e6:
+        return "< 1 MB"
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

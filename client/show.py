@@ -289,6 +289,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def _size(size_bytes: int) -> str:
+    if size_bytes < 1e5:
+        return "< 0.1 MB"
     if size_bytes < 1e9:
         return f"{size_bytes / 1e6:.{1 if size_bytes < 1e7 else 0}f} MB"
     return f"{size_bytes / 1e9:.1f} GB"

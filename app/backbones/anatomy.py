@@ -46,8 +46,9 @@ COUNTED = {
     "layers": "Convolutions and fully connected layers on the longest way from image to output; projections beside "
     "it, parallel branches and poolings do not add.",
     "receptive_field": "Height and width of the part of the image that a value depends on, which may be larger than "
-    "the image; of a sum or concatenation the largest of its parts; null for the whole image, as behind global "
-    "pooling, attention and fully connected layers over all places, and so behind squeeze-and-excitation.",
+    "the image; of a sum or concatenation the largest of its parts; null (in tables `image`) for the whole image, as "
+    "behind global pooling, attention and fully connected layers over all places, and so behind squeeze-and-"
+    "excitation.",
 }
 
 

@@ -168,5 +168,5 @@ def _json(backbone: str, found: Anatomy) -> str:
 _ANSWERS: dict[str, Callable[[str, Anatomy], str]] = {
     pages.JSON: _json,
     pages.CSV: lambda _backbone, found: pages.csv_table(found),
-    pages.HTML: pages.html_table,
+    pages.HTML: lambda backbone, found: pages.html_table(backbone, found, described=charts.describe_layers(found)),
 }

@@ -7,7 +7,7 @@ from fastapi import Query, Request, Response
 
 from app.backbones import pages
 
-_MEDIA_TYPES = {"json": pages.JSON, "csv": pages.CSV, "html": pages.HTML}
+_MEDIA_TYPES = {"json": pages.JSON, "csv": pages.CSV, "html": pages.HTML, "markdown": pages.MARKDOWN}
 
 FORMAT: Any = Query(alias="format", description="Left out, the header `Accept` decides; JSON if that does not.")
 PageFormat = Annotated[Literal["json", "html"] | None, FORMAT]

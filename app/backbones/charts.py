@@ -14,7 +14,7 @@ from app.backbones import placing
 from app.backbones.anatomy import Anatomy, Row
 from app.backbones.catalogue import Backbone
 from app.backbones.operators import WEIGHTED_LAYERS
-from app.backbones.pages import environment, in_bytes, short
+from app.backbones.pages import bytes_along, counts_along, environment, in_bytes, short
 from app.backbones.placing import Box, Bubble, Label
 
 _WIDTH = 1280
@@ -152,6 +152,19 @@ def layers(backbone: str, found: Anatomy) -> str:
         half_parameters=_half([group.parameters for group in groups]),
         in_bytes=in_bytes,
         short=short,
+        bytes_along=bytes_along,
+        counts_along=counts_along,
+        text=describe_layers(found),
+    )
+
+
+def describe_layers(found: Anatomy) -> str:
+    """What `layers` shows, in words."""
+    groups = _grouped(found.rows)
+    memory, parameters = _half([group.bytes for group in groups]), _half([group.parameters for group in groups])
+    return (
+        f"Half of the activation memory is reached at bar {memory} of {len(groups)}, half of the parameters at bar "
+        f"{parameters}."
     )
 
 

@@ -3,19 +3,24 @@
 import csv
 import functools
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jinja2
 
-from app.backbones.anatomy import COUNTED, Anatomy, Row
+from app.backbones import palette
+from app.backbones.anatomy import COUNTED, Anatomy, Row, StageTotals
+from app.backbones.operators import WEIGHTED_LAYERS
 from app.wording import counted, moment
 
 JSON = "application/json"
 CSV = "text/csv"
 HTML = "text/html"
+MARKDOWN = "text/markdown"
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_BYTES = [(1024.0**power, unit) for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))]
+_COUNTS = [(1000.0**power, unit) for power, unit in enumerate(("", "K", "M", "G", "T"))]
 
 
 def preferred(accept: str, offered: Iterable[str]) -> str:
@@ -40,10 +45,31 @@ def csv_table(found: Anatomy) -> str:
     return text.getvalue()
 
 
-def html_table(backbone: str, found: Anatomy) -> str:
-    """A page of its own, without scripts, for light and dark screens."""
+NAMES = {
+    "layers": "Layers on the longest way",
+    "multiply_adds": "Multiply-adds, an image",
+    "conv_fc_values": "Conv + fc values",
+    "layer_values": "Values of a table by hand",
+    "all_values": "All values",
+    "inference": "Memory, inference",
+    "training": "Memory, training",
+    "receptive_field": "Receptive field",
+}
+"""What the page calls the figures of `COUNTED`."""
+
+
+def html_table(backbone: str, found: Anatomy, *, described: str) -> str:
+    """A page of its own, without scripts, for light and dark screens; `described` says what its picture shows."""
     template = environment().get_template("anatomy.html")
-    return template.render(backbone=backbone, found=found, counted=COUNTED)
+    return template.render(
+        backbone=backbone,
+        found=found,
+        counted=COUNTED,
+        names=NAMES,
+        described=described,
+        weighted=sum(row.type in WEIGHTED_LAYERS for row in found.rows),
+        rest=_rest(found),
+    )
 
 
 @functools.cache
@@ -58,30 +84,55 @@ def environment(package: str = "app.backbones") -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"bytes": in_bytes, "short": short, "sides": sides, "counted": counted, "moment": moment}
+    made.globals |= {"light": palette.LIGHT, "dark": palette.DARK}
     return made
 
 
 def in_bytes(count: float) -> str:
     """A number of bytes for people: `58.1 MiB`."""
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    size, unit = _unit(count, _BYTES, below=1024)
+    return f"{count / size:.0f} {unit}" if unit == "B" else f"{count / size:.1f} {unit}"
 
 
 def short(count: float) -> str:
     """A count for people, three digits: `25.6 M`."""
-    for unit in ("", " K", " M", " G", " T"):
-        if count < 999.5 or unit == " T":
-            break
-        count /= 1000
-    return f"{count:.3g}{unit}"
+    size, unit = _unit(count, _COUNTS, below=999.5)
+    return f"{count / size:.3g} {unit}".rstrip()
+
+
+def bytes_along(values: Sequence[float]) -> list[str]:
+    """Numbers of bytes along an axis, all in the unit of the greatest."""
+    return _along(values, *_unit(max(values), _BYTES, below=1024))
+
+
+def counts_along(values: Sequence[float]) -> list[str]:
+    """Counts along an axis, all in the unit of the greatest."""
+    return _along(values, *_unit(max(values), _COUNTS, below=999.5))
 
 
 def sides(values: Iterable[int] | None) -> str:
     """Sizes with a multiplication sign between them, nothing for None."""
     return " \N{MULTIPLICATION SIGN} ".join(map(str, values)) if values is not None else ""
+
+
+def _rest(found: Anatomy) -> StageTotals:
+    """What is in no stage."""
+    stages, totals = found.stages, found.totals
+    return StageTotals(
+        name="head, and what else is in no stage",
+        parameters=totals.parameters - sum(stage.parameters for stage in stages),
+        macs=totals.macs - sum(stage.macs for stage in stages),
+        all_values=totals.all_values - math.prod(found.input) - sum(stage.all_values for stage in stages),
+    )
+
+
+def _along(values: Sequence[float], size: float, unit: str) -> list[str]:
+    return [f"{value / size:.4g} {unit}".rstrip() if value else "0" for value in values]
+
+
+def _unit(count: float, units: Sequence[tuple[float, str]], *, below: float) -> tuple[float, str]:
+    """The first of `units` that `count` has less than `below` of, the last one where it has more of each."""
+    return next(((size, unit) for size, unit in units if count < below * size), units[-1])
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -1,17 +1,18 @@
-"""What a person decides on: the card of a model version in Markdown, and its evaluation as a page."""
+"""What a person decides on: the card of a model version, in Markdown and as a page, and the page of its evaluation."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app import errors
+from app import errors, evaluation
 from app.backbones import catalogue
 from app.evaluation import Evaluation
-from app.models import pictures
+from app.models import descriptions, pictures
+from app.models.markdown import as_html
+from app.models.templating import environment
 from app.optimisation import Report
-
-_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Facts:
     number: int
     created_at: datetime
     dataset_id: str
+    dataset_name: str
     dataset_version: int
     backbone: str
     strategy: str
@@ -41,37 +43,42 @@ class Run:
     why: str
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Images of one label that are taken for another one."""
-
-    label: str
-    predicted: str
-    count: int
-
-
 def markdown(facts: Facts, found: Evaluation) -> str:
     """The card."""
-    template = pictures.environment().get_template("card.md")
-    return template.render(facts=facts, found=found, pairs=pairs(found), licence=licence(facts))
+    template = environment().get_template("card.md")
+    return template.render(
+        facts=facts,
+        found=found,
+        pairs=descriptions.pairs(found),
+        licence=licence(facts),
+        doubt=evaluation.doubt(found),
+        reasons=_reasons(facts, found),
+    )
 
 
-def html(facts: Facts, found: Evaluation) -> str:
+def card_page(facts: Facts, found: Evaluation) -> str:
+    """The card as a page of its own, beside that of the evaluation."""
+    template = environment().get_template("card.html")
+    return template.render(facts=facts, body=as_html(markdown(facts, found)))
+
+
+def evaluation_page(facts: Facts, found: Evaluation) -> str:
     """A page of its own, without scripts, for light and dark screens; its pictures are those of the routes below it."""
-    template = pictures.environment().get_template("evaluation.html")
-    return template.render(facts=facts, found=found, pairs=pairs(found), drawn=pictures.available(found))
+    template = environment().get_template("evaluation.html")
+    return template.render(
+        facts=facts,
+        found=found,
+        pairs=descriptions.pairs(found),
+        drawn={name: descriptions.describe(name, found) for name in pictures.available(found)},
+        doubt=evaluation.doubt(found),
+        reasons=_reasons(facts, found),
+        guessing=math.log(max(1, len(found.classes))),
+    )
 
 
-def pairs(found: Evaluation) -> list[Pair]:
-    """The labels that are mistaken most often."""
-    labels = [figures.label for figures in found.classes]
-    wrong = [
-        Pair(labels[row], labels[column], count)
-        for row, counts in enumerate(found.confusion)
-        for column, count in enumerate(counts)
-        if count and row != column
-    ]
-    return sorted(wrong, key=lambda pair: -pair.count)[:_PAIRS]
+def _reasons(facts: Facts, found: Evaluation) -> list[str]:
+    """Those of the plan, but for the doubt, which stands by itself."""
+    return [reason for reason in facts.reasons if reason != evaluation.doubt(found)]
 
 
 def licence(facts: Facts) -> str | None:

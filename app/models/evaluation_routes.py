@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
-from app import errors, optimisation
+from app import errors, evaluation, optimisation
 from app.backbones import answering, pages
 from app.backbones.answering import PageFormat
+from app.datasets import service as datasets
 from app.deps import PartsDep
 from app.evaluation import Evaluation
 from app.models import artifact, cards, pictures, service, serving
@@ -22,7 +23,7 @@ router = APIRouter(prefix="/v1/models/{name}/versions/{number}", tags=["models"]
 
 _SPLIT = "validation"
 _EVALUATION = TypeAdapter(Evaluation)
-_SVG, _JPEG, _MARKDOWN = "image/svg+xml", "image/jpeg", "text/markdown"
+_SVG, _JPEG = "image/svg+xml", "image/jpeg"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class _Judged:
 def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
     with parts.database.read() as session:
         version = service.find_version(session, name, number)
+        dataset_name = datasets.called(session, version.dataset_id)
         reports = [serving.report_of(row) for row in serving.newest(session, version.id).values()]
     pins = serving.process_pins(parts.settings).over(serving.pins_of(version))
     folder = parts.storage.model_version(version.id)
@@ -51,6 +53,7 @@ def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
         number=number,
         created_at=version.created_at,
         dataset_id=version.dataset_id,
+        dataset_name=dataset_name,
         dataset_version=version.dataset_version,
         backbone=version.backbone,
         strategy=version.strategy,
@@ -123,11 +126,26 @@ def read_mistake(
 @router.get(
     "/card",
     response_class=Response,
-    responses={**_content(_MARKDOWN, "The card.", {"type": "string"}), **responses(404, 422, 503)},
+    responses={
+        200: {
+            "description": "The card.",
+            "content": {media_type: {"schema": {"type": "string"}} for media_type in (pages.MARKDOWN, pages.HTML)},
+        },
+        **responses(404, 422, 503),
+    },
 )
-def read_card(judged: _JudgedDep) -> Response:
-    """The model card in Markdown: what the version is, how it was made, how good it is, and what is not known."""
-    return Response(cards.markdown(judged.facts, judged.evaluation), media_type=_MARKDOWN)
+def read_card(
+    request: Request,
+    judged: _JudgedDep,
+    wanted: Annotated[
+        Literal["markdown", "html"] | None,
+        Query(alias="format", description="Left out, the header `Accept` decides; Markdown if that does not."),
+    ] = None,
+) -> Response:
+    """The model card in Markdown, or as a page: what the version is, how it was made, how good it is, and what is not
+    known."""
+    media_type = answering.chosen(request, wanted, _CARDS)
+    return answering.answered(_CARDS[media_type](judged), media_type)
 
 
 def _json(judged: _Judged) -> str:
@@ -136,11 +154,16 @@ def _json(judged: _Judged) -> str:
         version=judged.facts.number,
         split=_SPLIT,
         pictures=pictures.available(judged.evaluation),
+        doubt=evaluation.doubt(judged.evaluation),
         figures=judged.evaluation,
     ).model_dump_json()
 
 
 _ANSWERS: dict[str, Callable[[_Judged], str]] = {
     pages.JSON: _json,
-    pages.HTML: lambda judged: cards.html(judged.facts, judged.evaluation),
+    pages.HTML: lambda judged: cards.evaluation_page(judged.facts, judged.evaluation),
+}
+_CARDS: dict[str, Callable[[_Judged], str]] = {
+    pages.MARKDOWN: lambda judged: cards.markdown(judged.facts, judged.evaluation),
+    pages.HTML: lambda judged: cards.card_page(judged.facts, judged.evaluation),
 }

@@ -1,29 +1,29 @@
 """Pictures of an evaluation, as SVG that suits light and dark screens."""
 
-import functools
-import re
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import jinja2
-
 from app import errors
-from app.backbones import pages
+from app.backbones import palette
 from app.backbones.charts import Axis
+from app.backbones.palette import Theme
 from app.backbones.placing import Box
-from app.evaluation import Bin, Evaluation
+from app.evaluation import Bin, Evaluation, Trust
+from app.models.descriptions import describe
+from app.models.shortening import shortened
+from app.models.templating import environment
 
 _CELLS = 900
 """Pixels of a side of the confusion matrix, about."""
 _SMALLEST_CELL, _LARGEST_CELL = 10, 72
 _COUNTED_CELL = 19
 """From this side on, cells have their number."""
-_LONGEST = 22
 _LETTER = 0.58
 """Width of a letter by the size of its font."""
-_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~$&])")
-"""Characters that mean something in Markdown."""
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+_FAINTEST = 0.16
+"""Opacity of a cell with the least images."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,23 @@ class Cell:
     """Of the images of the label, 0-1."""
     label: str
     predicted: str
+
+    @property
+    def is_right(self) -> bool:
+        return self.label == self.predicted
+
+    @property
+    def opacity(self) -> float:
+        return round(_FAINTEST + (1 - _FAINTEST) * math.sqrt(self.share), 3)
+
+    @property
+    def inks(self) -> str:
+        """Classes of the number's colour, on light and on dark screens."""
+        return f"light-{self._ink(palette.LIGHT)} dark-{self._ink(palette.DARK)}"
+
+    def _ink(self, theme: Theme) -> str:
+        ground = palette.mixed(theme.first if self.is_right else theme.second, theme.paper, self.opacity)
+        return "white" if palette.ink_on(ground) == palette.WHITE else "black"
 
 
 @dataclass(frozen=True)
@@ -55,10 +72,27 @@ class Bar:
     bin: Bin
     left: float
     width: float
-    accuracy: float
-    confidence: float
+    lower: float
+    """Of accuracy and confidence the lower one."""
+    upper: float
     share: float
     """Of the images in the fullest bin, 0-1."""
+
+    @property
+    def is_too_sure(self) -> bool:
+        return self.bin.confidence > self.bin.accuracy
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A reliability diagram as the template draws it."""
+
+    area: Box
+    trust: Trust
+    is_scaled: bool
+    bars: Sequence[Bar]
+    most: int
+    """Images in the fullest bin."""
 
 
 def draw(name: str, found: Evaluation) -> str:
@@ -79,32 +113,11 @@ def available(found: Evaluation) -> list[str]:
     return [name for name in PICTURES if known[name] is not None]
 
 
-@functools.cache
-def environment() -> jinja2.Environment:
-    """The templates beside this module, with the style sheet of those of the backbones."""
-    loader = jinja2.ChoiceLoader([jinja2.PackageLoader("app.models"), jinja2.PackageLoader("app.backbones")])
-    made = pages.environment().overlay(
-        loader=loader, autoescape=lambda name: name is None or not name.endswith((".md", ".txt"))
-    )
-    made.filters = {**made.filters, "percent": percent, "md": as_markdown}
-    return made
-
-
-def percent(share: float | None) -> str:
-    """A share for people: `97.3 %`."""
-    return "\N{EN DASH}" if share is None else f"{100 * share:.1f} %"
-
-
-def as_markdown(text: object) -> str:
-    """`text` as Markdown that shows it as it is, in one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
-
-
 def _confusion(found: Evaluation) -> str:
     labels = [figures.label for figures in found.classes]
     side = max(_SMALLEST_CELL, min(_LARGEST_CELL, _CELLS // len(labels)))
     font = min(13, max(9, side - 1))
-    shown = [_short(label) for label in labels]
+    shown = shortened(labels)
     margin = round(24 + _LETTER * font * max(map(len, shown)) + 14)
     left, top = max(64, margin), 104
     cells = [
@@ -128,6 +141,7 @@ def _confusion(found: Evaluation) -> str:
             margin=margin,
             width=max(620, left + side * len(labels) + 48),
             counted=side >= _COUNTED_CELL,
+            text=describe("confusion", found),
         )
     )
 
@@ -135,16 +149,20 @@ def _confusion(found: Evaluation) -> str:
 def _reliability(found: Evaluation) -> str:
     if found.reliability is None:
         raise _missing("reliability")
-    panels = [Box(72, 120, 412, 460), Box(532, 120, 872, 460)]
-    trusts = (found.reliability.before, found.reliability.after)
+    trusts = (found.reliability.before, found.reliability.after)[: 1 if found.reliability.temperature == 1 else 2]
+    areas = (Box(72, 156, 412, 496), Box(532, 156, 872, 496))
     return (
         environment()
         .get_template("reliability.svg")
         .render(
-            found=found.reliability,
+            temperature=found.reliability.temperature,
             images=found.images,
             ticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0],
-            panels=[(area, trust, _bars(trust.bins, area)) for area, trust in zip(panels, trusts, strict=True)],
+            panels=[
+                _panel(trust, area, is_scaled=place > 0)
+                for place, (trust, area) in enumerate(zip(trusts, areas, strict=False))
+            ],
+            text=describe("reliability", found),
         )
     )
 
@@ -152,15 +170,17 @@ def _reliability(found: Evaluation) -> str:
 def _roc(found: Evaluation) -> str:
     if found.roc is None:
         raise _missing("roc")
-    area = Box(72, 96, 512, 536)
+    area = Box(72, 108, 512, 548)
     across, upward = _unit(area.left, area.right), _unit(area.bottom, area.top)
     areas = {figures.label: auc for figures, auc in zip(found.classes, found.roc.aucs, strict=True)}
-    colours = iter(range(10))
+    names = [figures.label for figures in found.classes]
+    short = dict(zip(names, shortened(names), strict=True))
+    styles = iter(range(len(found.roc.curves)))
     lines = [
         Line(
             name="mean over the labels" if curve.label is None else curve.label,
             points=_points(across, upward, curve.false_positives, curve.true_positives),
-            style="mean" if curve.label is None else f"c{next(colours)}",
+            style="mean" if curve.label is None else f"c{next(styles) % len(palette.LIGHT.lines)}",
         )
         for curve in found.roc.curves
     ]
@@ -172,9 +192,10 @@ def _roc(found: Evaluation) -> str:
             area=area,
             x_ticks=across.grid(),
             y_ticks=upward.grid(),
-            lines=[(line, _short(line.name), value) for line, value in zip(lines, values, strict=True)],
-            macro=found.roc.macro_auc,
+            lines=[(line, short.get(line.name, line.name), value) for line, value in zip(lines, values, strict=True)],
             labels=len(found.classes),
+            shown=sum(curve.label is not None for curve in found.roc.curves),
+            text=describe("roc", found),
         )
     )
 
@@ -202,6 +223,7 @@ def _rejection(found: Evaluation) -> str:
                 (Line(curve.score, _points(across, upward, curve.coverage, curve.risk), f"c{place}"), curve.area)
                 for place, curve in enumerate(found.unknown.curves)
             ],
+            text=describe("rejection", found),
         )
     )
 
@@ -223,21 +245,22 @@ def _missing(name: str) -> errors.NotFound:
     )
 
 
-def _bars(bins: Sequence[Bin], area: Box) -> list[Bar]:
+def _panel(trust: Trust, area: Box, *, is_scaled: bool) -> Panel:
     across, upward = _unit(area.left, area.right), _unit(area.bottom, area.top)
-    most = max(one.images for one in bins)
-    return [
+    most = max(one.images for one in trust.bins)
+    bars = [
         Bar(
             bin=one,
             left=across.at(one.low) + 1,
             width=across.at(one.high) - across.at(one.low) - 2,
-            accuracy=upward.at(one.accuracy),
-            confidence=upward.at(one.confidence),
+            lower=upward.at(min(one.accuracy, one.confidence)),
+            upper=upward.at(max(one.accuracy, one.confidence)),
             share=one.images / most,
         )
-        for one in bins
+        for one in trust.bins
         if one.images
     ]
+    return Panel(area, trust, is_scaled, bars, most)
 
 
 def _unit(start: float, end: float) -> Axis:
@@ -247,7 +270,3 @@ def _unit(start: float, end: float) -> Axis:
 
 def _points(across: Axis, upward: Axis, xs: Sequence[float], ys: Sequence[float]) -> str:
     return " ".join(f"{across.at(x):.1f},{upward.at(y):.1f}" for x, y in zip(xs, ys, strict=True))
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"

@@ -160,4 +160,5 @@ class EvaluationRead(BaseModel):
     version: int
     split: str = Field(description="The images that it was measured on.", examples=["validation"])
     pictures: list[str] = Field(description="Names of the pictures at `…/evaluation/{picture}.svg`.")
+    doubt: str | None = Field(description="Why the accuracy is not shown to be above guessing; null where it is.")
     figures: Evaluation

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
+from html import escape
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
@@ -106,6 +107,32 @@ def test_a_page_shows_the_table_and_the_picture(http: TestClient) -> None:
     assert 'src="anatomy.svg?input=224&amp;batch=2&amp;dtype=float32"' in answer.text
     assert "prefers-color-scheme: dark" in answer.text
     assert "<script" not in answer.text
+
+
+def test_the_page_says_what_each_count_is_of_and_where_the_table_is(http: TestClient) -> None:
+    page = http.get("/v1/backbones/formnet/anatomy", params={"format": "html", "batch": 2}).text
+    read = anatomy(http, "formnet")
+    weighted = sum(row["type"] in ("conv", "linear") for row in read["rows"])
+    assert weighted > read["layers"]
+    assert f"<dd>{read['layers']}<small>of {weighted} with weights</small></dd>" in page
+    assert all(page.count(f"<dt>{name}</dt>") == 2 for name in pages.NAMES.values() if name != "Receptive field")
+    assert read["counted"].keys() == pages.NAMES.keys()
+    assert 'alt="Half of the activation memory is reached at bar' in page
+    table = "anatomy?input=128&batch=2&dtype=float32&format=csv"
+    assert f'href="{escape(table)}"' in page
+    assert http.get(f"/v1/backbones/formnet/{table}").headers["content-type"].startswith("text/csv")
+
+
+@pytest.mark.parametrize("name", ["formnet", "vgg16", "inception_v3", "vit_b_16"])
+def test_the_rows_of_the_stages_add_up(http: TestClient, name: str) -> None:
+    page = http.get(f"/v1/backbones/{name}/anatomy?format=html").text
+    table = Table()
+    table.feed(page[page.index("<h2>Stages") : page.index("<h2>Layers")])
+    numbers = [[int(cell.replace(",", "")) for cell in cells[1:]] for cells in table.rows[1:]]
+    totals = anatomy(http, name)["totals"]
+    assert numbers[-1] == [totals["parameters"], totals["macs"], totals["all_values"]]
+    assert [sum(column) for column in zip(*numbers[:-1], strict=True)] == numbers[-1]
+    assert min(min(row) for row in numbers) >= 0
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """The evaluation of a model version over HTTP: figures, pictures, mistakes, the card; of old versions, too."""
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from markupsafe import escape
 
 from app import evaluation
-from app.backbones import catalogue, classifier
+from app.backbones import catalogue, classifier, palette
+from app.backbones.palette import DARK, LIGHT, Theme
 from app.db import Database
-from app.evaluation import ClassFigures, Evaluation, Mistake, OldLabels
+from app.evaluation import Bin, ClassFigures, Evaluation, Mistake, OldLabels, Reliability, Trust
 from app.intervals import Interval
 from app.models import artifact, pictures
 from app.models import service as models
@@ -27,7 +32,25 @@ from tests.training.test_evaluate import guesses
 from worker.training import calibrate, conformal, evaluate, mistakes, separation, unknown
 
 URL = "/v1/models/insects/versions/1"
+SVG = "{http://www.w3.org/2000/svg}"
+COLOURS = {"black": palette.BLACK, "white": palette.WHITE}
+KINDS = ("kept", "sure", "unsure")
+CLASSES = (ClassFigures("ants", 21, 0.5, 0.5, 0.5), ClassFigures("bees", 23, 0.5, 0.5, 0.5))
 PHOTO = factories.image(factories.COLOURS["red"])
+
+
+class Tags(HTMLParser):
+    """The elements of a page, and where its links lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "a":
+            self.links.append(dict(attrs)["href"] or "")
 
 
 @pytest.fixture
@@ -107,6 +130,83 @@ def test_a_browser_gets_a_page_with_every_picture_and_names_that_do_no_harm(
     assert http.get(f"{URL}/evaluation?format=json", headers={"Accept": "text/html"}).json()["version"] == 1
 
 
+def page(http: TestClient) -> str:
+    answer = http.get(f"{URL}/evaluation?format=html")
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def test_the_page_says_what_it_is_of(http: TestClient, whole: Evaluation) -> None:
+    found, body = page(http), http.get(URL).json()
+    created = datetime.fromisoformat(body["created_at"])
+    dataset = http.get(f"/v1/datasets/{body['dataset_id']}").json()
+    assert f"Trained on {created:%Y-%m-%d %H:%M} UTC from data set {dataset['name']}" in found
+    assert body["dataset_id"] in found
+    assert f"version {body['dataset_version']}; backbone" in found
+    assert 'href="../../../../backbones/tinynet/anatomy">tinynet</a>' in found
+    assert f"strategy {body['strategy']}" in found
+    assert http.get(f"{URL}/../../../../backbones/tinynet/anatomy").status_code == 200
+    http.delete(f"/v1/datasets/{body['dataset_id']}", headers={"If-Match": "*"})
+    assert f"from data set {dataset['name']}" in page(http)
+
+
+def test_the_figures_above_are_those_that_are_served(http: TestClient, register: Any) -> None:
+    found = measured(("ants", "bees"))
+    assert found.reliability is not None
+    after = Trust(0.321, 0.0456, found.reliability.after.bins)
+    scaled = replace(found, reliability=replace(found.reliability, temperature=2.5, after=after))
+    register(asdict(scaled), ("ants", "bees"))
+    before = found.reliability.before
+    text = page(http)
+    assert f"<dt>Log-loss</dt><dd>0.321<small>nats; {before.log_loss:.3f} before the temperature</small>" in text
+    assert f"<dd>4.6 %<small>{100 * before.calibration_error:.1f} % before the temperature</small>" in text
+    assert "fitted without it (5 folds)" in text
+    assert f"0.321 nats; {before.log_loss:.3f} before the temperature" in http.get(f"{URL}/card").text
+
+
+def test_without_a_temperature_there_is_nothing_before_it(http: TestClient, register: Any) -> None:
+    found = measured(("ants", "bees"))
+    assert found.reliability is not None
+    plain = replace(found.reliability, temperature=1.0, after=found.reliability.before)
+    register(asdict(replace(found, reliability=plain)), ("ants", "bees"))
+    assert "before the temperature" not in page(http)
+    assert "No temperature does better" in page(http)
+
+
+def test_what_is_not_shown_to_beat_guessing_is_said_wherever_one_looks(http: TestClient, register: Any) -> None:
+    found = replace(measured(("ants", "bees"), count=44), confusion=((12, 9), (10, 13)), classes=CLASSES)
+    register(asdict(found), ("ants", "bees"))
+    doubt = http.get(f"{URL}/evaluation").json()["doubt"]
+    assert doubt.startswith("It is not shown to do better than guessing")
+    assert doubt == evaluation.doubt(found)
+    assert f"<p>{escape(doubt)}</p>" in page(http)
+    assert "**It is not shown to do better than guessing" in http.get(f"{URL}/card").text
+
+
+def test_the_reasons_of_the_plan_and_the_confusions_are_on_the_page(http: TestClient, register: Any) -> None:
+    found = replace(measured(("ants", "bees"), count=44), confusion=((12, 9), (10, 13)), classes=CLASSES)
+    register(asdict(found), ("ants", "bees"))
+    text = page(http)
+    assert "<li>Few images, and *like* photos.</li>" in text
+    places = [text.index(said) for said in ("<li>bees taken for ants: 10</li>", "<li>ants taken for bees: 9</li>")]
+    assert places == sorted(places)
+
+
+def test_mistakes_say_what_is_taken_for_what(http: TestClient, whole: Evaluation) -> None:
+    assert "<figcaption>taken for bees (90.0 %)<br><span>is ants (10.0 %)</span>" in page(http)
+
+
+def test_pictures_and_tables_have_words_and_can_be_reached_by_keys(http: TestClient, whole: Evaluation) -> None:
+    text = page(http)
+    for name in pictures.PICTURES:
+        said = drawn(whole, name).findtext(f"{SVG}desc") or ""
+        assert f'<a href="evaluation/{name}.svg"><img class="chart" src="evaluation/{name}.svg"' in text
+        assert f'alt="{escape(said)}"' in text
+    assert "<th>" not in text
+    assert text.count("<table") == text.count('<table aria-label="') + text.count('<table class="named" aria-label="')
+    assert text.count('class="wide"') == text.count('class="wide" tabindex="0" role="region" aria-label="')
+
+
 @pytest.mark.parametrize("name", pictures.PICTURES)
 def test_each_picture_is_svg_for_light_and_dark(http: TestClient, whole: Evaluation, name: str) -> None:
     answer = http.get(f"{URL}/evaluation/{name}.svg")
@@ -127,6 +227,81 @@ def test_pictures_hold_from_two_labels_to_a_hundred(name: str, classes: int) -> 
         assert texts.count("label 1 & more") == 2
 
 
+def drawn(found: Evaluation, name: str) -> ET.Element:
+    return ET.fromstring(pictures.draw(name, found))
+
+
+def texts(root: ET.Element) -> str:
+    return " ".join(element.text or "" for element in root.iter(f"{SVG}text"))
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_the_numbers_of_the_matrix_can_be_read_on_every_tone(theme: Theme) -> None:
+    labels = [f"label {place}" for place in range(20)]
+    # From one to twenty images of a hundred, right and wrong.
+    rows = tuple(
+        tuple(100 - 6 * row if row == column else 6 * row * (column == (row + 1) % 20) for column in range(20))
+        for row in range(16)
+    ) + tuple(tuple(5 for _ in range(20)) for _ in range(4))
+    found = replace(measured(labels, count=200), confusion=rows)
+    inks = {f"{kind}-{name}": value for kind in ("light", "dark") for name, value in COLOURS.items()}
+    screen = "light" if theme is LIGHT else "dark"
+    parents = list(drawn(found, "confusion"))
+    counted = [(parents[place - 1], one) for place, one in enumerate(parents) if "count" in one.get("class", "")]
+    assert len(counted) > 100
+    for cell, number in counted:
+        colour = theme.first if cell.attrib["class"] == "right" else theme.second
+        ground = palette.mixed(colour, theme.paper, float(cell.attrib["fill-opacity"]))
+        (ink,) = (inks[name] for name in number.attrib["class"].split() if name.startswith(screen))
+        assert palette.contrast(ink, ground) >= 4.5
+
+
+def test_pictures_are_dark_around_themselves_too(http: TestClient, whole: Evaluation) -> None:
+    assert "color-scheme: light dark" in http.get(f"{URL}/evaluation/confusion.svg").text
+
+
+def test_with_two_labels_the_one_curve_is_explained() -> None:
+    assert "mirror image" in texts(drawn(measured(("ants", "bees")), "roc"))
+    assert "mirror image" not in texts(drawn(measured(("ants", "bees", "wasps")), "roc"))
+
+
+def test_curves_differ_by_their_dashes_too() -> None:
+    style = drawn(measured([f"label {place}" for place in range(9)]), "roc").findtext(f"{SVG}style") or ""
+    dashes = re.findall(r"\.c\d \{ stroke: #\w+; stroke-dasharray: ([^;]+);", style)
+    assert len(dashes) == len(set(dashes)) == len(LIGHT.lines)
+
+
+def test_one_reliability_diagram_is_enough_where_no_temperature_is_used() -> None:
+    found = measured(("ants", "bees"))
+    assert found.reliability is not None
+    scaled = replace(found, reliability=replace(found.reliability, temperature=2.0))
+    assert "At temperature 2.000, as served" in texts(drawn(scaled, "reliability"))
+    plain = replace(found.reliability, temperature=1.0, after=found.reliability.before)
+    one = drawn(replace(found, reliability=plain), "reliability")
+    assert "No temperature does better" in texts(one)
+    bars = [rect for rect in one.iter(f"{SVG}rect") if rect.get("class") == "kept"]
+    assert len(bars) == 1 + sum(each.images > 0 for each in plain.before.bins)  # with that of the legend
+
+
+def test_too_sure_and_too_unsure_are_apart_and_cover_nothing() -> None:
+    bins = (Bin(0.4, 0.6, 10, 0.5, 0.8), Bin(0.8, 1.0, 30, 0.9, 0.6))
+    trust = Trust(0.5, 0.3, bins)
+    found = replace(measured(("ants", "bees")), reliability=Reliability(1.0, 5, trust, trust))
+    shapes = [one for one in drawn(found, "reliability").iter(f"{SVG}rect") if one.get("class") in KINDS][3:]
+    assert [one.attrib["class"] for one in shapes] == ["kept", "unsure", "kept", "sure"]
+    for kept, gap in zip(shapes[::2], shapes[1::2], strict=True):
+        bottom = float(gap.attrib["y"]) + float(gap.attrib["height"])
+        assert bottom == pytest.approx(float(kept.attrib["y"]), abs=0.11)
+    # The bars end at 80 % right, and at 60 % right with 90 % promised.
+    assert [round((496 - float(one.attrib["y"])) / 340, 2) for one in shapes] == [0.5, 0.8, 0.6, 0.9]
+
+
+def test_the_text_at_the_threshold_lies_on_the_curves() -> None:
+    last = list(drawn(measured(("ants", "bees", "wasps")), "rejection"))[-1]
+    assert "threshold" in (last.text or "")
+    assert "halo" in last.attrib["class"]
+
+
 def test_an_unknown_picture_is_answered_with_the_nearest(http: TestClient, whole: Evaluation) -> None:
     document = problem(http.get(f"{URL}/evaluation/confusions.svg"), 422)
     assert (document["code"], document["nearest"][0]) == ("unknown_picture", "confusion")
@@ -139,7 +314,7 @@ def test_a_mistake_has_its_thumbnail_and_others_have_none(http: TestClient, whol
     assert problem(http.get(f"{URL}/evaluation/mistakes/1.jpg"), 404)["code"] == "mistake_not_found"
 
 
-def test_the_card_says_what_the_labels_of_the_base_have_lost(http: TestClient, register: Any) -> None:
+def test_card_and_page_say_what_the_labels_of_the_base_have_lost(http: TestClient, register: Any) -> None:
     labels = ("ants", "bees")
     lost = OldLabels("base", 50, 0.9, 0.84, 0.88, 6.0, 2.0, (), Interval(0.5, 11.9), 2.0, "Train with *replay*.")
     of_version = replace(lost, images_of="version", lost=-1.0, interval=None, warning=None)
@@ -148,6 +323,9 @@ def test_the_card_says_what_the_labels_of_the_base_have_lost(http: TestClient, r
     assert "| the base | 50 | 90.0 % | 84.0 % | +2.0 | +6.0 (95 %: +0.5 to +11.9) |" in card
     assert "| the new version | 50 | 90.0 % | 84.0 % | +2.0 | -1.0 |" in card
     assert card.count("Train with \\*replay\\*.") == 1
+    text = page(http)
+    assert "<td>+6.0 (95 %: +0.5 to +11.9)</td>" in text
+    assert text.count('<p>Train with *replay*. <a href="#old-labels">') == text.count('id="old-labels"') == 1
 
 
 def test_the_card_says_what_is_known_and_what_is_not(http: TestClient, whole: Evaluation) -> None:
@@ -161,6 +339,30 @@ def test_the_card_says_what_is_known_and_what_is_not(http: TestClient, whole: Ev
     assert "- Few images, and \\*like\\* photos." in card
     rows = [line for line in card.splitlines() if line.startswith("| wasps")]
     assert rows[0].replace("\\|", "").count("|") == 7
+
+
+def test_a_browser_gets_the_card_as_a_page_in_which_no_name_is_markup(http: TestClient, register: Any) -> None:
+    labels = ("<script>alert(1)</script>", "[bees](javascript:alert(2))", "*wasps* | <b>x</b> &amp; ![i](x)")
+    register(asdict(measured(labels)), labels)
+    answer = http.get(f"{URL}/card", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["vary"] == "Accept"
+    assert '<a href="evaluation">' in answer.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
+    found = Tags()
+    found.feed(answer.text)
+    assert not found.tags & {"script", "img", "b", "iframe"}
+    assert set(found.links) <= {"evaluation", "card?format=markdown"}
+    assert "*wasps* | &lt;b&gt;x&lt;/b&gt; &amp;amp; ![i](x)" in answer.text
+
+
+def test_the_card_stays_markdown_for_programs_and_for_who_asks(http: TestClient, whole: Evaluation) -> None:
+    for query, accept in (("", "*/*"), ("", "text/markdown"), ("?format=markdown", "text/html")):
+        answer = http.get(f"{URL}/card{query}", headers={"Accept": accept})
+        assert answer.headers["content-type"].startswith("text/markdown")
+        assert answer.text.startswith("# insects, version 1")
+    assert "<h1>insects, version 1</h1>" in http.get(f"{URL}/card?format=html").text
+    assert problem(http.get(f"{URL}/card?format=csv"), 422)["errors"][0]["location"] == ["query", "format"]
 
 
 def test_a_version_of_an_older_service_has_what_it_was_stored_with(http: TestClient, register: Any) -> None:

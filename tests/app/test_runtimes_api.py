@@ -1,7 +1,7 @@
 """The forms of a model version over HTTP: a job that compares them, what it found, and what is pinned."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from app.main import assemble
 from app.models import service as models
 from app.models import serving
 from app.models.serving import NewOptimisation
-from app.optimisation import NO_PINS, Pins
+from app.optimisation import NO_PINS, Pins, Report
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
@@ -43,11 +43,11 @@ def optimised(database: Database, version_id: str) -> str:
     return record(database, version_id)
 
 
-def record(database: Database, version_id: str) -> str:
+def record(database: Database, version_id: str, report: Report = REPORT) -> str:
     identifier = serving.new_optimisation_id()
     with database.write() as session:
         job_id = models.find_version(session, "insects", 1).job_id
-        serving.record(session, NewOptimisation(identifier, version_id, job_id, REPORT), now=utc_now())
+        serving.record(session, NewOptimisation(identifier, version_id, job_id, report), now=utc_now())
     return identifier
 
 
@@ -222,5 +222,26 @@ def test_the_card_and_the_page_have_the_table(
     assert len(rows) == len(REPORT.forms)
     assert {row.count("|") for row in rows} == {11}
     page = http.get(f"{VERSION}/evaluation", headers={"Accept": "text/html"}).text
-    assert "<h2>Runtimes on a CPU</h2>" in page
+    assert "<h2>Runtimes on a CPU with 2 threads</h2>" in page
+    assert "outside the tolerance: its accuracy is lower" in page
+    assert "not to be had: not installed" in page
     assert page.count('<td class="text">onnxruntime-int8</td>') == 1
+    assert "the one temperature of all images" in page
+
+
+def test_little_memory_is_not_told_as_none(
+    http: TestClient, database: Database, files: Storage, register: Callable[..., Any]
+) -> None:
+    register(asdict(measured(LABELS)), LABELS)
+    with database.read() as session:
+        version_id = models.find_version(session, "insects", 1).id
+    plain = REPORT.forms[0]
+    assert plain.speed is not None
+    small, large = (replace(plain, speed=replace(plain.speed, memory_bytes=count)) for count in (400_000, 12_300_000))
+    record(database, version_id, replace(REPORT, forms=(small, replace(large, runtime="openvino"))))
+    for text in (
+        http.get(f"{VERSION}/evaluation?format=html").text.replace("&lt;", "<"),
+        http.get(f"{VERSION}/card").text,
+    ):
+        assert "< 1 MB" in text
+        assert "12 MB" in text

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from app.backbones import anatomies, catalogue, charts, placing
+from app.backbones import anatomies, catalogue, charts, pages, placing
 from app.backbones.anatomies import Question
 from app.backbones.anatomy import Anatomy
 from app.backbones.charts import Point
@@ -122,9 +122,14 @@ def test_bars_are_as_high_as_their_figures(vgg: Anatomy) -> None:
 def test_the_picture_tells_where_half_is_reached(vgg: Anatomy) -> None:
     drawn = ElementTree.fromstring(charts.layers("vgg16", vgg))
     described = drawn.findtext(f"{SVG}desc")
-    assert described == (
-        "Half of the activation memory is reached at layer 3 of 16, half of the parameters at layer 14."
-    )
+    assert described == ("Half of the activation memory is reached at bar 3 of 16, half of the parameters at bar 14.")
+
+
+def test_an_axis_has_one_unit() -> None:
+    assert pages.bytes_along([0, 786_432, 1_572_864]) == ["0", "0.75 MiB", "1.5 MiB"]
+    assert pages.bytes_along([0, 500, 1000]) == ["0", "500 B", "1000 B"]
+    assert pages.counts_along([0, 600_000, 1_200_000]) == ["0", "0.6 M", "1.2 M"]
+    assert pages.counts_along([0, 3.5, 7]) == ["0", "3.5", "7"]
 
 
 def test_pictures_suit_light_and_dark_screens_and_need_nothing_from_elsewhere(

@@ -92,3 +92,12 @@ def test_a_classifier_that_guesses_is_told_of() -> None:
     (reason,) = carried_out(recipe, Progress("train", 1, 1), sure((TARGETS + 1) % 4))
     assert reason.startswith("It tells the validation images apart no better than a guess")
     assert carried_out(recipe, Progress("train", 1, 1), sure(TARGETS)) == ()
+
+
+def test_a_classifier_that_may_be_guessing_is_told_of() -> None:
+    said = np.where(np.arange(len(TARGETS)) < 15, TARGETS, (TARGETS + 1) % 4)  # 15 of 40, for four labels
+    recipe = Recipe(backbone="tinynet", strategy="scratch")
+    unsure = np.full((len(said), 4), 0.2)
+    unsure[np.arange(len(said)), said] = 0.4
+    (reason,) = carried_out(recipe, Progress("train", 1, 1), unsure)
+    assert reason.startswith("It is not shown to do better than guessing")

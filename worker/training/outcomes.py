@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from app import evaluation
 from worker.training import evaluate
 from worker.training.events import (
     Emit,
@@ -83,6 +84,8 @@ def _doubts(trained: Trained, targets: NDArray[np.int64]) -> Iterator[str]:
             f"{loss:.3f} nats at its best temperature, {guessing:.3f} for the guess. More images, pre-trained weights, "
             "a lower learning rate or more epochs may help."
         )
+    elif said := evaluation.doubt(trained.evaluation):
+        yield said
 
 
 def _after(epoch: int) -> str:
