@@ -103,7 +103,7 @@ def _say_how_to_go_on(client: Client, console: Console, photo: Path) -> None:
         f"curl -H 'Content-Type: image/jpeg' --data-binary @{shlex.quote(str(photo))} "
         f"{client.url}/v1/models/{MODEL}/predict"
     )
-    console.print(f"\nModel        {client.url}/v1/models/{MODEL}", highlight=False)
+    console.print(f"\nIn a browser {client.url}", highlight=False)
     console.print(f"Every route  {client.url}/docs", highlight=False)
     console.print("Try it       ", end="")
     console.print(escape(request), highlight=False, soft_wrap=True)

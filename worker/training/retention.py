@@ -131,8 +131,10 @@ def _labels(
 def _warning(pair: Pair, judged: OldLabelsJudged, limit: float) -> str:
     assert judged.interval is not None
     span = f"95 %: {judged.interval.low:.1f} to {judged.interval.high:.1f}"
+    whose = "its own" if judged.images_of == "base" else "the new version's"
     return (
-        f"The labels of {pair.start.base} have lost {judged.lost:.1f} points ({span}), more than {limit:g}: "
+        f"The labels of {pair.start.base} have lost {judged.lost:.1f} points on {whose} held-out images ({span}), more "
+        f"than {limit:g}: "
         f"{_causes(judged)}. {_advice(pair, judged)}"
     )
 
