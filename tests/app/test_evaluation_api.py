@@ -161,6 +161,8 @@ def test_the_figures_above_are_those_that_are_served(http: TestClient, register:
     assert f"<dt>Log-loss</dt><dd>0.321<small>nats; {before.log_loss:.3f} before the temperature</small>" in text
     assert f"<dd>4.6 %<small>{100 * before.calibration_error:.1f} % before the temperature</small>" in text
     assert "fitted without it (5 folds)" in text
+    assert "the one temperature of all images" not in text  # as there are no tables of runtimes
+    assert "the one temperature of all images" in http.get(f"{URL}/card").text
     assert f"0.321 nats; {before.log_loss:.3f} before the temperature" in http.get(f"{URL}/card").text
 
 
