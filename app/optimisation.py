@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from app import errors
 from app.described import described
@@ -43,10 +43,11 @@ MANIFEST = "optimisation.json"
 _ROUNDING = 1e-9
 
 
-@described
 @dataclass(frozen=True)
 class Tolerance:
     """How far a form may be from the plain one to be served."""
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
     accuracy_points: Annotated[Number, Field(ge=0, le=100)] = 0.5
     """By how many points, of 100, its accuracy may be lower."""
