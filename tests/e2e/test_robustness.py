@@ -3,7 +3,9 @@
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,9 +89,27 @@ class Alone:
     data: Path
 
 
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a socket in it, as pytest's own may not."""
+    with tempfile.TemporaryDirectory(prefix="graft-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    with short_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
-    folder, port = tmp_path_factory.mktemp("alone"), service.free_port()
+def alone() -> Iterator[Alone]:
+    with short_folder() as folder:
+        yield from _alone(folder)
+
+
+def _alone(folder: Path) -> Iterator[Alone]:
+    port = service.free_port()
     environment = {"GRAFT_DATA_DIR": str(folder / "data"), **FAST}
     process = service.start(["-m", "worker.embedded", "--port", str(port)], environment, folder / "service.log")
     try:
@@ -154,16 +174,16 @@ def test_a_client_that_stalls_does_not_hold_the_shutdown(alone: Alone) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_can_start_no_process_is_followed_by_one_that_can(tmp_path: Path) -> None:
-    sockets = tmp_path / "data" / "sockets"
-    with service.embedded(tmp_path, **FAST) as here, here.http() as http:
+def test_a_worker_that_can_start_no_process_is_followed_by_one_that_can(short_path: Path, tmp_path: Path) -> None:
+    sockets = short_path / "data" / "sockets"
+    with service.embedded(short_path, **FAST) as here, here.http() as http:
         (path,) = sockets_of_jobs(service.worker_process(http))
         assert path.is_relative_to(sockets)
         shutil.rmtree(sockets)
         sockets.write_bytes(b"in the way")
         assert imported(http, tmp_path)["attempt"] == 1
         assert not sockets_of_jobs(service.worker_process(http))[0].is_relative_to(sockets)
-    assert "this worker can run no jobs any more, and ends" in (tmp_path / "service.log").read_text()
+    assert "this worker can run no jobs any more, and ends" in (short_path / "service.log").read_text()
 
 
 def test_a_broker_emptied_while_jobs_wait_loses_none(
