@@ -81,7 +81,8 @@ def download(
         files = client.files(name, number)
         known = {file.name: file for file in files}
         for missing in [wanted for wanted in only or () if wanted not in known]:
-            raise Refused(f"{name}@{number} has no file {missing!r}; it has {', '.join(known)}")
+            hint = "; networks as ONNX come with `graft optimise`" if missing.endswith(".onnx") else ""
+            raise Refused(f"{name}@{number} has no file {missing!r}; it has {', '.join(known)}{hint}")
         folder = to or Path(f"{name}-{number}")
         folder.mkdir(parents=True, exist_ok=True)
         for file in (known[wanted] for wanted in only or known):

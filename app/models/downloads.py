@@ -58,8 +58,9 @@ def of(version: Path, optimisations: Iterable[Path]) -> Mapping[str, Stored]:
 def find(files: Mapping[str, Stored], name: str) -> Stored:
     """Raises `NotFound`, and `Unavailable` where it is not on the disk any more."""
     if name not in files:
+        hint = "; networks as ONNX come with its optimisation" if name.endswith(_ONNX) else ""
         raise errors.NotFound(
-            f"the version has no file {name!r}; it has {', '.join(files)}",
+            f"the version has no file {name!r}; it has {', '.join(files)}{hint}",
             code="model_file_not_found",
             detail={"nearest": [*errors.nearest_names(name, list(files))]},
         )

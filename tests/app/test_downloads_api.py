@@ -86,6 +86,7 @@ def test_a_file_that_is_not_one_of_the_versions_is_not_found(http: TestClient, v
     missing = problem(http.get(f"{URL}/weight.safetensors"), 404)
     assert missing["code"] == "model_file_not_found"
     assert missing["nearest"][0] == "weights.safetensors"
+    assert "come with its optimisation" in problem(http.get(f"{URL}/fp32.onnx"), 404)["detail"]
     for outside in ("..%2Fgraft.db", "%2Fetc%2Fpasswd", "report.json"):
         assert http.get(f"{URL}/{outside}").status_code == 404
     assert problem(http.get("/v1/models/insects/versions/2/files"), 404)["code"] == "model_version_not_found"
