@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.backbones import catalogue, classifier, networks
+from app.backbones import catalogue, classifier, export, networks
 from app.db import Database, new_id, utc_now
 from app.jobs.tables import Job
 from app.models import artifact
 from app.models import service as models
 from app.models.artifact import Artifact, Calibration
 from app.models.service import NewModelVersion
+from app.runtimes import in_onnx, in_torch
+from app.runtimes.form import Files
 
 Pack = Callable[[Path, Mapping[str, bytes]], Path]
 
@@ -68,6 +70,17 @@ def write_artifact(folder: Path, *, calibration: Calibration | None = None) -> N
     built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0)
     plain = Artifact("tinynet", ("ants", "bees"), built.preprocessing, {}, {}, {}, built.state())
     artifact.write(folder, replace(plain, calibration=calibration))
+
+
+def onnx_of(artifact: Path) -> bytes:
+    """The classifier of `write_artifact` as the file that an optimisation has."""
+    return export.to_onnx(
+        in_torch.whole(Files(artifact)),
+        torch.zeros(1, 64, 64, 3),
+        inputs=[in_onnx.INPUT],
+        outputs=list(in_onnx.OUTPUTS),
+        dynamic={name: {0: "n"} for name in (in_onnx.INPUT, *in_onnx.OUTPUTS)},
+    )
 
 
 def register_version(database: Database, version_id: str, dataset_id: str, *, labels: Sequence[str]) -> None:

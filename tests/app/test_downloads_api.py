@@ -5,19 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from fastapi.testclient import TestClient
 
 from app import optimisation
-from app.backbones import export, preprocess
+from app.backbones import preprocess
 from app.backbones.preprocess import Preprocessing
 from app.db import Database, utc_now
 from app.libraries import onnxruntime
 from app.models import service as models
 from app.models import serving
 from app.models.serving import NewOptimisation
-from app.runtimes import in_onnx, in_torch, optimised
-from app.runtimes.form import Files
+from app.runtimes import optimised
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from app.storage import Storage
@@ -49,16 +47,7 @@ def optimised_id(database: Database, files: Storage, version_id: str) -> str:
     identifier = serving.new_optimisation_id()
     folder = files.optimisation(identifier)
     folder.mkdir()
-    network = in_torch.whole(Files(files.model_version(version_id)))
-    names = (in_onnx.INPUT, *in_onnx.OUTPUTS)
-    written = export.to_onnx(
-        network,
-        torch.zeros(1, 64, 64, 3),
-        inputs=[in_onnx.INPUT],
-        outputs=list(in_onnx.OUTPUTS),
-        dynamic={name: {0: "n"} for name in names},
-    )
-    (folder / "fp32.onnx").write_bytes(written)
+    (folder / "fp32.onnx").write_bytes(factories.onnx_of(files.model_version(version_id)))
     optimised.write(folder, Optimised(REPORT, Check(np.zeros((1, 64, 64, 3), np.uint8), {})))
     with database.write() as session:
         job_id = models.find_version(session, "insects", 1).job_id

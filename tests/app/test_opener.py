@@ -13,7 +13,6 @@ import safetensors.numpy
 import torch
 
 from app import errors, files, optimisation
-from app.backbones import export
 from app.metrics import Metrics
 from app.models.service import Served
 from app.optimisation import Machine as MeasuredOn
@@ -43,15 +42,7 @@ def storage(tmp_path: Path) -> Storage:
         logits = network(torch.from_numpy(images).float())[1].numpy()
     folder = storage.optimisation("opt_1")
     folder.mkdir()
-    names = (in_onnx.INPUT, *in_onnx.OUTPUTS)
-    written = export.to_onnx(
-        network,
-        torch.zeros(1, 64, 64, 3),
-        inputs=[in_onnx.INPUT],
-        outputs=list(in_onnx.OUTPUTS),
-        dynamic={name: {0: "n"} for name in names},
-    )
-    (folder / "fp32.onnx").write_bytes(written)
+    (folder / "fp32.onnx").write_bytes(factories.onnx_of(storage.model_version("mv_1")))
     report = Report(MeasuredOn("cpu", "a CPU", 1), 2, 1.0, Tolerance(), FORMS, optimisation.order(FORMS))
     optimised.write(folder, Optimised(report, Check(images, {"onnxruntime-fp32": logits})))
     return storage
