@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.facts import NetworkFacts, VersionFacts
+from app.narrowing import left_out, narrowed
 from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
 from app.profile import HEAD, Depth, Probe, Profile
-from app.recipe import ALL_STAGES, BEST_STAGE, Recipe, Strategy, left_out, narrowed
+from app.recipe import ALL_STAGES, BEST_STAGE, Recipe, Strategy
 from app.wording import percent
 
 Chosen = Literal["head", "stage_probe", "top", "full"]

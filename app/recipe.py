@@ -1,7 +1,6 @@
 """What to train, as it is asked for: a value shared by the API and the stored job. `app.plan` resolves it."""
 
-from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -24,6 +23,7 @@ ALL_STAGES = "all"
 
 Optimizer = Literal["sgd", "adamw"]
 Balance = Literal["none", "weights", "sampler"]
+LabelPrior = Literal["learned", "training"]
 AugmentationPolicy = Literal["none", "crop", "trivial", "rand"]
 
 _DESCENT = (
@@ -50,6 +50,9 @@ FIELDS: dict[Strategy, tuple[str, ...]] = {
 }
 """The fields that only some strategies know, by strategy; `auto` takes them all, for whichever it decides on."""
 
+
+MIXED = ("mixup", "cutmix")
+"""The changes of images that mix two of them."""
 
 LabelName = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -130,6 +133,14 @@ class Recipe:
         Field(
             description="Whether the training images that `base` was made from are trained on besides, as far as their "
             "labels are kept and the version has not got them; not if left out."
+        ),
+    ] = None
+    label_prior: Annotated[
+        LabelPrior | None,
+        Field(
+            description="How frequent the labels of `base` are taken to be: as in the `training`, or as in all images "
+            "that the base has `learned` from besides, where it has more, and as the new labels at most. Left out, it "
+            "is `learned`, but for a `balance`."
         ),
     ] = None
     seed: Annotated[Integer, Field(ge=0, lt=2**31, description="Seed of everything random in the training.")] = 0
@@ -297,7 +308,8 @@ class Recipe:
 
     @model_validator(mode="after")
     def _fields_fit_strategy(self) -> Self:
-        foreign = sorted(_known().difference(_known() if self.strategy == "auto" else FIELDS[self.strategy]))
+        known = known_fields()
+        foreign = sorted(known.difference(known if self.strategy == "auto" else FIELDS[self.strategy]))
         given = {name: getattr(self, name) for name in foreign if getattr(self, name) is not None}
         if given:
             refuse({name: (value, f"not for strategy '{self.strategy}'") for name, value in given.items()})
@@ -306,7 +318,7 @@ class Recipe:
     @model_validator(mode="after")
     def _fields_fit_base(self) -> Self:
         if self.base is None:
-            given = {name: getattr(self, name) for name in ("label_map", "replay") if getattr(self, name) is not None}
+            given = {name: getattr(self, name) for name in _FOR_BASE if getattr(self, name) is not None}
             refuse({name: (value, "only with a base to start from") for name, value in given.items()})
             return self
         if self.strategy not in WITH_BASE:
@@ -321,6 +333,9 @@ class Recipe:
             refuse({"reinit": (self.reinit, said)})
         if self.picks_backbone:
             refuse({"backbone": (self.backbone, "a base has a backbone of its own; name that")})
+        if self.label_prior == "learned" and self.balance in EVENED_OUT:
+            said = f"with balance '{self.balance}' all labels are alike frequent; give one or the other"
+            refuse({"label_prior": (self.label_prior, said)})
         return self
 
     @model_validator(mode="after")
@@ -355,7 +370,7 @@ class Recipe:
         if self.l2 is not None and self.reinit not in (None, "none"):
             refuse({"l2": (self.l2, f"with reinit '{self.reinit}' no linear classifier is fitted")})
         if self.strategy == "top" and self.augmentation:
-            mixed = {name: getattr(self.augmentation, name) for name in _MIXED}
+            mixed = {name: getattr(self.augmentation, name) for name in MIXED}
             said = "not for strategy 'top', which keeps activations"
             refuse({f"augmentation.{name}": (value, said) for name, value in mixed.items() if value})
         return self
@@ -365,35 +380,11 @@ WITH_BASE: tuple[Wish, ...] = ("auto", "head", "top", "full")
 """The strategies that can start from a model version. The classifier of a `stage_probe` sees other features than that
 of the base, whose rows would mean nothing there."""
 
+EVENED_OUT: tuple[Balance, ...] = ("weights", "sampler")
+_FOR_BASE = ("label_map", "replay", "label_prior")
 _FOR_PRETRAINED = ("l2", "reinit", "layer_decay", "unfreeze")
 
 
-def narrowed(recipe: Recipe, strategy: Strategy, **fields: Any) -> tuple[Recipe, tuple[str, ...]]:
-    """`recipe` with this strategy and these fields where it leaves them open, without those that the strategy does not
-    can take; and the names of the ones left out."""
-    known = (*FIELDS[strategy], *_COMMON)
-    given = {name: value for name, value in vars(recipe).items() if name in _known() and value is not None}
-    lost = set(given).difference(known)
-    settled = {**fields, **{name: value for name, value in given.items() if name in known}}
-    if strategy == "full" and settled.get("reinit") == "retrained":
-        lost.add("reinit")
-        del settled["reinit"]
-    if strategy == "top" and recipe.augmentation:
-        mixed: dict[str, Any] = {name: 0.0 for name in _MIXED if getattr(recipe.augmentation, name)}
-        lost.update(f"augmentation.{name}" for name in mixed)
-        settled["augmentation"] = replace(recipe.augmentation, **mixed)
-    common = {name: getattr(recipe, name) for name in _COMMON}
-    return Recipe(**common, strategy=strategy, **settled), tuple(sorted(lost))
-
-
-def left_out(strategy: Strategy, lost: tuple[str, ...]) -> tuple[str, ...]:
-    """The sentence about what `narrowed` has left out; none where that is nothing."""
-    return (f"Not for strategy '{strategy}', and so left out: {', '.join(lost)}.",) if lost else ()
-
-
-_MIXED = ("mixup", "cutmix")
-_COMMON = ("backbone", "weights", "base", "label_map", "replay", "seed", "deterministic", "search")
-
-
-def _known() -> set[str]:
+def known_fields() -> set[str]:
+    """Those that some strategies know and others do not."""
     return {name for fields in FIELDS.values() for name in fields}

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from app import errors
 from app.descent import Descent
 from app.facts import NetworkFacts, VersionFacts
+from app.narrowing import narrowed
 from app.plan import Plan, halfway, resolve
 from app.profile import HEAD
-from app.recipe import ALL_STAGES, Augmentation, Recipe, Strategy, narrowed
+from app.recipe import ALL_STAGES, Augmentation, Recipe, Strategy
 
 _FACTOR = 10.0
 """A number is tried from its default divided by this to its default times this."""

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from app.facts import NetworkFacts, VersionFacts
+from app.narrowing import left_out, narrowed
 from app.plan import Plan, resolve
-from app.recipe import Recipe, left_out, narrowed
+from app.recipe import Recipe
 from app.warmstart import WarmStart, told
 from app.wording import counted
 
@@ -39,6 +40,7 @@ def plan(
             *reasons,
             *made.reasons,
             *_about_pull(made),
+            *_about_prior(start),
             _about_replay(start, can_replay=can_replay),
         ),
     )
@@ -70,6 +72,15 @@ def _about_pull(made: Plan) -> Iterator[str]:
         yield (
             "Weights that are trained are not pulled to zero but back to where they start, by "
             f"{made.descent.weight_decay:g} (L2-SP, Li et al. 2018), so that the old labels are not unlearnt."
+        )
+
+
+def _about_prior(start: WarmStart) -> Iterator[str]:
+    if start.label_prior == "learned" and start.fresh:
+        yield (
+            f"Where the version has fewer images of the old labels than of new ones, and {start.base} has learnt from "
+            "more of them, the old ones are taken to be that much more frequent, or else few images would make them "
+            "rare (label_prior)."
         )
 
 

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from app import errors
 from app.described import described
+from app.recipe import LabelPrior
 
 _TOLD = 20
 """Labels that a message or an error lists at most."""
@@ -40,6 +41,8 @@ class WarmStart:
     """Labels of the base that the version has not."""
     replay: bool
     """Whether the base's own training images of kept labels are trained on besides."""
+    label_prior: LabelPrior = "training"
+    """How frequent kept labels are taken to be beside fresh ones: as in the `training`, or as the base `learned`."""
 
 
 def match(

@@ -139,13 +139,21 @@ class Bench:
                 emit=trained.say_nothing,
             )
         made = self.train(parts.base, quality.plan_for(recipe, parts.base, self.backbone, measured)).classifier
-        return Base(parts.base.labels, made.preprocessing, made.state(), made.outlet, parts.base)
+        return Base(parts.base.labels, made.preprocessing, made.state(), made.outlet, parts.base, {})
 
     def extend(self, base: Base, parts: Parts, run: Run) -> Found:
         """Start from `base`, and judge both by the test part."""
         splits, replay = version(parts, run.case), run.case.endswith("replay")
         kept, fresh, dropped = match(base.labels, splits.labels, None)
-        start = WarmStart(base="base@1", version_id="base", kept=kept, fresh=fresh, dropped=dropped, replay=replay)
+        start = WarmStart(
+            base="base@1",
+            version_id="base",
+            kept=kept,
+            fresh=fresh,
+            dropped=dropped,
+            replay=replay,
+            label_prior="learned",
+        )
         recipe = Recipe(backbone=run.backbone, strategy=run.strategy, seed=run.seed, base="base@1", replay=replay)  # type: ignore[arg-type]
         network = replace(self.backbone.facts, stages=_stages(self.backbone, base))
         plan = plans.plan(recipe, start, photos.facts(splits), network)

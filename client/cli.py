@@ -132,6 +132,10 @@ def train(
     replay: Annotated[
         bool, typer.Option("--replay", help="Train on the images that the base was made from, besides.")
     ] = False,
+    label_prior: Annotated[
+        str | None,
+        typer.Option(help="learned: labels of the base are as frequent as it learnt; training: as in the photos."),
+    ] = None,
     stage: Annotated[str | None, typer.Option(help="Name of a stage, best, or all (stage_probe).")] = None,
     freeze: Annotated[str | None, typer.Option(help="Last stage that stays as it is (top).")] = None,
     reinit: Annotated[str | None, typer.Option(help="What starts anew: none, head, or retrained (top, full).")] = None,
@@ -159,6 +163,7 @@ def train(
         base=base,
         label_map=_label_map(label_map or []),
         replay=replay or None,
+        label_prior=label_prior,
         seed=seed,
         epochs=epochs,
         stage=stage,

@@ -31,6 +31,7 @@ class Recipe:
     base: str | None = None
     label_map: Mapping[str, str] | None = None
     replay: bool | None = None
+    label_prior: str | None = None
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None

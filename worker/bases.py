@@ -23,7 +23,8 @@ def read(work: BaseWork, start: WarmStart) -> Base:
             f"the images that {start.base} was made from are to be trained on besides, and are gone",
             code="base_images_gone",
         )
-    return Base(found.labels, found.preprocessing, found.state, found.outlet, splits)
+    learned = found.provenance.get("learned") or {}
+    return Base(found.labels, found.preprocessing, found.state, found.outlet, splits, learned)
 
 
 def _splits(work: BaseWork) -> Splits | None:

@@ -26,7 +26,7 @@ from worker import analyse, bases, rank, searching
 from worker.places import Places
 from worker.searching import SearchWork
 from worker.splits import splits_of
-from worker.training import checkpoint, report, strategies
+from worker.training import checkpoint, frequencies, report, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit, Planned
 from worker.training.rivals import Trained
@@ -73,7 +73,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         preprocessing=trained.preprocessing,
         plan=asdict(trained.plan),
         evaluation=asdict(found.evaluation),
-        provenance=_provenance(work, backbone, file, trained),
+        provenance=_provenance(training, file, trained),
         state=trained.classifier.state(),
         outlet=trained.classifier.outlet,
         calibration=_calibration(found.evaluation, trained),
@@ -242,16 +242,17 @@ def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile 
     return plan, measured
 
 
-def _provenance(work: TrainWork, backbone: Backbone, file: WeightsFile | None, trained: Trained) -> dict[str, Any]:
-    start = trained.plan.base
+def _provenance(training: _Training, file: WeightsFile | None, trained: Trained) -> dict[str, Any]:
+    work, start = training.work, trained.plan.base
     return {
         "dataset": {"id": work.dataset_id, "version": work.version, "content_hash": work.content_hash},
         "backbone": {
-            "name": backbone.name,
+            "name": training.backbone.name,
             "weights": None if file is None else _weights_provenance(file),
             "outlet": asdict(trained.classifier.outlet),
         },
         "base": None if start is None else asdict(start),
+        "learned": frequencies.learned(training.splits, training.base, start),
         "seed": work.recipe.seed,
         "libraries": {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}},
     }

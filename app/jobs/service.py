@@ -22,8 +22,9 @@ from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate, OptimisationCreate, RankingCreate
 from app.jobs.tables import Job, Worker
 from app.models.tables import ModelVersion
+from app.narrowing import left_out, narrowed
 from app.plan import Plan, check_stages, resolve
-from app.recipe import Recipe, left_out, narrowed
+from app.recipe import Recipe
 
 CPU_QUEUE = "cpu"
 GPU_QUEUE = "gpu"

@@ -61,6 +61,25 @@ def test_what_decides_itself_has_its_plan_at_once(http: TestClient, versioned: s
     assert dry.json()["plan"] == plan
 
 
+@pytest.mark.parametrize(
+    ("recipe", "prior"),
+    [
+        ({}, "learned"),
+        ({"strategy": "auto", "balance": "weights"}, "learned"),  # which is not for the head that this comes to
+        ({"strategy": "full", "balance": "sampler"}, "training"),
+        ({"strategy": "full", "balance": "none"}, "learned"),
+        ({"label_prior": "training"}, "training"),
+    ],
+)
+def test_how_frequent_old_labels_are_taken_to_be_is_the_recipes_choice(
+    http: TestClient, versioned: str, base: str, recipe: dict[str, object], prior: str
+) -> None:
+    plan = http.post("/v1/jobs", json=asked(versioned, **recipe)).json()["plan"]
+    assert plan["base"]["label_prior"] == prior
+    said = [reason for reason in plan["reasons"] if reason.endswith("(label_prior).")]
+    assert len(said) == (prior == "learned")
+
+
 def test_a_renamed_label_is_mapped(http: TestClient, versioned: str, base: str) -> None:
     plan = http.post("/v1/jobs", json=asked(versioned, label_map={"wasps": "ants"})).json()["plan"]
     assert plan["base"]["kept"] == [{"old": "wasps", "new": "ants"}, {"old": "bees", "new": "bees"}]
@@ -138,6 +157,12 @@ def test_images_of_a_deleted_data_set_cannot_be_replayed(
     [
         ({"base": None, "replay": True}, "body.recipe.replay: only with a base"),
         ({"base": None, "label_map": {"a": "b"}}, "body.recipe.label_map: only with a base"),
+        ({"base": None, "label_prior": "training"}, "body.recipe.label_prior: only with a base"),
+        (
+            {"strategy": "full", "balance": "weights", "label_prior": "learned"},
+            "body.recipe.label_prior: with balance 'weights' all labels are alike frequent",
+        ),
+        ({"label_prior": "even"}, "body.recipe.label_prior: Input should be 'learned' or 'training'"),
         ({"weights": "pretrained"}, "body.recipe.weights: a base brings values of its own"),
         ({"strategy": "stage_probe"}, "body.recipe.base: not for strategy 'stage_probe'"),
         ({"strategy": "scratch"}, "body.recipe.base: not for strategy 'scratch'"),

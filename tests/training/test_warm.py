@@ -63,7 +63,7 @@ def run(splits: Splits, plan: Plan, folder: Path, emit: Recorder | None = None, 
 def of(trained: Trained, splits: Splits, *, gone: bool = False) -> Base:
     classifier = trained.classifier
     kept = None if gone else splits
-    return Base(splits.labels, classifier.preprocessing, classifier.state(), classifier.outlet, kept)
+    return Base(splits.labels, classifier.preprocessing, classifier.state(), classifier.outlet, kept, {})
 
 
 def start_for(

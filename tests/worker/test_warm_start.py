@@ -56,7 +56,8 @@ def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
     with desk.database.read() as session:
         version = models.find_version(session, "colours", 2)
         (told, *_) = [line for line in events.after(session, job.id, 0, limit=100) if line.type == "old_labels_judged"]
-        start = version.provenance["base"]
+        start, learned = version.provenance["base"], version.provenance["learned"]
+        first = models.find_version(session, "colours", 1).provenance["learned"]
         evaluation, version_id = version.evaluation, version.id
     assert (start["base"], start["fresh"]) == ("colours@1", ["blue"])
     assert {one["old"]: one["new"] for one in start["kept"]} == {"red": "red", "green": "green"}
@@ -66,13 +67,18 @@ def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
     stored = artifact.read(files.model_version(version_id))
     assert stored.plan["base"] == start
     assert stored.labels == ("blue", "green", "red")
+    assert start["label_prior"] == "learned"
+    assert learned == {"blue": 8, "green": 8 + first["green"], "red": 8 + first["red"]} == stored.provenance["learned"]
 
     delete(desk, dataset_id)
     later = train(desk, runner, three.dataset_id, base="colours@1")
     assert later.state == "succeeded", later.error
     with desk.database.read() as session:
-        judged = models.find_version(session, "colours", 3).evaluation["old_labels"]
+        third = models.find_version(session, "colours", 3)
+        judged, learned = third.evaluation["old_labels"], third.provenance["learned"]
     assert [one["images_of"] for one in judged] == ["version"]
+    # Those of the base may be the same images, as nobody can say any more.
+    assert learned == {"blue": 8, "green": max(8, first["green"]), "red": max(8, first["red"])}
 
 
 def test_a_base_whose_files_are_damaged_is_named(desk: Desk, runner: Runner, dataset_id: str, files: Storage) -> None:

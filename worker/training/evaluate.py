@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from app import intervals
 from app.backbones.classifier import InferenceForm
@@ -16,12 +16,14 @@ from app.intervals import Score
 from worker.training import data, features, transfer, unknown
 from worker.training.data import Images, Selection, Splits
 from worker.training.events import Emit, Progress
+from worker.training.features import Features
 
 _TOP = 5
 _TOPS = (2, 3, 5, 10)
 _SHARPNESSES = tuple(2.0 ** (exponent / 4) for exponent in range(-12, 9))
 """Inverse temperatures."""
 _RANKED_AT_ONCE = 1024
+_ANSWERED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -153,3 +155,16 @@ def _figures(confusion: NDArray[np.int64], place: int, label: str) -> ClassFigur
         recall=hits / images if images else 0.0,
         f1=2 * hits / (images + predicted) if images + predicted else 0.0,
     )
+
+
+def answer_from(found: Features, head: nn.Linear, splits: Splits, *, seed: int) -> Answers:
+    """`answer` of a network whose features are there already, of which `head` sees those in `found`."""
+    chosen = unknown.sample(splits.train.targets, seed=seed)
+    means = unknown.directions(found.train[chosen], splits.train.targets[chosen], classes=len(splits.labels))
+    probabilities, similarities = [], []
+    for part in data.parts_of(len(found.validation), _ANSWERED_AT_ONCE):
+        values = found.validation[part.start : part.stop]
+        with torch.no_grad():
+            probabilities.append(head(torch.from_numpy(values)).double().softmax(dim=1).numpy())
+        similarities.append(unknown.similarities(values, means))
+    return Answers(np.concatenate(probabilities), np.concatenate(similarities), means)

@@ -258,6 +258,17 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class OldLabelsRaised:
+    """Old labels, of which the training had few images, are taken to be so many `times` more frequent: images a label
+    of those in the training, of new labels, and of those that the base has learnt from besides."""
+
+    images: float
+    new: float
+    learned: float
+    times: float
+
+
+@dataclass(frozen=True)
 class OldLabelsJudged(OldLabels):
     """What the labels that a base knew have lost is told."""
 

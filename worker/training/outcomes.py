@@ -12,6 +12,7 @@ from worker.training.events import (
     Emit,
     Event,
     FeaturesSelected,
+    OldLabelsRaised,
     StageChosen,
     StartKept,
     StoppedEarly,
@@ -65,6 +66,13 @@ def _said(event: Event) -> Iterator[str]:
                 f"Kept is what lies {_percent(share)} of the way from the network at the start to that at the end: its "
                 f"log-loss on the validation images is {loss:.3f} nats, theirs {start:.3f} and {end:.3f}, each at its "
                 "best temperature."
+            )
+        case OldLabelsRaised(images, new, learned, times):
+            yield (
+                f"A label of the base had {images:.0f} training images on average, a new one {new:.0f}, and the base "
+                f"has learnt from {learned:.0f}, these included: the old ones are taken to be {times:.1f} times as "
+                "frequent as in the training. The validation images are as the version has them, so that fewer of "
+                "them may be right for it; label_prior 'training' leaves the old labels as rare as they are there."
             )
         case StoppedEarly(epoch, best):
             yield f"The training ended early, with epoch {epoch}; kept is {_after(best)}."

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +20,10 @@ from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
 from app.warmstart import Kept, WarmStart
 from worker.training import (
-    data,
     evaluate,
     features,
     fit,
+    frequencies,
     keptfeed,
     outcomes,
     precision,
@@ -32,7 +31,6 @@ from worker.training import (
     retention,
     rivals,
     stage_probe,
-    unknown,
     warm,
 )
 from worker.training import feed as feeds
@@ -49,8 +47,6 @@ from worker.training.rivals import Trained
 from worker.training.stage_probe import Fitted, Grid
 from worker.training.table import Rows
 from worker.training.warm import Base
-
-_VALIDATED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -165,21 +161,9 @@ def _train_head(training: _Training) -> Trained:
     classifier = _build(training)
     found = _features(training, classifier).at(features.HEAD)
     _fit_head(training, classifier, found.train)
-    return _trained(training, classifier.eval(), _answers(training, classifier, found))
-
-
-def _answers(training: _Training, classifier: Classifier, found: Features) -> Answers:
-    """From what the head gets of each image."""
-    targets = training.splits.train.targets
-    chosen = unknown.sample(targets, seed=training.plan.seed)
-    means = unknown.directions(found.train[chosen], targets[chosen], classes=len(training.splits.labels))
-    probabilities, similarities = [], []
-    for part in data.parts_of(len(found.validation), _VALIDATED_AT_ONCE):
-        values = found.validation[part.start : part.stop]
-        with torch.no_grad():
-            probabilities.append(classifier.head(torch.from_numpy(values)).double().softmax(dim=1).numpy())
-        similarities.append(unknown.similarities(values, means))
-    return Answers(np.concatenate(probabilities), np.concatenate(similarities), means)
+    _raise_old_labels(training, classifier)
+    answers = evaluate.answer_from(found, classifier.eval().head, training.splits, seed=training.plan.seed)
+    return _trained(training, classifier, answers)
 
 
 def _features(training: _Training, classifier: Classifier) -> Features:
@@ -213,6 +197,11 @@ def _linear(training: _Training, values: Rows) -> Linear:
         # Fitted anew, it would throw the rows of the old labels away.
         prior=None if training.base is None else warm.prior(training.base, training.splits, training.kept),
     )
+
+
+def _raise_old_labels(training: _Training, classifier: Classifier) -> None:
+    if training.base is not None and training.plan.base is not None:
+        frequencies.raise_old(classifier, training.splits, training.base, training.plan.base, training.emit)
 
 
 def _set_head(classifier: Classifier, linear: Linear) -> None:
@@ -339,7 +328,9 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
         emit=training.emit,
         start_counts=training.plan.reinit == "none",
     )
-    return _judged(training, fit.fit(classifier, fitting))
+    fitted = fit.fit(classifier, fitting)
+    _raise_old_labels(training, fitted)
+    return _judged(training, fitted)
 
 
 def _judged(training: _Training, classifier: Classifier) -> Trained:

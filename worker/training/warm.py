@@ -38,6 +38,8 @@ class Base:
     outlet: Outlet
     splits: Splits | None
     """The images that it was made from; None where they are gone."""
+    learned: Mapping[str, int]
+    """How many images of each label it has learnt from, its own bases included; empty where that is unknown."""
 
     @cached_property
     def sha256(self) -> str:
