@@ -183,6 +183,8 @@ class Mistake:
     probability: float
     """Of what it is taken for, 0-1."""
     label_probability: float
+    path: str | None = None
+    """Of the image file in the archive that it came with; None where that was not kept."""
 
 
 @described

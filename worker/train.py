@@ -14,6 +14,7 @@ from app import errors, estimates, evaluation, policy, ranking
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
+from app.datasets import store
 from app.evaluation import Evaluation
 from app.limits import Budget
 from app.models import artifact
@@ -67,16 +68,17 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     chosen = _is_choosing(plan) or work.recipe.search is not None
     most = work.places.max_image_pixels
     found = report.report(trained, splits, also_chosen_by=chosen, max_pixels=most, emit=emit)
+    figures = _with_paths(found.evaluation, work)
     result = Artifact(
         backbone=backbone.name,
         labels=splits.labels,
         preprocessing=trained.preprocessing,
         plan=asdict(trained.plan),
-        evaluation=asdict(found.evaluation),
+        evaluation=asdict(figures),
         provenance=_provenance(training, file, trained),
         state=trained.classifier.state(),
         outlet=trained.classifier.outlet,
-        calibration=_calibration(found.evaluation, trained),
+        calibration=_calibration(figures, trained),
     )
     artifact.write(folder / "artifact", result, thumbnails=found.thumbnails)
     return TrainOutcome(
@@ -84,7 +86,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         version_id=work.version_id,
         plan=trained.plan,
         labels=splits.labels,
-        evaluation=dict(evaluation.brief(found.evaluation)),
+        evaluation=dict(evaluation.brief(figures)),
         provenance=dict(result.provenance),
         measured=settled.measured,
         ranked=settled.ranked,
@@ -146,6 +148,14 @@ def _is_choosing(plan: Plan) -> bool:
     return plan.rival is not None or (
         descent is not None and (plan.reinit == "none" or descent.patience is not None)  # the start counts, or an epoch
     )
+
+
+def _with_paths(found: Evaluation, work: TrainWork) -> Evaluation:
+    """`found`, whose mistakes say which files they are."""
+    mistakes = found.mistakes or ()
+    paths = store.paths_of(work.table, work.tag, [one.sha256 for one in mistakes])
+    named = tuple(replace(one, path=paths.get((one.sha256, one.label))) for one in mistakes)
+    return replace(found, mistakes=named)
 
 
 def _calibration(found: Evaluation, trained: Trained) -> Calibration:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
@@ -68,6 +69,13 @@ def read(path: Path, tag: str) -> Snapshot:
     """The items under `tag` of the table at `path`."""
     table = lance.dataset(str(path), version=tag).to_table(columns=_FACTS)
     return Snapshot(uri=str(path), tag=tag, items=tuple(Item(**row) for row in table.to_pylist()))
+
+
+def paths_of(path: Path, tag: str, hashes: Sequence[str]) -> dict[tuple[str, str], str]:
+    """The paths that items under `tag` with these sha256 had in their archives, by sha256 and label."""
+    wanted = pc.field("sha256").isin(pa.array(hashes, pa.string()))
+    table = lance.dataset(str(path), version=tag).to_table(columns=["sha256", "label", "path"], filter=wanted)
+    return {(row["sha256"], row["label"]): row["path"] for row in table.to_pylist()}
 
 
 def append(path: Path, rows: Iterable[tuple[Item, bytes]], *, versions: Sequence[str], tag: str) -> Snapshot:

@@ -65,7 +65,7 @@ def measured(labels: Sequence[str], *, count: int = 120) -> Evaluation:
         reliability=found,
         unknown=unknown.evaluate(probabilities, probabilities, targets, labels, seed=0),
         conformal=conformal.evaluate(probabilities, targets, temperature=1.0, seed=0),
-        mistakes=(Mistake("0" * 64, labels[0], labels[1], 0.9, 0.1),),
+        mistakes=(Mistake("0" * 64, labels[0], labels[1], 0.9, 0.1, "ants/<1>.jpg"),),
     )
 
 
@@ -121,6 +121,7 @@ def test_a_browser_gets_a_page_with_every_picture_and_names_that_do_no_harm(
     assert '<link rel="icon" href="data:' in answer.text
     assert all(f'src="evaluation/{name}.svg"' in answer.text for name in pictures.PICTURES)
     assert 'src="evaluation/mistakes/0.jpg"' in answer.text
+    assert "<code>ants/&lt;1&gt;.jpg</code>" in answer.text
     assert "<hornets>" not in answer.text
     assert "wasps | &lt;hornets&gt;" in answer.text
     assert http.get(f"{URL}/evaluation?format=json", headers={"Accept": "text/html"}).json()["version"] == 1

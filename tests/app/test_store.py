@@ -30,6 +30,16 @@ def test_a_version_adds_to_the_one_before_and_that_one_stays(tmp_path: Path) -> 
     assert held(path, "v2-a") == [b"001", b"002", b"003"]
 
 
+def test_files_are_named_by_what_is_in_them_and_their_label(tmp_path: Path) -> None:
+    path = tmp_path / "t.lance"
+    store.append(path, rows(1, 2), versions=[], tag="v1-a")
+    store.append(path, rows(3), versions=["v1-a"], tag="v2-a")
+    hashes = [f"{number:064x}" for number in (2, 3, 4)]
+    assert store.paths_of(path, "v1-a", hashes) == {(hashes[0], "a"): "a/2.jpg"}
+    assert store.paths_of(path, "v2-a", hashes) == {(hashes[0], "a"): "a/2.jpg", (hashes[1], "a"): "a/3.jpg"}
+    assert store.paths_of(path, "v2-a", []) == {}
+
+
 @pytest.mark.parametrize("versions", [[], ["v1-a"]])
 def test_two_attempts_at_one_version_that_overlap_keep_apart(tmp_path: Path, versions: list[str]) -> None:
     path = tmp_path / "t.lance"

@@ -1,5 +1,6 @@
 """The runner: jobs end as they should, whatever happens to their process, their worker or their database row."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -96,6 +97,21 @@ def test_a_training_ends_with_a_model_version_in_the_same_transaction(
     assert (version.number, version.job_id, version.labels) == (1, job.id, ["green", "red"])
     assert files.model_version(version.id).is_dir()
     assert files_left(files) == []
+
+
+def test_mistakes_say_which_files_they_are(desk: Desk, runner: Runner) -> None:
+    archive = factories.photos(each=20)
+    # Twelve red ones in the other folder, which nobody has noticed.
+    archive |= {f"green/odd {n}.jpg": factories.image(factories.COLOURS["red"], seed=500 + n) for n in range(12)}
+    imported = desk.submit_import(archive)
+    assert runner.run(imported.id)
+    assert runner.run(desk.submit_training(imported.dataset_id, epochs=4).id)
+    with desk.database.read() as session:
+        version_id = models.find_version(session, "colours", 1).id
+    found = artifact.read(desk.files.model_version(version_id)).evaluation["mistakes"]
+    assert found
+    for one in found:
+        assert hashlib.sha256(archive[one["path"]]).hexdigest() == one["sha256"]
 
 
 def test_a_job_killed_once_goes_on_and_succeeds_at_the_second_attempt(
