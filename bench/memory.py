@@ -27,6 +27,7 @@ from app.datasets import store
 from app.datasets.store import Item
 from app.plan import resolve
 from app.recipe import Recipe
+from app.runtimes import memory
 from bench.photos import facts
 from worker import analyse
 from worker.splits import splits_of
@@ -111,6 +112,7 @@ def measure(work: Work) -> Peak:
 
 def carry_out(work: Work) -> None:
     """One training, or the profile, or a part of what they do."""
+    memory.keep_freed()  # as the process of a job does
     {READ: _read, PROFILE: _profile, PROBE: _probe}.get(work.name, _train)(work)
 
 

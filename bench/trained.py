@@ -9,6 +9,7 @@ from app.backbones import classifier
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.plan import Plan
+from app.runtimes import memory
 from bench.photos import Photos
 from worker.training import evaluate, strategies
 from worker.training.data import Splits
@@ -48,6 +49,7 @@ def train_in(
     emit: Emit = say_nothing,
 ) -> Trained:
     """The same in a folder of one's own, telling of it."""
+    memory.keep_freed()  # as the process of a job does
     return strategies.train(
         splits,
         plan,

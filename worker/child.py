@@ -15,7 +15,7 @@ import torch
 
 from app import errors, logs
 from app.jobs.leases import Failure
-from app.runtimes import devices
+from app.runtimes import devices, memory
 from worker.analyse import analyse
 from worker.ingest import ingest
 from worker.messages import STOP, Done, Failed, GaveUp, Happened, Message, failure
@@ -50,6 +50,8 @@ def main(connection: Connection, kind: str, work: Any, *, threads: int, log_leve
     if threads:
         torch.set_num_threads(threads)
     devices.compute_exactly()
+    if kind != "optimise":  # which measures what memory each candidate takes
+        memory.keep_freed()
     emitter = _Emitter(connection)
     threading.Thread(target=emitter.listen, name="listen", daemon=True).start()
     connection.send(_outcome(emitter, kind, work))

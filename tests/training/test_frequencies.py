@@ -107,7 +107,7 @@ def test_each_strategy_does_so_once_and_says_it(
     recipe = Recipe(backbone="formnet", strategy=strategy, base="a@1", **fields)  # type: ignore[arg-type]
     found = {}
     for prior in ("learned", "training"):
-        start = replace(start_for(made, splits), label_prior=prior)  # type: ignore[arg-type]
+        start = replace(start_for(made, splits), label_prior=prior)
         told = Recorder()
         trained = run(splits, plan_from(recipe, start, splits), tmp_path / prior, told, base=made)
         found[prior] = trained.classifier.head.bias.detach()
@@ -137,7 +137,7 @@ def test_few_photos_of_three_flowers_beside_many_of_two_more_do_not_make_the_thr
     recipe = Recipe(backbone="formnet", strategy="head", base="a@1")
     lost, forgotten = {}, {}
     for prior in ("learned", "training"):
-        start = replace(start_for(base, splits), label_prior=prior)  # type: ignore[arg-type]
+        start = replace(start_for(base, splits), label_prior=prior)
         judged = run(splits, plan_from(recipe, start, splits), tmp_path, base=base).old_labels[0]
         lost[prior], forgotten[prior] = judged.lost, judged.forgotten
     assert lost["learned"] < lost["training"] - 15

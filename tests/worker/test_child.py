@@ -1,7 +1,10 @@
 """The process of a job."""
 
+import platform
+import resource
 from multiprocessing.connection import Connection
 
+import pytest
 import torch
 
 from worker import child
@@ -25,3 +28,34 @@ def test_what_is_in_fp32_is_computed_so_on_every_device(forkserver: Forkserver) 
     told = connection.recv()
     process.join()
     assert told == Done((False, False))
+
+
+PIECES, ROUNDS = 8, 10
+
+
+def faults(_work: None, _emit: Emit) -> int:
+    """Pages that the system has to hand out for pieces of 16 MB that are freed together and asked for again."""
+    for _ in range(3):
+        del [torch.ones(2**22) for _ in range(PIECES)][:]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(ROUNDS):
+        del [torch.ones(2**22) for _ in range(PIECES)][:]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def count(connection: Connection, kind: str) -> None:
+    child._CARRIED_OUT[kind] = faults
+    child.main(connection, kind, None, threads=1, log_level="INFO")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+@pytest.mark.parametrize(("kind", "keeps"), [("train", True), ("optimise", False)])
+def test_a_training_keeps_the_memory_that_it_frees_for_the_next_step(
+    forkserver: Forkserver, kind: str, keeps: bool
+) -> None:
+    connection, process = forkserver.start(count, kind)
+    told = connection.recv()
+    process.join()
+    assert isinstance(told, Done)
+    pages = ROUNDS * PIECES * 2**24 // resource.getpagesize()
+    assert (told.outcome < pages / 10) == keeps
