@@ -21,6 +21,7 @@ from app.backbones.weights import WeightsFile
 from app.plan import Plan, resolve
 from app.profile import Profile
 from app.recipe import Recipe
+from app.runtimes import memory
 from bench import photos, trained
 from bench import results as records
 from bench.photos import PhotoSet
@@ -105,6 +106,7 @@ def _profile(run: Run, seen: Splits, backbone: Backbone, file: WeightsFile | Non
     kept = cache / f"{run.dataset}-{run.backbone}-{run.seed}.json"
     if kept.is_file():
         return _PROFILE.validate_json(kept.read_bytes())
+    memory.keep_freed()  # as the process of a job does, whose steps are timed
     measured = analyse.measure(
         seen, backbone, file, feature_cache=cache, max_pixels=trained.MAX_PIXELS, emit=trained.say_nothing
     )
