@@ -1,11 +1,13 @@
 """What the start page tells, read in a few queries."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from app import errors
 from app.datasets import service as datasets
 from app.experiments import service as experiments
 from app.jobs import service as jobs
@@ -76,7 +78,7 @@ def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overvie
     return Overview(
         workers=sum(worker.seen_at > now - heard_within for worker in jobs.workers(session)),
         jobs=_jobs(session),
-        models=[_model(session, model) for model in models.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]],
+        models=list(_models(session)),
         experiments=[
             ExperimentLine(row.id, row.backbone, datasets.called(session, row.dataset_id), row.dataset_version)
             for row in experiments.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]
@@ -88,6 +90,12 @@ def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overvie
 def _jobs(session: Session) -> list[Summary]:
     rows = jobs.newest_first(session, state=None, dataset=None, limit=_SHOWN, after=None)[:_SHOWN]
     return [summaries.of(JobRead.model_validate(row), datasets.called(session, row.dataset_id)) for row in rows]
+
+
+def _models(session: Session) -> Iterator[ModelLine]:
+    for model in models.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]:
+        with suppress(errors.NotFound):  # deleted since it was listed: PostgreSQL shows each query what is there then
+            yield _model(session, model)
 
 
 def _model(session: Session, model: Model) -> ModelLine:

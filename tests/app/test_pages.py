@@ -6,10 +6,13 @@ from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
 
-from app.db import Database
+from app.db import Database, utc_now
 from app.jobs import events, leases
 from app.jobs.tables import Worker
+from app.models import service as models
+from app.models.tables import ModelVersion
 from tests import factories
 from tests.problems import problem
 
@@ -60,6 +63,21 @@ def test_the_start_page_shows_what_there_is(http: TestClient, database: Database
     assert {f"/v1/jobs/{job}", "/v1/models/insects/versions/1/evaluation", f"/v1/datasets/{versioned}/versions/1"} <= (
         links(http, "/")
     )
+
+
+def test_a_model_that_is_deleted_as_the_page_is_made_is_left_out(
+    http: TestClient, database: Database, versioned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.register_version(database, "mv_1", versioned, labels=["ants", "bees"])
+    find = models.find_version
+
+    def gone(session: Session, name: str, number: int | None) -> ModelVersion:
+        found = find(session, name, number)
+        found.deleted_at = utc_now()  # by another connection, after the models were listed
+        return find(session, name, number)
+
+    monkeypatch.setattr(models, "find_version", gone)
+    assert "insects" not in page(http, "/")
 
 
 def test_names_are_no_markup(http: TestClient) -> None:
