@@ -186,7 +186,7 @@ def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:
     with show.step(console, f"train {model}") as step:
         job = client.train(dataset_id, model, recipe)
         done = show.succeeded(client.wait(job.id, step.tell))
-        step.notes = [*(done.plan.reasons if done.plan else []), *step.notes]
+        step.notes = list(dict.fromkeys([*(done.plan.reasons if done.plan else []), *step.notes]))
         result = done.result or {}
         step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
         if recipe.base is not None:

@@ -68,8 +68,8 @@ def _train(client: Client, console: Console, dataset_id: str, recipe: Recipe) ->
     what = "train its head" if recipe.strategy == "head" else "train all its layers"
     with show.step(console, f"{recipe.backbone}: {what}") as step:
         job = client.train(dataset_id, MODEL, recipe)
-        step.notes = list(job.plan.reasons) if job.plan else []
         ended = show.succeeded(client.wait(job.id, step.tell))
+        step.notes = list(ended.plan.reasons) if ended.plan else []
         found = client.model(MODEL)
         evaluation = client.model_version(MODEL, found.latest_version).evaluation
         step.outcome = (

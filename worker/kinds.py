@@ -1,7 +1,7 @@
 """The kinds of jobs: for each, what its process is given, and what becomes of the outcome."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
         profiles.record(session, version, outcome.measured, job_id=claim.job_id, now=now)
     number = models.register(session, wanted, now=now)
     result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
-    leases.succeed(session, claim, result, now=now)
+    leases.succeed(session, claim, result, plan=asdict(outcome.plan), now=now)
     if outcome.is_optimised:
         made = models.find_version(session, name, number)
         jobs.submit_optimisation(session, name, made, OptimisationCreate(), max_attempts=claim.max_attempts, now=now)

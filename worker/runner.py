@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -38,6 +38,9 @@ _AWAY = (OperationalError, InterfaceError, PoolTimeout)
 _WORKER_STOPPED = Failure("worker_stopped", "the worker was stopped; the job goes on with the next one", {})
 
 
+_GAVE_WAY = Failure("gave_way", "other jobs wait for this worker; the job is taken up again when none does", {})
+
+
 class Runner:
     """Runs jobs, one for each thread that calls `run`."""
 
@@ -48,9 +51,10 @@ class Runner:
         self._forkserver = forkserver
         self._stopping = threading.Event()
 
-    def run(self, job_id: str) -> bool:
-        """Run the job to its end, if this worker gets it; False where another one has it or it has ended. Raises
-        `NotStarted`, with the job given back, where this worker can run none."""
+    def run(self, job_id: str, queues: Sequence[str] = ()) -> bool:
+        """Run the job to its end, if this worker gets it; False where another one has it or it has ended. One that
+        nobody waits for is given back where others of these `queues` wait for it. Raises `NotStarted`, with the job
+        given back, where this worker can run none."""
         if self._stopping.is_set():
             return False
         with self._database.write() as session:
@@ -59,7 +63,7 @@ class Runner:
         if claim is None:
             return False
         logger.info("job %s: attempt %d of %d at %s", job_id, claim.attempt, claim.max_attempts, claim.kind)
-        attempt = _Attempt(claim, self._database, self._files, self._settings, self._forkserver, self._stopping)
+        attempt = _Attempt(claim, self._database, self._files, self._settings, self._forkserver, self._stopping, queues)
         try:
             self._see_through(attempt)
         except errors.LeaseLost as error:
@@ -97,6 +101,7 @@ class _Attempt:
         settings: Settings,
         forkserver: Forkserver,
         stopping: threading.Event,
+        queues: Sequence[str],
     ) -> None:
         self._claim = claim
         self._database = database
@@ -104,6 +109,7 @@ class _Attempt:
         self._settings = settings
         self._forkserver = forkserver
         self._stopping = stopping
+        self._crowd = _Crowd(database, queues if claim.kind in leases.GIVING_WAY else (), settings.heartbeat_seconds)
         self._kind = kinds.KINDS[claim.kind]
         self._lines: list[Line] = []
         self._progress: dict[str, Any] | None = None
@@ -146,7 +152,7 @@ class _Attempt:
                 state = self._record(state)
             if state == "finishing":
                 self._ask_to_finish()
-            if state == "cancelling" or self._stopping.is_set():
+            if state == "cancelling" or self._stopping.is_set() or self._crowd.is_waiting():
                 self._ask_to_stop(connection, self._settings.cancel_grace_seconds)
             elif state == "pausing":
                 self._ask_to_stop(connection, self._settings.pause_grace_seconds)
@@ -240,6 +246,8 @@ class _Attempt:
                 self._confirm_pause()
             case GaveUp() | None if self._stopping.is_set():
                 self.give_back(_WORKER_STOPPED, counts=False)
+            case GaveUp() | None if self._crowd.was_waiting:
+                self.give_back(_GAVE_WAY, counts=False)
             case None if state == "pausing" and self._has_not_stopped():
                 self.give_back(_not_paused(self._settings.pause_grace_seconds), counts=False)
             case None if time.monotonic() - self._heard > self._settings.silence_seconds:
@@ -290,6 +298,34 @@ class _Attempt:
         storage.discard(self._files.job(self._claim.job_id))
         if "import_id" in self._claim.spec:
             storage.discard(self._files.archive(self._claim.spec["import_id"]))
+
+
+class _Crowd:
+    """Whether other jobs of these `queues` wait for this worker."""
+
+    def __init__(self, database: Database, queues: Sequence[str], seconds: float) -> None:
+        self._database = database
+        self._queues = queues
+        self._seconds = seconds
+        self._seen: set[str] = set()
+        self._looked = time.monotonic()
+        self.was_waiting = False
+
+    def is_waiting(self) -> bool:
+        """Whether one was there at two looks, which are some seconds apart: a worker that is free has taken it by
+        then."""
+        if self._queues and not self.was_waiting and time.monotonic() - self._looked > self._seconds:
+            before, self._seen = self._seen, self._look()
+            self._looked = time.monotonic()
+            self.was_waiting = not before.isdisjoint(self._seen)
+        return self.was_waiting
+
+    def _look(self) -> set[str]:
+        try:
+            with self._database.read() as session:
+                return set(leases.pressing(session, self._queues, now=self._database.now(session)))
+        except _AWAY:
+            return set()
 
 
 def _kill(process: ForkServerProcess) -> None:

@@ -34,12 +34,12 @@ class Station:
         """Run the job of `queues` that has waited longest, to its end; False where none waits."""
         with self.database.read() as session:
             waiting = leases.waiting(session, queues, now=self.database.now(session))
-        return any(self.run(job_id) for job_id in waiting)
+        return any(self.run(job_id, queues) for job_id in waiting)
 
-    def run(self, job_id: str) -> bool:
+    def run(self, job_id: str, queues: Sequence[str]) -> bool:
         """Run the job as `Runner.run` does. Where this worker can run none, it ends, for a new one to be started."""
         try:
-            return self.runner.run(job_id)
+            return self.runner.run(job_id, queues)
         except NotStarted:
             logger.critical("this worker can run no jobs any more, and ends")
             os.kill(os.getpid(), signal.SIGTERM)

@@ -51,6 +51,6 @@ app.steps["worker"].add(StationStep)
 @app.task(name=TASK_NAME, bind=True)
 def run_job(self: Any, job_id: str) -> None:
     """Run the job unless another worker has it or it has ended, and then whatever waits: rings may have been lost."""
-    if self.app.station.run(job_id):
+    if self.app.station.run(job_id, self.app.queues):
         while self.app.station.run_next(self.app.queues):
             pass

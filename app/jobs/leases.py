@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app import errors
@@ -17,6 +17,8 @@ from app.jobs.events import Line
 from app.jobs.tables import Job, Worker
 
 _HELD = ("running", "pausing", "cancelling", "finishing")
+GIVING_WAY = ("optimise",)
+"""Kinds of jobs that nobody waits for, since what they make better is there already."""
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "progress": None}
 """Of a job that nobody works on: nor is it anywhere in a phase."""
 
@@ -110,10 +112,14 @@ def record(
     return _write(session, claim, lines, values, _HELD, now=now)
 
 
-def succeed(session: Session, claim: Claim, result: dict[str, Any], *, now: datetime) -> None:
-    """End the job well, also where it was to be paused: it was quicker. Raises `LeaseLost` also where the job is to be
-    cancelled: then the result must not count."""
+def succeed(
+    session: Session, claim: Claim, result: dict[str, Any], *, plan: dict[str, Any] | None = None, now: datetime
+) -> None:
+    """End the job well, also where it was to be paused: it was quicker. Its `plan` is from now on as it was carried
+    out. Raises `LeaseLost` also where the job is to be cancelled: then the result must not count."""
     values = {**_NO_LEASE, "state": "succeeded", "result": result, "finished_at": now}
+    if plan is not None:
+        values["plan"] = plan
     _write(session, claim, [Line("succeeded", result)], values, ("running", "pausing", "finishing"), now=now)
 
 
@@ -185,9 +191,16 @@ def due(session: Session, *, now: datetime, ring_again_seconds: float, limit: in
 
 
 def waiting(session: Session, queues: Sequence[str], *, now: datetime, limit: int = 10) -> list[str]:
-    """Ids of the jobs of `queues` that can be claimed now, the longest-waiting first."""
-    query = select(Job.id).where(Job.queue.in_(queues), _takeable(now), Job.attempt < Job.max_attempts)
-    return list(session.scalars(query.order_by(Job.id).limit(limit)))
+    """Ids of the jobs of `queues` that can be claimed now, the longest-waiting first; but those that nobody waits for
+    last."""
+    ordered = _claimable(queues, now).order_by(Job.kind.in_(GIVING_WAY), Job.id)
+    return list(session.scalars(ordered.limit(limit)))
+
+
+def pressing(session: Session, queues: Sequence[str], *, now: datetime, limit: int = 10) -> list[str]:
+    """The same without those that nobody waits for."""
+    pressing = _claimable(queues, now).where(Job.kind.not_in(GIVING_WAY))
+    return list(session.scalars(pressing.order_by(Job.id).limit(limit)))
 
 
 def saw_worker(
@@ -206,6 +219,10 @@ def saw_worker(
 
 def forget_worker(session: Session, worker_id: str) -> None:
     session.query(Worker).where(Worker.id == worker_id).delete()
+
+
+def _claimable(queues: Sequence[str], now: datetime) -> Select[str]:
+    return select(Job.id).where(Job.queue.in_(queues), _takeable(now), Job.attempt < Job.max_attempts)
 
 
 def _takeable(now: datetime) -> ColumnElement[bool]:

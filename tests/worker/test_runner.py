@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -32,9 +32,9 @@ MANY_EPOCHS = 1000
 
 
 @contextmanager
-def running(runner: Runner, job_id: str) -> Iterator[threading.Thread]:
+def running(runner: Runner, job_id: str, queues: Sequence[str] = ()) -> Iterator[threading.Thread]:
     """The job being run by another thread, as a worker does."""
-    thread = threading.Thread(target=runner.run, args=(job_id,))
+    thread = threading.Thread(target=runner.run, args=(job_id, queues))
     thread.start()
     yield thread
     thread.join(timeout=60)
@@ -95,7 +95,7 @@ def test_a_training_ends_with_a_model_version_in_the_same_transaction(
     with database.read() as session:
         version = models.find_version(session, "colours", None)
     assert (version.number, version.job_id, version.labels) == (1, job.id, ["green", "red"])
-    assert files.model_version(version.id).is_dir()
+    assert ended.plan == artifact.read(files.model_version(version.id)).plan
     assert files_left(files) == []
 
 
