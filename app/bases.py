@@ -13,7 +13,7 @@ from app.datasets.tables import DatasetVersion
 from app.facts import NetworkFacts
 from app.models import service as models
 from app.models.tables import ModelVersion
-from app.recipe import EVENED_OUT, LabelPrior, Recipe
+from app.recipe import Recipe
 from app.warmstart import WarmStart
 
 
@@ -58,14 +58,9 @@ def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetV
         fresh=fresh,
         dropped=dropped,
         replay=bool(recipe.replay),
-        label_prior=recipe.label_prior or _usual_prior(recipe),
+        label_prior=recipe.label_prior or ("training" if recipe.is_evened_out else "learned"),
     )
     return FoundBase(replace(recipe, base=reference), start, network, can_replay)
-
-
-def _usual_prior(recipe: Recipe) -> LabelPrior:
-    is_evened_out = recipe.strategy in ("top", "full") and recipe.balance in EVENED_OUT
-    return "training" if is_evened_out else "learned"
 
 
 def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:

@@ -283,6 +283,11 @@ class Recipe:
         return self.backbone == AUTO_BACKBONE
 
     @property
+    def is_evened_out(self) -> bool:
+        """Whether layers are trained with labels that are made alike frequent."""
+        return self.strategy in ("top", "full", "scratch") and self.balance in ("weights", "sampler")
+
+    @property
     def start(self) -> str:
         """`pretrained`, the name of published weights, `base`, or `none`."""
         if self.base is not None:
@@ -333,8 +338,8 @@ class Recipe:
             refuse({"reinit": (self.reinit, said)})
         if self.picks_backbone:
             refuse({"backbone": (self.backbone, "a base has a backbone of its own; name that")})
-        if self.label_prior == "learned" and self.balance in EVENED_OUT:
-            said = f"with balance '{self.balance}' all labels are alike frequent; give one or the other"
+        if self.label_prior == "learned" and self.is_evened_out:
+            said = f"balance '{self.balance}' trains with all labels alike frequent; give one or the other"
             refuse({"label_prior": (self.label_prior, said)})
         return self
 
@@ -380,7 +385,6 @@ WITH_BASE: tuple[Wish, ...] = ("auto", "head", "top", "full")
 """The strategies that can start from a model version. The classifier of a `stage_probe` sees other features than that
 of the base, whose rows would mean nothing there."""
 
-EVENED_OUT: tuple[Balance, ...] = ("weights", "sampler")
 _FOR_BASE = ("label_map", "replay", "label_prior")
 _FOR_PRETRAINED = ("l2", "reinit", "layer_decay", "unfreeze")
 

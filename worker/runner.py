@@ -12,8 +12,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from app import errors, storage
@@ -24,6 +22,7 @@ from app.jobs.leases import Claim, Failure
 from app.settings import Settings
 from app.storage import Storage
 from worker import entry, kinds, messages
+from worker.crowd import AWAY, Crowd
 from worker.forkserver import Forkserver, NotStarted
 from worker.messages import Done, Failed, GaveUp, Happened, Message
 from worker.training.events import Event, Progress
@@ -33,8 +32,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RETRY_SECONDS = 1.0
-_AWAY = (OperationalError, InterfaceError, PoolTimeout)
-"""How it looks when the database does not answer."""
 _WORKER_STOPPED = Failure("worker_stopped", "the worker was stopped; the job goes on with the next one", {})
 
 
@@ -53,7 +50,7 @@ class Runner:
 
     def run(self, job_id: str, queues: Sequence[str] = ()) -> bool:
         """Run the job to its end, if this worker gets it; False where another one has it or it has ended. One that
-        nobody waits for is given back where others of these `queues` wait for it. Raises `NotStarted`, with the job
+        gives way is given back where others of these `queues` wait for the worker. Raises `NotStarted`, with the job
         given back, where this worker can run none."""
         if self._stopping.is_set():
             return False
@@ -63,7 +60,8 @@ class Runner:
         if claim is None:
             return False
         logger.info("job %s: attempt %d of %d at %s", job_id, claim.attempt, claim.max_attempts, claim.kind)
-        attempt = _Attempt(claim, self._database, self._files, self._settings, self._forkserver, self._stopping, queues)
+        crowd = Crowd(self._database, claim, queues, seconds=self._settings.heartbeat_seconds)
+        attempt = _Attempt(claim, crowd, self._files, self._settings, self._forkserver, self._stopping)
         try:
             self._see_through(attempt)
         except errors.LeaseLost as error:
@@ -96,20 +94,19 @@ class _Attempt:
     def __init__(
         self,
         claim: Claim,
-        database: Database,
+        crowd: Crowd,
         files: Storage,
         settings: Settings,
         forkserver: Forkserver,
         stopping: threading.Event,
-        queues: Sequence[str],
     ) -> None:
         self._claim = claim
-        self._database = database
+        self._crowd = crowd
+        self._database = crowd.database
         self._files = files
         self._settings = settings
         self._forkserver = forkserver
         self._stopping = stopping
-        self._crowd = _Crowd(database, queues if claim.kind in leases.GIVING_WAY else (), settings.heartbeat_seconds)
         self._kind = kinds.KINDS[claim.kind]
         self._lines: list[Line] = []
         self._progress: dict[str, Any] | None = None
@@ -186,7 +183,7 @@ class _Attempt:
         """Write what has come in and renew the lease; a database that is away is tried again on the next round."""
         try:
             return self._write_record()
-        except _AWAY as error:
+        except AWAY as error:
             self._check_lease(error)
             return state
 
@@ -209,7 +206,7 @@ class _Attempt:
         while True:
             try:
                 return write()
-            except _AWAY as error:
+            except AWAY as error:
                 self._check_lease(error)
                 time.sleep(_RETRY_SECONDS)
 
@@ -247,6 +244,7 @@ class _Attempt:
             case GaveUp() | None if self._stopping.is_set():
                 self.give_back(_WORKER_STOPPED, counts=False)
             case GaveUp() | None if self._crowd.was_waiting:
+                self._clear()  # before another worker may begin anew there: nothing of such a job is gone on with
                 self.give_back(_GAVE_WAY, counts=False)
             case None if state == "pausing" and self._has_not_stopped():
                 self.give_back(_not_paused(self._settings.pause_grace_seconds), counts=False)
@@ -298,34 +296,6 @@ class _Attempt:
         storage.discard(self._files.job(self._claim.job_id))
         if "import_id" in self._claim.spec:
             storage.discard(self._files.archive(self._claim.spec["import_id"]))
-
-
-class _Crowd:
-    """Whether other jobs of these `queues` wait for this worker."""
-
-    def __init__(self, database: Database, queues: Sequence[str], seconds: float) -> None:
-        self._database = database
-        self._queues = queues
-        self._seconds = seconds
-        self._seen: set[str] = set()
-        self._looked = time.monotonic()
-        self.was_waiting = False
-
-    def is_waiting(self) -> bool:
-        """Whether one was there at two looks, which are some seconds apart: a worker that is free has taken it by
-        then."""
-        if self._queues and not self.was_waiting and time.monotonic() - self._looked > self._seconds:
-            before, self._seen = self._seen, self._look()
-            self._looked = time.monotonic()
-            self.was_waiting = not before.isdisjoint(self._seen)
-        return self.was_waiting
-
-    def _look(self) -> set[str]:
-        try:
-            with self._database.read() as session:
-                return set(leases.pressing(session, self._queues, now=self._database.now(session)))
-        except _AWAY:
-            return set()
 
 
 def _kill(process: ForkServerProcess) -> None:

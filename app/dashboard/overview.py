@@ -94,7 +94,7 @@ def _jobs(session: Session) -> list[Summary]:
 
 def _models(session: Session) -> Iterator[ModelLine]:
     for model in models.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]:
-        with suppress(errors.NotFound):  # deleted since it was listed: PostgreSQL shows each query what is there then
+        with suppress(errors.NotFound):  # deleted meanwhile, or its newest version: PostgreSQL shows what is there now
             yield _model(session, model)
 
 

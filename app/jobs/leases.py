@@ -18,7 +18,7 @@ from app.jobs.tables import Job, Worker
 
 _HELD = ("running", "pausing", "cancelling", "finishing")
 GIVING_WAY = ("optimise",)
-"""Kinds of jobs that nobody waits for, since what they make better is there already."""
+"""Kinds of jobs that come after all others: what they make better is there already."""
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "progress": None}
 """Of a job that nobody works on: nor is it anywhere in a phase."""
 
@@ -191,16 +191,22 @@ def due(session: Session, *, now: datetime, ring_again_seconds: float, limit: in
 
 
 def waiting(session: Session, queues: Sequence[str], *, now: datetime, limit: int = 10) -> list[str]:
-    """Ids of the jobs of `queues` that can be claimed now, the longest-waiting first; but those that nobody waits for
-    last."""
+    """Ids of the jobs of `queues` that can be claimed now, the longest-waiting first, and at the end those that give
+    way."""
     ordered = _claimable(queues, now).order_by(Job.kind.in_(GIVING_WAY), Job.id)
     return list(session.scalars(ordered.limit(limit)))
 
 
 def pressing(session: Session, queues: Sequence[str], *, now: datetime, limit: int = 10) -> list[str]:
-    """The same without those that nobody waits for."""
-    pressing = _claimable(queues, now).where(Job.kind.not_in(GIVING_WAY))
-    return list(session.scalars(pressing.order_by(Job.id).limit(limit)))
+    """Ids of the jobs of `queues` that can be claimed now and give way to none, the longest-waiting first."""
+    query = _claimable(queues, now).where(Job.kind.not_in(GIVING_WAY))
+    return list(session.scalars(query.order_by(Job.id).limit(limit)))
+
+
+def giving_way_after(session: Session, claim: Claim, queues: Sequence[str]) -> int:
+    """How many jobs of `queues` that give way are being worked on and came after that of `claim`."""
+    query = select(func.count()).where(Job.queue.in_(queues), Job.kind.in_(GIVING_WAY), Job.state.in_(_HELD))
+    return int(session.scalar(query.where(Job.id > claim.job_id)) or 0)
 
 
 def saw_worker(

@@ -229,7 +229,10 @@ class JobRead(BaseModel):
         description="What was asked: the recipe of a training, the import of an ingest, the backbone of an analysis, "
         "the candidates of a ranking, the model version of an optimisation."
     )
-    plan: Plan | None = Field(description="The recipe resolved against the version, with reasons.")
+    plan: Plan | None = Field(
+        description="The recipe resolved against the version, with reasons; of a job that has succeeded as it was "
+        "carried out, with what came of it."
+    )
     attempt: int = Field(
         description="How often a worker has begun with it, those times aside that it was paused or given back."
     )

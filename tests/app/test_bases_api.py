@@ -69,6 +69,7 @@ def test_what_decides_itself_has_its_plan_at_once(http: TestClient, versioned: s
         ({"strategy": "full", "balance": "sampler"}, "training"),
         ({"strategy": "full", "balance": "none"}, "learned"),
         ({"label_prior": "training"}, "training"),
+        ({"strategy": "auto", "balance": "weights", "label_prior": "learned"}, "learned"),
     ],
 )
 def test_how_frequent_old_labels_are_taken_to_be_is_the_recipes_choice(
@@ -160,7 +161,7 @@ def test_images_of_a_deleted_data_set_cannot_be_replayed(
         ({"base": None, "label_prior": "training"}, "body.recipe.label_prior: only with a base"),
         (
             {"strategy": "full", "balance": "weights", "label_prior": "learned"},
-            "body.recipe.label_prior: with balance 'weights' all labels are alike frequent",
+            "body.recipe.label_prior: balance 'weights' trains with all labels alike frequent",
         ),
         ({"label_prior": "even"}, "body.recipe.label_prior: Input should be 'learned' or 'training'"),
         ({"weights": "pretrained"}, "body.recipe.weights: a base brings values of its own"),

@@ -89,6 +89,7 @@ def test_old_labels_become_no_more_frequent_than_new_ones(made: Base) -> None:
         ({"red": 2, "grey": 40, "blue": 4}, "training", False),
         ({"red": 2, "blue": 4}, "learned", False),  # none is new
         ({"red": 9, "grey": 7, "blue": 9}, "learned", False),  # which are as frequent
+        ({"red": 20, "grey": 21, "blue": 20}, "learned", False),  # or nearly so
         ({"red": 2, "grey": 40, "blue": 4}, "learned", True),  # and how many there were is not known
     ],
 )

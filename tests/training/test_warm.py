@@ -108,6 +108,9 @@ def test_an_old_row_is_held_as_its_images_allow(made: Base) -> None:
     # 9 images of each old label then, 18 now.
     assert warm.prior(made, splits, kept).hold.tolist() == [warm.HOLD / 2, 0, warm.HOLD / 2]
     assert warm.prior(replace(made, splits=None), splits, kept).hold.tolist() == [warm.HOLD, 0, warm.HOLD]
+    # Of a label of which its own base had more, too.
+    chained = replace(made, splits=None, learned={"red": 12, "blue": 40})
+    assert warm.prior(chained, splits, kept).hold.tolist() == pytest.approx([warm.HOLD * 12 / 18, 0, warm.HOLD])
 
 
 def test_as_many_labels_with_other_names_get_a_new_head(made: Base) -> None:

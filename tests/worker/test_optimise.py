@@ -25,13 +25,15 @@ from app.runtimes import opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine
 from app.settings import Settings
 from app.storage import Storage
-from tests import factories
 from tests.worker.conftest import Desk, on_sqlite
-from tests.worker.test_runner import files_left, job_processes, running, until
+from tests.worker.test_runner import files_left, job_processes, until
+from tests.worker.test_sweep import Bell
 from worker import sweep
 from worker.forkserver import Forkserver
 from worker.runner import Runner
 from worker.splits import splits_of
+from worker.station import Station
+from worker.sweep import Sweeper
 
 FORMS = ["onnxruntime-fp32", "openvino-fp32", "onnxruntime-int8", "openvino-int8"]
 MACHINE = Machine(threads=1)
@@ -244,37 +246,31 @@ def test_a_training_is_followed_by_an_optimisation_in_the_same_transaction(
     assert submit(desk, OptimisationCreate()).id == queued.id
 
 
+@pytest.mark.parametrize("grace", [0.5, 30.0], ids=["killed", "asked"])
 def test_an_optimisation_gives_way_to_a_training_and_costs_it_no_attempt(
-    desk: Desk, settings: Settings, forkserver: Forkserver, dataset_id: str, trained: str
+    desk: Desk, settings: Settings, forkserver: Forkserver, dataset_id: str, trained: str, grace: float
 ) -> None:
-    impatient = settings.model_copy(update={"cancel_grace_seconds": 0.5})
-    runner = Runner(desk.database, desk.files, impatient, forkserver)
+    runner = Runner(desk.database, desk.files, settings.model_copy(update={"cancel_grace_seconds": grace}), forkserver)
+    sweeper = Sweeper(desk.database, desk.files, settings, Bell(), ["gpu"], forkserver)
+    station = Station(settings, desk.database, runner, sweeper)
     job = submit(desk, OptimisationCreate(forms=FORMS))
-    with running(runner, job.id, ["gpu"]):
-        until(lambda: bool(job_processes()))
+    thread = threading.Thread(target=station.run_next, args=(["gpu"],))
+    thread.start()
+    until(lambda: bool(job_processes()))
+    for process in job_processes():
+        os.kill(process.pid, signal.SIGSTOP)  # so that it is not done meanwhile
+    training = desk.submit_training(dataset_id, epochs=1)
+    if grace > 1:
+        time.sleep(6 * settings.heartbeat_seconds)
         for process in job_processes():
-            os.kill(process.pid, signal.SIGSTOP)  # so that it is not done meanwhile
-        training = desk.submit_training(dataset_id, epochs=1)
+            os.kill(process.pid, signal.SIGCONT)
+    thread.join(timeout=60)
+    assert not thread.is_alive()
     waits = desk.job(job.id)
     assert (waits.state, waits.attempt, desk.history(job.id)[-1]) == ("queued", 0, "attempt_ended")
+    assert files_left(desk.files) == []
     with desk.database.read() as session:
         assert leases.waiting(session, ["gpu"], now=utc_now()) == [training.id, job.id]
-        assert leases.pressing(session, ["gpu"], now=utc_now()) == [training.id]
-        assert leases.pressing(session, ["cpu"], now=utc_now()) == []
-    assert runner.run(training.id, ["gpu"])
-    assert runner.run(job.id, ["gpu"])
-    assert desk.job(job.id).state == "succeeded"
-
-
-@on_sqlite
-def test_an_optimisation_does_not_give_way_to_jobs_of_other_queues_nor_to_one_that_another_worker_takes(
-    desk: Desk, runner: Runner, dataset_id: str, trained: str
-) -> None:
-    job = submit(desk, OptimisationCreate(forms=["onnxruntime-fp32", "openvino-fp32"]))
-    desk.submit_import(factories.photos())
-    training = desk.submit_training(dataset_id, epochs=1)
-    with running(runner, job.id, ["gpu"]):
-        with desk.database.write() as session:
-            claimed = leases.claim(session, training.id, now=utc_now(), lease_seconds=60)
-        assert claimed is not None
-    assert desk.job(job.id).state == "succeeded"
+    assert station.run_next(["gpu"])
+    assert station.run_next(["gpu"])
+    assert (desk.job(training.id).state, desk.job(job.id).state) == ("succeeded", "succeeded")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -32,9 +32,9 @@ MANY_EPOCHS = 1000
 
 
 @contextmanager
-def running(runner: Runner, job_id: str, queues: Sequence[str] = ()) -> Iterator[threading.Thread]:
+def running(runner: Runner, job_id: str) -> Iterator[threading.Thread]:
     """The job being run by another thread, as a worker does."""
-    thread = threading.Thread(target=runner.run, args=(job_id, queues))
+    thread = threading.Thread(target=runner.run, args=(job_id,))
     thread.start()
     yield thread
     thread.join(timeout=60)

@@ -20,6 +20,9 @@ from worker.training.data import Splits
 from worker.training.events import Emit, OldLabelsRaised
 from worker.training.warm import Base
 
+_LEAST = 1.1
+"""How many times more frequent old labels must be for that to be worth a word."""
+
 
 def learned(splits: Splits, base: Base | None, start: WarmStart | None) -> dict[str, int]:
     """How many images of each label a classifier has learnt from that was trained on `splits`, those included that its
@@ -44,12 +47,12 @@ def raise_old(classifier: Classifier, splits: Splits, base: Base, start: WarmSta
     known = np.array(list(learned(splits, base, start).values()))[old].mean()
     counts = _counts(splits)
     seen, fresh = float(counts[old].mean()), float(np.delete(counts, old).mean())
-    wanted = min(float(known), fresh)
-    if wanted <= seen or seen == 0:
+    times = min(float(known), fresh) / seen if seen else 1.0
+    if times < _LEAST:
         return
     with torch.no_grad():
-        classifier.head.bias[torch.from_numpy(old)] += math.log(wanted / seen)
-    emit(OldLabelsRaised(images=seen, new=fresh, learned=float(known), times=wanted / seen))
+        classifier.head.bias[torch.from_numpy(old)] += math.log(times)
+    emit(OldLabelsRaised(images=seen, new=fresh, learned=float(known), times=times))
 
 
 def _counts(splits: Splits) -> NDArray[np.int64]:

@@ -72,7 +72,8 @@ def _said(event: Event) -> Iterator[str]:
                 f"A label of the base had {images:.0f} training images on average, a new one {new:.0f}, and the base "
                 f"has learnt from {learned:.0f}, these included: the old ones are taken to be {times:.1f} times as "
                 "frequent as in the training. The validation images are as the version has them, so that fewer of "
-                "them may be right for it; label_prior 'training' leaves the old labels as rare as they are there."
+                "them may be right for it, and guessing by their frequencies looks better beside it; label_prior "
+                "'training' leaves the old labels as rare as they are there."
             )
         case StoppedEarly(epoch, best):
             yield f"The training ended early, with epoch {epoch}; kept is {_after(best)}."

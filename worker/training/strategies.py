@@ -382,8 +382,11 @@ def _fingerprint(training: _Training) -> str:
     """sha256 over all that the trained network depends on."""
     splits = training.splits
     plan = replace(training.plan, reasons=(), rival=None, quadrant=None, expected=None, estimate=None)
+    told = asdict(plan)
+    if plan.base is not None:
+        del told["base"]["label_prior"]  # which counts when all else is done
     facts = [
-        asdict(plan),
+        told,
         training.values_sha256,
         splits.labels,
         [[images.sha256, images.targets.tolist()] for images in (splits.train, splits.validation)],

@@ -64,13 +64,20 @@ def prior(base: Base, splits: Splits, kept: Sequence[Kept]) -> Prior:
     """`head`, with each old row held as its images allow: where the version has more of them than the base had, they
     know better."""
     begun = head(base, splits.labels, kept)
-    if base.splits is not None:
-        now = np.bincount(splits.train.targets, minlength=len(splits.labels))
-        before = np.bincount(base.splits.train.targets, minlength=len(base.labels))
-        for one in kept:
-            new, old = splits.labels.index(one.new), base.labels.index(one.old)
-            begun.hold[new] *= min(1.0, before[old] / max(1, now[new]))
+    now = np.bincount(splits.train.targets, minlength=len(splits.labels))
+    for one in kept:
+        new, before = splits.labels.index(one.new), _had(base, one.old)
+        if before is not None:
+            begun.hold[new] *= min(1.0, before / max(1, now[new]))
     return begun
+
+
+def _had(base: Base, label: str) -> int | None:
+    """How many images of `label` the base has learnt from, as far as that is known."""
+    learned = base.learned.get(label)
+    if base.splits is None:
+        return learned
+    return max(learned or 0, int((base.splits.train.targets == base.labels.index(label)).sum()))
 
 
 def build(backbone: str, base: Base, labels: Sequence[str], kept: Sequence[Kept]) -> Classifier:
