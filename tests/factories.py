@@ -83,26 +83,30 @@ def onnx_of(artifact: Path) -> bytes:
     )
 
 
-def register_version(database: Database, version_id: str, dataset_id: str, *, labels: Sequence[str]) -> None:
-    """The model `insects` with a first version, and the job that made it, ended well."""
-    now = utc_now()
-    job = Job(
-        id=new_id("job"),
-        kind="train",
-        queue="gpu",
-        state="succeeded",
+def job_of(dataset_id: str, *, kind: str, queue: str, state: str, job_id: str | None = None) -> Job:
+    """A row in the first attempt of one."""
+    return Job(
+        id=job_id or new_id("job"),
+        kind=kind,
+        queue=queue,
+        state=state,
         dataset_id=dataset_id,
         spec={},
         attempt=1,
         max_attempts=1,
         last_event=0,
-        created_at=now,
+        created_at=utc_now(),
     )
+
+
+def register_version(database: Database, version_id: str, dataset_id: str, *, labels: Sequence[str]) -> None:
+    """The model `insects` with a first version, and the job that made it, ended well."""
+    job = job_of(dataset_id, kind="train", queue="gpu", state="succeeded")
     with database.write() as session:
         session.add(job)
         session.flush()
         wanted = NewModelVersion(version_id, "insects", job.id, dataset_id, 1, "tinynet", "full", tuple(labels), {}, {})
-        models.register(session, wanted, now=now)
+        models.register(session, wanted, now=job.created_at)
 
 
 SMALL = "timm:test_resnet"

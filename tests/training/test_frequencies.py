@@ -14,7 +14,7 @@ from app.warmstart import WarmStart
 from tests.training import samples
 from tests.training.samples import Recorder
 from tests.training.test_strategies import plan_for
-from tests.training.test_warm import of, plan_from, run, start_for, tinted, version
+from tests.training.test_warm import extended, of, plan_from, run, start_for, tinted, version
 from worker.training import frequencies
 from worker.training.data import Splits
 from worker.training.events import OldLabelsRaised
@@ -121,20 +121,7 @@ def test_each_strategy_does_so_once_and_says_it(
 def test_few_photos_of_three_flowers_beside_many_of_two_more_do_not_make_the_three_rare(
     test_data: Path, tmp_path: Path
 ) -> None:
-    files, labels = samples.photos(test_data / "datasets" / "flowers5.zip")
-    old = ("tulips", "daisy", "sunflowers")
-    each = {label: [file for file, target in files if labels[target] == label] for label in labels}
-    first = [(file, at) for at, label in enumerate(old) for file in each[label][:100]]
-    base_splits = samples.split(first, old, train=0.6, seed=0)
-    second = [
-        (file, at)
-        for at, label in enumerate(labels)
-        for file in (each[label][100:110] if label in old else each[label][:80])
-    ]
-    splits = samples.split(second, labels, train=0.7, seed=0)
-    base = of(
-        run(base_splits, plan_for(base_splits, Recipe(backbone="formnet", strategy="head")), tmp_path), base_splits
-    )
+    base, splits = extended(test_data, tmp_path, known=100, share=0.6, few=10, many=80)
     recipe = Recipe(backbone="formnet", strategy="head", base="a@1")
     lost, forgotten = {}, {}
     for prior in ("learned", "training"):

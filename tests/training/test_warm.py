@@ -66,6 +66,23 @@ def of(trained: Trained, splits: Splits, *, gone: bool = False) -> Base:
     return Base(splits.labels, classifier.preprocessing, classifier.state(), classifier.outlet, kept, {})
 
 
+def extended(test_data: Path, folder: Path, *, known: int, share: float, few: int, many: int) -> tuple[Base, Splits]:
+    """A classifier of three flowers from `known` photos of each, of which a `share` is to train on; and a version of
+    five that has `few` other photos of each of these, and `many` of each new one."""
+    files, labels = samples.photos(test_data / "datasets" / "flowers5.zip")
+    old = ("tulips", "daisy", "sunflowers")
+    each = {label: [file for file, target in files if labels[target] == label] for label in labels}
+    first = [(file, at) for at, label in enumerate(old) for file in each[label][:known]]
+    second = [
+        (file, at)
+        for at, label in enumerate(labels)
+        for file in (each[label][known : known + few] if label in old else each[label][:many])
+    ]
+    splits = samples.split(first, old, train=share, seed=0)
+    base = of(run(splits, plan_for(splits, Recipe(backbone="formnet", strategy="head")), folder), splits)
+    return base, samples.split(second, labels, train=0.7, seed=0)
+
+
 def start_for(
     base: Base, splits: Splits, label_map: dict[str, str] | None = None, *, replay: bool = False
 ) -> WarmStart:
@@ -306,27 +323,13 @@ def test_joined_images_are_read_in_the_order_asked_for() -> None:
 def test_three_flowers_become_five_and_the_three_are_not_forgotten(
     test_data: Path, replay: bool, tmp_path: Path
 ) -> None:
-    files, labels = samples.photos(test_data / "datasets" / "flowers5.zip")
-    old = ("tulips", "daisy", "sunflowers")
-    each = {label: [file for file, target in files if labels[target] == label] for label in labels}
-    first = [(file, at) for at, label in enumerate(old) for file in each[label][:80]]
-    base_splits = samples.split(first, old, train=0.5, seed=0)
-    # Of the old labels other photos, and fewer than of the new ones.
-    second = [
-        (file, at)
-        for at, label in enumerate(labels)
-        for file in (each[label][80:110] if label in old else each[label][:60])
-    ]
-    splits = samples.split(second, labels, train=0.7, seed=0)
-    base = of(
-        run(base_splits, plan_for(base_splits, Recipe(backbone="formnet", strategy="head")), tmp_path), base_splits
-    )
+    base, splits = extended(test_data, tmp_path, known=80, share=0.5, few=30, many=60)
     start = start_for(base, splits, replay=replay)
     plan = plan_from(Recipe(backbone="formnet", strategy="head", base="a@1", replay=replay), start, splits)
     trained = run(splits, plan, tmp_path, base=base)
     begun = warm.head(base, splits.labels, start.kept)
-    for place, label in enumerate(old):
-        assert torch.equal(begun.weight[labels.index(label)], base.state["head.weight"][place])
+    for place, label in enumerate(base.labels):
+        assert torch.equal(begun.weight[splits.labels.index(label)], base.state["head.weight"][place])
     judged = {one.images_of: one for one in trained.old_labels}
     assert judged["base"].images == 120
     assert judged["base"].forgotten <= (0.5 if replay else 2)

@@ -1,13 +1,10 @@
 """Whether others wait for a worker whose job may give way."""
 
-from datetime import timedelta
-
 import pytest
 
 from app.db import Database, utc_now
 from app.jobs import leases
 from app.jobs.leases import Claim
-from app.jobs.tables import Job
 from tests import factories
 from tests.worker.conftest import Desk
 from worker.crowd import Crowd
@@ -62,26 +59,12 @@ def test_only_as_many_give_way_as_are_waited_for_and_the_last_first(desk: Desk) 
     take(desk.database, dataset.id)
     with desk.database.write() as session:
         for number in (1, 2):
-            session.add(optimisation(f"job_{number}", dataset.dataset_id))
+            job = factories.job_of(
+                dataset.dataset_id, kind="optimise", queue="cpu", state="running", job_id=f"job_{number}"
+            )
+            session.add(job)
     first, second = (looking(desk.database, claim(job_id=f"job_{number}")) for number in (1, 2))
     submit(desk)
     assert [[crowd.is_waiting() for _ in range(2)][-1] for crowd in (first, second)] == [False, True]
     submit(desk)
     assert [[crowd.is_waiting() for _ in range(2)][-1] for crowd in (first, second)] == [True, True]
-
-
-def optimisation(job_id: str, dataset_id: str) -> Job:
-    """One that is worked on."""
-    return Job(
-        id=job_id,
-        kind="optimise",
-        queue="cpu",
-        state="running",
-        dataset_id=dataset_id,
-        spec={},
-        attempt=1,
-        last_event=0,
-        max_attempts=1,
-        created_at=utc_now(),
-        lease_expires_at=utc_now() + timedelta(minutes=1),
-    )

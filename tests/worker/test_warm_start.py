@@ -81,6 +81,15 @@ def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
     assert learned == {"blue": 8, "green": max(8, first["green"]), "red": max(8, first["red"])}
 
 
+@on_sqlite
+def test_what_came_of_a_training_stands_in_the_plan_of_its_job(desk: Desk, runner: Runner, dataset_id: str) -> None:
+    job = submit(desk, dataset_id, strategy="stage_probe", stage="best")
+    assert not any("did best" in reason for reason in (job.plan or {})["reasons"])
+    assert runner.run(job.id)
+    (said,) = [reason for reason in (desk.job(job.id).plan or {})["reasons"] if "did best" in reason]
+    assert said.startswith("Stage ")
+
+
 def test_a_base_whose_files_are_damaged_is_named(desk: Desk, runner: Runner, dataset_id: str, files: Storage) -> None:
     assert train(desk, runner, dataset_id).state == "succeeded"
     with desk.database.read() as session:
