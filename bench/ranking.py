@@ -30,7 +30,7 @@ from app.backbones.weights import WeightsFile
 from app.plan import Plan, resolve
 from app.profile import HEAD
 from app.recipe import Recipe
-from bench import photos, quality, training
+from bench import photos, quality, trained, training
 from bench import results as records
 from bench.photos import Photos, PhotoSet
 from worker.training import depths, evaluate, features, fit, probe
@@ -114,7 +114,7 @@ def scores(seen: Splits, backbone: str, file: WeightsFile, *, seed: int, cache: 
         cache_dir=cache,
         max_pixels=_MAX_PIXELS,
         emit=_SILENT,
-        device=_CPU,
+        device=trained.device(),
     )
     rows = depths.measurable(seen.train.targets, seed=seed)
     values = {depth: found.at(depth).train[rows] for depth in found.columns}
@@ -138,7 +138,7 @@ def tune(case: Case, seen: Splits, test: Photos, file: WeightsFile, *, epochs: i
             augmentation=plan.descent.augmentation,
             seed=case.seed,
             max_pixels=_MAX_PIXELS,
-            device=_CPU,
+            device=trained.device(),
         )
         fitting = Fitting(
             splits=seen,
@@ -147,7 +147,7 @@ def tune(case: Case, seen: Splits, test: Photos, file: WeightsFile, *, epochs: i
             seed=case.seed,
             workdir=Path(workdir),
             fingerprint="",
-            device=_CPU,
+            device=trained.device(),
             emit=_SILENT,
         )
         try:
@@ -179,7 +179,7 @@ def _fit_head(network: Classifier, case: Case, seen: Splits, file: WeightsFile, 
         cache_dir=cache,
         max_pixels=_MAX_PIXELS,
         emit=_SILENT,
-        device=_CPU,
+        device=trained.device(),
     )
     linear = probe.fit(
         found.at(case.depth).train,
@@ -213,7 +213,7 @@ def _judged(network: Classifier, seen: Splits, test: Photos) -> _Judged:
             max_pixels=_MAX_PIXELS,
             phase="test",
             emit=_SILENT,
-            device=_CPU,
+            device=trained.device(),
         )
 
     loss = evaluate.tempered_log_loss(predicted(seen.validation), seen.validation.targets)

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import InferenceForm
 from app.models import artifact as artifacts
-from app.runtimes import memory
-from app.runtimes.form import Files, Form, Images, Machine, Passed
+from app.runtimes.form import Files, Form, Images, Machine, Network, Passed
+from app.runtimes.in_graphs import Forward, InGraphs
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _numbers = itertools.count(1)
-Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images `(N, H, W, 3)`, values 0-255, to features and logits."""
 Backend = str | Callable[[torch.fx.GraphModule, Sequence[Tensor]], Callable[..., Any]]
 """What torch compiles a graph by."""
 
@@ -58,12 +56,11 @@ class Compiled:
 
 
 class InTorch:
-    """A classifier as torch runs it. On a CPU each thread has its own number of threads to compute in."""
+    """A classifier as torch runs it on a CPU, where each thread has its own number of threads to compute in."""
 
     def __init__(self, network: Forward, machine: Machine, dtype: torch.dtype) -> None:
         self._network = network
         self._machine = machine
-        self._device = torch.device(machine.device)
         self._dtype = dtype
         self._widest = 1
         self._own = threading.local()
@@ -71,38 +68,44 @@ class InTorch:
     def run(self, images: Images, *, alone: bool = False) -> Passed:
         self._take_threads(self._widest if alone else 1)
         # Of one type whatever the client gave, or a compiled network would be compiled again in a request.
-        given = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, non_blocking=True).float()
+        given = torch.from_numpy(np.ascontiguousarray(images)).float()
         half = self._dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self._device.type, dtype=self._dtype, enabled=half):
+        with torch.inference_mode(), torch.autocast("cpu", dtype=self._dtype, enabled=half):
             features, logits = self._network(given)
-        return Passed(features.float().cpu().numpy(), logits.float().cpu().numpy())
+        return Passed(features.float().numpy(), logits.float().numpy())
 
     def widen(self) -> None:
         self._widest = self._machine.threads
 
     def settle(self) -> None:
-        if self._device.type == "cuda":  # on a CPU, torch keeps no memory of a pass that malloc does not have again
-            memory.give_back()
+        """Nothing: torch keeps no memory of a pass that malloc does not have again."""
 
     def _take_threads(self, count: int) -> None:
-        if self._device.type == "cpu" and getattr(self._own, "threads", None) != count:
+        if getattr(self._own, "threads", None) != count:
             torch.set_num_threads(count)
             self._own.threads = count
 
 
-def open_plain(files: Files, form: Form, machine: Machine) -> InTorch:
+def open_plain(files: Files, form: Form, machine: Machine) -> Network:
     """The classifier as it was trained. Raises `Unavailable`."""
-    return InTorch(_restored(files).to(machine.device), machine, _TYPES[form.precision])
+    return _opened(_restored(files).to(machine.device), form, machine)
 
 
-def open_compiled(files: Files, form: Form, machine: Machine) -> InTorch:
+def open_compiled(files: Files, form: Form, machine: Machine) -> Network:
     """The same, compiled for this machine, which takes a C++ compiler and its time. Raises `Unavailable`."""
-    return InTorch(Compiled(_restored(files).to(machine.device)), machine, _TYPES[form.precision])
+    return _opened(Compiled(_restored(files).to(machine.device)), form, machine)
 
 
 def whole(files: Files) -> Whole:
     """The classifier of an artifact, on the CPU. Raises `Unavailable`."""
     return _restored(files)
+
+
+def _opened(network: Forward, form: Form, machine: Machine) -> Network:
+    device, dtype = torch.device(machine.device), _TYPES[form.precision]
+    if device.type == "cpu":
+        return InTorch(network, machine, dtype)
+    return InGraphs(network, device, dtype, most=machine.batch)
 
 
 def _own_forward(network: Whole) -> Forward:

@@ -20,12 +20,14 @@ from app.backbones.weights import WeightsFile
 from app.recipe import Augmentation, AugmentationPolicy, Recipe
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
+from tests.training.test_fit import DESCENT
 from tests.training.test_strategies import AT_64, LABELS, plan_for, small, weights_of
 from worker.training import batchviews, calibrate, evaluate, fit, keptfeed, precision, profile, strategies
 from worker.training.data import Splits
 from worker.training.events import BatchSplit, EpochFinished, ImagesNotKept, Progress
 from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
+from worker.training.learner import Criterion, Learner
 from worker.training.rivals import Trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
@@ -38,8 +40,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "stage_probe all": {"strategy": "stage_probe", "stage": "all"},
     "top": {"strategy": "top", "epochs": 2},
     "full": {"strategy": "full", "epochs": 2, "ema": 0.9, "optimizer": "adamw", "balance": "weights"},
+    "full, gradual": {"strategy": "full", "epochs": 6, "unfreeze": "gradual", "batch_size": 4},
     "scratch": {"strategy": "scratch", "epochs": 3, "augmentation": EVERYTHING},
 }
+
+
+FAMILIES = ("resnet18", "squeezenet1_1", "googlenet", "mobilenet_v2", "vit_b_32", "swin_v2_t")
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +193,33 @@ def test_half_precision_is_used_and_full_precision_where_it_is_asked_for(splits:
         fit.fit(network, Fitting(splits, pixels, plan.descent, 0, tmp_path / wanted, wanted, GPU, Recorder()))
 
     assert seen == {"auto": torch.bfloat16, "fp32": torch.float32}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_steps_by_graphs_are_those_without(name: str) -> None:
+    ways = []
+    for has_none in (True, False):
+        network = classifiers.build(catalogue.find(name), 2, state=None, seed=0).to(GPU).train()
+        with precision.deterministic(wanted=has_none):
+            learner = Learner(network, DESCENT, Criterion(0.1, None), lambda net, x: net(x), half=True)
+        ways.append(learner)
+    side = ways[0].network.preprocessing.crop
+    draw = torch.Generator().manual_seed(0)
+    steps = 0
+    for stage in (ways[0].network.stages[-2], None):
+        for learner in ways:
+            learner.hold(stage)
+        for size in (4, 4, 4, 4, 3, 4, 4):
+            images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=draw).to(GPU)
+            targets = (torch.arange(size) % 2).to(GPU)
+            losses = []
+            for learner in ways:
+                torch.manual_seed(steps)
+                losses.append(float(learner.step([(images, targets)], rate=0.01, number=steps)))
+            steps += 1
+            assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    for usual, graphed in zip(ways[0].state().values(), ways[1].state().values(), strict=True):
+        assert torch.allclose(usual.float(), graphed.float(), rtol=0.05, atol=1e-3)
 
 
 def test_images_are_decoded_anew_where_there_is_no_room(

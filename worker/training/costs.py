@@ -22,7 +22,7 @@ from app.backbones.classifier import Classifier, InferenceForm
 from app.backbones.walk import Walk
 from app.profile import Costs, StageCosts
 from app.ranking import Latency
-from worker.training import dropout, features, precision
+from worker.training import dropout, features, graphs, precision
 from worker.training.data import Images
 from worker.training.learner import Criterion
 
@@ -56,14 +56,14 @@ def measure(
     views = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     passed, stepped = _Passage(device), _Passage(device)
     forward = _forward(network.to(device), views, passed)
-    step = _step(classifier, views[: _STEP_IMAGES[device.type]], images.targets[places], stepped)
+    step, slowness = _step(classifier, views[: _STEP_IMAGES[device.type]], images.targets[places], stepped)
     return Costs(
         decode=seconds / len(files),
         forward=forward,
         step=step,
         device=device.type,
         threads=threads,
-        stages=tuple(_stages(passed, stepped)),
+        stages=tuple(_stages(passed, stepped, slowness)),
         memory_bytes=_memory(device),
     )
 
@@ -138,15 +138,16 @@ def _ends(body: nn.Module, walk: Walk) -> dict[str, str]:
     return ends
 
 
-def _stages(passed: _Passage, stepped: _Passage) -> Iterator[StageCosts]:
+def _stages(passed: _Passage, stepped: _Passage, slowness: float) -> Iterator[StageCosts]:
+    """Of steps that take `slowness` times as long, watched, as in a training."""
     befores, backs = dict(stepped.there), dict(stepped.back)
     for name, there in passed.there.items():
         before, back = befores[name], backs[name]
         yield StageCosts(
             name=name,
             forward=there / passed.images,
-            step_before=before / stepped.images,
-            step_behind=(back - before) / stepped.images,
+            step_before=before / stepped.images / slowness,
+            step_behind=(back - before) / stepped.images / slowness,
         )
 
 
@@ -163,9 +164,9 @@ def _forward(network: InferenceForm, views: Tensor, passage: _Passage) -> float:
         return _seconds(lambda: run(batches), passage.device) / len(views)
 
 
-def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> float:
+def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> tuple[float, float]:
     """Seconds an image, by a step over `views (N, 3, H, W)`, or over fewer of them where the memory of a GPU is too
-    small."""
+    small; and how many times as long it took while it was watched."""
     try:
         return _stepped(classifier, views, targets, passage)
     except torch.OutOfMemoryError:
@@ -176,22 +177,35 @@ def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], pas
     return _step(classifier, views[: len(views) // 2], targets, passage)
 
 
-def _stepped(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> float:
+def _stepped(
+    classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage
+) -> tuple[float, float]:
     device = passage.device
     inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
     half = precision.is_half_quicker(device)
     classifier.to(device).to(memory_format=torch.channels_last).train()
     dropout.quicken(classifier)
 
-    def run() -> None:
-        classifier.zero_grad()
+    def compute(images: Tensor, wanted: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = _CRITERION(classifier(inputs), labels)
+            loss = _CRITERION(classifier(images), wanted)
         loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
-    run()
+    def run(way: graphs.Compute) -> None:
+        classifier.zero_grad()
+        way(inputs, labels)
+
+    run(compute)
     with passage.watching(classifier):
-        return _seconds(run, device) / len(views)
+        watched = _seconds(lambda: run(compute), device)
+    if not graphs.are_wanted(device):
+        return watched / len(views), 1.0
+    replayed = graphs.Replayed(compute, list(classifier.parameters()), graphs.Graphs())
+    for _ in range(graphs.BEFORE + 1):
+        run(replayed)
+    seconds = _seconds(lambda: run(replayed), device)
+    return seconds / len(views), watched / seconds
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:

@@ -217,7 +217,7 @@ class _Training:
 
     def _hold(self, stage: str | None) -> None:
         if stage != self._held:
-            self._learner.network.hold(stage)
+            self._learner.hold(stage)
             self._held = stage
 
     def _is_out_of_patience(self) -> bool:

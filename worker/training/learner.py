@@ -13,6 +13,7 @@ from app import errors
 from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
 from app.descent import Descent
+from worker.training import graphs
 from worker.training.peers import ALONE, Peers
 
 AUXILIARY_WEIGHT = 0.3
@@ -69,6 +70,9 @@ class Learner:
         self._descent = descent
         self._criterion = criterion
         self._parameters = list(network.parameters())
+        self._replayed: graphs.Replayed | None = None
+        if peers.count == 1 and graphs.are_wanted(self._parameters[0].device):
+            self._replayed = graphs.Replayed(self._compute, self._parameters, graphs.Graphs())
         self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
         self._starts = _starts(network) if descent.decay_to == "start" else {}
         self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
@@ -85,10 +89,11 @@ class Learner:
         total = torch.zeros((), device=batches[0][0].device)
         count = images or sum(len(inputs) for inputs, _ in batches)
         for inputs, targets in batches:
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._half):
-                loss = self._criterion(self._forward(self.network, inputs), targets)
-            (loss * (len(inputs) / count)).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() * len(inputs)
+            if self._replayed is not None and len(inputs) == count:
+                loss = self._replayed(inputs, targets)
+            else:
+                loss = self._compute(inputs, targets, share=len(inputs) / count)
+            total += loss * len(inputs)
         # What has no part in the loss has no gradient, with none of the peers.
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         self._peers.add_up([*gradients, total])
@@ -98,6 +103,19 @@ class Learner:
         self._pull_back()
         self._follow(number)
         return total
+
+    def hold(self, stage: str | None) -> None:
+        """Train no stage up to this one, for now; None for all that the plan trains."""
+        self.network.hold(stage)
+        if self._replayed is not None:
+            self._replayed.forget()
+
+    def _compute(self, inputs: Tensor, targets: Tensor, *, share: float = 1.0) -> Tensor:
+        """The mean loss of a batch, whose gradients it adds to those of the parameters as the batch's `share`."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._half):
+            loss = self._criterion(self._forward(self.network, inputs), targets)
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     @property
     def kept(self) -> Classifier:
@@ -159,13 +177,15 @@ class Learner:
 
 
 def _sgd(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        _groups(network, descent),
-        lr=descent.learning_rate,
-        momentum=_MOMENTUM,
-        nesterov=True,
-        fused=next(network.parameters()).device.type == "cuda",
+    is_fused = next(network.parameters()).device.type == "cuda"
+    optimizer = torch.optim.SGD(
+        _groups(network, descent), lr=descent.learning_rate, momentum=_MOMENTUM, nesterov=True, fused=is_fused
     )
+    if is_fused:
+        # It takes all momenta of a group to be there or none, and those of stages that are held come later.
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+    return optimizer
 
 
 def _adamw(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
