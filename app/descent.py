@@ -14,6 +14,9 @@ from app.wording import counted
 
 _SCRATCH_STEPS = 2000
 _SCRATCH_EPOCHS = (30, 120)
+_FULL_STEPS = 1500
+_FULL_EPOCHS = (10, 30)
+_EPOCHS = 10
 
 _UNNORMALISED, _UNNORMALISED_SCRATCH = 0.3, 0.1
 """What a network without normalisation bears of the learning rate of one that has it, with SGD. From random values the
@@ -78,7 +81,7 @@ def of(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Descent:
     optimizer: Optimizer = recipe.optimizer or "sgd"
     seen = min(batch_size * accumulate, version.train_images, _MOST_FOR_RATE)
     return Descent(
-        epochs=recipe.epochs or (_scratch_epochs(version, batch_size * accumulate) if scratch else 10),
+        epochs=recipe.epochs or _epochs(recipe, version, batch_size * accumulate),
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=optimizer,
@@ -98,10 +101,16 @@ def of(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Descent:
     )
 
 
-def _scratch_epochs(version: VersionFacts, images: int) -> int:
-    """What random values need is steps, of which few images give few in an epoch."""
-    fewest, most = _SCRATCH_EPOCHS
-    return min(most, max(fewest, math.ceil(_SCRATCH_STEPS / math.ceil(version.train_images / images))))
+def _epochs(recipe: Recipe, version: VersionFacts, images: int) -> int:
+    """What it takes to change all layers is steps, of so many `images` each, of which few images give few in an
+    epoch; and more of them from random values."""
+    if recipe.from_random:
+        steps, (fewest, most) = _SCRATCH_STEPS, _SCRATCH_EPOCHS
+    elif recipe.strategy == "full" and recipe.base is None:  # which is not to be left far behind
+        steps, (fewest, most) = _FULL_STEPS, _FULL_EPOCHS
+    else:
+        return _EPOCHS
+    return min(most, max(fewest, math.ceil(steps / math.ceil(version.train_images / images))))
 
 
 def _peak(optimizer: Optimizer, images: int, network: NetworkFacts, *, scratch: bool) -> float:

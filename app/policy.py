@@ -3,7 +3,7 @@
 | | similar to what the backbone knows | dissimilar |
 |---|---|---|
 | little data | a new classifier (`head`), then the last stages | one on the features of other stages (`stage_probe`) |
-| much data | the top stages (`top`) | all stages (`full`) |
+| much data | the top stages (`top`), where those below them are of use | all stages (`full`) |
 
 Each side is measured, not asked for. Nothing here knows a dataset by name, and no threshold was fitted to one: they
 are round figures, with their reasons beside them.
@@ -37,6 +37,9 @@ FLAT = 0.02
 
 FAMILIAR = 0.5
 """Similar is what the pre-trained features get right of what random ones get wrong, if it is at least this share."""
+
+OF_USE = 0.2
+"""... and what is frozen must get right at least this share, or random values would be nearly as good to build on."""
 
 STANDARD_ERRORS = 2.0
 """By how much an earlier stage must beat the top for the data to count as dissimilar."""
@@ -190,6 +193,19 @@ def _better_than_top(profile: Profile, stages: Sequence[str]) -> Depth | None:
     return best
 
 
+def _of_little_use(profile: Profile, stage: str) -> str | None:
+    """That the pre-trained values up to `stage` are of little more use here than random ones; None where they are of
+    some, or where it was not measured."""
+    known = {depth.name: depth.probe.accuracy for depth in profile.reference or profile.depths}
+    random = max(depth.probe.accuracy for depth in profile.random)
+    if stage not in known or known[stage] - random >= OF_USE * (1 - random):
+        return None
+    return (
+        f"a linear classifier on {stage}'s features is right for {percent(known[stage])}, on those of random values "
+        f"for {percent(random)}"
+    )
+
+
 def _best_fixed(profile: Profile) -> tuple[Chosen, str | None]:
     """The best classifier on fixed features: on the top, unless others are better by more than one standard error."""
     top = profile.depth(HEAD).probe
@@ -244,10 +260,13 @@ def _little_dissimilar(profile: Profile, _stages: Sequence[str]) -> tuple[Chosen
     )
 
 
-def _much_similar(_profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
+def _much_similar(profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
     freeze = halfway(stages)
+    useless = _of_little_use(profile, freeze)
+    if useless is not None:
+        return "full", None, f"Much data, similar at the top alone: {useless}. So all stages are trained."
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 
 

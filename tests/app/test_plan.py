@@ -67,6 +67,15 @@ def test_few_images_are_seen_more_often_from_random_values(images: int, epochs: 
     assert descent.epochs == epochs
 
 
+@pytest.mark.parametrize(("images", "epochs"), [(40, 30), (1600, 30), (3200, 15), (100_000, 10)])
+def test_few_images_are_seen_more_often_where_all_layers_are_trained(images: int, epochs: int) -> None:
+    version = replace(FACTS, train_images=images)
+    for fields, expected in (({}, epochs), ({"base": "flowers@1"}, 10), ({"strategy": "top"}, 10)):
+        descent = plan(version, **{"strategy": "full", "batch_size": 32, **fields}).descent
+        assert descent is not None
+        assert descent.epochs == expected
+
+
 def test_from_random_values_images_are_changed_more_and_the_rate_rises_longer() -> None:
     descent, tuned = scratch().descent, plan(strategy="full").descent
     assert descent is not None

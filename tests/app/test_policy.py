@@ -96,6 +96,10 @@ def without_last_stage(measured: Profile) -> Profile:
         # An earlier stage beats the top by far: what comes behind it is made for other things.
         (profile(images=300, stages=(0.5, 0.7, 0.95, 0.88, 0.88)), "little", "dissimilar", "stage_probe"),
         (profile(images=3000, stages=(0.5, 0.7, 0.95, 0.88, 0.88)), "much", "dissimilar", "full"),
+        # The top knows a lot, and what would be frozen no more than random values do.
+        (profile(images=3000, stages=(0.4, 0.54, 0.8, 0.9, 0.9)), "much", "similar", "full"),
+        (profile(images=3000, stages=(0.3, 0.4, 0.8, 0.9, 0.9)), "much", "similar", "full"),
+        (profile(images=3000, stages=(0.4, 0.57, 0.8, 0.9, 0.9)), "much", "similar", "top"),
         # Random values do nearly as well, and much is left to be learnt.
         (profile(images=300, stages=(0.4, 0.5, 0.6, 0.6), random=0.55), "little", "dissimilar", "full"),
         (profile(images=3000, stages=(0.4, 0.5, 0.6, 0.6), random=0.55), "much", "dissimilar", "full"),
@@ -127,7 +131,7 @@ def test_each_quadrant_has_its_strategy(measured: Profile, amount: str, likeness
 def test_with_little_data_the_last_two_stages_are_trained_and_with_much_the_upper_half(
     images: int, count: int, freeze: str
 ) -> None:
-    measured = profile(images=images, stages=[0.5] * (count - 2) + [0.8, 0.9, 0.9])
+    measured = profile(images=images, stages=[0.6] * (count - 2) + [0.8, 0.9, 0.9])
     decision = decide(measured)
     assert (decision.strategy, decision.freeze) == ("top", freeze)
     assert freeze in " ".join(decision.reasons)

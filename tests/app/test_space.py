@@ -60,7 +60,7 @@ def test_numbers_lie_around_the_default() -> None:
     assert found.dimensions["learning_rate"] == Numbers(pytest.approx(rate / 10), pytest.approx(10 * rate))  # type: ignore[arg-type]
     epochs = found.dimensions["epochs"]
     assert isinstance(epochs, Ways)
-    assert set(epochs.fields) == {"5", "10", "20"}
+    assert set(epochs.fields) == {"15", "30", "60"}
 
 
 def test_where_the_strategy_is_open_so_is_how_deep_it_goes() -> None:
