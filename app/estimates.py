@@ -87,6 +87,8 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
 def _descending(plan: Plan, descent: Descent, version: VersionFacts, frozen: StageCosts, costs: Costs) -> float:
     """The time from the images to the last epoch, and to judge networks on the way; not to fit a first head."""
     train, validation = version.train_images, version.validation_images
+    # Only steps of one batch are repeated as they were captured.
+    gain = costs.gain if descent.accumulate == 1 and not plan.deterministic else 1.0
     decode, begin, fits_head = costs.decode, 0.0, plan.reinit == "none"
     if plan.freeze is None or not costs.stages:
         # `full` finds the features for its first head on the disk, with frozen stages they are computed for it.
@@ -96,13 +98,13 @@ def _descending(plan: Plan, descent: Descent, version: VersionFacts, frozen: Sta
             begin += (train + validation) * decode
             decode = 0.0
         judging = validation * (decode + costs.forward)
-        epoch = train * (decode + frozen.step_before + frozen.step_behind) + judging
+        epoch = train * (decode + (frozen.step_before + frozen.step_behind) / gain) + judging
     else:
         behind = costs.forward - frozen.forward
         begin += plan.views * train * (decode + min(frozen.forward, frozen.step_before))
         begin += validation * (decode + frozen.forward) + (train * behind if fits_head else 0.0)
         judging = validation * behind
-        epoch = train * frozen.step_behind + judging
+        epoch = train * frozen.step_behind / gain + judging
     # The network before the first step is judged as well, and those between it and the last one.
     between = _BETWEEN if fits_head and descent.patience is None else 0
     return begin + descent.epochs * epoch + (1 + between) * judging

@@ -101,6 +101,8 @@ class Costs:
     device: str
     """`cpu` or `cuda`."""
     threads: int
+    gain: float = 1.0
+    """How many times as fast a step is on a GPU where it is not asked for operation by operation."""
     stages: tuple[StageCosts, ...] = ()
     """In order; empty where they were not measured, as for networks that cannot be entered between stages."""
     measured: int = 0

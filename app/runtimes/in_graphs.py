@@ -30,6 +30,7 @@ Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class _Captured:
     graph: torch.cuda.CUDAGraph
+    images: Tensor
     features: Tensor
     logits: Tensor
 
@@ -42,17 +43,34 @@ class _Queue:
         self.device = device
         self.turn = threading.Lock()
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._images: dict[tuple[int, ...], Tensor] = {}
+        self._begin()
+
+    def images(self, count: int, shape: tuple[int, ...]) -> Tensor:
+        """`count` images of this `shape`, which all graphs for such images read. Whoever calls this has the `turn`."""
+        held = self._images.get(shape)
+        if held is None or len(held) < count:
+            held = self._images[shape] = torch.zeros(count, *shape, device=self.device)
+        return held[:count]
+
+    def capture(self, images: Tensor, run: Callable[[Tensor], tuple[Tensor, Tensor]]) -> _Captured:
+        """What `run` makes of `images`. Whoever calls this has the `turn`. Raises `RuntimeError`."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may ask the GPU for something of theirs meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
+                features, logits = run(images)
+        except RuntimeError:
+            self._begin()  # in some versions of torch nothing more can be captured in that pool
+            raise
+        return _Captured(graph, images, features, logits)
+
+    def _begin(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
         # A pool ends with the last graph in it, and models come and go.
-        self._first = self.capture(lambda: (torch.zeros(1, device=device), torch.zeros(1, device=device)))
-
-    def capture(self, run: Callable[[], tuple[Tensor, Tensor]]) -> _Captured:
-        """Whoever calls this has the `turn`."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may ask the GPU for something of theirs meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
-            features, logits = run()
-        return _Captured(graph, features, logits)
+        self._first = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._first, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
+            torch.zeros(1, device=self.device)
 
 
 _queues: dict[torch.device, _Queue] = {}
@@ -69,24 +87,26 @@ class InGraphs:
         self._device = device
         self._dtype = dtype
         self._most = most
-        self._captured: dict[int, _Captured] = {}
-        self._images: Tensor | None = None
-        """What all graphs read: as many of the first as they are for."""
-        self._is_possible = True
+        self._captured: dict[int, _Captured | None] = {}
+        """By the number of images; None where it cannot be had."""
+        self._capturing = threading.Lock()
+
+    @property
+    def captured(self) -> list[int]:
+        """For how many images at once there are graphs."""
+        return sorted(count for count, found in self._captured.items() if found is not None)
 
     def run(self, images: Images, *, alone: bool = False) -> Passed:
-        given = torch.from_numpy(np.ascontiguousarray(images))
+        # Pinned, as it would else be waited for before it is sent.
+        given = torch.from_numpy(np.ascontiguousarray(images)).pin_memory()
         queue = _queue(self._device)
+        found = self._graph_for(given, queue)
         with queue.turn, torch.inference_mode(), torch.cuda.stream(queue.stream):
             sent = given.to(self._device, non_blocking=True).float()
-            size = size_of(len(sent), self._most)
-            if size is not None and self._is_possible and size not in self._captured:
-                self._capture(sent.shape, size, queue)
-            found = self._captured.get(size or 0)
-            if found is None or self._images is None:
+            if found is None:
                 features, logits = self._pass(sent)
             else:
-                self._images[: len(sent)].copy_(sent)
+                found.images[: len(sent)].copy_(sent)
                 found.graph.replay()
                 features, logits = found.features[: len(sent)], found.logits[: len(sent)]
             answers = [_fetched(values) for values in (features, logits)]
@@ -106,23 +126,43 @@ class InGraphs:
             features, logits = self._forward(images)
         return features.float(), logits.float()
 
-    def _capture(self, shape: torch.Size, size: int, queue: _Queue) -> None:
-        """For `size` images and, so that nobody who asks has to wait for it later, for all that are fewer; of the
-        `shape (N, H, W, 3)`."""
-        if self._images is None:
-            self._images = torch.zeros(self._most, *shape[1:], device=self._device)
+    def _graph_for(self, given: Tensor, queue: _Queue) -> _Captured | None:
+        """That for as many images as are `given (N, H, W, 3)`, and as few more as possible; captured now, and so that
+        nobody who asks has to wait for it later all smaller ones with it, if it was not before."""
+        size = size_of(len(given), self._most)
+        if size is None:
+            return None
+        if size not in self._captured:
+            with self._capturing:
+                for count in sizes(size):
+                    if count not in self._captured:
+                        self._captured[count] = self._capture(count, tuple(given.shape[1:]), queue)
+        return self._captured[size]
+
+    def _capture(self, count: int, shape: tuple[int, ...], queue: _Queue) -> _Captured | None:
         try:
-            for count in sizes(size):
-                if count not in self._captured:
-                    images = self._images[:count]
-                    for _ in range(_BEFORE):
-                        self._pass(images)
-                    self._captured[count] = queue.capture(lambda images=images: self._pass(images))  # type: ignore[misc]
-        except torch.OutOfMemoryError:
-            raise
+            self._get_used_to(count, shape)
+            with queue.turn, torch.inference_mode(), torch.cuda.stream(queue.stream):
+                images = queue.images(count, shape)
+                self._pass(images)  # what libraries keep for each stream is theirs, and no part of the graph
+                return queue.capture(images, self._pass)
+        except torch.OutOfMemoryError as error:
+            # A single image that has no room is nothing to go on with, and whoever loads this is to know.
+            if count == 1:
+                raise
+            logger.warning("passes of %d images on %s are not captured: %s", count, self._device, error)
         except RuntimeError as error:  # it waits for the GPU, for example
-            self._is_possible = False
-            logger.warning("passes on %s are not captured: %s", self._device, error)
+            logger.warning("passes of %d images on %s are not captured: %s", count, self._device, error)
+        return None
+
+    def _get_used_to(self, count: int, shape: tuple[int, ...]) -> None:
+        """Pass so many images as usual, beside what others pass: to compile may take minutes."""
+        aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.inference_mode(), torch.cuda.stream(aside):
+            images = torch.zeros(count, *shape, device=self._device)
+            for _ in range(_BEFORE):
+                self._pass(images)
+        aside.synchronize()
 
 
 def sizes(most: int) -> list[int]:

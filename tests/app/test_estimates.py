@@ -57,6 +57,15 @@ def test_scratch_takes_a_step_for_each_image_and_epoch_and_looks_at_the_validati
     assert found == pytest.approx(5 * (80 * 0.07 + LOOK) + 2 * LOOK + COMPARED)
 
 
+def test_steps_that_a_gpu_repeats_take_less_but_not_those_of_several_batches_nor_deterministic_ones() -> None:
+    quick = replace(COSTS, device="cuda", gain=3.0)
+    usual = replace(COSTS, device="cuda")
+    recipe = Recipe(backbone="resnet18", strategy="scratch", epochs=5)
+    assert seconds(recipe, usual) - seconds(recipe, quick) == pytest.approx(5 * 80 * (0.06 - 0.02))
+    for other in (replace(recipe, accumulate=2), replace(recipe, deterministic=True)):
+        assert seconds(other, quick) == seconds(other, usual)
+
+
 def test_for_a_gpu_images_are_decoded_once() -> None:
     plans = [resolve(Recipe(backbone="resnet18", strategy="scratch", epochs=e), FACTS, RESNET.facts) for e in (5, 6)]
     costs = replace(COSTS, device="cuda")

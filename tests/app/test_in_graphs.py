@@ -51,6 +51,8 @@ def test_answers_are_those_of_the_processor_whatever_was_passed_before(name: str
     plain, side = InTorch(network(name), Machine(1), torch.float32), side_of(name)
     graphed = InGraphs(network(name).to("cuda"), torch.device("cuda"), dtype, most=MOST)
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    graphed.run(images(MOST, 0, side))
+    assert graphed.captured == in_graphs.sizes(MOST)
 
     for count in (MOST, 1, 3, 2, 11, MOST + 5, 1):
         shown = images(count, count, side)
@@ -87,7 +89,7 @@ def test_memory_of_passes_is_shared_and_goes_with_the_networks() -> None:
         held[-1].run(images(32, 0, 224))
         held[-1].settle()
     weights = 4 * 12_000_000 * 4
-    inputs = 4 * 32 * 224 * 224 * 3 * 4
+    inputs = 32 * 224 * 224 * 3 * 4
     assert torch.cuda.memory_allocated() - before < 1.2 * (weights + inputs)
     reserved = torch.cuda.memory_reserved()
     del held[1:]
@@ -106,9 +108,12 @@ def test_what_waits_for_the_gpu_is_asked_for_operation_by_operation() -> None:
 
     graphed = InGraphs(forward, torch.device("cuda"), torch.float32, most=MOST)
     usual = InGraphs(inside, torch.device("cuda"), torch.float32, most=MOST)
+    usual.run(images(1, 0, 64))
     for count in (3, 1, 3):
         shown = images(count, count, 64)
         assert np.allclose(graphed.run(shown).logits, usual.run(shown).logits, atol=1e-5)
+    assert graphed.captured == []
+    assert usual.captured == [1, 2, 4]
 
 
 @on_gpu
@@ -120,3 +125,4 @@ def test_what_is_compiled_is_captured_too() -> None:
     for count in (1, 5, MOST):
         shown = images(count, count, 64)
         assert np.allclose(compiled.run(shown).logits, plain.run(shown).logits, atol=1e-3)
+    assert compiled.captured == in_graphs.sizes(MOST)

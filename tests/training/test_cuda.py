@@ -218,6 +218,8 @@ def test_steps_by_graphs_are_those_without(name: str) -> None:
                 losses.append(float(learner.step([(images, targets)], rate=0.01, number=steps)))
             steps += 1
             assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    replayed = [learner.replays for learner in ways]
+    assert replayed == [0, 1]
     for usual, graphed in zip(ways[0].state().values(), ways[1].state().values(), strict=True):
         assert torch.allclose(usual.float(), graphed.float(), rtol=0.05, atol=1e-3)
 

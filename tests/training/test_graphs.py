@@ -81,7 +81,7 @@ def test_what_is_repeated_gives_the_loss_and_the_gradients_of_its_own_batch() ->
         for gradient, parameter in zip(gradients, line.parameters, strict=True):
             assert (gradient is None) == (parameter.grad is None)
             assert gradient is None or parameter.grad is None or torch.equal(gradient, parameter.grad)
-    assert capture.captured == 2  # batches of four and of five
+    assert capture.captured == replayed.captured == 2  # batches of four and of five
 
 
 def test_the_first_batches_of_a_shape_are_computed_as_usual_and_so_are_those_after_it_was_forgotten() -> None:
@@ -118,24 +118,20 @@ def test_what_cannot_be_captured_is_computed_as_usual_from_then_on(error: type[E
     assert capture.captured == 1
 
 
-def test_a_batch_without_room_beside_what_was_captured_is_computed_without_that() -> None:
+def test_what_was_captured_is_given_away_where_memory_is_short_and_nothing_is_captured_any_more() -> None:
     line = Line()
-
-    def compute(inputs: Tensor, targets: Tensor) -> Tensor:
-        if len(inputs) == 5 and capture.forgotten == 0:
-            raise torch.OutOfMemoryError("out of memory")
-        return line.compute(inputs, targets)
-
     capture = Again(line.parameters)
-    replayed = Replayed(compute, line.parameters, capture)
-    with pytest.raises(torch.OutOfMemoryError):
-        replayed(*batch(5, 0))  # there is nothing to give away
+    replayed = Replayed(line.compute, line.parameters, capture)
+    assert not replayed.stop()  # there is nothing to give away
+
+    replayed = Replayed(line.compute, line.parameters, capture)
     for seed in range(graphs.BEFORE + 1):
         line.clear()
         replayed(*batch(4, seed))
-    line.clear()
-    found = replayed(*batch(5, 0)).clone()
-
-    line.clear()
-    assert found == line.compute(*batch(5, 0))
-    assert (capture.captured, capture.forgotten) == (1, 1)
+    assert replayed.captured == 1
+    assert replayed.stop()
+    assert (replayed.captured, replayed.stop()) == (0, False)
+    for seed in range(2 * graphs.BEFORE):
+        line.clear()
+        replayed(*batch(4, seed))
+    assert capture.captured == 1

@@ -22,6 +22,7 @@ from app.backbones.classifier import Classifier, InferenceForm
 from app.backbones.walk import Walk
 from app.profile import Costs, StageCosts
 from app.ranking import Latency
+from app.runtimes.in_graphs import InGraphs
 from worker.training import dropout, features, graphs, precision
 from worker.training.data import Images
 from worker.training.learner import Criterion
@@ -56,32 +57,49 @@ def measure(
     views = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     passed, stepped = _Passage(device), _Passage(device)
     forward = _forward(network.to(device), views, passed)
-    step, slowness = _step(classifier, views[: _STEP_IMAGES[device.type]], images.targets[places], stepped)
+    step, gain = _step(classifier, views[: _STEP_IMAGES[device.type]], images.targets[places], stepped)
     return Costs(
         decode=seconds / len(files),
         forward=forward,
         step=step,
         device=device.type,
         threads=threads,
-        stages=tuple(_stages(passed, stepped, slowness)),
+        gain=gain,
+        stages=tuple(_stages(passed, stepped)),
         memory_bytes=_memory(device),
     )
 
 
 def latency(network: InferenceForm, size: int, *, device: torch.device) -> Latency:
     """The time of one image of `size` pixels by itself through `network`, as in serving; it ends on `device`."""
-    network.to(device)
-    image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
+    run = _single(network.to(device), size, device)
     took: list[float] = []
-    with torch.inference_mode():
-        network(image.to(device))
-        _finish(device)
-        while len(took) < _FEWEST_SINGLE_RUNS or (sum(took) < _SINGLE_RUNS_SECONDS and len(took) < _MOST_SINGLE_RUNS):
-            started = time.perf_counter()
-            network(image.to(device))
-            _finish(device)
-            took.append(time.perf_counter() - started)
+    run()
+    while len(took) < _FEWEST_SINGLE_RUNS or (sum(took) < _SINGLE_RUNS_SECONDS and len(took) < _MOST_SINGLE_RUNS):
+        started = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - started)
     return Latency(seconds=statistics.median(took), runs=len(took))
+
+
+def _single(network: InferenceForm, size: int, device: torch.device) -> Callable[[], object]:
+    """Passes one image of `size` pixels, and waits for what comes of it."""
+    if device.type == "cuda":
+        image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+        served = InGraphs(partial(_outputs, network), device, torch.float32, most=1)
+        return lambda: served.run(image)
+    view = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
+
+    def run() -> None:
+        with torch.inference_mode():
+            network(view)
+
+    return run
+
+
+def _outputs(network: InferenceForm, images: Tensor) -> tuple[Tensor, Tensor]:
+    features = network.features(images.permute(0, 3, 1, 2))
+    return features, network.head(features)
 
 
 @dataclass
@@ -138,16 +156,15 @@ def _ends(body: nn.Module, walk: Walk) -> dict[str, str]:
     return ends
 
 
-def _stages(passed: _Passage, stepped: _Passage, slowness: float) -> Iterator[StageCosts]:
-    """Of steps that take `slowness` times as long, watched, as in a training."""
+def _stages(passed: _Passage, stepped: _Passage) -> Iterator[StageCosts]:
     befores, backs = dict(stepped.there), dict(stepped.back)
     for name, there in passed.there.items():
         before, back = befores[name], backs[name]
         yield StageCosts(
             name=name,
             forward=there / passed.images,
-            step_before=before / stepped.images / slowness,
-            step_behind=(back - before) / stepped.images / slowness,
+            step_before=before / stepped.images,
+            step_behind=(back - before) / stepped.images,
         )
 
 
@@ -166,7 +183,7 @@ def _forward(network: InferenceForm, views: Tensor, passage: _Passage) -> float:
 
 def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> tuple[float, float]:
     """Seconds an image, by a step over `views (N, 3, H, W)`, or over fewer of them where the memory of a GPU is too
-    small; and how many times as long it took while it was watched."""
+    small; and how many times as fast it is where it is repeated as it was captured."""
     try:
         return _stepped(classifier, views, targets, passage)
     except torch.OutOfMemoryError:
@@ -198,14 +215,13 @@ def _stepped(
 
     run(compute)
     with passage.watching(classifier):
-        watched = _seconds(lambda: run(compute), device)
+        seconds = _seconds(lambda: run(compute), device)
     if not graphs.are_wanted(device):
-        return watched / len(views), 1.0
+        return seconds / len(views), 1.0
     replayed = graphs.Replayed(compute, list(classifier.parameters()), graphs.Graphs())
     for _ in range(graphs.BEFORE + 1):
         run(replayed)
-    seconds = _seconds(lambda: run(replayed), device)
-    return seconds / len(views), watched / seconds
+    return seconds / len(views), max(1.0, seconds / _seconds(lambda: run(replayed), device))
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:

@@ -8,7 +8,6 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -41,7 +40,7 @@ from worker.training.events import (
     WeightsMixed,
 )
 from worker.training.feed import Batch, Feed, cut
-from worker.training.learner import Criterion, Diverged, Learner, check
+from worker.training.learner import Criterion, Diverged, Learner, check, seeded
 from worker.training.peers import Group, Peers
 from worker.training.schedule import Pace
 
@@ -142,6 +141,7 @@ class _Training:
             self._judge_start()
         ends_well = self._descend()
         self._hold(None)
+        self._learner.end()
         self._learner.take(self._chosen(ends_well=ends_well))
         return self._learner.network
 
@@ -265,26 +265,28 @@ class _Training:
         place = [self._peers.place] if self._peers.place else []
         while True:
             try:
-                with _seeded([self._fitting.seed, step.epoch, step.number, *place], self._fitting.device):
+                with seeded([self._fitting.seed, step.epoch, step.number, *place], self._fitting.device):
                     return self._learner.step(
                         cut(batches, self._pieces), rate=step.rate, number=step.number, images=step.images
                     )
             except torch.OutOfMemoryError as error:
-                if self._peers.count > 1:  # the others are in the midst of the step, and there is no way to ask them
-                    raise errors.Unavailable(
-                        f"batches of {self._descent.batch_size} are too many for the memory of {self._peers.count} "
-                        "devices; take a smaller batch_size",
-                        code="out_of_memory",
-                    ) from error
                 largest = max(len(images) for images, _ in batches)
-                if largest < 4 * self._pieces:
-                    raise errors.Unavailable(
-                        "two images at a time are too many for the device's memory; take a smaller backbone",
-                        code="out_of_memory",
-                    ) from error
-            self._pieces *= 2
+                is_enough = self._learner.save_memory()
+                if not is_enough and (said := self._why_not_cut(largest)):
+                    raise errors.Unavailable(said, code="out_of_memory") from error
             torch.cuda.empty_cache()
-            self._fitting.emit(BatchSplit(images=math.ceil(largest / self._pieces)))
+            if not is_enough:
+                self._pieces *= 2
+                self._fitting.emit(BatchSplit(images=math.ceil(largest / self._pieces)))
+
+    def _why_not_cut(self, largest: int) -> str | None:
+        """Why batches of which the `largest` does not fit cannot be cut; None where they can."""
+        if self._peers.count > 1:  # the others are in the midst of the step, and there is no way to ask them
+            size, count = self._descent.batch_size, self._peers.count
+            return f"batches of {size} are too many for the memory of {count} devices; take a smaller batch_size"
+        if largest < 4 * self._pieces:
+            return "two images at a time are too many for the device's memory; take a smaller backbone"
+        return None
 
     def _emit(self, event: Event) -> None:
         try:
@@ -390,11 +392,3 @@ def _criterion(fitting: Fitting) -> Criterion:
         rarity = torch.from_numpy(order.rarity(fitting.splits)).float()
         weights = rarity.to(fitting.device)
     return Criterion(fitting.descent.label_smoothing, weights)
-
-
-@contextmanager
-def _seeded(seed: list[int], device: torch.device) -> Iterator[None]:
-    """Inside, the random numbers of torch (dropout) are those of this step; outside, they are as before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        yield

@@ -4,6 +4,7 @@ A GPU needs less time for the hundreds of small operations of a step than the pr
 one. Captured once, they are asked for all at once ("Getting Started with CUDA Graphs", NVIDIA 2019).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 BEFORE = 3
 """Times that a batch of some shape is computed as usual: meanwhile the libraries choose their algorithms, which they
@@ -76,6 +79,11 @@ class Replayed:
         self._captured: dict[object, _Captured] = {}
         self._is_possible = True
 
+    @property
+    def captured(self) -> int:
+        """How many shapes of batches are repeated."""
+        return len(self._captured)
+
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of the batch; the parameters, which have no gradients yet, get them. It is overwritten by the next
         call."""
@@ -83,7 +91,7 @@ class Replayed:
         if key not in self._captured and self._is_due(key):
             self._capture_batch(key, inputs, targets)
         if key not in self._captured:
-            return self._computed(inputs, targets)
+            return self._compute(inputs, targets)
         found = self._captured[key]
         found.inputs.copy_(inputs)
         found.targets.copy_(targets)
@@ -97,39 +105,30 @@ class Replayed:
         self._captured.clear()
         self._seen.clear()
         self._capture.forget()
+        self._release()
+
+    def stop(self) -> bool:
+        """Capture nothing any more, and say whether there was anything to give away."""
+        self._is_possible, had = False, bool(self._captured)
+        self.forget()
+        return had
 
     def _is_due(self, key: object) -> bool:
         self._seen[key] += 1
         return self._is_possible and self._seen[key] > BEFORE
-
-    def _computed(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        try:
-            return self._compute(inputs, targets)
-        except torch.OutOfMemoryError:
-            if not self._captured:
-                raise
-        # Not above, where the error still holds what was computed. What the captures hold may be what is lacking.
-        self._stop()
-        torch.cuda.empty_cache()
-        return self._compute(inputs, targets)
 
     def _capture_batch(self, key: object, inputs: Tensor, targets: Tensor) -> None:
         held, labels = inputs.clone(), targets.clone()
         losses: list[Tensor] = []
         try:
             replay = self._capture(lambda: losses.append(self._compute(held, labels)))
-        except RuntimeError:  # it waits for the device, for example, or there is no room for what is captured
-            self._stop()
+        except RuntimeError as error:  # it waits for the device, for example, or there is no room for what is captured
+            logger.warning("steps are not captured: %s", error)
+            self.stop()
             return
         gradients = tuple(parameter.grad for parameter in self._parameters)
         self._release()
         self._captured[key] = _Captured(held, labels, losses[0], gradients, replay)
-
-    def _stop(self) -> None:
-        """Capture nothing any more."""
-        self._is_possible = False
-        self.forget()
-        self._release()
 
     def _release(self) -> None:
         for parameter in self._parameters:

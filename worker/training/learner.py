@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -109,6 +111,22 @@ class Learner:
         self.network.hold(stage)
         if self._replayed is not None:
             self._replayed.forget()
+
+    @property
+    def replays(self) -> int:
+        """How many shapes of batches are not computed anew each time, but repeated as they were captured."""
+        return 0 if self._replayed is None else self._replayed.captured
+
+    def save_memory(self) -> bool:
+        """Compute in less memory from now on, where there is a way that gives the same; and say whether there is."""
+        return self._replayed is not None and self._replayed.stop()
+
+    def end(self) -> None:
+        """Let go of what further steps would need; there are none."""
+        if self._replayed is not None:
+            self._replayed.forget()
+        # It refers to this one, and memory of a GPU would wait for Python to look for such circles.
+        self._replayed = None
 
     def _compute(self, inputs: Tensor, targets: Tensor, *, share: float = 1.0) -> Tensor:
         """The mean loss of a batch, whose gradients it adds to those of the parameters as the batch's `share`."""
@@ -263,3 +281,11 @@ def check(loss: float, descent: Descent, epoch: int) -> None:
     """Raises `Diverged` where the mean `loss` is no number any more, or so large that nothing will come of it."""
     if not loss < _MOST_LOSS:
         raise Diverged(epoch, descent.learning_rate)
+
+
+@contextmanager
+def seeded(seed: list[int], device: torch.device) -> Iterator[None]:
+    """Inside, the random numbers of torch (dropout) are those of this step; outside, they are as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        yield
