@@ -50,6 +50,8 @@ class Desk:
     parsing: CapacityLimiter
     """Of threads that read large bodies; those of the framework are for what waits, and requests that do must not wait
     for requests that compute."""
+    device: str
+    """That models are run on, as torch names it."""
     keeps_loaded: bool
     """Whether what aliases keep in memory is kept here."""
 
@@ -118,7 +120,7 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
     in_flight = InFlight(settings.max_predict_bytes_in_flight)
     engine = Engine(shelf, scheduler)
     parsing = CapacityLimiter(machine.threads)
-    found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, parsing, keeps_loaded)
+    found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, parsing, device, keeps_loaded)
     directory.subscribe(found.follow)
     return found
 

@@ -30,6 +30,7 @@ from app.predictions.protocol_schemas import (
 )
 from app.predictions.tensors import InferGiven
 from app.problems import responses
+from app.runtimes import devices
 
 _TAG = "open inference protocol"
 router = asking.router("/v2", _TAG)
@@ -66,9 +67,10 @@ async def read_server(request: Request) -> Response:
 
 
 @probes.head("/live", include_in_schema=False)
-@probes.get("/live", responses={200: {"model": LiveRead}})
+@probes.get("/live", responses={200: {"model": LiveRead}, **responses(503)})
 async def read_server_live(request: Request) -> Response:
-    """Whether the process answers at all."""
+    """Whether the process answers, and has a device that computes: without one it can only be started anew."""
+    await _check_device(request)
     return _answer({"live": True})
 
 
@@ -78,6 +80,7 @@ async def read_server_ready(request: Request) -> Response:
     """Whether it is known which models there are, and those that are kept in memory have been loaded; that the database
     answers now is not needed for predictions."""
     place = asking.desk(request)
+    await _check_device(request)
     if place.directory.snapshot.revision < 0:
         raise errors.Unavailable("the models are not known yet: the database does not answer", code="registry_unknown")
     if not place.engine.is_warm(place.kept_loaded):
@@ -190,6 +193,16 @@ def _numbers(known: Snapshot, version: Served) -> list[str]:
     newest = known.served.get(name, version).number
     numbers = (number for number in range(newest, 0, -1) if f"{name}@{number}" in known.served)
     return [str(number) for number in islice(numbers, _MOST_VERSIONS)]
+
+
+async def _check_device(request: Request) -> None:
+    device = asking.desk(request).device
+    trouble = None if device == "cpu" else await run_sync(devices.trouble, device)
+    if trouble is not None:
+        raise errors.Unavailable(
+            f"{device} does not compute for this process any more ({trouble}): it has to be started anew",
+            code="device_failed",
+        )
 
 
 async def _ready(request: Request, reference: str) -> Response:

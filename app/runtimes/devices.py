@@ -39,6 +39,21 @@ def compute_exactly() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def trouble(name: str) -> str | None:
+    """Why the device of this name does not compute for this process any more: after some errors a GPU never does, until
+    the process is started anew. None where it does, or has only no memory to spare."""
+    if name == "cpu":
+        return None
+    try:
+        with torch.cuda.stream(torch.cuda.Stream(name)):  # type: ignore[no-untyped-call]
+            (torch.ones(1, device=name) + 1).cpu()
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
 def take(folder: Path) -> Device:
     """The first GPU that no other process with this `folder` has taken; where all are taken, one that the fewest have.
     The CPU where torch sees no GPU, as with an empty `CUDA_VISIBLE_DEVICES`."""

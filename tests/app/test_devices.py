@@ -98,3 +98,15 @@ def test_where_the_file_system_has_no_locks_the_first_gpu_is_taken_and_that_is_s
     monkeypatch.setattr(FileLock, "acquire", refuse)
     assert devices.take(tmp_path) == Device("cuda:0")
     assert "no GPU can be kept from other processes (no locks here)" in caplog.text
+
+
+def test_a_cpu_computes_always_and_a_gpu_that_is_not_there_never() -> None:
+    assert devices.trouble("cpu") is None
+    said = devices.trouble(f"cuda:{torch.cuda.device_count()}")
+    assert said is not None
+    assert said.count("\n") == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+def test_a_gpu_that_computes_has_no_trouble() -> None:
+    assert devices.trouble("cuda:0") is None

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,15 @@ def test_nul_in_a_body_is_told_with_its_place(http: TestClient, path: str, body:
     (place,) = problem(http.post(path, json=body), 422)["errors"]
     assert place["location"][0] == "body"
     assert place["code"] in ("string_pattern_mismatch", "value_error")
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
+def test_a_process_whose_gpu_does_not_compute_any_more_asks_to_be_started_anew(
+    api: FastAPI, http: TestClient, path: str
+) -> None:
+    assert http.get(path).status_code == 200
+    # One that is not there fails as one does that was lost.
+    api.state.desk = replace(api.state.desk, device=f"cuda:{torch.cuda.device_count()}")
+    said = problem(http.get(path), 503)
+    assert said["code"] == "device_failed"
+    assert "started anew" in said["detail"]
