@@ -49,13 +49,11 @@ def count(connection: Connection, kind: str) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
-@pytest.mark.parametrize(("kind", "keeps"), [("train", True), ("optimise", False)])
-def test_a_training_keeps_the_memory_that_it_frees_for_the_next_step(
-    forkserver: Forkserver, kind: str, keeps: bool
-) -> None:
-    connection, process = forkserver.start(count, kind)
+def test_a_training_keeps_the_memory_that_it_frees_for_the_next_step(forkserver: Forkserver) -> None:
+    connection, process = forkserver.start(count, "train")
     told = connection.recv()
     process.join()
     assert isinstance(told, Done)
     pages = ROUNDS * PIECES * 2**24 // resource.getpagesize()
-    assert (told.outcome < pages / 10) == keeps
+    # Without that all of them, unless something lies behind the pieces by chance.
+    assert told.outcome < pages / 10
