@@ -139,9 +139,11 @@ class _Training:
         self._resume()
         if self._fitting.start_counts and self._position == _START and self._best is None:
             self._judge_start()
-        ends_well = self._descend()
+        try:
+            ends_well = self._descend()
+        finally:
+            self._learner.end()
         self._hold(None)
-        self._learner.end()
         self._learner.take(self._chosen(ends_well=ends_well))
         return self._learner.network
 
