@@ -38,13 +38,12 @@ def of(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> E
 
 
 def of_search(first: Estimate, search: Search | None) -> Estimate:
-    """What a `search` takes whose first trial takes `first`: as long as it may, but for that one, which is finished in
-    any case; by the number of its trials, each as the first one. Without a search, `first`."""
+    """What a `search` takes whose first trial takes `first`: as long as it may, or by the number of its trials, each as
+    the first one. Without a search, `first`."""
     if search is None:
         return first
     limits = [search.seconds, None if search.trials is None else search.trials * first.seconds]
-    shortest = min(limit for limit in limits if limit is not None)
-    return replace(first, seconds=max(first.seconds, shortest))
+    return replace(first, seconds=min(limit for limit in limits if limit is not None))
 
 
 def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:

@@ -29,8 +29,8 @@ class Search:
         Field(
             gt=0,
             le=30 * 86400,
-            description="For the whole job but the time that it is paused. The first trial, the plan's own defaults, "
-            "is finished in any case.",
+            description="For the whole job but the time that it is paused. Where they are too few for the first trial, "
+            "the plan's own defaults, that ends with what it has learnt by then.",
             examples=[300],
         ),
     ] = None

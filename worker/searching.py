@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class SearchWork:
     began: float
     """When the attempt did, by `time.monotonic`."""
     job_folder: Path
+    is_last: bool = False
+    """Whether the job will not be tried again if this attempt's process dies."""
 
 
 def carry_out(
@@ -50,6 +52,9 @@ def carry_out(
     state = trials.load(folder)
     if state is None or state.fingerprint != fingerprint:
         state = State(fingerprint=fingerprint, costs=work.costs)
+    is_cautious = work.is_last and state.best is not None
+    if is_cautious:
+        state = replace(state, running=None)  # another trial may take along what the ones before have found
     costs = state.costs
 
     def fitted(plan: Plan) -> Plan:
@@ -70,6 +75,7 @@ def carry_out(
         clock=time.monotonic,
         began=work.began,
         is_to_end=partial(messages.is_to_finish, work.job_folder),
+        is_cautious=is_cautious,
         emit=emit,
     )
     return search.search(searching, state)

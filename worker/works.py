@@ -139,6 +139,8 @@ class TrainWork:
     max_activation_bytes: int
     base: BaseWork | None = None
     """Where the model version lies that it starts from."""
+    is_last: bool = False
+    """Whether the job will not be tried again if this attempt's process dies."""
     is_optimised: bool = False
     """Whether an optimisation is to follow."""
 

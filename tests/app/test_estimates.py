@@ -176,7 +176,7 @@ def test_batches_are_cut_to_the_memory_of_the_device_and_make_the_same_steps() -
     [
         (None, 100),
         (Search(seconds=300), 300),
-        (Search(seconds=50), 100),
+        (Search(seconds=50), 50),
         (Search(trials=5), 500),
         (Search(seconds=300, trials=2), 200),
         (Search(seconds=300, trials=5), 300),

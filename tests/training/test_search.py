@@ -19,14 +19,16 @@ from app.space import Space, Ways
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import AT_32, LABELS, facts_of, plan_for, small, weights_of
-from worker.training import evaluate, search, strategies, trials
+from worker.training import checkpoint, evaluate, search, strategies, trials
 from worker.training.data import Splits
 from worker.training.events import (
     CheckpointSaved,
+    CutShort,
     Emit,
     EpochFinished,
     Evaluated,
     Event,
+    Progress,
     Resumed,
     SearchEnded,
     TrialFinished,
@@ -83,6 +85,7 @@ class Desk:
     epoch_seconds: Callable[[int], float] = lambda _trial: 1.0
     broken: dict[int, Exception] = field(default_factory=dict)
     """What the trial of that number raises."""
+    step_seconds: float = 0.0
     idle: tuple[int, ...] = ()
     """Trials that learn nothing."""
     weights: WeightsFile | None = None
@@ -99,6 +102,8 @@ class Desk:
         def emit(event: Event) -> None:
             if isinstance(event, EpochFinished):
                 clock.seconds += self.epoch_seconds(told.of(TrialStarted)[-1].number)
+            elif isinstance(event, Progress) and event.phase == "train":
+                clock.seconds += self.step_seconds
             told(event)
 
         searching = Searching(
@@ -284,12 +289,57 @@ def test_the_clock_stops_a_trial_that_takes_longer_than_was_expected(desk: Desk)
     assert (ended.kept, ended.reason, ended.seconds) == (1, "the time is up", 10)
 
 
-def test_the_first_trial_is_finished_whatever_the_time(desk: Desk) -> None:
+def test_of_a_first_trial_that_takes_too_long_what_it_has_is_kept(desk: Desk, splits: Splits) -> None:
     told = Recorder()
     trained = desk.search(told, replace(RECIPE, search=Search(seconds=1.5)))
+    assert told.of(CutShort) == [CutShort(epoch=2, epochs=4)]
+    (first,) = told.of(TrialFinished)
+    assert (first.outcome, first.epochs, first.accuracy) == (
+        "finished",
+        2,
+        told.of(EpochFinished)[1].validation_accuracy,
+    )
     (ended,) = told.of(SearchEnded)
-    assert (ended.trials, ended.kept, ended.reason) == (1, 1, "the time is up")
-    assert any("ended after the first training" in reason for reason in trained.plan.reasons)
+    assert (ended.trials, ended.kept, ended.reason, ended.seconds) == (1, 1, "the time is up", 2)
+    assert any("the one as planned, cut short after 2 epochs" in reason for reason in trained.plan.reasons)
+    assert any("ended before its time, after 2 of 4 epochs" in reason for reason in trained.plan.reasons)
+    assert trained.evaluation.accuracy == first.accuracy
+
+
+def test_a_first_trial_that_is_cut_in_the_midst_of_an_epoch_goes_by_what_it_learnt_there(desk: Desk) -> None:
+    told = Recorder()
+    replace(desk, step_seconds=1.0).search(told, replace(RECIPE, search=Search(seconds=2.5)))
+    assert len([event for event in told.of(Progress) if event.phase == "train"]) == 3
+    assert told.of(CutShort) == [CutShort(epoch=0, epochs=4)]
+    assert not told.of(EpochFinished)
+    (ended,) = told.of(SearchEnded)
+    assert (ended.trials, ended.reason, ended.seconds) == (1, "the time is up", 3)
+
+
+@pytest.mark.parametrize("full", [1, 3])
+def test_a_disk_without_room_for_a_trial_ends_the_search(
+    desk: Desk, full: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoint.write
+
+    def full_disk(path: Path, data: bytes) -> None:
+        if path.name == f"trial-{full:04}.safetensors":
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write", full_disk)
+    told = Recorder()
+    if full == 1:
+        with pytest.raises(errors.Unavailable, match="no room on the disk") as raised:
+            desk.search(told)
+        assert raised.value.code == "no_room"
+        return
+    trained = desk.search(told)
+    assert [trial.outcome for trial in told.of(TrialFinished)] == ["finished", "finished", "failed"]
+    (ended,) = told.of(SearchEnded)
+    assert ended.reason == "the disk took no more trials ([Errno 28] No space left on device)"
+    assert ended.finished == 2
+    assert trained.evaluation.accuracy in {ended.default_accuracy, ended.best_accuracy}
 
 
 def test_a_search_that_is_asked_to_ends_with_what_it_has(desk: Desk) -> None:
@@ -298,7 +348,7 @@ def test_a_search_that_is_asked_to_ends_with_what_it_has(desk: Desk) -> None:
     assert [trial.outcome for trial in told.of(TrialFinished)] == ["finished", "stopped"]
     early = Recorder()
     replace(desk, folder=desk.folder / "early", epochs=2).search(early)
-    assert [trial.outcome for trial in early.of(TrialFinished)] == ["finished"]
+    assert [(trial.outcome, trial.epochs) for trial in early.of(TrialFinished)] == [("finished", 2)]
     for ended in (*told.of(SearchEnded), *early.of(SearchEnded)):
         assert (ended.kept, ended.reason) == (1, "it was asked for what it had")
 

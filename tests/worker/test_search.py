@@ -18,10 +18,10 @@ from worker.runner import Runner
 RECIPE = Recipe(backbone="tinynet", strategy="scratch", epochs=2, batch_size=8, search=Search(trials=4))
 
 
-def submit(desk: Desk, dataset_id: str, recipe: Recipe = RECIPE) -> Job:
+def submit(desk: Desk, dataset_id: str, recipe: Recipe = RECIPE, *, max_attempts: int = 3) -> Job:
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=recipe)
     with desk.database.write() as session:
-        return service.submit_training(session, wanted, max_attempts=2, now=utc_now())
+        return service.submit_training(session, wanted, max_attempts=max_attempts, now=utc_now())
 
 
 def told(database: Database, job_id: str, kind: str) -> list[JobEvent]:
@@ -82,6 +82,26 @@ def test_a_search_that_is_killed_and_paused_goes_on_to_the_same_end(
 
 
 @on_sqlite
+def test_the_last_attempt_puts_at_risk_nothing_that_was_found(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
+) -> None:
+    job = submit(desk, dataset_id, replace(RECIPE, search=Search(trials=1000)), max_attempts=2)
+    with running(runner, job.id):
+        until(lambda: "trial_finished" in desk.history(job.id))
+        for process in job_processes():
+            process.kill()
+    before = len(trials(database, job.id))
+    runner.run(job.id)
+
+    assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
+    (ended,) = told(database, job.id, "search_ended")
+    assert ended.data["reason"] == "its process was lost before and no further attempt is left"
+    assert 1 <= ended.data["trials"] <= before
+    assert newest_version(database, "colours")
+    assert files_left(files) == []
+
+
+@on_sqlite
 def test_a_search_that_is_to_finish_publishes_the_best_so_far(
     desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
 ) -> None:
@@ -129,3 +149,5 @@ def test_a_time_too_short_for_more_is_the_first_trials(
     assert desk.job(job.id).state == "succeeded"
     (ended,) = told(database, job.id, "search_ended")
     assert (ended.data["trials"], ended.data["reason"]) == (1, "the time is up")
+    (cut,) = told(database, job.id, "cut_short")
+    assert cut.data["epochs"] == 2

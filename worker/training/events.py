@@ -1,4 +1,4 @@
-"""What a training tells while it runs. All that comes back out of `emit` is an exception: that is cancelling."""
+"""What a training tells while it runs. All that comes back out of `emit` is an exception: `Enough`, or cancelling."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,10 @@ class Event(Protocol):
 
 
 Emit = Callable[[Event], None]
+
+
+class Enough(Exception):
+    """Comes out of `emit` where steps are trained: they are to end here, and what there is then counts."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,14 @@ class StoppedEarly:
 
     epoch: int
     best_epoch: int
+
+
+@dataclass(frozen=True)
+class CutShort:
+    """The training was to end with what it had, after so many of its epochs, and perhaps in the midst of one."""
+
+    epoch: int
+    epochs: int
 
 
 @dataclass(frozen=True)

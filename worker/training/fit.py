@@ -28,7 +28,9 @@ from worker.training.events import (
     BatchSplit,
     CheckpointNotKept,
     CheckpointSaved,
+    CutShort,
     Emit,
+    Enough,
     EpochFinished,
     Event,
     Progress,
@@ -131,6 +133,8 @@ class _Training:
         self._best: Best | None = None
         """What is kept besides the last values: the start where it competes, the best epoch where there is patience."""
         self._last: Best | None = None
+        self._is_enough = False
+        """Whether the steps are to end here."""
         self._saved_at = time.monotonic()
         self._pieces = 1
         """In how many each batch is cut, where it does not fit the device's memory as a whole."""
@@ -159,9 +163,11 @@ class _Training:
     def _descend(self) -> bool:
         """Do all epochs that are left, and say whether the network after the last one is of any use."""
         try:
-            while self._position.epochs < self._descent.epochs and not self._is_out_of_patience():
+            while self._position.epochs < self._descent.epochs and not self._is_over():
                 self._group.tell(self._position)
-                self._finish_epoch(self._train_epoch())
+                passed = self._train_epoch()
+                if passed is not None:
+                    self._finish_epoch(passed)
         except Diverged as error:
             kept = self._last_finished() if self._best is None else self._best.epoch
             self._fitting.emit(TrainingDiverged(epoch=error.epoch, kept_epoch=kept))
@@ -222,6 +228,15 @@ class _Training:
             self._learner.hold(stage)
             self._held = stage
 
+    def _is_over(self) -> bool:
+        """Whether no further epoch is to be begun."""
+        if self._is_enough:
+            self._emit(CutShort(epoch=self._position.epochs, epochs=self._descent.epochs))
+            if self._position.steps:
+                self._last = self._validate(self._position.epochs)
+            return True
+        return self._is_out_of_patience()
+
     def _is_out_of_patience(self) -> bool:
         if self._descent.patience is None or self._best is None:
             return False
@@ -230,8 +245,8 @@ class _Training:
         self._fitting.emit(StoppedEarly(epoch=self._position.epochs, best_epoch=self._best.epoch))
         return True
 
-    def _train_epoch(self) -> "_Passed":
-        """Do the steps of this epoch that are left."""
+    def _train_epoch(self) -> "_Passed | None":
+        """Do the steps of this epoch that are left; None where it is enough before they are all done."""
         started = time.perf_counter()
         epoch, begun = self._position.epochs + 1, self._position.steps
         shown = order.of_epoch(epoch, self._fitting.splits, self._descent.balance, seed=self._fitting.seed)
@@ -251,6 +266,9 @@ class _Training:
             self._position = replace(self._position, steps=step + 1)
             done += images
             self._emit(Progress("train", (epoch - 1) * len(shown) + done, self._descent.epochs * len(shown)))
+            # Others that share the steps are in the midst of the epoch, too, and finish it.
+            if self._is_enough and self._peers.count == 1 and step + 1 < pace.per_epoch:
+                return None
             if self._peers.leads and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
                 self._save()
                 check(self._position.loss / done, self._descent, epoch)
@@ -293,6 +311,8 @@ class _Training:
     def _emit(self, event: Event) -> None:
         try:
             self._fitting.emit(event)
+        except Enough:
+            self._is_enough = True
         except Exception:
             # Cancelled or paused: whoever goes on later loses nothing.
             self._save()

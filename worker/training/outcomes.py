@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import evaluation
+from app.wording import counted
 from worker.training import evaluate
 from worker.training.events import (
+    CutShort,
     Emit,
     Event,
     FeaturesSelected,
@@ -75,6 +77,8 @@ def _said(event: Event) -> Iterator[str]:
                 "them may be right for it, and guessing by their frequencies looks better beside it; label_prior "
                 "'training' leaves the old labels as rare as they are there."
             )
+        case CutShort(epoch, epochs):
+            yield f"The training was ended before its time, after {epoch} of {counted(epochs, 'epoch')}."
         case StoppedEarly(epoch, best):
             yield f"The training ended early, with epoch {epoch}; kept is {_after(best)}."
         case TrainingDiverged(epoch, kept) if kept is not None:

@@ -1,8 +1,7 @@
 """A search for a better way to train: trials one after another, of which the first is the plan as it stands."""
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,21 @@ from app import errors
 from app.limits import Search
 from app.plan import Plan
 from app.space import Space
-from app.wording import counted, percent
-from worker.training import comparison, evaluate, study, trials
+from app.wording import counted
+from worker.training import comparison, evaluate, searchtold, study, trials
 from worker.training.data import Splits
-from worker.training.events import Emit, EpochFinished, Evaluated, Event, SearchEnded, TrialFinished, TrialStarted
+from worker.training.events import (
+    CheckpointNotKept,
+    CutShort,
+    Emit,
+    Enough,
+    EpochFinished,
+    Evaluated,
+    Event,
+    Progress,
+    SearchEnded,
+    TrialStarted,
+)
 from worker.training.learner import Diverged
 from worker.training.rivals import Trained
 from worker.training.trials import FIRST, Outcome, Running, State, Trial
@@ -56,15 +66,18 @@ class Searching:
     is_to_end: Callable[[], bool]
     """Whether it was asked for what there is."""
     emit: Emit
+    is_cautious: bool = False
+    """Whether nothing that it has may be put at risk any more."""
 
 
 def search(searching: Searching, state: State) -> Trained:
     """Go on from `state` until the limits are reached, and give what is to be kept: what the first trial came to, or
     what explains the labels of the validation images better by more than chance.
 
-    A trial is not begun where it would not end in time, and the clock stops it where that was misjudged; the first one
-    is finished in any case. An exception out of `emit` leaves all that was done in the folder. Raises what the first
-    trial raises, but for `Diverged`; a `GraftError` of another one, or its `OutOfMemoryError`, ends that one alone.
+    A trial is not begun where it would not end in time, and the clock stops it where that was misjudged; of the first
+    one what it has by then is kept. An exception out of `emit` leaves all that was done in the folder. Raises what the
+    first trial raises, but for `Diverged`; a `GraftError` of another one, or its `OutOfMemoryError`, ends that one
+    alone. A disk that takes no more trials ends the search; `Unavailable` where it does not take the first one.
     """
     return _Search(searching, state).run()
 
@@ -87,6 +100,8 @@ class _Search:
         self._before = state.seconds
         self._fixed = [searching.fitted(plan) for plan in self._space.fixed()]
         self._reason = ""
+        self._full: OSError | None = None
+        """Why the disk did not take what came of a trial."""
 
     def run(self) -> Trained:
         while (candidate := self._next()) is not None:
@@ -109,8 +124,12 @@ class _Search:
         if number == FIRST:
             values = self._space.values(self._space.default)
             return _Candidate(self._space.default, Running(number=number, values=values))
-        if self._searching.is_to_end():
+        if self._full is not None:
+            self._reason = f"the disk took no more trials ({self._full})"
+        elif self._searching.is_to_end():
             self._reason = "it was asked for what it had"
+        elif self._searching.is_cautious:
+            self._reason = "its process was lost before and no further attempt is left"
         elif most is not None and number > most:
             self._reason = f"it was given {counted(most, 'trial')}"
         elif left is not None and left <= 0:
@@ -171,16 +190,33 @@ class _Search:
         watch = _Watch(begun, self._searching, save=self._save_running, verdict=self._verdict)
         try:
             trained, outcome = self._carried_out(candidate.plan, folder, watch)
+            outcome = outcome if trained is None or self._is_kept(number, trained) else "failed"
             trial = _trial(watch.running_now(), outcome, wanted, trained, self._searching.splits)
-            self._searching.emit(_told(trial))
+            self._searching.emit(searchtold.finished(trial))
         except BaseException:
             # Paused or stopped: whoever goes on later has what was done, and counts the time it took.
             self._save_running(replace(watch.running_now(), begun=candidate.running.begun))
             raise
-        if trained is not None:
-            trials.keep(self._searching.folder, number, trained, self._searching.splits.validation.targets)
         self._save(replace(self._state, trials=(*self._state.trials, trial), running=None))
         shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_kept(self, number: int, trained: Trained) -> bool:
+        """Keep what came of a trial, and say whether the disk had room for it."""
+        folder, targets = self._searching.folder, self._searching.splits.validation.targets
+        try:
+            try:
+                trials.keep(folder, number, trained, targets)
+            except OSError:
+                # Its checkpoints are larger, and would be of use only if all was lost now.
+                shutil.rmtree(trials.workdir(folder, number), ignore_errors=True)
+                trials.keep(folder, number, trained, targets)
+        except OSError as error:
+            if number == FIRST:
+                said = f"what the first training of the search came to has no room on the disk: {error}"
+                raise errors.Unavailable(said, code="no_room") from error
+            self._full = error
+            return False
+        return True
 
     def _carried_out(self, plan: Plan, folder: Path, watch: "_Watch") -> tuple[Trained | None, Outcome]:
         if watch.running.begun > _MOST_BEGUN and watch.running.number != FIRST:
@@ -199,6 +235,9 @@ class _Search:
         """How a trial is to be ended that has told this; None where it is to go on."""
         left = self._left()
         if running.number == FIRST:
+            is_over = self._searching.is_to_end() or (left is not None and left <= 0)
+            if is_over and _is_of_steps(event):
+                raise Enough
             return None
         if self._searching.is_to_end():
             return "stopped"
@@ -214,7 +253,10 @@ class _Search:
 
     def _save(self, state: State) -> None:
         self._state = replace(state, seconds=self._seconds())
-        trials.save(self._searching.folder, self._state)
+        try:
+            trials.save(self._searching.folder, self._state)
+        except OSError as error:
+            self._searching.emit(CheckpointNotKept(reason=str(error)))
 
     def _conclude(self) -> Trained:
         state, best = self._state, self._state.best
@@ -229,7 +271,7 @@ class _Search:
         trained = trials.restore(self._searching.folder, kept.number, self._searching.splits)
         ended = _ended(state, self._reason, first=first, best=best, kept=kept, chance=chance, seconds=self._seconds())
         figures = trained.evaluation
-        ended = replace(ended, reasons=tuple(_reasons(ended, state, best, images=figures.images)))
+        ended = replace(ended, reasons=tuple(searchtold.told(ended, state, best, images=figures.images)))
         self._searching.emit(ended)
         self._searching.emit(Evaluated(figures.images, figures.accuracy, figures.log_loss))
         return _with_reasons(trained, ended, self._space.default)
@@ -271,6 +313,8 @@ class _Watch:
             reported = {**self.running.reported, round(100 * event.epoch / event.epochs): event.tempered_loss}
             self.running = replace(self.running_now(), reported=reported, epochs=event.epoch)
             self._save(self.running)
+        elif isinstance(event, CutShort):
+            self.running = replace(self.running_now(), is_cut=True)
         self.verdict = self._judge(self.running, event)
         if self.verdict is not None:
             raise _TrialEnded(self.verdict)
@@ -278,6 +322,11 @@ class _Watch:
     def running_now(self) -> Running:
         """The trial with the seconds it has taken so far."""
         return replace(self.running, seconds=self._before + self._clock() - self._began)
+
+
+def _is_of_steps(event: Event) -> bool:
+    """Whether it is told of where steps are trained, which can end at any of them."""
+    return isinstance(event, EpochFinished) or (isinstance(event, Progress) and event.phase == "train")
 
 
 def settings(plan: Plan) -> dict[str, Any]:
@@ -304,18 +353,7 @@ def _trial(
         reported=running.reported,
         epochs=running.epochs,
         seconds=running.seconds,
-    )
-
-
-def _told(trial: Trial) -> TrialFinished:
-    return TrialFinished(
-        number=trial.number,
-        outcome=trial.outcome,
-        settings=trial.settings,
-        loss=trial.loss,
-        accuracy=trial.accuracy,
-        seconds=trial.seconds,
-        epochs=trial.epochs,
+        is_cut=running.is_cut,
     )
 
 
@@ -351,50 +389,3 @@ def _with_reasons(trained: Trained, ended: SearchEnded, default: Plan) -> Traine
         reasons=(*default.reasons, *ended.reasons, *plan.reasons),
     )
     return replace(trained, plan=plan)
-
-
-def _reasons(ended: SearchEnded, state: State, best: Trial, *, images: int) -> Iterator[str]:
-    if ended.trials == 1:
-        yield f"A search of {ended.seconds:.0f} s ended after the first training, the one as planned: {ended.reason}."
-        return
-    counts = Counter(trial.outcome for trial in state.trials)
-    others = [f"{counts[outcome]} {said}" for outcome, said in _OUTCOMES.items() if counts[outcome]]
-    yield (
-        f"A search of {ended.seconds:.0f} s tried {ended.trials} trainings, the first one as planned "
-        f"({', '.join(others)}), and ended as {ended.reason}."
-    )
-    figures = f"log-loss {ended.best_loss:.3f} nats and {percent(ended.best_accuracy)} right"
-    did = f"trial {ended.best} ({_described(best)}), {figures}"
-    if ended.default_loss is None or ended.default_accuracy is None:
-        yield f"The training as planned failed; kept is the best, {did} on {images} validation images."
-    elif ended.chance is None:
-        yield f"None did better than the first on {images} validation images, so that is kept."
-    else:
-        against = f"against {ended.default_loss:.3f} and {percent(ended.default_accuracy)} of the first"
-        odds = f"by chance alone the best of so many would gain as much with a probability of {ended.chance:.2g}"
-        kept = "The first is kept, as the gain is no proof: " if ended.kept == FIRST else "Kept is the best: "
-        yield f"{kept}{did} {against} on {images} validation images; {odds}."
-    if ended.kept != FIRST:
-        yield (
-            f"These figures are those of the best of {ended.finished} on the images it was chosen by, and so promise a "
-            "little too much."
-        )
-
-
-_OUTCOMES: dict[Outcome, str] = {
-    "finished": "finished",
-    "pruned": "ended early as hopeless",
-    "out_of_time": "stopped by the clock",
-    "stopped": "stopped on demand",
-    "failed": "failed",
-}
-
-
-def _described(trial: Trial) -> str:
-    given = {name: value for name, value in trial.settings.items() if value is not None}
-    augmentation = given.pop("augmentation", None)
-    parts = [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in given.items()]
-    if augmentation is not None:
-        erasing = f" with erasing {augmentation['erasing']:g}" if augmentation["erasing"] else ""
-        parts.append(f"augmentation {augmentation['policy']}{erasing}")
-    return ", ".join(parts)

@@ -57,6 +57,8 @@ class Trial:
     """That loss after so many hundredths of its epochs."""
     epochs: int
     seconds: float
+    is_cut: bool = False
+    """Whether it was ended before its last epoch, with what it had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ class Running:
     seconds: float = 0.0
     begun: int = 0
     """How often, without an end or an interruption that the process has lived to see."""
+    is_cut: bool = False
+    """Whether it was ended before its last epoch, with what it had."""
 
 
 @dataclass(frozen=True, kw_only=True)
