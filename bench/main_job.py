@@ -2,7 +2,8 @@
 
 The embedded service runs as `graft up` starts it, and everything goes over HTTP: an archive is uploaded, `head` is
 trained, a photo is labelled. Beside it stands one plain pass by torch, which decodes every photo and sends it through
-the same network once: what anybody has to do who trains on frozen features. Gives 1 where the ratio misses its limit.
+the same network once: what anybody has to do who trains on frozen features; and beside what it takes once the upload
+is done, one pass at the fastest runtime. Gives 1 where a ratio misses its limit.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import tempfile
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,12 +23,36 @@ from bench.photos import PhotoSet
 from client import local
 from client.api import Client
 from client.recipe import Recipe
+from worker.training.runtime import Surveyor
 
 LIMIT = 2.0
-"""How many times as long as the pass it may take."""
+"""How many times as long as the plain pass all may take."""
+
+TRAINING_LIMIT = 1.3
+"""How many times as long as the fastest pass it may take once the upload is done, model load aside."""
 
 
-def main_job(client: Client, archive: Path, folder: Path, backbone: str) -> float:
+@dataclass(frozen=True)
+class Took:
+    """Seconds until the first label."""
+
+    whole: float
+    """From the upload on."""
+    training: float
+    """Once the upload is done."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Seconds of one pass, and of making the network ready for it."""
+
+    plain: float
+    fastest: float
+    name: str
+    load: float
+
+
+def main_job(client: Client, archive: Path, folder: Path, backbone: str) -> Took:
     """Seconds from the upload to the first label."""
     name, photo = "photos", folder / "photo.jpg"
     with zipfile.ZipFile(archive) as packed:
@@ -34,23 +60,34 @@ def main_job(client: Client, archive: Path, folder: Path, backbone: str) -> floa
     started = time.perf_counter()
     dataset = client.create_dataset(name)
     client.wait(client.upload(dataset.id, archive).job.id)
+    uploaded = time.perf_counter()
     client.wait(client.train(dataset.id, name, Recipe(backbone=backbone, strategy="head")).id)
     client.predict(name, [photo])
-    return time.perf_counter() - started
+    ended = time.perf_counter()
+    return Took(whole=ended - started, training=ended - uploaded)
 
 
-def plain_pass(chosen: PhotoSet, backbone: str, folder: Path) -> float:
-    """Seconds that one plain pass takes."""
+def passed(chosen: PhotoSet, backbone: str, folder: Path) -> Passed:
+    """One plain pass, and one at the fastest runtime."""
     entry = catalogue.find(backbone)
     file = weights.obtain(entry, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
     state = classifiers.read_state(file.path)
     classifier = classifiers.build(entry, len(chosen.labels), state=state, seed=0, weights=file.weights).eval()
-    runtime = next(
-        found
-        for found in passes.runtimes(classifiers.inference_form(classifier), classifier.preprocessing.crop)
-        if found.name == "torch"
+    form, preprocessing = classifiers.inference_form(classifier), classifier.preprocessing
+    runtimes = list(passes.runtimes(form, preprocessing.crop))
+    plain = next(found for found in runtimes if found.name == "torch")
+    fastest, _ = passes.fastest(runtimes, chosen.photos, preprocessing)
+    started = time.perf_counter()
+    # As a training does: for the precision that counts, and for a quicker one.
+    for exact in (True, False):
+        Surveyor(form, preprocessing.crop, images=len(chosen.photos), device=torch.device("cpu")).prepare(exact=exact)
+    load = time.perf_counter() - started
+    return Passed(
+        plain=passes.seconds(plain, chosen.photos, preprocessing),
+        fastest=passes.seconds(fastest, chosen.photos, preprocessing),
+        name=fastest.name,
+        load=load,
     )
-    return passes.seconds(runtime, chosen.photos, classifier.preprocessing)
 
 
 def main() -> int:
@@ -66,18 +103,25 @@ def main() -> int:
     archive = arguments.folder / "datasets" / f"{arguments.set}.zip"
     chosen = photos.read(archive)
     torch.set_num_threads(os.cpu_count() or 1)
-    jobs, plain = [], []
+    jobs, bare = [], []
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         for number in range(arguments.rounds):
             # A service keeps what a network made of images.
             data = Path(scratch) / str(number)
             with local.service(data, port=local.port_or_free(None)) as url, Client(url) as client:
                 jobs.append(main_job(client, archive, data, arguments.backbone))
-            plain.append(plain_pass(chosen, arguments.backbone, weights_dir))
-    ratio = min(jobs) / min(plain)
-    told = f"{len(chosen.photos)} photos, {arguments.backbone}"
-    print(f"{told}: main job {min(jobs):.1f} s, plain pass {min(plain):.1f} s, ratio {ratio:.2f}, limit {LIMIT}")
-    return 0 if ratio <= LIMIT else 1
+            bare.append(passed(chosen, arguments.backbone, weights_dir))
+    whole, plain = min(job.whole for job in jobs), min(one.plain for one in bare)
+    training, load = min(job.training for job in jobs), min(one.load for one in bare)
+    fastest = min(bare, key=lambda one: one.fastest)
+    ratio, of_training = whole / plain, (training - load) / fastest.fastest
+    print(f"{len(chosen.photos)} photos, {arguments.backbone}:")
+    print(f"from the upload on {whole:.1f} s, plain pass {plain:.1f} s, ratio {ratio:.2f}, limit {LIMIT}")
+    print(
+        f"once the upload is done {training:.1f} s, {load:.1f} s of them to make the network ready, "
+        f"pass by {fastest.name} {fastest.fastest:.1f} s, ratio {of_training:.2f}, limit {TRAINING_LIMIT}"
+    )
+    return 0 if ratio <= LIMIT and of_training <= TRAINING_LIMIT else 1
 
 
 if __name__ == "__main__":
