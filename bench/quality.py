@@ -1,7 +1,8 @@
 """Whether `auto` decides well: every strategy run on every photo set with every backbone, beside what `auto` chose.
 
 `python -m bench.quality FOLDER` prints the accuracy on a test part that no training has seen, and the time of each. A
-run that was stopped goes on where it was: what is done stands in `--results`, a line of JSON each.
+run that was stopped goes on where it was: what is done stands in `--results`, a line of JSON each. Gives 1 where `auto`
+misses another strategy by more than it may.
 """
 
 import argparse
@@ -40,6 +41,9 @@ STRATEGIES: dict[str, dict[str, str]] = {
     "scratch": {"strategy": "scratch"},
 }
 """What `auto` decides on by itself, and what it is to be compared with."""
+
+LIMIT, HEAD_LIMIT = 1.0, 0.5
+"""Points by which `auto` may miss the best of the others, and `head`, in the mean over the seeds that both have."""
 
 _PROFILE = TypeAdapter(Profile)
 
@@ -144,6 +148,49 @@ def _cell(found: list[Found]) -> str:
     return f"{accuracy:.1f} ({np.mean([one.measuring + one.seconds for one in found]):.0f} s)"
 
 
+@dataclass(frozen=True)
+class Miss:
+    """By how much `auto` is worse than what does best beside it, on a photo set with a backbone."""
+
+    dataset: str
+    backbone: str
+    by: str
+    """The strategy that it misses most."""
+    points: float
+    """Of accuracy; negative where it is better than all."""
+    of_head: float | None
+    """By which it misses `head`."""
+    seeds: int
+
+    @property
+    def holds(self) -> bool:
+        return self.points <= LIMIT and (self.of_head is None or self.of_head <= HEAD_LIMIT)
+
+    def line(self) -> str:
+        of_head = "" if self.of_head is None else f", head by {self.of_head:+.1f} (at most {HEAD_LIMIT})"
+        return (
+            f"{self.dataset}, {self.backbone}: auto misses {self.by} by {self.points:+.1f} points (at most {LIMIT})"
+            f"{of_head}, seeds: {self.seeds}. {'yes' if self.holds else 'NO'}"
+        )
+
+
+def misses(results: list[tuple[Run, Found]]) -> Iterator[Miss]:
+    """For each photo set and backbone that `auto` and other strategies were run on with the same seeds."""
+    tests: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for run, found in results:
+        tests[run.dataset, run.backbone][run.strategy][run.seed] = found.test
+    for (dataset, backbone), of in tests.items():
+        auto = of.pop("auto", {})
+        missed = {
+            strategy: 100 * float(np.mean([right - auto[seed] for seed, right in by_seed.items() if seed in auto]))
+            for strategy, by_seed in of.items()
+            if by_seed.keys() & auto.keys()
+        }
+        if missed:
+            worst = max(missed, key=lambda strategy: missed[strategy])
+            yield Miss(dataset, backbone, worst, missed[worst], missed.get("head"), len(auto.keys() & of[worst].keys()))
+
+
 def true_estimates(results: list[tuple[Run, Found]]) -> str:
     """How many of the plans took what they were to take, within a factor of 1.5 and two seconds."""
     told = [(found.estimate, found.seconds) for _, found in results if found.estimate is not None]
@@ -151,7 +198,7 @@ def true_estimates(results: list[tuple[Run, Found]]) -> str:
     return f"{sum(near)} of {len(near)} estimates of the time were right within a factor of 1.5."
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("folder", type=Path, help="with weights/ and datasets/*.zip")
     parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
@@ -181,7 +228,11 @@ def main() -> None:
                     records.append(arguments.results, run, found)
     print("\n".join(table(results)))
     print(true_estimates(results))
+    missed = list(misses(results))
+    for miss in missed:
+        print(miss.line())
+    return 0 if all(miss.holds for miss in missed) else 1
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
