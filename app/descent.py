@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
@@ -76,16 +76,14 @@ class Descent:
 def of(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Descent:
     """As `recipe` has it, and for what it leaves open what suits the version and the network."""
     scratch = recipe.from_random
-    batch_size = recipe.batch_size or max(2, min(32, version.train_images // 8))
-    accumulate = recipe.accumulate or 1
+    batch_size, accumulate = _batch(recipe, version)
     optimizer: Optimizer = recipe.optimizer or "sgd"
-    seen = min(batch_size * accumulate, version.train_images, _MOST_FOR_RATE)
     return Descent(
-        epochs=recipe.epochs or _epochs(recipe, version, batch_size * accumulate),
+        epochs=recipe.epochs or _epochs(recipe, version),
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=optimizer,
-        learning_rate=recipe.learning_rate or _peak(optimizer, seen, network, scratch=scratch),
+        learning_rate=recipe.learning_rate or _peak(recipe, version, network, scratch=scratch),
         weight_decay={"sgd": 1e-4, "adamw": 0.05}[optimizer] if recipe.weight_decay is None else recipe.weight_decay,
         warm_up=0.1 if scratch else 0.05,
         warm_up_epochs=5 if scratch else 1,
@@ -101,20 +99,42 @@ def of(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Descent:
     )
 
 
-def _epochs(recipe: Recipe, version: VersionFacts, images: int) -> int:
-    """What it takes to change all layers is steps, of so many `images` each, of which few images give few in an
-    epoch; and more of them from random values."""
+def leaving(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Recipe:
+    """`recipe`, whose training is to leave first values behind that are hardly better than random ones: where it leaves
+    them open, with the steps and the learning rate of a training from such."""
+    return replace(
+        recipe,
+        epochs=recipe.epochs or _passes(version, math.prod(_batch(recipe, version)), _SCRATCH_STEPS, _SCRATCH_EPOCHS),
+        learning_rate=recipe.learning_rate or _peak(recipe, version, network, scratch=True),
+    )
+
+
+def _batch(recipe: Recipe, version: VersionFacts) -> tuple[int, int]:
+    """Images of a batch, and batches of a step."""
+    return recipe.batch_size or max(2, min(32, version.train_images // 8)), recipe.accumulate or 1
+
+
+def _epochs(recipe: Recipe, version: VersionFacts) -> int:
+    """What it takes to change all layers is steps, of which few images give few in an epoch; and more of them from
+    random values."""
+    images = math.prod(_batch(recipe, version))
     if recipe.from_random:
-        steps, (fewest, most) = _SCRATCH_STEPS, _SCRATCH_EPOCHS
-    elif recipe.strategy == "full" and recipe.base is None:  # which is not to be left far behind
-        steps, (fewest, most) = _FULL_STEPS, _FULL_EPOCHS
-    else:
-        return _EPOCHS
+        return _passes(version, images, _SCRATCH_STEPS, _SCRATCH_EPOCHS)
+    if recipe.strategy == "full" and recipe.base is None:  # which is not to be left far behind
+        return _passes(version, images, _FULL_STEPS, _FULL_EPOCHS)
+    return _EPOCHS
+
+
+def _passes(version: VersionFacts, images: int, steps: int, epochs: tuple[int, int]) -> int:
+    """Over all images that make so many `steps` of so many `images`, but no fewer and no more than `epochs`."""
+    fewest, most = epochs
     return min(most, max(fewest, math.ceil(steps / math.ceil(version.train_images / images))))
 
 
-def _peak(optimizer: Optimizer, images: int, network: NetworkFacts, *, scratch: bool) -> float:
-    """The peak learning rate for steps over so many images."""
+def _peak(recipe: Recipe, version: VersionFacts, network: NetworkFacts, *, scratch: bool) -> float:
+    """The peak learning rate, which goes by the images of a step."""
+    optimizer: Optimizer = recipe.optimizer or "sgd"
+    images = min(math.prod(_batch(recipe, version)), version.train_images, _MOST_FOR_RATE)
     borne = 1.0
     if optimizer == "sgd" and not network.normalises:
         borne = _UNNORMALISED_SCRATCH if scratch else _UNNORMALISED

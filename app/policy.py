@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from app import descent as descents
 from app.facts import NetworkFacts, VersionFacts
 from app.narrowing import left_out, narrowed
 from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
@@ -71,6 +72,8 @@ class Decision:
     """Where the rival is a `stage_probe`, the stage, or `all`."""
     freeze: str | None
     """Where the strategy is `top`, the last stage that stays as it is."""
+    is_leaving: bool
+    """Whether the pre-trained values are to be left as far behind as random ones would be."""
     reasons: tuple[str, ...]
 
 
@@ -80,6 +83,8 @@ def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: Netwo
     decision = decide(profile, network.stages)
     fields = {"stage": decision.rival_stage} if decision.strategy == "stage_probe" else {"freeze": decision.freeze}
     settled, lost = narrowed(recipe, decision.strategy, **{name: value for name, value in fields.items() if value})
+    if decision.is_leaving:
+        settled = descents.leaving(settled, version, network)
     resolved = resolve(settled, version, network)
     # A head that is fitted first competes anyway, as the network before its first step.
     competes = decision.rival != "head" or resolved.reinit != "none"
@@ -125,13 +130,15 @@ def decide(profile: Profile, stages: Sequence[str]) -> Decision:
     strategy, freeze, reason = choose(profile, stages)
     if strategy not in ("top", "full"):
         strategy = rival
+    left = _left_behind(profile, stages) if strategy == "full" and quadrant.amount == "much" else None
     return Decision(
         quadrant=quadrant,
         strategy=strategy,
         rival=rival,
         rival_stage=stage,
         freeze=freeze,
-        reasons=(*quadrant.evidence, reason, _about_fixed(profile, rival, stage)),
+        is_leaving=left is not None,
+        reasons=(*quadrant.evidence, reason, *([left] if left else []), _about_fixed(profile, rival, stage)),
     )
 
 
@@ -207,6 +214,18 @@ def _of_little_use(profile: Profile, stage: str) -> str | None:
     )
 
 
+def _left_behind(profile: Profile, stages: Sequence[str]) -> str | None:
+    """That what the network knows has to be left behind, for all to learn from, and why; None where it is of use."""
+    middle = stages[0] if len(stages) < 2 else halfway(stages)
+    useless = _of_little_use(profile, middle)
+    if useless is None:
+        return None
+    return (
+        f"What it knows up to {middle} is of little use here: {useless}. So steps are as many and as long as from "
+        "random values."
+    )
+
+
 def _best_fixed(profile: Profile) -> tuple[Chosen, str | None]:
     """The best classifier on fixed features: on the top, unless others are better by more than one standard error."""
     top = profile.depth(HEAD).probe
@@ -265,9 +284,8 @@ def _much_similar(profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str 
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
     freeze = halfway(stages)
-    useless = _of_little_use(profile, freeze)
-    if useless is not None:
-        return "full", None, f"Much data, similar at the top alone: {useless}. So all stages are trained."
+    if _of_little_use(profile, freeze) is not None:
+        return "full", None, "Much data, similar at the top alone: all stages are trained."
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 
 

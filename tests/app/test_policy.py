@@ -7,7 +7,7 @@ import pytest
 
 from app import policy
 from app.facts import NetworkFacts, VersionFacts
-from app.plan import Quadrant
+from app.plan import Quadrant, resolve
 from app.policy import Decision
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
 from app.recipe import Augmentation, Recipe, Strategy
@@ -241,6 +241,41 @@ def test_what_cannot_be_reinitialised_in_full_is_left_out_and_told() -> None:
     made = policy.plan(asked, dissimilar, version, NetworkFacts(stages=("stage1", "stage2", "stage3")))
     assert (made.strategy, made.reinit) == ("full", "none")
     assert "Not for strategy 'full', and so left out: reinit." in made.reasons
+
+
+@pytest.mark.parametrize(
+    ("stages", "is_left"),
+    [
+        ((0.4, 0.54, 0.8, 0.9, 0.9), True),  # the second of four knows hardly more than the 0.45 of random values
+        ((0.4, 0.54, 0.59, 0.6, 0.6), True),
+        ((0.4, 0.57, 0.59, 0.6, 0.6), False),
+    ],
+)
+def test_what_the_network_knows_is_left_behind_where_random_values_know_as_much(
+    stages: tuple[float, ...], is_left: bool
+) -> None:
+    version = VersionFacts(classes=5, train_images=3000, validation_images=600, smallest_class=600)
+    network = NetworkFacts(stages=("stage1", "stage2", "stage3", "stage4"))
+    measured = profile(images=3000, stages=stages)
+    open_, set_ = Recipe(backbone="resnet18"), Recipe(backbone="resnet18", epochs=3, learning_rate=0.002)
+    made = policy.plan(open_, measured, version, network)
+    scratch = resolve(replace(open_, strategy="scratch"), version, network).descent
+    full = resolve(replace(open_, strategy="full"), version, network).descent
+    assert made.strategy == "full"
+    assert made.descent is not None
+    assert scratch is not None
+    assert full is not None
+    like = scratch if is_left else full
+    assert (made.descent.epochs, made.descent.learning_rate) == (like.epochs, like.learning_rate)
+    assert made.descent.augmentation == full.augmentation
+    assert any("of little use here" in reason for reason in made.reasons) == is_left
+    by_hand = policy.plan(set_, measured, version, network).descent
+    assert by_hand is not None
+    assert (by_hand.epochs, by_hand.learning_rate) == (3, 0.002)
+
+
+def test_little_data_is_not_enough_to_leave_anything_behind() -> None:
+    assert not decide(profile(images=300, stages=(0.4, 0.5, 0.6, 0.6), random=0.55)).is_leaving
 
 
 def test_few_images_that_cannot_be_halved_are_little_data() -> None:
