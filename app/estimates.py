@@ -48,16 +48,15 @@ def of_search(first: Estimate, search: Search | None) -> Estimate:
 
 def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:
     """`plan`, where `recipe` does not say how many images make a batch, with batches that the memory of the device has
-    room for; more of them make a step, so that it stays the same."""
+    room for; more of them make a step, so that it stays the same, unless the recipe says how many do."""
     descent, memory = plan.descent, costs.memory_bytes
     if descent is None or memory is None or recipe.batch_size is not None:
         return plan
     smaller = plan
     while _takes_too_much(smaller, backbone, memory) and smaller.descent and smaller.descent.batch_size >= _FEWEST:
-        half = smaller.descent
-        smaller = replace(
-            smaller, descent=replace(half, batch_size=half.batch_size // 2, accumulate=2 * half.accumulate)
-        )
+        whole = smaller.descent
+        accumulate = recipe.accumulate or 2 * whole.accumulate
+        smaller = replace(smaller, descent=replace(whole, batch_size=whole.batch_size // 2, accumulate=accumulate))
     if smaller is plan or smaller.descent is None:
         return plan
     said = (

@@ -162,11 +162,7 @@ def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe, kn
         if not fitting:
             return None
         backbone = fitting[0].name
-    if recipe.from_random:
-        return None
-    weights = catalogue.find(backbone).weights
-    named = weights[0].name if weights and recipe.start == catalogue.PRETRAINED else recipe.start
-    found = profiles.newest(session, version, backbone=backbone, weights=named)
+    found = profiles.of_recipe(session, version, recipe, catalogue.find(backbone))
     return None if found is None else profiles.figures(found)
 
 

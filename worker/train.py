@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from app import errors, estimates, evaluation, policy, ranking
+from app import errors, evaluation, planning, policy, ranking
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
@@ -246,10 +246,7 @@ def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile 
     except errors.Invalid as error:
         plan = policy.unmeasured(work.recipe, work.facts, error.message, backbone.facts)
     else:
-        plan = policy.plan(work.recipe, measured, work.facts, backbone.facts)
-        plan = estimates.fitted(plan, work.recipe, backbone, measured.costs)
-        estimate = estimates.of(plan, work.facts, backbone, measured.costs)
-        plan = replace(plan, estimate=estimates.of_search(estimate, work.recipe.search))
+        plan = planning.measured(work.recipe, work.facts, backbone, measured)
     return plan, measured
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import bases, errors, policy, profile, warm
+from app import bases, errors, planning, policy, profile, warm
 from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
@@ -22,8 +22,9 @@ from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate, OptimisationCreate, RankingCreate
 from app.jobs.tables import Job, Worker
 from app.models.tables import ModelVersion
-from app.narrowing import left_out, narrowed
-from app.plan import Plan, check_stages, resolve
+from app.plan import Plan
+from app.profiles import service as profiles
+from app.profiles.tables import StoredProfile
 from app.recipe import Recipe
 
 CPU_QUEUE = "cpu"
@@ -51,7 +52,11 @@ class Resolved:
     version: DatasetVersion
     backbone: Backbone
     plan: Plan | None
-    """None where it is decided by measurements."""
+    """None where it is decided by measurements that nobody has made yet."""
+    profile: StoredProfile | None = None
+    """What was measured, where the plan goes by it or tells of it."""
+    is_open: bool = False
+    """Whether a training decides itself, by what it measures or by a profile that is still that of its weights."""
 
 
 def submit(session: Session, wanted: JobCreate | RankingCreate, *, max_attempts: int, now: datetime) -> Job:
@@ -69,7 +74,7 @@ def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, n
     recipe, plan = wanted.recipe, None
     if not recipe.picks_backbone:
         resolved = resolve_recipe(session, wanted.dataset, wanted.version, recipe)
-        recipe, plan = resolved.recipe, resolved.plan
+        recipe, plan = resolved.recipe, None if resolved.is_open else resolved.plan
     job = _queued("train", GPU_QUEUE, version.dataset_id, spec=asdict(recipe), max_attempts=max_attempts, now=now)
     job.dataset_version = version.number
     job.model_name = wanted.model
@@ -84,13 +89,19 @@ def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: R
     version = datasets.asked_version(session, dataset, number)
     backbone = check_backbone(recipe)
     facts = version_facts(version)
-    if recipe.base is None:
-        plan = _plan_at_once(recipe, backbone, version)
-        searches.check(session, version, facts, recipe, backbone, plan)
-        return Resolved(recipe, version, backbone, plan)
-    found = bases.find(session, recipe, backbone, version)
-    plan = warm.plan(found.recipe, found.start, facts, found.network, can_replay=found.can_replay)
-    return Resolved(found.recipe, version, backbone, plan)
+    if recipe.base is not None:
+        found = bases.find(session, recipe, backbone, version)
+        plan = warm.plan(found.recipe, found.start, facts, found.network, can_replay=found.can_replay)
+        return Resolved(found.recipe, version, backbone, plan)
+    row = profiles.of_recipe(session, version, recipe, backbone)
+    known = None if row is None else profiles.figures(row)
+    made = planning.plan(recipe, facts, backbone, known)
+    is_open = planning.is_open(recipe, backbone)
+    if made is None:
+        made = _plan_unmeasured(recipe, backbone, version)
+        is_open = made is None
+    searches.check(recipe, facts, backbone, made, known)
+    return Resolved(recipe, version, backbone, made, row, is_open)
 
 
 def submit_analysis(
@@ -271,32 +282,19 @@ def check_backbone(recipe: Recipe) -> Backbone:
     """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
     with errors.blaming("recipe.backbone"):
         backbone = catalogue.find(recipe.backbone)
-    if recipe.base is None and not _starts_from_random(recipe, backbone):
+    if recipe.base is None and not planning.starts_from_random(recipe, backbone):
         with errors.blaming("recipe.backbone" if recipe.weights is None else "recipe.weights"):
             backbone.find_weights(recipe.start)
     return backbone
 
 
-def _plan_at_once(recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> Plan | None:
-    """The plan for `recipe`, None where it is decided by measurements. Raises `UnknownName` and `Invalid`."""
-    facts = version_facts(version)
-    if recipe.strategy != "auto":
-        return resolve(recipe, facts, backbone.facts)
-    check_stages(recipe, backbone.facts)
-    if _starts_from_random(recipe, backbone):
-        settled, lost = narrowed(recipe, "scratch")
-        plan = resolve(settled, facts, backbone.facts)
-        return replace(plan, reasons=(*plan.reasons, *left_out("scratch", lost)))
+def _plan_unmeasured(recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> Plan | None:
+    """The plan where `version` has too few images to be measured, None where it is to be."""
     try:
         check_measurable(version)
     except errors.Invalid as error:
-        return policy.unmeasured(recipe, facts, error.message, backbone.facts)
+        return policy.unmeasured(recipe, version_facts(version), error.message, backbone.facts)
     return None
-
-
-def _starts_from_random(recipe: Recipe, backbone: Backbone) -> bool:
-    """Whether there is nothing pre-trained to begin with: none is wanted, or what decides itself finds none."""
-    return recipe.from_random or (recipe.strategy == "auto" and recipe.weights is None and not backbone.weights)
 
 
 def check_measurable(version: DatasetVersion) -> None:

@@ -6,23 +6,19 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import errors, estimates, policy, ranking
-from app.backbones import catalogue
+from app import errors, ranking
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.jobs import service as jobs
 from app.jobs.schemas import RankingCreate
-from app.jobs.service import Resolved
 from app.jobs.tables import Job, Worker
 from app.limits import Budget
 from app.plan import Plan
 from app.plans.schemas import PlanCreate
-from app.profile import Profile
 from app.profiles import service as profiles
 from app.profiles.tables import StoredProfile
 from app.rankings import service as rankings
 from app.rankings.tables import StoredRanking
-from app.recipe import Recipe
 
 _PRESENT = timedelta(minutes=1)
 """A worker that was heard of so lately is there."""
@@ -88,31 +84,11 @@ def _check_comparable(version: DatasetVersion) -> None:
 
 
 def _plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
-    resolved = jobs.resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
-    version, backbone = resolved.version, resolved.backbone
-    if resolved.plan is not None and resolved.plan.base is not None:
-        # Nothing was measured with the values of a model version, and published ones would tell of another network.
-        return Planned(version, resolved.plan, None)
-    # A training from random values is compared with what the backbone usually knows.
-    choice = catalogue.PRETRAINED if wanted.recipe.from_random else wanted.recipe.start
-    profile = None
-    if backbone.weights:
-        name = backbone.find_weights(choice).name
-        profile = profiles.newest(session, version, backbone=backbone.name, weights=name)
-    if profile is not None:
-        known = profiles.figures(profile)
-        return Planned(version, _informed(wanted.recipe, resolved, known), profile)
-    if resolved.plan is None or wanted.measure:
-        return jobs.submit_analysis(session, version, backbone, choice=choice, max_attempts=max_attempts, now=now)
-    return Planned(version, resolved.plan, None)
-
-
-def _informed(recipe: Recipe, resolved: Resolved, known: Profile) -> Plan:
-    """The plan with what the profile adds: the strategy where it is open, the quadrant, what to expect, the costs."""
-    facts, backbone = jobs.version_facts(resolved.version), resolved.backbone
-    made = resolved.plan
-    if made is None:
-        made = policy.plan(recipe, known, facts, backbone.facts)
-        made = estimates.fitted(made, recipe, backbone, known.costs)
-    estimate = estimates.of_search(estimates.of(made, facts, backbone, known.costs), recipe.search)
-    return policy.informed(made, known, estimate, backbone.facts)
+    found = jobs.resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
+    is_asked_for = wanted.measure and found.profile is None and wanted.recipe.base is None
+    if found.plan is not None and not is_asked_for:
+        return Planned(found.version, found.plan, found.profile)
+    choice = profiles.choice_of(wanted.recipe)
+    return jobs.submit_analysis(
+        session, found.version, found.backbone, choice=choice, max_attempts=max_attempts, now=now
+    )

@@ -9,10 +9,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import errors
+from app.backbones import catalogue
+from app.backbones.catalogue import Backbone
 from app.datasets.tables import DatasetVersion
 from app.db import new_id
 from app.profile import Profile
 from app.profiles.tables import StoredProfile
+from app.recipe import Recipe
 
 _PROFILE = TypeAdapter(Profile)
 
@@ -35,6 +38,21 @@ def newest(session: Session, version: DatasetVersion, *, backbone: str, weights:
         StoredProfile.weights == weights,
     )
     return session.scalar(query.order_by(StoredProfile.created_at.desc(), StoredProfile.id.desc()).limit(1))
+
+
+def of_recipe(session: Session, version: DatasetVersion, recipe: Recipe, backbone: Backbone) -> StoredProfile | None:
+    """What was measured last that tells of a training on `version` with `recipe`, whose backbone is `backbone`. Raises
+    `UnknownName` for its weights."""
+    if recipe.base is not None or not backbone.weights:
+        # Nothing was measured with the values of a model version, and published ones would tell of another network.
+        return None
+    return newest(session, version, backbone=backbone.name, weights=backbone.find_weights(choice_of(recipe)).name)
+
+
+def choice_of(recipe: Recipe) -> str:
+    """The weights that a profile for `recipe` is of."""
+    # A training from random values is compared with what the backbone usually knows.
+    return catalogue.PRETRAINED if recipe.from_random else recipe.start
 
 
 def figures(row: StoredProfile) -> Profile:

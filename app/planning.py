@@ -1,0 +1,66 @@
+"""The plan for a recipe, with all that was measured of the version: the same for a dry run, for the job that is queued,
+and for a training that decides itself."""
+
+from dataclasses import replace
+
+from app import estimates, policy
+from app.backbones.catalogue import Backbone
+from app.facts import VersionFacts
+from app.narrowing import left_out, narrowed
+from app.plan import Plan, check_stages, resolve
+from app.profile import Profile
+from app.recipe import Recipe
+
+
+def plan(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: Profile | None) -> Plan | None:
+    """The plan for `recipe`, which names its `backbone` and no base; with a `profile` of the version also where it
+    lies, what to expect and what it will take, in batches that the device has room for. None where the strategy is open
+    and nothing is measured. Raises `UnknownName` and `Invalid`."""
+    check_stages(recipe, backbone.facts)
+    if profile is not None:
+        return measured(recipe, version, backbone, profile)
+    return None if is_open(recipe, backbone) else _at_once(recipe, version, backbone)
+
+
+def measured(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: Profile) -> Plan:
+    """As `plan`, of a version that was measured."""
+    made = _fitted(recipe, version, backbone, profile)
+    estimate = estimates.of_search(estimates.of(made, version, backbone, profile.costs), recipe.search)
+    return policy.informed(made, profile, estimate, backbone.facts)
+
+
+def is_open(recipe: Recipe, backbone: Backbone) -> bool:
+    """Whether the strategy is left to what is measured."""
+    return recipe.strategy == "auto" and not starts_from_random(recipe, backbone)
+
+
+def starts_from_random(recipe: Recipe, backbone: Backbone) -> bool:
+    """Whether there is nothing pre-trained to begin with: none is wanted, or what decides itself finds none."""
+    return recipe.from_random or (recipe.strategy == "auto" and recipe.weights is None and not backbone.weights)
+
+
+def _fitted(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: Profile) -> Plan:
+    """The plan whose batches the device has room for; what hangs on the images of a step, such as the learning rate, is
+    that of a recipe which asks for them."""
+
+    def made(asked: Recipe) -> Plan:
+        if is_open(asked, backbone):
+            return policy.plan(asked, profile, version, backbone.facts)
+        return _at_once(asked, version, backbone)
+
+    found = made(recipe)
+    fitting = estimates.fitted(found, recipe, backbone, profile.costs)
+    if fitting is found or fitting.descent is None:
+        return found
+    batches = fitting.descent
+    cut = made(replace(recipe, batch_size=batches.batch_size, accumulate=batches.accumulate))
+    return replace(cut, reasons=(*cut.reasons, fitting.reasons[-1]))
+
+
+def _at_once(recipe: Recipe, version: VersionFacts, backbone: Backbone) -> Plan:
+    """The plan for a `recipe` that leaves nothing to what is measured."""
+    if recipe.strategy != "auto":
+        return resolve(recipe, version, backbone.facts)
+    settled, lost = narrowed(recipe, "scratch")
+    made = resolve(settled, version, backbone.facts)
+    return replace(made, reasons=(*made.reasons, *left_out("scratch", lost)))
