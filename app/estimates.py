@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from app import room
 from app.backbones.catalogue import Backbone
+from app.backbones.preprocess import Preprocessing
 from app.descent import Descent
 from app.evaluation import COMPARED_EACH
 from app.facts import VersionFacts
@@ -79,19 +81,20 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
     if plan.descent is None:
         return _classifiers(plan, train, costs) + judging
     first_head = _fit(costs.probe, train, costs) if plan.reinit == "none" else 0.0
-    return first_head + _descending(plan, plan.descent, version, _frozen(plan.freeze, backbone, costs), costs) + judging
+    return first_head + _descending(plan, plan.descent, version, backbone, costs) + judging
 
 
-def _descending(plan: Plan, descent: Descent, version: VersionFacts, frozen: StageCosts, costs: Costs) -> float:
+def _descending(plan: Plan, descent: Descent, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
     """The time from the images to the last epoch, and to judge networks on the way; not to fit a first head."""
     train, validation = version.train_images, version.validation_images
+    frozen = _frozen(plan.freeze, backbone, costs)
     # Only steps of one batch are repeated as they were captured.
     gain = costs.gain if descent.accumulate == 1 and not plan.deterministic else 1.0
     decode, begin, fits_head = costs.decode, 0.0, plan.reinit == "none"
-    if plan.freeze is None or not costs.stages:
+    if plan.freeze is None or not costs.stages or not plan.views:
         # `full` finds the features for its first head on the disk, with frozen stages they are computed for it.
         begin += train * (decode + costs.forward) if plan.freeze is not None and fits_head else 0.0
-        if costs.device == "cuda":
+        if costs.device == "cuda" and _has_room(version, backbone.preprocessing_with(plan.weights)):
             # They are decoded once, for which the GPU waits, and changed by the GPU itself.
             begin += (train + validation) * decode
             decode = 0.0
@@ -106,6 +109,13 @@ def _descending(plan: Plan, descent: Descent, version: VersionFacts, frozen: Sta
     # The network before the first step is judged as well, and those between it and the last one.
     between = _BETWEEN if fits_head and descent.patience is None else 0
     return begin + descent.epochs * epoch + (1 + between) * judging
+
+
+def _has_room(version: VersionFacts, preprocessing: Preprocessing) -> bool:
+    """Whether the images may be kept as they are decoded."""
+    train = room.decoded_bytes(version.train_images, room.kept_side(preprocessing.resize))
+    kept = train + room.decoded_bytes(version.validation_images, preprocessing.crop)
+    return version.max_activation_bytes is None or kept <= version.max_activation_bytes
 
 
 def _frozen(stage: str | None, backbone: Backbone, costs: Costs) -> StageCosts:

@@ -12,6 +12,8 @@ class VersionFacts:
     validation_images: int
     smallest_class: int
     """Training images of the class that has fewest."""
+    max_activation_bytes: int | None = None
+    """That may be kept of what frozen layers make of its images; None for any number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +23,7 @@ class NetworkFacts:
     stages: tuple[str, ...]
     normalises: bool = True
     """Whether its layers normalise what they pass on (BatchNorm, LayerNorm and their kin)."""
+    can_enter: bool = True
+    """Whether one can go on from what came out of a stage."""
+    values: tuple[int, ...] = ()
+    """Activations that come out of each stage for one image; empty where that is not known."""

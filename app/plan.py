@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from app import descent as descents
 from app import errors
+from app import room as room_for
 from app.descent import Descent
 from app.described import described
 from app.facts import NetworkFacts, VersionFacts
@@ -21,6 +22,7 @@ from app.recipe import (
 )
 from app.treatment import Treatment, treatments
 from app.warmstart import WarmStart
+from app.wording import counted
 
 Amount = Literal["little", "much"]
 Likeness = Literal["similar", "dissimilar"]
@@ -103,7 +105,7 @@ class Plan:
     reinit: Reinit = "none"
     """What starts from random values."""
     views: int = 1
-    """For how many views of an image the frozen stages are computed."""
+    """For how many views of an image the frozen stages are computed; 0 where they are in each epoch."""
     deterministic: bool = False
     """Whether GPUs give the same model each time."""
     base: WarmStart | None = None
@@ -228,7 +230,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
     probe, descent = _probe(recipe, version), descents.of(recipe, version, network)
     reinit: Reinit = recipe.reinit or "none"
     trained = ", ".join(stages[stages.index(freeze) + 1 :]) or "nothing but the head"
-    views = min(recipe.views or 2, descent.epochs)
+    views, told_of_views = _views(recipe, version, network, freeze, epochs=descent.epochs)
     return Plan(
         backbone=recipe.backbone,
         strategy="top",
@@ -246,12 +248,36 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
             f"what is trained is {trained}.",
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
-            f"What the frozen stages give is computed once, for {views} views of each image, and kept.",
+            told_of_views,
             *descents.told(descent, recipe, version, network),
             *_about_end(reinit, descent),
         ),
     )
 
+
+def _views(
+    recipe: Recipe, version: VersionFacts, network: NetworkFacts, freeze: str, *, epochs: int
+) -> tuple[int, str]:
+    """For how many views of each image what the stages up to `freeze` give is kept, and the sentence about it."""
+    wanted = min(recipe.views or 2, epochs)
+    if not network.can_enter:
+        return 0, f"{_ANEW}, as {recipe.backbone} cannot be entered between stages."
+    room, images = version.max_activation_bytes, version.train_images + version.validation_images
+    if room is None or not network.values:
+        return wanted, f"{_ONCE}, for {counted(wanted, 'view')} of each image, and kept."
+    values = network.values[network.stages.index(freeze)]
+    views = room_for.views_that_fit(wanted, values=values, images=images, max_bytes=room)
+    if views == wanted:
+        return views, f"{_ONCE}, for {counted(views, 'view')} of each image, and kept."
+    gigabytes = room_for.bytes_of_view(values, images) / 1e9
+    limit = f"a view of all images takes {gigabytes:.3g} GB, and {room / 1e9:.3g} GB may be kept"
+    if views == 0:
+        return 0, f"{_ANEW}: {limit}."
+    return views, f"{_ONCE}, for {counted(views, 'view')} of each image in place of {wanted}, and kept: {limit}."
+
+
+_ONCE = "What the frozen stages give is computed once"
+_ANEW = "What the frozen stages give is computed anew in each epoch"
 
 _STARTS: dict[Reinit, str] = {
     "none": "The head starts as the best linear classifier on the features as they are, so that training does not "

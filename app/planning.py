@@ -45,7 +45,7 @@ def _fitted(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: 
 
     def made(asked: Recipe) -> Plan:
         if is_open(asked, backbone):
-            return policy.plan(asked, profile, version, backbone.facts)
+            return policy.plan(asked, profile, version, backbone.facts_with(asked.start))
         return _at_once(asked, version, backbone)
 
     found = made(recipe)
@@ -60,7 +60,7 @@ def _fitted(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: 
 def _at_once(recipe: Recipe, version: VersionFacts, backbone: Backbone) -> Plan:
     """The plan for a `recipe` that leaves nothing to what is measured."""
     if recipe.strategy != "auto":
-        return resolve(recipe, version, backbone.facts)
+        return resolve(recipe, version, backbone.facts_with(recipe.start))
     settled, lost = narrowed(recipe, "scratch")
-    made = resolve(settled, version, backbone.facts)
+    made = resolve(settled, version, backbone.facts_with(recipe.start))
     return replace(made, reasons=(*made.reasons, *left_out("scratch", lost)))

@@ -24,6 +24,9 @@ from app.runtimes.form import Files
 
 Pack = Callable[[Path, Mapping[str, bytes]], Path]
 
+ROOM = 10**9
+"""Bytes of activations, more than small images make."""
+
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 
 

@@ -119,7 +119,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
     return TrainWork(
         plan=plan,
         recipe=recipe,
-        facts=jobs.version_facts(version),
+        facts=jobs.version_facts(version, max_activation_bytes=settings.max_activation_bytes),
         # A search goes by the costs also where the plan is there.
         profile=_known_profile(session, version, recipe, known) if plan is None or recipe.search else None,
         ranking=known,

@@ -64,7 +64,7 @@ def carry_out(
         return None if costs is None else estimates.of(plan, work.facts, work.backbone, costs).seconds
 
     searching = Searching(
-        space=space.of(work.recipe, work.plan, work.facts, work.backbone.facts),
+        space=space.of(work.recipe, work.plan, work.facts, work.backbone.facts_with(work.recipe.start)),
         limits=limits,
         splits=splits,
         carry_out=train,

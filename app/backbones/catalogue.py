@@ -5,6 +5,7 @@ What is written by hand about them lies in `families`; what is computed or comes
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,8 +109,35 @@ class Backbone:
 
     @property
     def facts(self) -> NetworkFacts:
-        """What a plan needs to know of it."""
-        return NetworkFacts(stages=tuple(stage.name for stage in self.stages), normalises=self.normalises)
+        """What a plan needs to know of it, with its first weights."""
+        return self.facts_with(PRETRAINED)
+
+    def facts_with(self, choice: str) -> NetworkFacts:
+        """What a plan that starts from `choice` needs to know of it."""
+        crop = self.preprocessing_with(choice).crop
+        values = [self._values_behind(stage, crop) for stage in self.stages]
+        return NetworkFacts(
+            stages=tuple(stage.name for stage in self.stages),
+            normalises=self.normalises,
+            can_enter=self.chain is not None,
+            values=tuple(count for count in values if count is not None) if None not in values else (),
+        )
+
+    def preprocessing_with(self, choice: str) -> Preprocessing:
+        """What is done to images in a training that starts from `choice`: that of the weights of this name, of the
+        first ones for `pretrained`, and for all else that of random values."""
+        names = [*([PRETRAINED] if self.weights else []), *(weights.name for weights in self.weights)]
+        return self.find_weights(choice).preprocessing if choice in names else self.scratch_preprocessing
+
+    def _values_behind(self, stage: StageFacts, crop: int) -> int | None:
+        """How many activations come out of `stage` for an image of `crop` pixels; None where that is not known."""
+        if stage.size is not None:
+            height, width = (math.ceil(side * crop / self.input_size) for side in stage.size)
+            return stage.channels * height * width
+        patch = self.stages[0].receptive_field
+        if self.chain is None or self.chain.layout != "tokens" or patch is None:
+            return None
+        return stage.channels * (1 + (crop // patch) ** 2)  # the class token in front
 
     @property
     def architecture(self) -> str:

@@ -55,7 +55,10 @@ def create_experiment(
     with parts.database.write() as session:
         existing = idempotency.recall(session, request)
         if existing is None:
-            row, queued = service.create(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
+            room, attempts = parts.settings.max_activation_bytes, parts.settings.max_attempts
+            row, queued = service.create(
+                session, wanted, max_activation_bytes=room, max_attempts=attempts, now=utc_now()
+            )
             idempotency.remember(session, request, row.id, now=utc_now())
             for job in queued:
                 after_commit(session, partial(parts.doorbell.ring, job.queue, job.id))

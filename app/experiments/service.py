@@ -46,7 +46,7 @@ class _End:
 
 
 def create(
-    session: Session, wanted: ExperimentCreate, *, max_attempts: int, now: datetime
+    session: Session, wanted: ExperimentCreate, *, max_activation_bytes: int, max_attempts: int, now: datetime
 ) -> tuple[Experiment, list[Job]]:
     """Queue all runs, or none. Raises as `jobs.submit_training` does."""
     version = datasets.asked_version(session, wanted.dataset, wanted.version)
@@ -59,7 +59,9 @@ def create(
             recipe=wanted.recipe(arm),
         )
         with _recipe_called(wanted, arm):
-            queued[arm] = jobs.submit_training(session, asked, max_attempts=max_attempts, now=now)
+            queued[arm] = jobs.submit_training(
+                session, asked, max_activation_bytes=max_activation_bytes, max_attempts=max_attempts, now=now
+            )
     row = Experiment(
         id=new_id("exp"),
         dataset_id=version.dataset_id,

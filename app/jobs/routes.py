@@ -102,7 +102,8 @@ def create_job(
     with parts.database.write() as session:
         existing = idempotency.recall(session, request)
         if existing is None:
-            job = service.submit(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
+            room, attempts = parts.settings.max_activation_bytes, parts.settings.max_attempts
+            job = service.submit(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=utc_now())
             idempotency.remember(session, request, job.id, now=utc_now())
             queue, job_id = job.queue, job.id
             after_commit(session, lambda: parts.doorbell.ring(queue, job_id))

@@ -14,7 +14,7 @@ def check(recipe: Recipe, version: VersionFacts, backbone: Backbone, plan: Plan 
     stands, None where nothing is `known` to decide it by, is carried out once."""
     if recipe.search is None or plan is None:
         return
-    space.of(recipe, plan, version, backbone.facts)
+    space.of(recipe, plan, version, backbone.facts_with(recipe.start))
     if known is not None:
         check_seconds(recipe.search, estimates.of(plan, version, backbone, known.costs).seconds)
 

@@ -59,21 +59,31 @@ class Resolved:
     """Whether a training decides itself, by what it measures or by a profile that is still that of its weights."""
 
 
-def submit(session: Session, wanted: JobCreate | RankingCreate, *, max_attempts: int, now: datetime) -> Job:
-    """Queue what a client asks for. Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even
-    begin."""
+def submit(
+    session: Session,
+    wanted: JobCreate | RankingCreate,
+    *,
+    max_activation_bytes: int,
+    max_attempts: int,
+    now: datetime,
+) -> Job:
+    """Queue what a client asks for; a training may keep so many bytes of what frozen layers make of images. Raises
+    `NotFound`, `UnknownName`, `Invalid` or `Conflict` where it could not even begin."""
     if isinstance(wanted, JobCreate):
-        return submit_training(session, wanted, max_attempts=max_attempts, now=now)
+        room = max_activation_bytes
+        return submit_training(session, wanted, max_activation_bytes=room, max_attempts=max_attempts, now=now)
     version = datasets.asked_version(session, wanted.dataset, wanted.version)
     return submit_ranking(session, version, wanted, max_attempts=max_attempts, now=now)
 
 
-def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, now: datetime) -> Job:
+def submit_training(
+    session: Session, wanted: JobCreate, *, max_activation_bytes: int, max_attempts: int, now: datetime
+) -> Job:
     """Queue a fine-tune. Raises as `submit`."""
     version = datasets.asked_version(session, wanted.dataset, wanted.version)
     recipe, plan = wanted.recipe, None
     if not recipe.picks_backbone:
-        resolved = resolve_recipe(session, wanted.dataset, wanted.version, recipe)
+        resolved = resolve_recipe(session, version, recipe, max_activation_bytes=max_activation_bytes)
         recipe, plan = resolved.recipe, None if resolved.is_open else resolved.plan
     job = _queued("train", GPU_QUEUE, version.dataset_id, spec=asdict(recipe), max_attempts=max_attempts, now=now)
     job.dataset_version = version.number
@@ -83,12 +93,10 @@ def submit_training(session: Session, wanted: JobCreate, *, max_attempts: int, n
     return job
 
 
-def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: Recipe) -> Resolved:
-    """What a training with `recipe`, which names its backbone, on version `number` would do. Raises as
-    `submit_training`."""
-    version = datasets.asked_version(session, dataset, number)
+def resolve_recipe(session: Session, version: DatasetVersion, recipe: Recipe, *, max_activation_bytes: int) -> Resolved:
+    """What a training with `recipe`, which names its backbone, on `version` would do. Raises as `submit_training`."""
     backbone = check_backbone(recipe)
-    facts = version_facts(version)
+    facts = version_facts(version, max_activation_bytes=max_activation_bytes)
     if recipe.base is not None:
         found = bases.find(session, recipe, backbone, version)
         plan = warm.plan(found.recipe, found.start, facts, found.network, can_replay=found.can_replay)
@@ -98,7 +106,7 @@ def resolve_recipe(session: Session, dataset: str, number: int | None, recipe: R
     made = planning.plan(recipe, facts, backbone, known)
     is_open = planning.is_open(recipe, backbone)
     if made is None:
-        made = _plan_unmeasured(recipe, backbone, version)
+        made = _plan_unmeasured(recipe, backbone, version, facts)
         is_open = made is None
     searches.check(recipe, facts, backbone, made, known)
     return Resolved(recipe, version, backbone, made, row, is_open)
@@ -288,12 +296,12 @@ def check_backbone(recipe: Recipe) -> Backbone:
     return backbone
 
 
-def _plan_unmeasured(recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> Plan | None:
+def _plan_unmeasured(recipe: Recipe, backbone: Backbone, version: DatasetVersion, facts: VersionFacts) -> Plan | None:
     """The plan where `version` has too few images to be measured, None where it is to be."""
     try:
         check_measurable(version)
     except errors.Invalid as error:
-        return policy.unmeasured(recipe, version_facts(version), error.message, backbone.facts)
+        return policy.unmeasured(recipe, facts, error.message, backbone.facts)
     return None
 
 
@@ -306,14 +314,15 @@ def _train_images(version: DatasetVersion) -> list[int]:
     return [counts["train"] for counts in version.counts.values()]
 
 
-def version_facts(version: DatasetVersion) -> VersionFacts:
-    """What a plan needs to know of `version`."""
+def version_facts(version: DatasetVersion, *, max_activation_bytes: int) -> VersionFacts:
+    """What a plan needs to know of `version`, of which so many bytes of activations may be kept."""
     train = _train_images(version)
     return VersionFacts(
         classes=len(version.labels),
         train_images=sum(train),
         validation_images=version.images - sum(train),
         smallest_class=min(train),
+        max_activation_bytes=max_activation_bytes,
     )
 
 

@@ -66,7 +66,8 @@ def create_plan(
         begun = None if existing is None else jobs.find(session, existing)
         if begun is not None and begun.state != "succeeded":
             return _accepted(begun)
-        found = service.plan(session, wanted, max_attempts=parts.settings.max_attempts, now=utc_now())
+        room, attempts = parts.settings.max_activation_bytes, parts.settings.max_attempts
+        found = service.plan(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=utc_now())
         if isinstance(found, service.Planned):
             return _planned(found)
         if begun is None:

@@ -19,6 +19,7 @@ from app.profiles import service as profiles
 from app.profiles.tables import StoredProfile
 from app.rankings import service as rankings
 from app.rankings.tables import StoredRanking
+from app.recipe import Recipe
 
 _PRESENT = timedelta(minutes=1)
 """A worker that was heard of so lately is there."""
@@ -40,24 +41,33 @@ def needs_profile(wanted: PlanCreate) -> bool:
     return wanted.measure or wanted.recipe.strategy == "auto"
 
 
-def plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
+def plan(
+    session: Session, wanted: PlanCreate, *, max_activation_bytes: int, max_attempts: int, now: datetime
+) -> Planned | Job:
     """The plan for a recipe; or the job that has to rank backbones or to measure the version first, the one that is at
     it if there is one.
 
     Raises `NotFound`, `UnknownName`, `Invalid` or `Conflict` as a training would.
     """
-    if not wanted.recipe.picks_backbone:
-        return _plan(session, wanted, max_attempts=max_attempts, now=now)
     version = datasets.asked_version(session, wanted.dataset, wanted.version)
+
+    def planned(recipe: Recipe) -> Planned | Job:
+        found = jobs.resolve_recipe(session, version, recipe, max_activation_bytes=max_activation_bytes)
+        is_asked_for = wanted.measure and found.profile is None and recipe.base is None
+        if found.plan is not None and not is_asked_for:
+            return Planned(version, found.plan, found.profile)
+        choice = profiles.choice_of(recipe)
+        return jobs.submit_analysis(session, version, found.backbone, choice=choice, max_attempts=max_attempts, now=now)
+
+    if not wanted.recipe.picks_backbone:
+        return planned(wanted.recipe)
     _check_comparable(version)
     row = rankings.newest_of_all(session, version)
     if row is None or not _is_current(session, row, now):
         asked = RankingCreate(kind="rank", dataset=version.dataset_id)
         return jobs.submit_ranking(session, version, asked, max_attempts=max_attempts, now=now)
     chosen, reasons = ranking.choose(rankings.figures(row), wanted.recipe.budget or Budget())
-    recipe = replace(wanted.recipe, backbone=chosen.name, budget=None)
-    settled = wanted.model_copy(update={"recipe": recipe})
-    found = _plan(session, settled, max_attempts=max_attempts, now=now)
+    found = planned(replace(wanted.recipe, backbone=chosen.name, budget=None))
     if not isinstance(found, Planned):
         return found
     return replace(found, plan=replace(found.plan, reasons=(*reasons, *found.plan.reasons)), ranking=row)
@@ -81,14 +91,3 @@ def _check_comparable(version: DatasetVersion) -> None:
             code=error.code,
             detail=error.detail,
         ).at("recipe.backbone") from error
-
-
-def _plan(session: Session, wanted: PlanCreate, *, max_attempts: int, now: datetime) -> Planned | Job:
-    found = jobs.resolve_recipe(session, wanted.dataset, wanted.version, wanted.recipe)
-    is_asked_for = wanted.measure and found.profile is None and wanted.recipe.base is None
-    if found.plan is not None and not is_asked_for:
-        return Planned(found.version, found.plan, found.profile)
-    choice = profiles.choice_of(wanted.recipe)
-    return jobs.submit_analysis(
-        session, found.version, found.backbone, choice=choice, max_attempts=max_attempts, now=now
-    )

@@ -106,6 +106,26 @@ def test_the_frozen_stages_are_gone_through_once_for_each_view() -> None:
     assert seconds(two, in_bf16) - seconds(one, in_bf16) == pytest.approx(80 * (0.01 + 0.007))
 
 
+def test_without_room_the_frozen_stages_are_gone_through_in_every_epoch() -> None:
+    facts = replace(FACTS, max_activation_bytes=1000)
+    short, long = (Recipe(backbone="resnet18", strategy="top", epochs=epochs) for epochs in (1, 11))
+    found = seconds(long, MEASURED, facts) - seconds(short, MEASURED, facts)
+    assert found == pytest.approx(10 * (80 * (0.01 + 0.018 + 0.013) + LOOK))
+    for_one_view = replace(FACTS, max_activation_bytes=100 * 2 * 256 * 14 * 14)
+    asked = replace(long, views=2)
+    assert seconds(asked, MEASURED, for_one_view) == seconds(replace(long, views=1), MEASURED)
+
+
+def test_a_gpu_that_has_no_room_for_decoded_images_waits_for_them_in_every_epoch() -> None:
+    costs = replace(COSTS, device="cuda")
+    short, long = (Recipe(backbone="resnet18", strategy="scratch", epochs=epochs) for epochs in (5, 6))
+    kept = 3 * (80 * 320 * 320 + 20 * 224 * 224)
+    facts = replace(FACTS, max_activation_bytes=kept - 1)
+    assert seconds(long, costs, facts) - seconds(short, costs, facts) == pytest.approx(80 * 0.07 + LOOK)
+    enough = replace(FACTS, max_activation_bytes=kept)
+    assert seconds(long, costs, enough) == seconds(long, costs)
+
+
 def test_networks_between_start_and_end_of_the_top_are_judged_by_what_lies_behind_the_frozen_stages() -> None:
     several, none = (Recipe(backbone="resnet18", strategy="top", views=1, patience=patience) for patience in (None, 9))
     assert seconds(several, MEASURED) - seconds(none, MEASURED) == pytest.approx(3 * 20 * 0.005)

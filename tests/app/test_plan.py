@@ -173,3 +173,37 @@ def test_how_many_gpus_share_a_batch_is_the_workers_to_decide_unless_asked_for()
     assert "Each batch is shared by 2 GPUs at most." in asked.reasons
     with pytest.raises(ValidationError, match="not for strategy 'head'"):
         plan(strategy="head", devices=2)
+
+
+@pytest.mark.parametrize(
+    ("room", "views", "said"),
+    [
+        (None, 3, "is computed once, for 3 views of each image, and kept."),
+        (3 * 600_000, 3, "is computed once, for 3 views of each image, and kept."),
+        (
+            3 * 600_000 - 1,
+            2,
+            "is computed once, for 2 views of each image in place of 3, and kept: a view of all images takes 0.0006 "
+            "GB, and 0.0018 GB may be kept.",
+        ),
+        (
+            600_000 - 1,
+            0,
+            "is computed anew in each epoch: a view of all images takes 0.0006 GB, and 0.0006 GB may be kept.",
+        ),
+    ],
+)
+def test_what_frozen_stages_give_is_kept_for_as_many_views_as_there_is_room_for(
+    room: int | None, views: int, said: str
+) -> None:
+    network = replace(NETWORK, values=(4000, 1000, 200))
+    version = replace(FACTS, max_activation_bytes=room)
+    made = resolve(Recipe(backbone="resnet18", strategy="top", views=3), version, network)
+    assert (made.freeze, made.views) == ("layer1", views)
+    assert f"What the frozen stages give {said}" in made.reasons
+
+
+def test_of_a_network_that_cannot_be_entered_nothing_is_kept() -> None:
+    made = resolve(Recipe(backbone="timm:resnet26", strategy="top"), FACTS, replace(NETWORK, can_enter=False))
+    assert made.views == 0
+    assert any("anew in each epoch, as timm:resnet26 cannot be entered" in reason for reason in made.reasons)

@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.service import NewVersion
 from app.db import Database
+from app.main import assemble
 from app.profiles import service as profiles
-from tests.app.conftest import NOW
+from app.settings import Settings
+from tests.app.conftest import NOW, Bell
 from tests.app.test_plans_api import profile
 from tests.problems import problem
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+RECIPE = {"backbone": "mobilenet_v2"}
 STRATEGIES: tuple[dict[str, Any], ...] = (
     {"strategy": "head"},
     {"strategy": "stage_probe"},
@@ -145,3 +149,16 @@ def test_a_stage_that_is_not_there_is_refused_also_where_it_would_be_left_out(
     record(database, many, job_id=analysis)
     body = {"dataset": many, "recipe": {"backbone": "mobilenet_v2", "freeze": "layer3"}}
     assert problem(http.post("/v1/plans", json=body), 422)["code"] == "unknown_stage"
+
+
+def test_a_service_with_little_room_plans_for_fewer_views(
+    settings: Settings, many: str, database: Database, bell: Bell
+) -> None:
+    of_a_view = 2 * 500 * sum(catalogue.find("mobilenet_v2").facts.values[-2:-1])
+    with TestClient(assemble(settings.model_copy(update={"max_activation_bytes": of_a_view}), bell)) as http:
+        made = dry_run(http, many, strategy="top")
+        assert made["views"] == 1
+        assert queued(http, many, strategy="top")["plan"] == made
+        asked = {"dataset": many, "model": "insects", "backbone": "mobilenet_v2"}
+        arms = http.post("/v1/experiments", json={**asked, "fine_tune": {**RECIPE, "strategy": "top"}}).json()["arms"]
+        assert http.get(f"/v1/jobs/{arms['fine_tune']['job_id']}").json()["plan"]["views"] == 1

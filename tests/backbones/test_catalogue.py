@@ -10,10 +10,11 @@ import torchvision
 from torch import nn
 
 from app import errors
-from app.backbones import anatomy, catalogue, figures, networks
+from app.backbones import anatomy, catalogue, figures, networks, tracing
 from app.backbones.catalogue import Backbone
 from app.backbones.entry import Entry
 from app.backbones.families import ENTRIES
+from app.backbones.walk import ChainWalk
 from app.backbones.written import inception_v1
 
 ALL = list(catalogue.backbones().values())
@@ -324,3 +325,31 @@ def test_values_are_drawn_as_the_paper_says(name: str) -> None:
     ones = {"conv2", "conv4", "conv5", "fc6", "fc7"} if name == "alexnet_2012" else set()
     assert {layer for layer, values in biases.items() if values == {1.0}} == ones
     assert all(values <= {0.0, 1.0} for values in biases.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        ("tinynet", "none"),
+        ("formnet", "pretrained"),
+        ("squeezenet1_1", "pretrained"),
+        ("inception_v1", "none"),
+        ("mobilenetv4_conv_medium", "pretrained"),
+        ("mobilenetv4_conv_medium", "e500_r224_in1k"),
+        ("vit_b_32", "pretrained"),
+        ("swin_t", "pretrained"),
+    ],
+)
+def test_how_much_comes_out_of_a_stage_is_known_without_running_it(name: str, choice: str) -> None:
+    backbone = catalogue.find(name)
+    assert backbone.chain is not None
+    crop = backbone.preprocessing_with(choice).crop
+    network = networks.hollow(backbone, auxiliary=False).to("meta").eval()
+    with torch.no_grad(), tracing.ShortNorm():
+        each = ChainWalk(backbone.chain).each(network, torch.zeros(1, 3, crop, crop, device="meta"))
+        assert backbone.facts_with(choice).values == tuple(found.numel() for found in each)
+
+
+def test_of_a_network_outside_of_the_catalogue_it_is_not_known_what_comes_out_of_its_stages() -> None:
+    facts = catalogue.find("timm:resnet26").facts
+    assert (facts.can_enter, facts.values) == (False, ())

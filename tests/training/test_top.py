@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from app import errors
+from app import room as rooms
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
+from app.facts import NetworkFacts
+from app.plan import resolve
 from app.recipe import Recipe
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_strategies import AT_32, AT_64, plan_for, small, train, weights_of
+from tests.training.test_strategies import AT_32, AT_64, facts_of, plan_for, small, train, weights_of
 from worker.training import feed as feeds
 from worker.training import runtime, table
 from worker.training.data import Splits
@@ -161,10 +164,11 @@ def test_a_disk_without_room_costs_time_and_not_the_training(
 
     monkeypatch.setattr(table, "reserve", full)
     told = Recorder()
-    train(splits, plan_for(splits, recipe()), *resnet, tmp_path, told)
+    trained = train(splits, plan_for(splits, recipe()), *resnet, tmp_path, told)
 
     reason = "[Errno 28] No space left on device"
     assert told.of(NotKept) == [NotKept(reason)]
+    assert f"What the frozen stages give was computed anew in each epoch after all: {reason}." in trained.plan.reasons
     assert told.of(FeaturesNotKept) == [FeaturesNotKept(reason)]
     assert len(told.of(EpochFinished)) == 2
 
@@ -176,10 +180,33 @@ def test_fewer_views_than_planned_are_told(
     assert plan.freeze is not None
     network = classifiers.build(resnet[0], 2, state=None, seed=0)
     of_a_view = 2 * feeds.values_behind(network, plan.freeze) * (len(splits.train) + len(splits.validation))
-    train(splits, plan, *resnet, tmp_path, told, room=of_a_view)
+    trained = train(splits, plan, *resnet, tmp_path, told, room=of_a_view)
 
+    assert "There was room for 1 of 2 views of each image." in trained.plan.reasons
     assert told.of(ViewsLimited) == [ViewsLimited(views=1, wanted=2)]
     assert not told.of(NotKept)
+
+
+@pytest.mark.parametrize(("fitting", "views"), [(0.9, 0), (1.5, 1), (2.0, 2), (9.0, 3)])
+def test_a_plan_that_knows_the_room_says_how_many_views_are_kept_and_that_is_what_comes_of_it(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path, fitting: float, views: int
+) -> None:
+    network = classifiers.build(resnet[0], 2, state=None, seed=0)
+    values = feeds.values_behind(network, "layer3")
+    images = len(splits.train) + len(splits.validation)
+    room = round(fitting * rooms.bytes_of_view(values, images))
+    facts = NetworkFacts(stages=resnet[0].facts.stages, values=(values,) * 5)
+    asked = recipe(views=3, epochs=3, freeze="layer3")
+    plan, told = resolve(asked, replace(facts_of(splits), max_activation_bytes=room), facts), Recorder()
+
+    trained = train(splits, plan, *resnet, tmp_path, told, room=room)
+
+    assert plan.views == views
+    assert told.of(NotKept) == ([] if views else [NotKept("no room")])
+    assert told.of(ViewsLimited) == []  # as it was planned
+    last = [event for event in told.of(Progress) if event.phase == "activations"][-1:]
+    assert [event.total for event in last] == ([views * len(splits.train) + len(splits.validation)] if views else [])
+    assert not any("after all" in reason for reason in trained.plan.reasons)
 
 
 def test_a_stage_that_is_not_there_is_answered_with_those_that_are(splits: Splits) -> None:
@@ -191,7 +218,7 @@ def test_a_stage_that_is_not_there_is_answered_with_those_that_are(splits: Split
     ("views", "room", "expected"), [(4, 10**9, 4), (4, 2 * 100 * 10 * 3, 3), (4, 100, 0), (1, 10**9, 1)]
 )
 def test_as_many_views_are_kept_as_there_is_room_for(views: int, room: int, expected: int) -> None:
-    assert feeds.views_that_fit(views, values=100, images=10, max_bytes=room) == expected
+    assert rooms.views_that_fit(views, values=100, images=10, max_bytes=room) == expected
 
 
 @pytest.mark.parametrize("many", [False, True])

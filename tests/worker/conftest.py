@@ -56,7 +56,9 @@ class Desk:
         recipe = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=epochs, batch_size=8)
         wanted = JobCreate(dataset=dataset_id, model=model, recipe=recipe)
         with self.database.write() as session:
-            return service.submit_training(session, wanted, max_attempts=max_attempts, now=utc_now())
+            return service.submit_training(
+                session, wanted, max_activation_bytes=factories.ROOM, max_attempts=max_attempts, now=utc_now()
+            )
 
     def submit_analysis(self, dataset_id: str, *, backbone: str = factories.SMALL, max_attempts: int = 2) -> Job:
         with self.database.write() as session:

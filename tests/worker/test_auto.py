@@ -7,6 +7,7 @@ from app.models import artifact
 from app.models import service as models
 from app.recipe import Recipe
 from app.storage import Storage
+from tests import factories
 from tests.worker.conftest import Desk, on_sqlite
 from worker.runner import Runner
 
@@ -15,7 +16,9 @@ from worker.runner import Runner
 def test_a_training_measures_decides_and_tells(desk: Desk, runner: Runner, dataset_id: str, files: Storage) -> None:
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=Recipe(backbone="formnet", epochs=3))
     with desk.database.write() as session:
-        job = service.submit_training(session, wanted, max_attempts=1, now=utc_now())
+        job = service.submit_training(
+            session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now()
+        )
     assert job.plan is None
 
     assert runner.run(job.id)

@@ -7,6 +7,7 @@ from app.jobs import service as service_of_jobs
 from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
+from tests import factories
 from tests.worker.conftest import Desk
 from worker.forkserver import Forkserver
 from worker.runner import Runner
@@ -23,7 +24,9 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
         scratch=Recipe(backbone="formnet", strategy="scratch", epochs=2),
     )
     with desk.database.write() as session:
-        row, queued = service.create(session, wanted, max_attempts=1, now=utc_now())
+        row, queued = service.create(
+            session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now()
+        )
         experiment_id, job_ids = row.id, [job.id for job in queued]
     optimising = Runner(database, files, settings.model_copy(update={"optimise_after_training": True}), forkserver)
     for job_id in job_ids:

@@ -33,7 +33,7 @@ def _no_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def submit(desk: Desk, dataset_id: str, *candidates: Candidate) -> Job:
     wanted = RankingCreate(kind="rank", dataset=dataset_id, candidates=list(candidates) or None)
     with desk.database.write() as session:
-        return service.submit(session, wanted, max_attempts=1, now=utc_now())
+        return service.submit(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now())
 
 
 def read(database: Database, job: Job) -> Ranking:
@@ -47,7 +47,7 @@ def train(desk: Desk, runner: Runner, dataset_id: str, budget: Budget | None = N
     recipe = Recipe(backbone="auto", budget=budget, epochs=1)
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=recipe)
     with desk.database.write() as session:
-        job = service.submit(session, wanted, max_attempts=1, now=utc_now())
+        job = service.submit(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now())
     runner.run(job.id)
     return desk.job(job.id)
 
@@ -107,7 +107,9 @@ def test_a_classifier_on_fixed_features_has_seen_what_its_base_has(
     for model, recipe in recipes.items():
         with desk.database.write() as session:
             wanted = JobCreate(dataset=dataset_id, model=model, recipe=recipe)
-            trained = service.submit(session, wanted, max_attempts=1, now=utc_now())
+            trained = service.submit(
+                session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now()
+            )
         assert runner.run(trained.id)
     job = submit(desk, dataset_id, *(Candidate(model=model) for model in recipes))
     runner.run(job.id)

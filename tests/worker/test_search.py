@@ -10,6 +10,7 @@ from app.limits import Search
 from app.models import artifact
 from app.recipe import Recipe
 from app.storage import Storage
+from tests import factories
 from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_auto import newest_version
 from tests.worker.test_runner import files_left, job_processes, running, until
@@ -21,7 +22,9 @@ RECIPE = Recipe(backbone="tinynet", strategy="scratch", epochs=2, batch_size=8, 
 def submit(desk: Desk, dataset_id: str, recipe: Recipe = RECIPE, *, max_attempts: int = 3) -> Job:
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=recipe)
     with desk.database.write() as session:
-        return service.submit_training(session, wanted, max_attempts=max_attempts, now=utc_now())
+        return service.submit_training(
+            session, wanted, max_activation_bytes=factories.ROOM, max_attempts=max_attempts, now=utc_now()
+        )
 
 
 def told(database: Database, job_id: str, kind: str) -> list[JobEvent]:

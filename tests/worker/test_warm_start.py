@@ -23,7 +23,9 @@ def submit(desk: Desk, dataset_id: str, **fields: object) -> Job:
     recipe = Recipe(**{"backbone": "formnet", "strategy": "head", **fields})  # type: ignore[arg-type]
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=recipe)
     with desk.database.write() as session:
-        return service.submit_training(session, wanted, max_attempts=1, now=utc_now())
+        return service.submit_training(
+            session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now()
+        )
 
 
 def train(desk: Desk, runner: Runner, dataset_id: str, **fields: object) -> Job:

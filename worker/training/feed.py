@@ -4,7 +4,6 @@ With a frozen part an epoch costs only the layers that train: what comes out of 
 each view of an image, and kept in half precision in files that are mapped into memory.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -309,11 +308,6 @@ def values_behind(classifier: Classifier, stage: str) -> int:
     with torch.inference_mode():
         image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
         return classifier.eval().activations(image, stage).numel()
-
-
-def views_that_fit(wanted: int, *, values: int, images: int, max_bytes: int) -> int:
-    """How many views of `images` images with so many activation `values` each fit into `max_bytes`; 0 for none."""
-    return min(wanted, math.floor(max_bytes / max(1, 2 * values * images)))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app import room
 from app.backbones import classifier as classifiers
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier
@@ -25,9 +26,6 @@ from worker.training.pixels import Decoded
 Source = TypeVar("Source")
 Result = TypeVar("Result")
 
-_MARGIN = 1.25
-"""A whole image is kept in so many times the pixels to a side that serving would shrink it to: parts of it are shown
-in as many as the network sees."""
 _CHANGED_AT_ONCE = 256
 
 
@@ -112,12 +110,12 @@ def kept(images: ImageFeed, *, folder: Path) -> KeptFeed:
 def kept_bytes(splits: Splits, preprocessing: Preprocessing) -> int:
     """The size of the files that `kept` makes."""
     counts = len(splits.train), len(splits.validation)
-    return sum(Decoded.size_bytes(count, side) for count, side in zip(counts, _sides(preprocessing), strict=True))
+    return sum(room.decoded_bytes(count, side) for count, side in zip(counts, _sides(preprocessing), strict=True))
 
 
 def _sides(preprocessing: Preprocessing) -> tuple[int, int]:
     """Pixels of a kept training image, and of a validation image."""
-    return round(_MARGIN * preprocessing.resize), preprocessing.crop
+    return room.kept_side(preprocessing.resize), preprocessing.crop
 
 
 def _whole(file: bytes, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, float]:

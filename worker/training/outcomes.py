@@ -14,11 +14,13 @@ from worker.training.events import (
     Emit,
     Event,
     FeaturesSelected,
+    NotKept,
     OldLabelsRaised,
     StageChosen,
     StartKept,
     StoppedEarly,
     TrainingDiverged,
+    ViewsLimited,
     WeightsMixed,
 )
 from worker.training.rivals import Trained
@@ -44,6 +46,8 @@ def _outcome(trained: Trained, told: list[Event]) -> Iterator[str]:
     plan = trained.plan
     for event in told:
         yield from _said(event)
+        if isinstance(event, NotKept) and plan.views:
+            yield f"What the frozen stages give was computed anew in each epoch after all: {event.reason}."
     competes = plan.strategy in ("top", "full") and plan.reinit == "none"
     is_open = competes and plan.descent is not None and plan.descent.patience is None
     if is_open and not any(isinstance(event, _DECIDING) for event in told):
@@ -79,6 +83,8 @@ def _said(event: Event) -> Iterator[str]:
             )
         case CutShort(epoch, epochs):
             yield f"The training was ended before its time, after {epoch} of {counted(epochs, 'epoch')}."
+        case ViewsLimited(views, wanted):
+            yield f"There was room for {views} of {wanted} views of each image."
         case StoppedEarly(epoch, best):
             yield f"The training ended early, with epoch {epoch}; kept is {_after(best)}."
         case TrainingDiverged(epoch, kept) if kept is not None:

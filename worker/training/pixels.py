@@ -49,11 +49,6 @@ class Decoded:
         torch.index_select(torch.from_numpy(self._pixels), 0, torch.from_numpy(places), out=taken)
         return taken, self._ratios[places]
 
-    @staticmethod
-    def size_bytes(count: int, side: int) -> int:
-        """Of the pixels of `count` images of `side` pixels."""
-        return 3 * count * side * side
-
     def _decode(self, positions: Sequence[int]) -> None:
         for position, file in zip(positions, self.images.read(positions) if positions else (), strict=True):
             pixels, ratio = self.decode(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from app import errors
+from app import errors, room
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
@@ -254,11 +254,14 @@ def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Fee
     """The activations behind the frozen stages, if there is room for them, else the images themselves."""
     plan, splits = training.plan, training.splits
     assert plan.freeze is not None
+    if not classifier.walk.can_enter:
+        training.emit(NotKept(reason="the network cannot be entered between stages"))
+        return _decoded(training, images)
     values = feeds.values_behind(classifier, plan.freeze)
     count = len(splits.train) + len(splits.validation)
-    views = feeds.views_that_fit(plan.views, values=values, images=count, max_bytes=training.max_activation_bytes)
-    if views == 0 or not classifier.walk.can_enter:
-        training.emit(NotKept(reason="no room" if views == 0 else "the network cannot be entered between stages"))
+    views = room.views_that_fit(plan.views, values=values, images=count, max_bytes=training.max_activation_bytes)
+    if views == 0:
+        training.emit(NotKept(reason="no room"))
         return _decoded(training, images)
     if views < plan.views:
         training.emit(ViewsLimited(views=views, wanted=plan.views))
