@@ -11,7 +11,7 @@ from app.facts import VersionFacts
 from app.limits import Search
 from app.plan import MAX_COMPARED, MAX_CROSS_VALIDATED, Estimate, Plan
 from app.profile import Costs, StageCosts
-from app.recipe import ALL_STAGES, BEST_STAGE, Recipe
+from app.recipe import ALL_STAGES, BEST_STAGE, Optimizer, Recipe
 
 _FIT = 1.5
 """A classifier that is kept takes so many times what it takes to measure how good it would be."""
@@ -28,8 +28,8 @@ _FEWEST = 4
 _KEPT_PER_ACTIVATION = 3
 """Values that a training keeps for each one out of a convolution: that, BatchNorm's, the activation function's."""
 _BYTES = 4
-_PER_PARAMETER = 3
-"""Values for each parameter that is trained: itself, its gradient, its momentum."""
+_BESIDES: dict[Optimizer, int] = {"sgd": 2, "adamw": 3}
+"""Values for each parameter that is trained besides itself: its gradient, and its momentum or both of its moments."""
 
 
 def of(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> Estimate:
@@ -168,7 +168,8 @@ def _memory(plan: Plan, backbone: Backbone) -> int | None:
         return weights + backbone.activations * _BYTES
     trained = 1 - share_up_to(backbone, plan.freeze)
     kept = trained * backbone.activations * _KEPT_PER_ACTIVATION * plan.descent.batch_size
-    return round(weights + trained * weights * (_PER_PARAMETER - 1) + kept * _BYTES)
+    average = weights if plan.descent.ema else 0
+    return round(weights + trained * weights * _BESIDES[plan.descent.optimizer] + average + kept * _BYTES)
 
 
 def share_up_to(backbone: Backbone, stage: str | None) -> float:

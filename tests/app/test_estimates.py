@@ -156,6 +156,17 @@ def test_memory_grows_with_the_batch_and_with_what_is_trained() -> None:
     assert memory(Recipe(backbone="resnet18", strategy="top", batch_size=8)) < memory(small)
 
 
+def test_memory_knows_what_the_optimizer_keeps_and_the_moving_average() -> None:
+    weights = 4 * RESNET.parameters
+    usual = Recipe(backbone="resnet18", strategy="full", batch_size=8)
+    assert memory(replace(usual, optimizer="adamw")) - memory(usual) == weights
+    assert memory(replace(usual, ema=0.99)) - memory(usual) == weights
+    top = replace(usual, strategy="top")
+    trained = 1 - estimates.share_up_to(RESNET, "layer3")
+    assert memory(replace(top, optimizer="adamw")) - memory(top) == pytest.approx(trained * weights, abs=1)
+    assert memory(replace(top, ema=0.99)) - memory(top) == weights  # of frozen layers as well
+
+
 def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
     network = catalogue.find("timm:resnet26")
     names = [stage.name for stage in network.stages]
