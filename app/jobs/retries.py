@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -15,15 +16,17 @@ from app.jobs.schemas import ENDED
 from app.jobs.service import Step
 from app.jobs.tables import Job
 from app.models import service as models
+from app.recipe import Recipe
 
+_RECIPE = TypeAdapter(Recipe)
 _CAME_TO_NOTHING = ("failed", "cancelled")
 _ANEW: dict[str, Any] = {"attempt": 0, "progress": None, "error": None, "started_at": None, "finished_at": None}
 
 
 def retry(session: Session, job_id: str, *, now: datetime) -> Job:
-    """Queue a job that has failed or was cancelled as it was asked for, with all its attempts. Raises `Conflict` for
-    one in another state, for an import, and while another job is after the same; `NotFound` where its data set or
-    the model version that it works with is deleted."""
+    """Queue a job that has failed or was cancelled as it was asked for, with all its attempts: one that decides itself
+    how to train does so once more. Raises `Conflict` for one in another state, for an import, and while another job is
+    after the same; `NotFound` where its data set or the model version that it works with is deleted."""
     job = service.find(session, job_id)
     if job.state not in _CAME_TO_NOTHING:
         raise errors.Conflict(
@@ -39,7 +42,8 @@ def retry(session: Session, job_id: str, *, now: datetime) -> Job:
     datasets.find(session, job.dataset_id)
     _check_model_version(session, job)
     subject = job.subject
-    step = Step("queued", Line("retried", {}), {**_ANEW, "rung_at": now})
+    plan = None if _decides_itself(session, job) else job.plan
+    step = Step("queued", Line("retried", {}), {**_ANEW, "plan": plan, "rung_at": now})
     try:
         with session.begin_nested():
             return service.go(session, job_id, dict.fromkeys(_CAME_TO_NOTHING, step), fine=(), now=now)
@@ -48,6 +52,14 @@ def retry(session: Session, job_id: str, *, now: datetime) -> Job:
         raise errors.Conflict(
             f"job {other} is after the same as job {job_id}; wait for it to end", code="asked_meanwhile"
         ) from error
+
+
+def _decides_itself(session: Session, job: Job) -> bool:
+    """Whether its plan, if it has one, was made by its worker."""
+    if job.kind != "train":
+        return False
+    version = datasets.find_version(session, job.dataset_id, job.dataset_version)
+    return service.decides_itself(_RECIPE.validate_python(job.spec), version)
 
 
 def _check_model_version(session: Session, job: Job) -> None:

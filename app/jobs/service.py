@@ -55,8 +55,6 @@ class Resolved:
     """None where it is decided by measurements that nobody has made yet."""
     profile: StoredProfile | None = None
     """What was measured, where the plan goes by it or tells of it."""
-    is_open: bool = False
-    """Whether a training decides itself, by what it measures or by a profile that is still that of its weights."""
 
 
 def submit(
@@ -84,7 +82,7 @@ def submit_training(
     recipe, plan = wanted.recipe, None
     if not recipe.picks_backbone:
         resolved = resolve_recipe(session, version, recipe, max_activation_bytes=max_activation_bytes)
-        recipe, plan = resolved.recipe, None if resolved.is_open else resolved.plan
+        recipe, plan = resolved.recipe, None if decides_itself(recipe, version) else resolved.plan
     job = _queued("train", GPU_QUEUE, version.dataset_id, spec=asdict(recipe), max_attempts=max_attempts, now=now)
     job.dataset_version = version.number
     job.model_name = wanted.model
@@ -104,12 +102,18 @@ def resolve_recipe(session: Session, version: DatasetVersion, recipe: Recipe, *,
     row = profiles.of_recipe(session, version, recipe, backbone)
     known = None if row is None else profiles.figures(row)
     made = planning.plan(recipe, facts, backbone, known)
-    is_open = planning.is_open(recipe, backbone)
-    if made is None:
-        made = _plan_unmeasured(recipe, backbone, version, facts)
-        is_open = made is None
+    if made is None and not decides_itself(recipe, version):
+        made = policy.unmeasured(recipe, facts, _why_unmeasured(version), backbone.facts)
     searches.check(recipe, facts, backbone, made, known)
-    return Resolved(recipe, version, backbone, made, row, is_open)
+    return Resolved(recipe, version, backbone, made, row)
+
+
+def decides_itself(recipe: Recipe, version: DatasetVersion) -> bool:
+    """Whether a training on `version` makes its plan itself, by what it measures or by a profile of its own weights."""
+    if recipe.picks_backbone:
+        return True
+    is_open = recipe.base is None and planning.is_open(recipe, catalogue.find(recipe.backbone))
+    return is_open and not _why_unmeasured(version)
 
 
 def submit_analysis(
@@ -296,13 +300,13 @@ def check_backbone(recipe: Recipe) -> Backbone:
     return backbone
 
 
-def _plan_unmeasured(recipe: Recipe, backbone: Backbone, version: DatasetVersion, facts: VersionFacts) -> Plan | None:
-    """The plan where `version` has too few images to be measured, None where it is to be."""
+def _why_unmeasured(version: DatasetVersion) -> str:
+    """Why `version` cannot be measured; empty where it can."""
     try:
         check_measurable(version)
     except errors.Invalid as error:
-        return policy.unmeasured(recipe, facts, error.message, backbone.facts)
-    return None
+        return error.message
+    return ""
 
 
 def check_measurable(version: DatasetVersion) -> None:

@@ -140,3 +140,41 @@ def test_an_experiment_waits_for_an_arm_that_is_retried(http: TestClient, databa
     assert http.post(f"/v1/jobs/{arms[0]}/retry").status_code == 202
     again = http.get(place).json()
     assert (again["has_ended"], again["verdict"]) == (False, None)
+
+
+@pytest.mark.parametrize("recipe", [{"backbone": "auto"}, {"backbone": "formnet"}])
+def test_what_decides_itself_decides_anew(
+    http: TestClient, database: Database, versioned: str, recipe: dict[str, str]
+) -> None:
+    body = {"dataset": versioned, "model": "insects", "recipe": recipe}
+    job_id = http.post("/v1/jobs", json=body).json()["id"]
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
+        assert claim is not None
+        decided = {"backbone": "squeezenet1_1", "strategy": "head", "base": None}
+        leases.record(session, claim, [], plan=decided, now=NOW, lease_seconds=30)
+        leases.fail(session, claim, Failure("weights_unavailable", "no usable weights", {}), now=NOW)
+
+    answer = http.post(f"/v1/jobs/{job_id}/retry")
+    assert (answer.status_code, answer.json()["plan"]) == (202, None)
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
+        assert claim is not None
+        assert claim.plan is None
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"backbone": "tinynet"},
+        {"backbone": "formnet", "weights": "none"},
+        {"backbone": "mobilenet_v2", "strategy": "top"},
+    ],
+)
+def test_what_was_planned_when_it_was_queued_stays_so(
+    http: TestClient, database: Database, versioned: str, recipe: dict[str, str]
+) -> None:
+    job = http.post("/v1/jobs", json={"dataset": versioned, "model": "insects", "recipe": recipe}).json()
+    assert job["plan"] is not None
+    fail(database, job["id"])
+    assert http.post(f"/v1/jobs/{job['id']}/retry").json()["plan"] == job["plan"]
