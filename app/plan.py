@@ -126,12 +126,16 @@ class Plan:
 
 def check_stages(recipe: Recipe, network: NetworkFacts) -> None:
     """Raises `UnknownName` for a stage that `recipe` names and the network does not have."""
-    if recipe.stage is not None and recipe.stage not in (BEST_STAGE, ALL_STAGES, HEAD, *network.stages):
-        raise errors.UnknownName("stage", recipe.stage, [*network.stages, HEAD, BEST_STAGE, ALL_STAGES]).at(
-            "recipe.stage"
-        )
-    if recipe.freeze is not None and recipe.freeze not in network.stages:
-        raise errors.UnknownName("stage", recipe.freeze, network.stages).at("recipe.freeze")
+    for field_name, stage in named_stages(recipe).items():
+        if stage not in network.stages:
+            also = [HEAD, BEST_STAGE, ALL_STAGES] if field_name == "stage" else []
+            raise errors.UnknownName("stage", stage, [*network.stages, *also]).at(f"recipe.{field_name}")
+
+
+def named_stages(recipe: Recipe) -> dict[str, str]:
+    """The stages that `recipe` wants a network to have, by the field that names each."""
+    stage = None if recipe.stage in (HEAD, BEST_STAGE, ALL_STAGES) else recipe.stage
+    return {name: named for name, named in (("stage", stage), ("freeze", recipe.freeze)) if named is not None}
 
 
 def resolve(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Plan:

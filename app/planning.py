@@ -3,11 +3,12 @@ and for a training that decides itself."""
 
 from dataclasses import replace
 
-from app import estimates, policy
+from app import errors, estimates, policy
+from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.facts import VersionFacts
 from app.narrowing import left_out, narrowed
-from app.plan import Plan, check_stages, resolve
+from app.plan import Plan, check_stages, named_stages, resolve
 from app.profile import Profile
 from app.recipe import Recipe
 
@@ -27,6 +28,23 @@ def measured(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile:
     made = _fitted(recipe, version, backbone, profile)
     estimate = estimates.of_search(estimates.of(made, version, backbone, profile.costs), recipe.search)
     return policy.informed(made, profile, estimate, backbone.facts)
+
+
+def check_candidates(recipe: Recipe) -> None:
+    """Raises `UnknownName` where no backbone of the catalogue that has weights has the stages that `recipe` names."""
+    candidates = catalogue.select(has_weights=True)
+    for field, stage in named_stages(recipe).items():
+        having = [backbone for backbone in candidates if stage in backbone.facts.stages]
+        if not having:
+            known = dict.fromkeys(name for backbone in candidates for name in backbone.facts.stages)
+            raise errors.UnknownName("stage", stage, known).at(f"recipe.{field}")
+        candidates = having
+
+
+def lacking(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """What `recipe` asks of its backbone and the one called `name` has not got, in words."""
+    stages = catalogue.find(name).facts.stages
+    return tuple(f"has no stage {stage}" for stage in named_stages(recipe).values() if stage not in stages)
 
 
 def is_open(recipe: Recipe, backbone: Backbone) -> bool:

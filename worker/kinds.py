@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
-from app import errors, ranking
+from app import errors, planning, ranking
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
@@ -158,7 +159,11 @@ def _known_ranking(session: Session, version: DatasetVersion, recipe: Recipe) ->
 def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe, known: Ranking | None) -> Profile | None:
     backbone = recipe.backbone
     if recipe.picks_backbone:
-        fitting = None if known is None else ranking.within(known, recipe.budget or Budget())
+        fitting = (
+            None
+            if known is None
+            else ranking.within(known, recipe.budget or Budget(), partial(planning.lacking, recipe))
+        )
         if not fitting:
             return None
         backbone = fitting[0].name

@@ -3,6 +3,7 @@
 import platform
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class _Settled:
 
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     """Carry out `work`, after deciding what with and how, where that is left open. Raises `WeightsUnavailable`, and
-    `Invalid` where no backbone is within the budget."""
+    `Invalid` where no backbone fits."""
     began = time.monotonic()
     splits = splits_of(work.table, work.tag)
     base = _base(work)
@@ -207,14 +208,14 @@ def _settle(work: TrainWork, splits: Splits, emit: Emit) -> _Settled:
 
 def _pick(work: TrainWork, splits: Splits, emit: Emit) -> tuple[str, tuple[str, ...], Ranking | None]:
     """The backbone to take, why, and the ranking that was made for it."""
-    budget = work.recipe.budget or Budget()
+    budget, lacks = work.recipe.budget or Budget(), partial(planning.lacking, work.recipe)
     try:
         check_measurable(np.bincount(splits.train.targets, minlength=len(splits.labels)).tolist())
     except errors.Invalid as error:
         costs = rank.cheapest_first(rank.at_hand(work.places), len(splits.labels), places=work.places, emit=emit)
-        return *ranking.choose_unmeasured(costs, budget, error.message), None
+        return *ranking.choose_unmeasured(costs, budget, error.message, lacks), None
     known, ranked = _ranking(work, splits, emit)
-    chosen, reasons = ranking.choose(known, budget)
+    chosen, reasons = ranking.choose(known, budget, lacks)
     return chosen.name, reasons, ranked
 
 

@@ -80,7 +80,9 @@ def submit_training(
     """Queue a fine-tune. Raises as `submit`."""
     version = datasets.asked_version(session, wanted.dataset, wanted.version)
     recipe, plan = wanted.recipe, None
-    if not recipe.picks_backbone:
+    if recipe.picks_backbone:
+        planning.check_candidates(recipe)
+    else:
         resolved = resolve_recipe(session, version, recipe, max_activation_bytes=max_activation_bytes)
         recipe, plan = resolved.recipe, None if decides_itself(recipe, version) else resolved.plan
     job = _queued("train", GPU_QUEUE, version.dataset_id, spec=asdict(recipe), max_attempts=max_attempts, now=now)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import errors, ranking
+from app import errors, planning, ranking
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.jobs import service as jobs
@@ -61,12 +62,14 @@ def plan(
 
     if not wanted.recipe.picks_backbone:
         return planned(wanted.recipe)
+    planning.check_candidates(wanted.recipe)
     _check_comparable(version)
     row = rankings.newest_of_all(session, version)
     if row is None or not _is_current(session, row, now):
         asked = RankingCreate(kind="rank", dataset=version.dataset_id)
         return jobs.submit_ranking(session, version, asked, max_attempts=max_attempts, now=now)
-    chosen, reasons = ranking.choose(rankings.figures(row), wanted.recipe.budget or Budget())
+    lacks = partial(planning.lacking, wanted.recipe)
+    chosen, reasons = ranking.choose(rankings.figures(row), wanted.recipe.budget or Budget(), lacks)
     found = planned(replace(wanted.recipe, backbone=chosen.name, budget=None))
     if not isinstance(found, Planned):
         return found

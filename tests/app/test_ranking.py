@@ -176,12 +176,12 @@ def test_the_best_within_the_budget_is_chosen(budget: Budget, chosen: str) -> No
 
 def test_the_reasons_tell_what_stood_before_and_why_it_was_passed_over() -> None:
     _, reasons = ranking.choose(three(), Budget(latency_ms=2))
-    assert "best within the budget and number 3 of 3" in reasons[0]
+    assert "best that fits and number 3 of 3" in reasons[0]
     assert reasons[1] == "large stands before it, but takes 20.0 ms an image, of at most 2 ms."
 
 
 def test_a_budget_that_none_fits_is_said_with_what_each_takes() -> None:
-    with pytest.raises(Invalid, match="none of 3 backbones is within the budget") as raised:
+    with pytest.raises(Invalid, match="none of 3 backbones fits") as raised:
         ranking.choose(three(), Budget(latency_ms=0.5))
     assert raised.value.code == "no_backbone_fits"
     assert raised.value.detail["backbones"] == {
@@ -189,6 +189,22 @@ def test_a_budget_that_none_fits_is_said_with_what_each_takes() -> None:
         "middle": ["takes 4.0 ms an image, of at most 0.5 ms"],
         "small": ["takes 1.0 ms an image, of at most 0.5 ms"],
     }
+
+
+def test_what_lacks_something_is_passed_over() -> None:
+    def lacks(name: str) -> tuple[str, ...]:
+        return () if name == "small" else ("has no stage layer3",)
+
+    found, reasons = ranking.choose(three(), Budget(), lacks)
+    assert found.name == "small"
+    assert reasons[1] == "large stands before it, but has no stage layer3."
+    assert [entry.name for entry in ranking.within(three(), Budget(), lacks)] == ["small"]
+    costs = [(entry.name, entry.cost) for entry in three().measured]
+    name, reasons = ranking.choose_unmeasured(iter(costs), Budget(), "too few images", lacks)
+    assert (name, reasons[1]) == ("small", "large comes before it, but has no stage layer3.")
+    with pytest.raises(Invalid, match="large has no stage layer3; ") as refused:
+        ranking.choose(three(), Budget(), lambda _name: ("has no stage layer3",))
+    assert (refused.value.code, refused.value.field) == ("no_backbone_fits", "recipe.backbone")
 
 
 def test_without_a_ranking_the_first_network_within_the_budget_is_taken() -> None:

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import ranking
+from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases
@@ -342,3 +343,45 @@ def test_recipes_that_contradict_themselves_are_refused(
     body = {"dataset": versioned, "model": "mine", "recipe": recipe}
     found = problem(http.post("/v1/jobs", json=body), 422)
     assert found["errors"][0]["location"][:3] == ["body", "recipe", field]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans"])
+@pytest.mark.parametrize(
+    ("stages", "field"),
+    [
+        ({"freeze": "layer33"}, "freeze"),
+        ({"stage": "layer33"}, "stage"),
+        ({"freeze": "best"}, "freeze"),
+        ({"stage": "layer3", "freeze": "patches"}, "freeze"),  # none has both
+    ],
+)
+def test_a_stage_that_no_backbone_has_is_refused_also_where_the_backbone_is_open(
+    http: TestClient, versioned: str, bell: Bell, path: str, stages: dict[str, str], field: str
+) -> None:
+    body: dict[str, object] = {"dataset": versioned, "recipe": {"backbone": "auto", **stages}}
+    found = problem(http.post(path, json=body | ({"model": "mine"} if path == "/v1/jobs" else {})), 422)
+    assert found["code"] == "unknown_stage"
+    assert found["errors"][0]["location"] == ["body", "recipe", field]
+    assert "layer3" in found["nearest"] or stages != {"freeze": "layer33"}
+    assert bell.rung == []
+
+
+def test_of_the_ranked_backbones_those_with_the_named_stage_are_chosen_from(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    ranked(database, asked(http, versioned)["id"])
+    first = http.post("/v1/plans", json={"dataset": versioned, "recipe": {"backbone": "auto"}}).json()["spec"]
+    others = [name for name in WEIGHTS_HERE if name != first["backbone"]]
+    stages = {name: set(catalogue.find(name).facts.stages) for name in WEIGHTS_HERE}
+    (own, *_) = sorted(stages[others[0]] - stages[first["backbone"]])
+    recipe = {"backbone": "auto", "freeze": own}
+    measuring = http.post("/v1/plans", json={"dataset": versioned, "recipe": recipe}).json()
+    assert (measuring["kind"], measuring["spec"]["backbone"]) == ("analyse", others[0])
+
+    nowhere = {"backbone": "auto", "freeze": "patches"}  # a stage of networks that were not ranked
+    refused = problem(http.post("/v1/plans", json={"dataset": versioned, "recipe": nowhere}), 422)
+    assert refused["code"] == "no_backbone_fits"
+    assert refused["backbones"][first["backbone"]] == ["has no stage patches"]
+    assert refused["errors"][0]["location"] == ["body", "recipe", "backbone"]
+    job = http.post("/v1/jobs", json={"dataset": versioned, "model": "mine", "recipe": nowhere})
+    assert job.status_code == 202  # what a worker has is known to the worker

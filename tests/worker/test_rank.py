@@ -1,5 +1,6 @@
 """Rankings in real processes: candidates become a ranking, and trainings choose their backbone by one."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import pytest
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.db import Database, utc_now
-from app.jobs import service
+from app.facts import VersionFacts
+from app.jobs import leases, retries, service
+from app.jobs.leases import Failure
 from app.jobs.schemas import Candidate, JobCreate, RankingCreate
 from app.jobs.tables import Job
 from app.limits import Budget
+from app.plan import resolve
 from app.ranking import Ranking
 from app.rankings import service as rankings
 from app.recipe import Recipe
@@ -43,8 +47,10 @@ def read(database: Database, job: Job) -> Ranking:
         return rankings.figures(rankings.find(session, job.result["ranking"]))
 
 
-def train(desk: Desk, runner: Runner, dataset_id: str, budget: Budget | None = None) -> Job:
-    recipe = Recipe(backbone="auto", budget=budget, epochs=1)
+def train(
+    desk: Desk, runner: Runner, dataset_id: str, budget: Budget | None = None, *, freeze: str | None = None
+) -> Job:
+    recipe = Recipe(backbone="auto", budget=budget, epochs=1, freeze=freeze)
     wanted = JobCreate(dataset=dataset_id, model="colours", recipe=recipe)
     with desk.database.write() as session:
         job = service.submit(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now())
@@ -169,6 +175,44 @@ def test_a_budget_that_none_fits_ends_the_training_and_says_so(desk: Desk, runne
     assert "formnet has 7.6 MB of values, of at most 1 MB" in error["message"]
 
 
+@on_sqlite
+def test_a_stage_that_no_backbone_at_hand_has_ends_the_training_and_says_so(
+    desk: Desk, runner: Runner, dataset_id: str
+) -> None:
+    error = train(desk, runner, dataset_id, freeze="patches").error
+    assert error is not None
+    assert error["code"] == "no_backbone_fits"
+    assert "formnet has no stage patches" in error["message"]
+
+
+@on_sqlite
+def test_a_training_whose_chosen_weights_went_away_chooses_others_when_it_is_retried(
+    desk: Desk, runner: Runner, few: str, database: Database
+) -> None:
+    wanted = JobCreate(dataset=few, model="colours", recipe=Recipe(backbone="auto"))
+    chosen = Recipe(backbone="squeezenet1_1", strategy="head")  # whose weights are not here any more
+    facts = VersionFacts(classes=2, train_images=2, validation_images=2, smallest_class=1)
+    plan = asdict(resolve(chosen, facts, catalogue.find("squeezenet1_1").facts))
+    with database.write() as session:
+        job = service.submit(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now())
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=30)
+        assert claim is not None
+        leases.record(session, claim, [], plan=plan, now=utc_now(), lease_seconds=30)
+        leases.release(session, claim, Failure("worker_stopped", "stopped", {}), counts=False, now=utc_now())
+    runner.run(job.id)
+    failed = desk.job(job.id)
+    assert failed.error is not None
+    assert failed.error["code"] == "weights_unavailable"
+
+    with database.write() as session:
+        retries.retry(session, job.id, now=utc_now())
+    runner.run(job.id)
+    again = desk.job(job.id)
+    assert again.state == "succeeded", again.error
+    assert again.plan is not None
+    assert again.plan["backbone"] == "formnet"
+
+
 @pytest.fixture
 def few(desk: Desk, runner: Runner) -> str:
     """A data set with one training image of each of two labels."""
@@ -197,6 +241,10 @@ def test_with_too_few_images_to_rank_the_cheapest_network_is_taken_and_the_plan_
     assert later.state == "succeeded", later.error
     assert later.plan is not None
     assert later.plan["backbone"] == "squeezenet1_1"
+    frozen = train(desk, runner, few, freeze="stage4")
+    assert frozen.plan is not None
+    assert frozen.plan["backbone"] == "formnet"
+    assert frozen.plan["reasons"][1] == "squeezenet1_1 comes before it, but has no stage stage4."
     within = train(desk, runner, few, Budget(macs=200_000_000))
     assert within.plan is not None
     assert within.plan["backbone"] == "formnet"
