@@ -283,9 +283,34 @@ def test_a_disk_without_room_for_checkpoints_costs_no_training(
     assert ran.told.of(CheckpointNotKept) == 4 * [CheckpointNotKept("[Errno 28] No space left on device")]
     assert ran.told.of(CheckpointSaved) == []
     assert len(ran.epochs) == 4
-    with pytest.raises(errors.Unavailable, match="no room on the disk") as raised:
-        run(splits, tmp_path, descent=replace(DESCENT, patience=3))
-    assert raised.value.code == "no_room"
+
+
+def test_the_best_epoch_is_kept_also_where_the_disk_has_no_room_for_it(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped = replace(splits, validation=samples.swapped(splits.validation))
+    descent, write = replace(DESCENT, epochs=5, patience=5), checkpoint.write
+    whole = run(swapped, tmp_path / "whole", descent=descent)
+    full_until = 2
+    told = Recorder()
+
+    def with_little_room(path: Path, content: bytes) -> None:
+        if path.name.startswith("best") and len(told.of(EpochFinished)) <= full_until:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write", with_little_room)
+    network = fit.fit(build(), fitting(swapped, tmp_path / "full", told, descent=descent))
+    assert len(told.of(CheckpointNotKept)) == full_until
+    assert told.of(CheckpointSaved) == [CheckpointSaved(epoch) for epoch in (3, 4, 5)]
+    assert equal(network.state_dict(), whole.network.state_dict())
+    # What was kept in the end has all that a training needs that goes on.
+    assert same(run(swapped, tmp_path / "full", descent=descent), whole)
+
+    full_until, told = 5, Recorder()
+    network = fit.fit(build(), fitting(swapped, tmp_path / "never", told, descent=descent))
+    assert equal(network.state_dict(), whole.network.state_dict())
+    assert list((tmp_path / "never").iterdir()) == []
 
 
 def test_what_comes_back_is_the_last_epoch_and_with_patience_the_best(splits: Splits, tmp_path: Path) -> None:

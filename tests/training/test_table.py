@@ -57,7 +57,7 @@ def test_columns_of_columns_are_those_of_the_whole() -> None:
 
 
 def test_a_nameless_table_leaves_nothing_in_its_folder(tmp_path: Path) -> None:
-    values = table.nameless(tmp_path, (3, 2))
+    values = table.nameless(tmp_path, (3, 2), np.float32)
     values[:] = NARROW[:3]
     assert np.array_equal(values, NARROW[:3])
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,10 @@
 """Training the last stages: the others stay as they are to the bit, and what they give is computed once."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,13 @@ from app.recipe import Recipe
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import AT_32, AT_64, facts_of, plan_for, small, train, weights_of
+from worker.training import checkpoint, learner, runtime, table
 from worker.training import feed as feeds
-from worker.training import runtime, table
 from worker.training.data import Splits
 from worker.training.events import (
     CheckpointSaved,
     EpochFinished,
+    Event,
     FeaturesNotKept,
     NotKept,
     ProbeFitted,
@@ -40,6 +43,7 @@ from worker.training.rivals import Trained
 from worker.training.runtime import Compiled, Frozen
 
 LABELS = ("red", "blue")
+FOR_CHECKPOINTS = "the disk has room for the checkpoints, and no more"
 FAMILIES = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet"]
 
 
@@ -207,6 +211,42 @@ def test_a_plan_that_knows_the_room_says_how_many_views_are_kept_and_that_is_wha
     last = [event for event in told.of(Progress) if event.phase == "activations"][-1:]
     assert [event.total for event in last] == ([views * len(splits.train) + len(splits.validation)] if views else [])
     assert not any("after all" in reason for reason in trained.plan.reasons)
+
+
+@pytest.mark.parametrize(("views", "told_of"), [(1, ViewsLimited(views=1, wanted=2)), (0, NotKept(FOR_CHECKPOINTS))])
+def test_what_is_kept_leaves_room_on_the_disk_for_checkpoints(
+    views: int,
+    told_of: Event,
+    splits: Splits,
+    resnet: tuple[Backbone, WeightsFile],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, told = plan_for(splits, recipe(views=2)), Recorder()
+    assert plan.freeze is not None
+    assert plan.descent is not None
+    network = classifiers.build(resnet[0], 2, state=None, seed=0)
+    of_a_view = 2 * feeds.values_behind(network, plan.freeze) * (len(splits.train) + len(splits.validation))
+    network.freeze(plan.freeze)
+    state, values = learner.sizes(network, plan.descent)
+    free = checkpoint.most_bytes(state=state, values=values) + views * of_a_view
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free))
+    train(splits, plan, *resnet, tmp_path, told)
+
+    assert [event for event in told.events if isinstance(event, NotKept | ViewsLimited)] == [told_of]
+    assert len(told.of(CheckpointSaved)) == 2
+    taken = sum(path.stat().st_size for path in (tmp_path / "work").iterdir())
+    assert taken < checkpoint.most_bytes(state=state, values=values)
+
+
+def test_a_training_that_is_interrupted_leaves_its_checkpoints_alone(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+) -> None:
+    plan = plan_for(splits, recipe(epochs=3))
+    with pytest.raises(Stopped):
+        train(splits, plan, *resnet, tmp_path, Recorder(CheckpointSaved(1)))
+    left = {path.suffix for path in (tmp_path / "work").rglob("*")}
+    assert left == {".json", ".safetensors"}
 
 
 def test_a_stage_that_is_not_there_is_answered_with_those_that_are(splits: Splits) -> None:

@@ -55,22 +55,40 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mapping[str, Tensor] | None = None) -> None:
     """Make `checkpoint` the state of `folder`. `best` are the network's values where its last epoch is the best one
-    now; otherwise those of the best one stay. So does the state after the last finished epoch, if it was kept."""
+    now; otherwise those of the best one stay. So does the state after the last finished epoch, if it was kept. Raises
+    `OSError` where the disk has no room, and the state stays the one before."""
     folder.mkdir(parents=True, exist_ok=True)
     names = _names(checkpoint.position, checkpoint.best)
-    _write_tensors(folder / names[0], checkpoint.tensors)
-    if best is not None:
-        _write_tensors(folder / names[1], best)
     index = {
         "fingerprint": fingerprint,
         "position": asdict(checkpoint.position),
         "best": None if checkpoint.best is None else asdict(checkpoint.best),
     }
-    write(folder / _INDEX, json.dumps(index).encode())
+    files = {folder / names[0]: checkpoint.tensors} | ({} if best is None else {folder / names[1]: best})
+    new = [path for path in files if not path.exists()]
+    try:
+        for path, tensors in files.items():
+            _write_tensors(path, tensors)
+        write(folder / _INDEX, json.dumps(index).encode())
+    except OSError:
+        for path in new:  # of no use without the others, and in the way of the next state
+            path.unlink(missing_ok=True)
+        raise
     kept = {*names, _last(checkpoint.position.epochs)}
     for path in folder.glob("*.safetensors*"):
         if path.name not in kept:
             path.unlink()
+
+
+def copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values that stay as they are, in the memory of this machine."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in values.items()}
+
+
+def most_bytes(*, state: int, values: int) -> int:
+    """The room that a folder takes at most, with states of so many bytes and the network's values: the last state, that
+    after the last finished epoch and a new one beside them, the best values and new ones."""
+    return 3 * state + 2 * values
 
 
 def take_over(folder: Path, others: Iterable[Path]) -> None:
@@ -164,11 +182,15 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def write(path: Path, content: bytes) -> None:
     """Make `content` that of the file, durably and in one step."""
     part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a full disk, half of it would be in the way
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

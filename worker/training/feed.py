@@ -199,13 +199,13 @@ class ActivationFeed:
 def activations(
     images: ImageFeed, network: Classifier, stage: str, *, views: int, half: bool, folder: Path, emit: Emit
 ) -> ActivationFeed:
-    """The feed of what `network` makes of `images` up to `stage`, in files of the new folder `folder`.
+    """The feed of what `network` makes of `images` up to `stage`, in files of `folder` that go with the feed.
 
     The first view of an image is what serving sees; the others are changed as the training images are to be. With
     `half`, those of the training images are computed in bf16, as in a training of all layers. Raises `OSError` where
     the disk has no room, and `BadImage`.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     splits, plain = images.splits, images.plain()
     form = classifiers.inference_form(network).to(images.device)
     total = views * len(splits.train) + len(splits.validation)
@@ -213,13 +213,13 @@ def activations(
     at_once = features.batch_size(images.device)
     if images.device.type == "cpu":
         at_once = max(1, min(at_once, _BYTES_AT_ONCE // (4 * values_behind(network, stage))))
-    store = _Store(frozen, at_once, emit, total=total)
+    store = _Store(frozen, at_once, folder, emit, total=total)
     changed = [plain, *(images.view(number) for number in range(1, views))]
     return ActivationFeed(
         splits=splits,
         stage=stage,
-        train=store.write(folder / "train.npy", splits.train, changed, half=half),
-        validation=store.write(folder / "validation.npy", splits.validation, [plain], half=False)[0],
+        train=store.write(splits.train, changed, half=half),
+        validation=store.write(splits.validation, [plain], half=False)[0],
         device=images.device,
     )
 
@@ -227,15 +227,16 @@ def activations(
 class _Store:
     """Passes images through the frozen part of a network and keeps what comes out."""
 
-    def __init__(self, frozen: Frozen, at_once: int, emit: Emit, *, total: int) -> None:
+    def __init__(self, frozen: Frozen, at_once: int, folder: Path, emit: Emit, *, total: int) -> None:
         self._frozen = frozen
         self._at_once = at_once
+        self._folder = folder
         self._emit = emit
         self._done = 0
         self._total = total
 
     def write(
-        self, path: Path, images: Images, views: Sequence[Callable[[int, bytes], Pixels]], *, half: bool
+        self, images: Images, views: Sequence[Callable[[int, bytes], Pixels]], *, half: bool
     ) -> NDArray[np.float16]:
         """What comes out for each view of each image `(V, N, …)`, in a file that is mapped into memory."""
         kept: NDArray[np.float16] | None = None
@@ -243,17 +244,14 @@ class _Store:
             start = 0
             for values in self._passed(images, view, half=half):
                 if kept is None:
-                    shape = (len(views), len(images), *values.shape[1:])
-                    kept = np.lib.format.open_memmap(path, "w+", np.float16, shape)
-                    with path.open("r+b") as file:
-                        table.reserve(file.fileno(), path.stat().st_size)
+                    kept = table.nameless(self._folder, (len(views), len(images), *values.shape[1:]), np.float16)
                 kept[number, start : start + len(values)] = values
                 start += len(values)
                 self._done += len(values)
                 self._emit(Progress("activations", self._done, self._total))
-        del kept  # written out
-        read: NDArray[np.float16] = np.load(path, mmap_mode="r")
-        return read
+        assert kept is not None
+        kept.flags.writeable = False
+        return kept
 
     def _passed(
         self, images: Images, view: Callable[[int, bytes], Pixels], *, half: bool
@@ -296,7 +294,7 @@ def _gathered(batches: Iterable[Tensor], count: int, folder: Path, emit: Emit) -
 def _table(folder: Path, shape: tuple[int, int], emit: Emit) -> NDArray[np.float32]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return table.nameless(folder, shape)
+        return table.nameless(folder, shape, np.float32)
     except OSError as error:
         emit(FeaturesNotKept(reason=str(error)))
         return np.empty(shape, np.float32)

@@ -4,7 +4,6 @@ The same seed gives the same network, whatever the timing of threads and however
 every random number follows from the seed, the epoch and the place in it.
 """
 
-import copy
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
 from app import errors
@@ -87,7 +85,7 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
         fitting.emit(BatchShared(devices=1 + len(works)))
     network.to(fitting.device).to(memory_format=torch.channels_last)
     with peers.gathered(_follow, works, device=fitting.device) as group:
-        trained = _Training(_with_common_norms(network, group.peers), fitting, group).run()
+        trained = _Training(peers.with_common_norms(network, group.peers), fitting, group).run()
     if trained is not network:
         network.load_state_dict(trained.state_dict())
     return network.eval()
@@ -132,6 +130,8 @@ class _Training:
         """Of the steps that `_position` does not count yet: to ask a GPU for each would be to wait for it."""
         self._best: Best | None = None
         """What is kept besides the last values: the start where it competes, the best epoch where there is patience."""
+        self._unkept: Mapping[str, Tensor] | None = None
+        """The values of `_best` where the disk had no room for them."""
         self._last: Best | None = None
         self._is_enough = False
         """Whether the steps are to end here."""
@@ -156,7 +156,7 @@ class _Training:
         end = self._learner.kept.state_dict()
         if self._best is None:
             return end
-        best = checkpoint.load_best(self._fitting.workdir, self._best)
+        best = self._unkept or checkpoint.load_best(self._fitting.workdir, self._best)
         # With patience, the end was among those that were compared.
         return self._between(best, self._best, end) if ends_well and self._descent.patience is None else best
 
@@ -358,19 +358,20 @@ class _Training:
         if not math.isfinite(self._position.loss):
             return False  # what was kept before is of more use
         self._saved_at = time.monotonic()
+        best = self._learner.kept.state_dict() if is_best else self._unkept
         try:
             checkpoint.save(
                 self._fitting.workdir,
                 Checkpoint(self._position, self._best, self._learner.state()),
                 fingerprint=self._fitting.fingerprint,
-                best=self._learner.kept.state_dict() if is_best else None,
+                best=best,
             )
         except OSError as error:
-            if is_best:  # it may be what the training is to end with
-                said = f"what was trained so far has no room on the disk: {error}"
-                raise errors.Unavailable(said, code="no_room") from error
+            if is_best:  # it may be what the training ends with
+                self._unkept = checkpoint.copied(self._learner.kept.state_dict())
             self._fitting.emit(CheckpointNotKept(reason=str(error)))
             return False
+        self._unkept = None
         return True
 
 
@@ -392,20 +393,11 @@ def _shared(network: Classifier, fitting: Fitting) -> list[tuple[torch.device, t
 def _follow(place: Peers, work: tuple[Classifier, Fitting], positions: Iterator[Position]) -> None:
     network, fitting = work
     network.to(fitting.device).to(memory_format=torch.channels_last)
-    _Training(_with_common_norms(network, place), fitting, Group.of_one(place)).follow(positions)
+    _Training(peers.with_common_norms(network, place), fitting, Group.of_one(place)).follow(positions)
 
 
 def _say_nothing(_event: Event) -> None:
     pass
-
-
-def _with_common_norms(network: Classifier, place: Peers) -> Classifier:
-    """A network with the same values, whose BatchNorm sees the whole batch where several GPUs share it."""
-    if place.count == 1 or next(network.parameters()).device.type != "cuda":
-        return network  # on CPUs there is none that does: each process has statistics of its own
-    network = copy.deepcopy(network)
-    network.body = convert_sync_batchnorm(network.body)
-    return network
 
 
 def _criterion(fitting: Fitting) -> Criterion:

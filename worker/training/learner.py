@@ -194,6 +194,13 @@ class Learner:
                 average.copy_(value)
 
 
+def sizes(network: Classifier, descent: Descent) -> tuple[int, int]:
+    """Bytes of what `Learner.state` gives at most, and of the network's values alone."""
+    values = sum(value.nbytes for value in network.state_dict().values())
+    trained = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
+    return values * (2 if descent.ema else 1) + len(_KEYS[descent.optimizer]) * trained, values
+
+
 def _sgd(network: Classifier, descent: Descent) -> torch.optim.Optimizer:
     is_fused = next(network.parameters()).device.type == "cuda"
     optimizer = torch.optim.SGD(

@@ -5,6 +5,7 @@ One of them leads: it is the only one that tells of the training, judges it and 
 epochs that it names, and end with it, however that comes about.
 """
 
+import copy
 import multiprocessing
 import os
 import pickle
@@ -22,9 +23,11 @@ from typing import Any
 
 import torch
 import torch.distributed
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
 from app import errors
+from app.backbones.classifier import Classifier
 from worker.training import precision
 
 Follow = Callable[["Peers", Any, Iterator[Any]], None]
@@ -160,6 +163,15 @@ class Group:
 
 def _gone() -> errors.Unavailable:
     return errors.Unavailable("one of the processes that share the training is gone", code="peer_lost")
+
+
+def with_common_norms(network: Classifier, place: Peers) -> Classifier:
+    """A network with the same values, whose BatchNorm sees the whole batch where several GPUs share it."""
+    if place.count == 1 or next(network.parameters()).device.type != "cuda":
+        return network  # on CPUs there is none that does: each process has statistics of its own
+    network = copy.deepcopy(network)
+    network.body = convert_sync_batchnorm(network.body)
+    return network
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from app import errors, room
+from app import errors
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
@@ -20,11 +19,11 @@ from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
 from app.warmstart import Kept, WarmStart
 from worker.training import (
+    caches,
     evaluate,
     features,
     fit,
     frequencies,
-    keptfeed,
     outcomes,
     precision,
     probe,
@@ -33,10 +32,10 @@ from worker.training import (
     stage_probe,
     warm,
 )
-from worker.training import feed as feeds
+from worker.training.caches import Caches
 from worker.training.data import Splits
 from worker.training.evaluate import Answers, Judge
-from worker.training.events import Emit, Evaluated, ImagesNotKept, NotKept, ViewsLimited
+from worker.training.events import Emit, Evaluated
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
@@ -126,7 +125,11 @@ def train(
 
 def _carried_out(training: _Training) -> Trained:
     carry_out, targets = STRATEGIES[training.plan.strategy], training.splits.validation.targets
-    return outcomes.noted(lambda emit: carry_out(replace(training, emit=emit)), training.emit, targets)
+    try:
+        return outcomes.noted(lambda emit: carry_out(replace(training, emit=emit)), training.emit, targets)
+    finally:
+        # One that is paused may wait for days, and goes on from its checkpoints alone.
+        caches.discard(training.workdir)
 
 
 def _compared(training: _Training, base: Base, start: WarmStart, trained: Trained) -> Trained:
@@ -243,57 +246,10 @@ def _train_top(training: _Training) -> Trained:
         others = classifiers.build(training.backbone, len(training.splits.labels), state=None, seed=plan.seed)
         classifiers.renew(classifier, others, behind=plan.freeze)
     classifier.freeze(plan.freeze)
-    images = _images(training, classifier)
-    feed = _kept(training, images, classifier)
+    feed = _caches(training, classifier).activations(_images(training, classifier))
     if plan.reinit == "none":
         _fit_head(training, classifier, feed.features(classifier, folder=training.workdir, emit=training.emit))
     return _fitted(training, classifier, feed)
-
-
-def _kept(training: _Training, images: ImageFeed, classifier: Classifier) -> Feed:
-    """The activations behind the frozen stages, if there is room for them, else the images themselves."""
-    plan, splits = training.plan, training.splits
-    assert plan.freeze is not None
-    if not classifier.walk.can_enter:
-        training.emit(NotKept(reason="the network cannot be entered between stages"))
-        return _decoded(training, images)
-    values = feeds.values_behind(classifier, plan.freeze)
-    count = len(splits.train) + len(splits.validation)
-    views = room.views_that_fit(plan.views, values=values, images=count, max_bytes=training.max_activation_bytes)
-    if views == 0:
-        training.emit(NotKept(reason="no room"))
-        return _decoded(training, images)
-    if views < plan.views:
-        training.emit(ViewsLimited(views=views, wanted=plan.views))
-    assert plan.descent is not None
-    half = precision.is_half(plan.descent.precision, training.device, training.emit)
-    folder = training.workdir / "activations"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        return feeds.activations(
-            images, classifier, plan.freeze, views=views, half=half, folder=folder, emit=training.emit
-        )
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        training.emit(NotKept(reason=str(error)))
-        return _decoded(training, images)
-
-
-def _decoded(training: _Training, images: ImageFeed) -> ImageFeed:
-    """`images`, each decoded once where a GPU would wait for them and there is room to keep them."""
-    if training.device.type != "cuda":
-        return images
-    if keptfeed.kept_bytes(training.splits, images.preprocessing) > training.max_activation_bytes:
-        training.emit(ImagesNotKept(reason="no room"))
-        return images
-    folder = training.workdir / "images"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        return keptfeed.kept(images, folder=folder)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        training.emit(ImagesNotKept(reason=str(error)))
-        return images
 
 
 def _train_full(training: _Training) -> Trained:
@@ -302,7 +258,11 @@ def _train_full(training: _Training) -> Trained:
     if training.values_sha256 is not None and training.plan.reinit == "none":
         # Kept on disk, they are there already where the plan has come from a comparison of backbones.
         _fit_head(training, classifier, _features(training, classifier).at(features.HEAD).train)
-    return _fitted(training, classifier, _decoded(training, _images(training, classifier)))
+    return _fitted(training, classifier, _caches(training, classifier).decoded(_images(training, classifier)))
+
+
+def _caches(training: _Training, classifier: Classifier) -> Caches:
+    return Caches(classifier, training.plan, training.workdir, training.max_activation_bytes, training.emit)
 
 
 def _images(training: _Training, classifier: Classifier) -> ImageFeed:

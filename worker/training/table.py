@@ -1,15 +1,18 @@
 """Tables of numbers that are read row by row when they are asked for, so that they may be larger than the memory."""
 
 import errno
+import math
 import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Number = TypeVar("Number", bound=np.number[Any])
 
 _PORTION_BYTES = 2**20
 
@@ -74,11 +77,12 @@ class Columns:
         return self.rows[rows, self.columns.start + start : self.columns.start + stop]
 
 
-def nameless(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """A table in a file of `folder` that goes with it. Raises `OSError` where the disk has no room."""
+def nameless(folder: Path, shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number]:
+    """Numbers in a file of `folder` that goes with them, also where the process is killed. Raises `OSError` where the
+    disk has no room."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        reserve(file.fileno(), 4 * shape[0] * shape[1])
-        return np.memmap(file, np.float32, "r+", shape=shape)
+        reserve(file.fileno(), math.prod(shape) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype, "r+", shape=shape)
 
 
 def reserve(descriptor: int, size_bytes: int) -> None:
