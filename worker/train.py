@@ -1,6 +1,7 @@
 """The work of a training: a plan carried out on a version, ending in an artifact."""
 
 import platform
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,13 +29,15 @@ from worker import analyse, bases, rank, searching
 from worker.places import Places
 from worker.searching import SearchWork
 from worker.splits import splits_of
-from worker.training import checkpoint, frequencies, report, strategies
+from worker.training import caches, checkpoint, frequencies, report, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit, Planned
 from worker.training.rivals import Trained
 from worker.training.warm import Base
 from worker.works import TrainOutcome, TrainWork
 
+_CHECKPOINTS, _ARTIFACT = "checkpoints", "artifact"
+"""In the folder of an attempt."""
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
 
@@ -59,11 +62,11 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     file = _weights(work.places, backbone, plan.weights)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
     folder = work.folder / work.version_id
+    earlier = _earlier_attempts(work)
     training = _Training(work, splits, backbone, file, base)
     if work.recipe.search is None:
-        checkpoints = folder / "checkpoints"
-        checkpoint.take_over(checkpoints, work.folder.glob("*/checkpoints"))
-        trained = training.carry_out(plan, checkpoints, emit)
+        _take_over(earlier, folder)
+        trained = training.carry_out(plan, folder / _CHECKPOINTS, emit)
     else:
         trained = training.search(plan, settled.measured or work.profile, folder / "search", emit, began=began)
     chosen = _is_choosing(plan) or work.recipe.search is not None
@@ -81,9 +84,9 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         outlet=trained.classifier.outlet,
         calibration=_calibration(figures, trained),
     )
-    artifact.write(folder / "artifact", result, thumbnails=found.thumbnails)
+    artifact.write(folder / _ARTIFACT, result, thumbnails=found.thumbnails)
     return TrainOutcome(
-        artifact=folder / "artifact",
+        artifact=folder / _ARTIFACT,
         version_id=work.version_id,
         plan=trained.plan,
         labels=splits.labels,
@@ -136,6 +139,27 @@ class _Training:
         )
         others = self.work.folder.glob("*/search")
         return searching.carry_out(work, self.splits, self.carry_out, folder=workdir, others=others, emit=emit)
+
+
+def _earlier_attempts(work: TrainWork) -> list[Path]:
+    """Their folders, in which there is no more than another attempt goes on with. One of them may still be at work:
+    what it maps it has, what it misses ends it, and nothing of it counts."""
+    # Ids sort by the time they were made: an attempt that begins late, its lease being over, spoils nothing of the one
+    # that has taken its place.
+    found = [path for path in work.folder.glob("*") if path.is_dir() and path.name < work.version_id]
+    for path in found:
+        caches.discard(path)
+        shutil.rmtree(path / _ARTIFACT, ignore_errors=True)
+    return found
+
+
+def _take_over(earlier: list[Path], folder: Path) -> None:
+    """Make the furthest of the `earlier` states that of `folder`, and remove those that have nothing more."""
+    checkpoints = folder / _CHECKPOINTS
+    checkpoint.take_over(checkpoints, [path / _CHECKPOINTS for path in earlier])
+    for path in earlier:
+        if checkpoint.reach(path / _CHECKPOINTS) <= checkpoint.reach(checkpoints):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _base(work: TrainWork) -> Base | None:

@@ -21,6 +21,7 @@ from app.models import service as models
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
+from tests.training.samples import Recorder, Stopped
 from tests.worker.conftest import Desk
 from tests.worker.test_runner import MANY_EPOCHS, job_processes, running, until
 from worker import child, kinds
@@ -28,8 +29,9 @@ from worker.forkserver import Forkserver
 from worker.ingest import ingest
 from worker.messages import GaveUp
 from worker.runner import Runner
-from worker.training.events import Event, Progress
-from worker.works import IngestWork, TrainOutcome
+from worker.train import train
+from worker.training.events import CheckpointSaved, Event, Progress, Resumed
+from worker.works import IngestWork, TrainOutcome, TrainWork
 
 
 def test_an_outcome_that_cannot_be_published_fails_the_job_with_the_reason(
@@ -116,6 +118,32 @@ def test_a_stale_attempt_at_an_import_changes_nothing_of_the_one_that_counts(
     assert items(desk, files, dataset_id, 2) == before
     runner.run(desk.submit_import(factories.photos(each=3, first_seed=700), dataset_id=dataset_id).id)
     assert len(items(desk, files, dataset_id, 3)) == 36
+
+
+def test_an_attempt_leaves_nothing_of_earlier_ones_and_a_stale_one_leaves_it_alone(
+    desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=4)
+    works: list[TrainWork] = []
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+        assert claim is not None
+        works += [kinds.KINDS["train"].prepare(session, claim, settings, files) for _ in range(3)]
+    folder = works[0].folder
+    for number, work in enumerate(works, start=1):
+        told = Recorder(CheckpointSaved(number))
+        with pytest.raises(Stopped):
+            train(work, told)
+        assert told.of(Resumed) == ([] if number == 1 else [Resumed(number - 1, 0)])
+        assert [path.name for path in folder.iterdir()] == [work.version_id]
+        # As one leaves them whose process was killed.
+        (folder / work.version_id / "checkpoints" / "images").mkdir()
+        (folder / work.version_id / "artifact").mkdir()
+
+    before = sorted((folder / works[2].version_id).rglob("*"))
+    with pytest.raises(Stopped):
+        train(works[1], Recorder(CheckpointSaved(2)))
+    assert sorted((folder / works[2].version_id).rglob("*")) == before
 
 
 def items(desk: Desk, files: Storage, dataset_id: str, number: int) -> list[str]:

@@ -86,6 +86,7 @@ class Caches:
 
 
 def discard(folder: Path) -> None:
-    """Remove what a training with this folder of its own has kept besides checkpoints."""
+    """Remove what trainings in `folder`, or in folders of it, have kept besides checkpoints."""
     # Activations have no name, and go with the process.
-    shutil.rmtree(folder / _IMAGES, ignore_errors=True)
+    for images in folder.rglob(_IMAGES):
+        shutil.rmtree(images, ignore_errors=True)

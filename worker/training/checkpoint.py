@@ -96,7 +96,7 @@ def take_over(folder: Path, others: Iterable[Path]) -> None:
 
     Whoever wrote them may still be at it, so their files may go while this looks at them, but never change.
     """
-    for other in sorted(others, key=_reach, reverse=True):
+    for other in sorted(others, key=reach, reverse=True):
         for _ in range(_TRIES):
             try:
                 _link(other, folder)
@@ -105,6 +105,15 @@ def take_over(folder: Path, others: Iterable[Path]) -> None:
             except (OSError, ValueError, KeyError, TypeError):
                 break
             return
+
+
+def reach(folder: Path) -> tuple[int, int]:
+    """How many epochs, and steps of the next one, the state of `folder` has behind it; (-1, 0) where there is none."""
+    try:
+        position, _ = _read(json.loads((folder / _INDEX).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1, 0
+    return position.epochs, position.steps
 
 
 def load(folder: Path, *, fingerprint: str) -> Checkpoint | None:
@@ -135,14 +144,6 @@ def load_epoch(folder: Path, epoch: int) -> dict[str, Tensor] | None:
         return safetensors.torch.load_file(folder / _last(epoch))
     except (OSError, safetensors.SafetensorError):
         return None
-
-
-def _reach(folder: Path) -> tuple[int, int]:
-    try:
-        position, _ = _read(json.loads((folder / _INDEX).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return -1, 0
-    return position.epochs, position.steps
 
 
 def _link(source: Path, folder: Path) -> None:
