@@ -67,6 +67,9 @@ def _outcome(emitter: "_Emitter", kind: str, work: Any) -> Message:
     except Exception as error:
         if emitter.is_stopping:  # libraries that call back into our code dress `Stopped` up as errors of their own
             return GaveUp()
+        if memory.is_of_memory(error):
+            logger.exception("the job had too little memory")
+            return Failed(Failure("out_of_memory", f"there was too little memory for the job: {error}", {}))
         logger.exception("the job failed unexpectedly")
         return Failed(Failure("internal_error", f"{type(error).__name__}: {error}", {}))
 

@@ -15,7 +15,7 @@ from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.experiments import service as experiments
-from app.jobs import leases
+from app.jobs import events, leases
 from app.jobs import service as jobs
 from app.jobs.leases import Claim
 from app.jobs.schemas import Candidate, OptimisationCreate
@@ -138,7 +138,13 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         is_optimised=settings.optimise_after_training
         and not experiments.is_arm(session, claim.dataset_id, claim.job_id),
         is_last=claim.attempt >= claim.max_attempts,
+        kills=_kills(session, claim.job_id),
     )
+
+
+def _kills(session: Session, job_id: str) -> int:
+    ends = events.of_type(session, job_id, leases.ATTEMPT_ENDED)
+    return sum(event.data["detail"].get("signal") == "SIGKILL" for event in ends)
 
 
 def _base(session: Session, start: WarmStart, storage: Storage) -> BaseWork:

@@ -123,6 +123,7 @@ class _Training:
             device=device,
             others=tuple(others),
             base=self.base,
+            pieces=2**self.work.kills,
         )
 
     def search(self, plan: Plan, profile: Profile | None, workdir: Path, emit: Emit, *, began: float) -> Trained:

@@ -143,6 +143,8 @@ class TrainWork:
     """Whether the job will not be tried again if this attempt's process dies."""
     is_optimised: bool = False
     """Whether an optimisation is to follow."""
+    kills: int = 0
+    """How many attempts of the job ended with its process killed, as the system does when memory runs out."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ def last(session: Session, job_id: str, *, limit: int) -> Sequence[JobEvent]:
     return session.scalars(query.order_by(JobEvent.seq.desc()).limit(limit)).all()[::-1]
 
 
+def of_type(session: Session, job_id: str, kind: str) -> Sequence[JobEvent]:
+    """The events of a job that have this type, in order."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == kind)
+    return session.scalars(query.order_by(JobEvent.seq)).all()
+
+
 def of_jobs(session: Session, job_ids: Collection[str]) -> Sequence[JobEvent]:
     """All events of several jobs, those of each in order."""
     query = select(JobEvent).where(JobEvent.job_id.in_(job_ids))

@@ -17,6 +17,8 @@ from app.jobs.events import Line
 from app.jobs.tables import Job, Worker
 
 _HELD = ("running", "pausing", "cancelling", "finishing")
+ATTEMPT_ENDED = "attempt_ended"
+"""The event of an attempt that ended without a result, with the failure as its data."""
 GIVING_WAY = ("optimise",)
 """Kinds of jobs that come after all others: what they make better is there already."""
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "progress": None}
@@ -144,7 +146,7 @@ def release(session: Session, claim: Claim, failure: Failure, *, counts: bool, n
     if not counts:
         values["attempt"] = Job.attempt - 1
     states = ("running", "pausing", "finishing")
-    return _write(session, claim, [Line("attempt_ended", vars(failure))], values, states, now=now)
+    return _write(session, claim, [Line(ATTEMPT_ENDED, vars(failure))], values, states, now=now)
 
 
 def confirm_pause(session: Session, claim: Claim, *, now: datetime) -> None:

@@ -17,6 +17,7 @@ from app import errors
 from app.predictions import faults
 from app.predictions.loaded import Loaded
 from app.predictions.tickets import Ticket, too_late
+from app.runtimes import memory
 from app.runtimes.form import Images
 
 logger = logging.getLogger(__name__)
@@ -331,7 +332,7 @@ def _smoothed(before: float, now: float) -> float:
 def _told(error: Exception, lane: Lane) -> errors.Unavailable:
     """What is said of a pass that failed, after which only a network that had too little memory goes on."""
     form = lane.loaded.form.name
-    if faults.is_of_memory(error):
+    if memory.is_of_memory(error):
         logger.warning("too little memory for a pass in %s: %s", form, error)
         return faults.no_memory()
     logger.error("a pass in %s failed", form, exc_info=error)

@@ -323,7 +323,7 @@ def _told(error: BaseException, version: Served) -> errors.GraftError:
     """What is said of a version that could not be loaded."""
     if isinstance(error, errors.GraftError):
         return error
-    if faults.is_of_memory(error):
+    if memory.is_of_memory(error):
         logger.warning("too little memory to load %s@%d: %s", version.model_name, version.number, error)
         return faults.no_memory()
     logger.error("%s@%d could not be loaded", version.model_name, version.number, exc_info=error)

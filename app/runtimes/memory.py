@@ -1,12 +1,15 @@
-"""How much memory this process takes, on a GPU or without one, and how to let go of what it does not need any more."""
+"""How much memory this process takes, on a GPU or without one, how to let go of what it does not need any more, and
+what it means that there is too little."""
 
 import ctypes
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+from app import errors
 from app.optimisation import Runtime
 
 _STATM = Path("/proc/self/statm")
@@ -14,6 +17,18 @@ _STATM = Path("/proc/self/statm")
 _TRIM_THRESHOLD, _NEVER = -1, -1
 _MMAP_THRESHOLD, _MOST = -3, 2**25
 _OF_TORCH: tuple[Runtime, ...] = ("torch", "torch-compiled")
+_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "alloc_failed",
+    "bad_alloc",
+    "bad allocation",
+)
+"""What CUDA, TensorRT, torch on a CPU, ONNX Runtime, cuDNN, C++ and Linux say when there is too little; few of them
+have an error of its own."""
 
 
 def used_bytes(device: str) -> int | None:
@@ -51,3 +66,25 @@ def give_back() -> None:
     torch.cuda.empty_cache()  # nothing where no GPU has been used
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory for what raised this."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error).lower()
+    return any(phrase in said for phrase in _OF_MEMORY)
+
+
+@contextmanager
+def told_alike() -> Iterator[None]:
+    """Inside, too little memory is a `torch.OutOfMemoryError`, whatever says so: torch itself raises that for GPUs
+    alone."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, errors.GraftError):
+        raise
+    except Exception as error:
+        if not is_of_memory(error):
+            raise
+        raise torch.OutOfMemoryError(str(error) or "there is too little memory") from error

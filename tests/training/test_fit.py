@@ -432,7 +432,7 @@ class Cramped(Normalisation):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training and len(images) > self._room:
-            raise torch.OutOfMemoryError("out of memory")
+            samples.no_memory()
         return super().forward(images)
 
 
@@ -442,6 +442,23 @@ def test_batches_that_do_not_fit_the_memory_are_cut_and_told(splits: Splits, tmp
     fit.fit(network, fitting(splits, tmp_path, told, descent=replace(DESCENT, epochs=1)))
     assert told.of(BatchSplit) == [BatchSplit(3)]
     assert len(told.of(EpochFinished)) == 1
+
+
+def test_batches_are_cut_from_the_first_step_on_where_there_was_too_little_memory_before(
+    splits: Splits, tmp_path: Path
+) -> None:
+    def cut(folder: str, told: Recorder) -> Mapping[str, Tensor]:
+        network = build()
+        network.normalisation = Cramped(AT_32, room=3)
+        return fit.fit(network, replace(fitting(splits, tmp_path / folder, told), pieces=2)).state_dict()
+
+    told = Recorder()
+    whole = cut("whole", told)
+    assert told.events[0] == BatchSplit(3)
+    assert len(told.of(BatchSplit)) == 1
+    with pytest.raises(Stopped):
+        cut("parts", Recorder(MID_EPOCH))
+    assert equal(cut("parts", Recorder()), whole)
 
 
 def test_a_last_batch_smaller_than_the_pieces_of_the_others_is_cut_in_fewer(splits: Splits, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from app.backbones.classifier import Classifier, InferenceForm
 from app.backbones.walk import Walk
 from app.profile import Costs, StageCosts
 from app.ranking import Latency
+from app.runtimes import memory
 from app.runtimes.in_graphs import InGraphs
 from worker.training import dropout, features, graphs, precision
 from worker.training.data import Images
@@ -182,10 +183,11 @@ def _forward(network: InferenceForm, views: Tensor, passage: _Passage) -> float:
 
 
 def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> tuple[float, float]:
-    """Seconds an image, by a step over `views (N, 3, H, W)`, or over fewer of them where the memory of a GPU is too
-    small; and how many times as fast it is where it is repeated as it was captured."""
+    """Seconds an image, by a step over `views (N, 3, H, W)`, or over fewer of them where the memory is too small;
+    and how many times as fast it is where it is repeated as it was captured."""
     try:
-        return _stepped(classifier, views, targets, passage)
+        with memory.told_alike():
+            return _stepped(classifier, views, targets, passage)
     except torch.OutOfMemoryError:
         if len(views) < _FEWEST_IN_A_STEP:
             raise

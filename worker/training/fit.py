@@ -18,6 +18,7 @@ from torch import Tensor
 from app import errors
 from app.backbones.classifier import Classifier
 from app.descent import Descent
+from app.runtimes import memory
 from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
@@ -65,6 +66,8 @@ class Fitting:
     """Whether the network before the first step may be what is kept, as it has been fitted already."""
     others: tuple[torch.device, ...] = ()
     """Devices besides `device`, of its type, that are to share the work."""
+    pieces: int = 1
+    """In how many each batch is cut from the first step on, for want of memory; a GPU's is not meant."""
 
 
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
@@ -136,11 +139,13 @@ class _Training:
         self._is_enough = False
         """Whether the steps are to end here."""
         self._saved_at = time.monotonic()
-        self._pieces = 1
+        self._pieces = fitting.pieces if fitting.device.type == "cpu" and self._peers.count == 1 else 1
         """In how many each batch is cut, where it does not fit the device's memory as a whole."""
 
     def run(self) -> Classifier:
         self._resume()
+        if self._pieces > 1:
+            self._fitting.emit(BatchSplit(images=math.ceil(self._descent.batch_size / self._pieces)))
         if self._fitting.start_counts and self._position == _START and self._best is None:
             self._judge_start()
         try:
@@ -285,7 +290,8 @@ class _Training:
         place = [self._peers.place] if self._peers.place else []
         while True:
             try:
-                with seeded([self._fitting.seed, step.epoch, step.number, *place], self._fitting.device):
+                seed = [self._fitting.seed, step.epoch, step.number, *place]
+                with memory.told_alike(), seeded(seed, self._fitting.device):
                     return self._learner.step(
                         cut(batches, self._pieces), rate=step.rate, number=step.number, images=step.images
                     )

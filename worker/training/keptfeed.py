@@ -17,6 +17,7 @@ from app.backbones import classifier as classifiers
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Pixels, Preprocessing
+from app.runtimes import memory
 from worker.training import batchviews, data, features, transfer
 from worker.training.data import Splits
 from worker.training.events import Emit, Progress
@@ -53,6 +54,7 @@ class KeptFeed(ImageFeed):
         def taken(part: Sequence[int]) -> _Taken:
             return _Taken(*self.train.take(order[list(part)].tolist(), self.device), part)
 
+        @memory.told_alike()
         def changed(sources: list[_Taken]) -> list[Batch]:
             pixels = [transfer.send(taken.pixels, self.device) for taken in sources]
             images = batchviews.views(

@@ -14,6 +14,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import HEAD
 from app.ranking import Cost, MeasuredNetwork, Ranking, Refused, Setting
+from app.runtimes import memory
 from worker.training import costs, depths, features, transferability
 from worker.training.data import Splits
 from worker.training.events import CandidateMeasured, CandidateRefused, Emit, Event, FeaturesNotKept, Progress, Ranked
@@ -156,7 +157,8 @@ def _tried(measuring: _Measuring, candidate: Candidate, emit: "_Tally") -> Measu
     except (errors.Unavailable, errors.Invalid, errors.NotFound) as error:
         return Refused(name=candidate.name, code=error.code, message=error.message)
     try:
-        return _measured(measuring, candidate.name, network, started, emit)
+        with memory.told_alike():
+            return _measured(measuring, candidate.name, network, started, emit)
     except torch.OutOfMemoryError:
         return Refused(
             name=candidate.name,

@@ -17,6 +17,7 @@ from app.backbones.taps import WHOLE, Outlet
 from app.backbones.weights import WeightsFile
 from app.plan import Plan
 from app.recipe import ALL_STAGES, BEST_STAGE
+from app.runtimes import memory
 from app.warmstart import Kept, WarmStart
 from worker.training import (
     caches,
@@ -62,6 +63,7 @@ class _Training:
     emit: Emit
     device: torch.device
     others: tuple[torch.device, ...]
+    pieces: int
 
     @property
     def values_sha256(self) -> str | None:
@@ -90,14 +92,16 @@ def train(
     device: torch.device,
     others: tuple[torch.device, ...] = (),
     base: Base | None = None,
+    pieces: int = 1,
 ) -> Trained:
     """Carry out `plan` on `splits`, from the values in `weights`, from those of `base` where the plan has one, or else
     from random ones.
 
     `feature_cache` may be shared by all trainings; `workdir` is this one's own, and a later call with the same one
     goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. `others` are devices
-    besides `device` that share the steps of the training, as far as the plan has any. Raises `Invalid`,
-    `Unavailable` and `BadImage`.
+    besides `device` that share the steps of the training, as far as the plan has any; on a CPU each batch is cut in so
+    many `pieces` for the same steps. Raises `Invalid`, `Unavailable`, `BadImage`, and `OutOfMemoryError` where even
+    less at a time has no room.
     """
     _check(splits)
     if base is not None and plan.base is not None and plan.base.replay:
@@ -115,8 +119,9 @@ def train(
         emit=emit,
         device=device,
         others=others,
+        pieces=pieces,
     )
-    with precision.deterministic(wanted=plan.deterministic):
+    with memory.told_alike(), precision.deterministic(wanted=plan.deterministic):
         trained = _carried_out(training) if plan.rival is None else _best_of_two(training, plan.rival)
     figures = trained.evaluation
     emit(Evaluated(images=figures.images, accuracy=figures.accuracy, log_loss=figures.log_loss))
@@ -287,6 +292,7 @@ def _fitted(training: _Training, classifier: Classifier, feed: Feed) -> Trained:
         workdir=training.workdir,
         fingerprint=_fingerprint(training),
         others=training.others,
+        pieces=training.pieces,
         device=training.device,
         emit=training.emit,
         start_counts=training.plan.reinit == "none",

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.runtimes import memory
 from worker.training import data
 
 Batch = tuple[Tensor, Tensor]
@@ -46,10 +47,11 @@ def ahead(
 
 
 def in_pieces(work: Callable[[Tensor], Result], batch: Tensor) -> list[Result]:
-    """What `work` makes of `batch`, or of its halves and so on where the memory of a GPU is too small for the whole. A
-    single image that does not fit raises `OutOfMemoryError`."""
+    """What `work` makes of `batch`, or of its halves and so on where the memory is too small for the whole. A single
+    image that does not fit raises `OutOfMemoryError`."""
     try:
-        return [work(batch)]
+        with memory.told_alike():
+            return [work(batch)]
     except torch.OutOfMemoryError:
         if len(batch) < 2:
             raise
