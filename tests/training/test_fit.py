@@ -19,7 +19,7 @@ from app.descent import Descent
 from app.recipe import Augmentation
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from worker.training import checkpoint, evaluate, fit, schedule
+from worker.training import between, checkpoint, evaluate, fit, schedule
 from worker.training.data import Splits
 from worker.training.events import (
     BatchSplit,
@@ -29,8 +29,10 @@ from worker.training.events import (
     Event,
     Progress,
     Resumed,
+    StartKept,
     StoppedEarly,
     TrainingDiverged,
+    WeightsMixed,
 )
 from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
@@ -250,7 +252,7 @@ class Failing(Normalisation):
 
     def forward(self, images: Tensor) -> Tensor:
         self._left -= self.training
-        return super().forward(images) * (float("nan") if self._left < 0 else 1.0)
+        return super().forward(images) * (float("nan") if self.training and self._left < 0 else 1.0)
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 3600.0])
@@ -270,6 +272,39 @@ def test_a_training_that_diverges_later_keeps_the_last_finished_epoch(
     assert len(told.of(EpochFinished)) == 2
     values = network.state_dict()
     assert all(torch.equal(values[name], finished.tensors[f"network.{name}"]) for name in values)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_where_a_training_diverges_later_the_start_and_the_last_finished_epoch_compete(
+    is_swapped: bool, is_resumed: bool, splits: Splits, tmp_path: Path
+) -> None:
+    # With the labels swapped, the start does better than what knows the colours.
+    used = replace(splits, validation=samples.swapped(splits.validation)) if is_swapped else splits
+    descent = replace(DESCENT, learning_rate=0.05)
+
+    def failing(folder: str, told: Recorder, batches: int) -> Classifier:
+        network = build()
+        network.normalisation = Failing(AT_32, batches)
+        return fit.fit(network, replace(fitting(used, tmp_path / folder, told, descent=descent), start_counts=True))
+
+    if is_resumed:
+        with pytest.raises(Stopped):
+            failing("failing", Recorder(MID_EPOCH), batches=1000)
+    with pytest.raises(Stopped):
+        failing("finished", Recorder(CheckpointSaved(2)), batches=1000)
+    finished = checkpoint.load(tmp_path / "finished", fingerprint="one")
+    assert finished is not None
+    end = {name.removeprefix("network."): value for name, value in finished.tensors.items()}
+    start, told = build().state_dict(), Recorder()
+    network = failing("failing", told, batches=0 if is_resumed else 7)
+
+    share = {WeightsMixed: None, StartKept: 0.0}.get(type(told.events[-2]), 1.0)
+    share = told.of(WeightsMixed)[0].share if share is None else share
+    kept = TrainingDiverged(3, kept_epoch=2 if share else 0, is_mixed=0 < share < 1)
+    assert told.events[-1] == kept
+    assert (share == 0) == is_swapped
+    assert equal(network.state_dict(), between.mixed(start, {name: end[name] for name in start}, share))
 
 
 def test_a_disk_without_room_for_checkpoints_costs_no_training(

@@ -64,6 +64,10 @@ def carried_out(recipe: Recipe, told: Event, probabilities: NDArray[np.float64])
         (StartKept(0.25, 0.5), "Kept is the network with which the training began"),
         (WeightsMixed(0.75, 0.4, 0.3, 0.2), "75.0 % of the way from the network at the start"),
         (TrainingDiverged(epoch=3, kept_epoch=0), "diverged in epoch 3; kept is the network with which it began."),
+        (
+            TrainingDiverged(epoch=3, kept_epoch=2, is_mixed=True),
+            "kept is a mixture of the network with which it began and the network after epoch 2.",
+        ),
         (TrainingDiverged(epoch=3, kept_epoch=2), "diverged in epoch 3; kept is the network after epoch 2."),
     ],
 )

@@ -233,10 +233,13 @@ class WeightsMixed:
 @dataclass(frozen=True)
 class TrainingDiverged:
     """The loss is no number any more or has run away, and the training ends. What is kept are the values after
-    `kept_epoch`, 0 for those before the first step; None where there are none to keep."""
+    `kept_epoch`, 0 for those before the first step, or what lies between the two; None where there are none to keep."""
 
     epoch: int
     kept_epoch: int | None
+    is_mixed: bool = False
+    """Whether it lies between the values before the first step and those after `kept_epoch`; `WeightsMixed` says
+    where."""
 
 
 @dataclass(frozen=True)

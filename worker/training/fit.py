@@ -73,8 +73,8 @@ class Fitting:
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
     """Train what is not frozen of `network` as planned; it comes back in evaluation mode, with the values after the
     last step; where those before the first one may count, with the best on the straight way between the two; where
-    there is patience, with those after the best epoch. Where the training diverges, those before the first step or
-    after the best epoch are kept, or else those after the last finished one.
+    there is patience, with those after the best epoch. Where the training diverges, the last finished epoch was its
+    last one.
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
     an exception out of `emit`. Raises `Invalid` where there are too few images, `Diverged` where the loss is no number
@@ -124,9 +124,8 @@ class _Training:
         self._peers = group.peers
         self._descent = fitting.descent
         half = precision.is_half(fitting.descent.precision, fitting.device, fitting.emit)
-        self._learner = Learner(
-            network, fitting.descent, _criterion(fitting), fitting.feed.forward, half=half, peers=self._peers
-        )
+        criterion = Criterion.of(fitting.descent, fitting.splits, fitting.device)
+        self._learner = Learner(network, fitting.descent, criterion, fitting.feed.forward, half=half, peers=self._peers)
         self._held: str | None = None
         self._position = _START
         self._losses: list[Tensor] = []
@@ -138,6 +137,8 @@ class _Training:
         self._last: Best | None = None
         self._is_enough = False
         """Whether the steps are to end here."""
+        self._diverged: int | None = None
+        """In which epoch."""
         self._saved_at = time.monotonic()
         self._pieces = fitting.pieces if fitting.device.type == "cpu" and self._peers.count == 1 else 1
         """In how many each batch is cut, where it does not fit the device's memory as a whole."""
@@ -158,15 +159,19 @@ class _Training:
 
     def _chosen(self, *, ends_well: bool) -> Mapping[str, Tensor]:
         """The values that are kept."""
-        end = self._learner.kept.state_dict()
-        if self._best is None:
-            return end
-        best = self._unkept or checkpoint.load_best(self._fitting.workdir, self._best)
-        # With patience, the end was among those that were compared.
-        return self._between(best, self._best, end) if ends_well and self._descent.patience is None else best
+        end, share, epoch = self._learner.kept.state_dict(), 1.0, self._position.epochs
+        if self._best is not None:
+            best = self._unkept or checkpoint.load_best(self._fitting.workdir, self._best)
+            # With patience, the end was among those that were compared.
+            share = self._share(best, self._best, end) if ends_well and self._descent.patience is None else 0.0
+            end, epoch = between.mixed(best, end, share), epoch if share else self._best.epoch
+        if self._diverged is not None:
+            self._fitting.emit(TrainingDiverged(self._diverged, kept_epoch=epoch, is_mixed=0 < share < 1))
+        return end
 
     def _descend(self) -> bool:
-        """Do all epochs that are left, and say whether the network after the last one is of any use."""
+        """Do all epochs that are left, or all before the training diverges, and say whether the network after the last
+        one of these is there."""
         try:
             while self._position.epochs < self._descent.epochs and not self._is_over():
                 self._group.tell(self._position)
@@ -174,21 +179,22 @@ class _Training:
                 if passed is not None:
                     self._finish_epoch(passed)
         except Diverged as error:
-            kept = self._last_finished() if self._best is None else self._best.epoch
-            self._fitting.emit(TrainingDiverged(epoch=error.epoch, kept_epoch=kept))
-            if kept is None:
+            is_back = self._go_back()
+            if not is_back and self._best is None:
+                self._fitting.emit(TrainingDiverged(error.epoch, kept_epoch=None))
                 raise
-            return False
+            self._diverged = error.epoch
+            return is_back
         return True
 
-    def _last_finished(self) -> int | None:
-        """Go back to the end of the last finished epoch, and say which it is; None where there is none."""
+    def _go_back(self) -> bool:
+        """To the end of the last finished epoch; and say whether there is one."""
         epoch = self._position.epochs
         tensors = checkpoint.load_epoch(self._fitting.workdir, epoch) if epoch else None
-        if tensors is None:
-            return None
-        self._learner.restore(tensors)
-        return epoch
+        if tensors is not None:
+            self._learner.restore(tensors)
+            self._position, self._losses = Position(epochs=epoch, steps=0, loss=0.0), []
+        return tensors is not None
 
     def follow(self, positions: Iterable[Position]) -> None:
         """Do this process's part of the epochs that are left at each of `positions`."""
@@ -211,8 +217,8 @@ class _Training:
         self._emit(StartEvaluated(validation_loss=self._best.loss, validation_accuracy=self._best.accuracy))
         self._save(is_best=True)
 
-    def _between(self, start: Mapping[str, Tensor], begun: Best, end: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Of the values on the way from `start` to `end` those that explain the labels of the validation images
+    def _share(self, start: Mapping[str, Tensor], begun: Best, end: Mapping[str, Tensor]) -> float:
+        """How far on the way from `start` to `end` the values lie that explain the labels of the validation images
         best."""
         # The best of all epochs would be chosen by chance, on few images: it does worse on others than the last one,
         # for which the learning rate has fallen to nothing.
@@ -226,7 +232,7 @@ class _Training:
             self._fitting.emit(StartKept(start_loss=begun.tempered_loss, end_loss=last.tempered_loss))
         elif chosen < 1:
             self._fitting.emit(WeightsMixed(chosen, begun.tempered_loss, last.tempered_loss, losses[chosen]))
-        return between.mixed(start, end, chosen)
+        return chosen
 
     def _hold(self, stage: str | None) -> None:
         if stage != self._held:
@@ -404,11 +410,3 @@ def _follow(place: Peers, work: tuple[Classifier, Fitting], positions: Iterator[
 
 def _say_nothing(_event: Event) -> None:
     pass
-
-
-def _criterion(fitting: Fitting) -> Criterion:
-    weights = None
-    if fitting.descent.balance == "weights":
-        rarity = torch.from_numpy(order.rarity(fitting.splits)).float()
-        weights = rarity.to(fitting.device)
-    return Criterion(fitting.descent.label_smoothing, weights)

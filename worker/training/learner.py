@@ -15,7 +15,8 @@ from app import errors
 from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
 from app.descent import Descent
-from worker.training import graphs
+from worker.training import graphs, order
+from worker.training.data import Splits
 from worker.training.peers import ALONE, Peers
 
 AUXILIARY_WEIGHT = 0.3
@@ -36,6 +37,13 @@ class Criterion:
     smoothing: float
     weights: Tensor | None
     """For each class `(K,) float32`, one on average over the images; None where all count the same."""
+
+    @classmethod
+    def of(cls, descent: Descent, splits: Splits, device: torch.device) -> "Criterion":
+        weights = None
+        if descent.balance == "weights":
+            weights = torch.from_numpy(order.rarity(splits)).float().to(device)
+        return cls(descent.label_smoothing, weights)
 
     def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The mean loss in nats for `targets`, either indices `(N,) int64` or shares of each class `(N, K) float32`."""

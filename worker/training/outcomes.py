@@ -87,10 +87,9 @@ def _said(event: Event) -> Iterator[str]:
             yield f"There was room for {views} of {wanted} views of each image."
         case StoppedEarly(epoch, best):
             yield f"The training ended early, with epoch {epoch}; kept is {_after(best)}."
-        case TrainingDiverged(epoch, kept) if kept is not None:
-            yield (
-                f"The training diverged in epoch {epoch}; kept is {_after(kept)}. A lower learning rate may do better."
-            )
+        case TrainingDiverged(epoch, kept, is_mixed) if kept is not None:
+            what = f"a mixture of {_after(0)} and {_after(kept)}" if is_mixed else _after(kept)
+            yield f"The training diverged in epoch {epoch}; kept is {what}. A lower learning rate may do better."
 
 
 def _doubts(trained: Trained, targets: NDArray[np.int64]) -> Iterator[str]:
