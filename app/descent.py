@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+from app.augmentation import Augmentation
 from app.described import described
 from app.facts import NetworkFacts, VersionFacts
-from app.recipe import Augmentation, Balance, Optimizer, Precision, Recipe, Unfreeze
+from app.recipe import Balance, Optimizer, Precision, Recipe, Unfreeze
 from app.wording import counted
 
 _SCRATCH_STEPS = 2000

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from app.recipe import FIELDS, MIXED, Recipe, Strategy, known_fields
+from app.augmentation import MIXED
+from app.recipe import FIELDS, Recipe, Strategy, known_fields
 
 
 def narrowed(recipe: Recipe, strategy: Strategy, **fields: Any) -> tuple[Recipe, tuple[str, ...]]:
@@ -20,6 +21,10 @@ def narrowed(recipe: Recipe, strategy: Strategy, **fields: Any) -> tuple[Recipe,
         mixed: dict[str, Any] = {name: 0.0 for name in MIXED if getattr(recipe.augmentation, name)}
         lost.update(f"augmentation.{name}" for name in mixed)
         settled["augmentation"] = replace(recipe.augmentation, **mixed)
+    shown = settled.get("augmentation")
+    if "views" in settled and shown is not None and not shown.changes_images:
+        # One that a search tries, with views for the others.
+        del settled["views"]
     common = {name: getattr(recipe, name) for name in _COMMON}
     return Recipe(**common, strategy=strategy, **settled), tuple(sorted(lost))
 

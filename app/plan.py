@@ -234,7 +234,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
     probe, descent = _probe(recipe, version), descents.of(recipe, version, network)
     reinit: Reinit = recipe.reinit or "none"
     trained = ", ".join(stages[stages.index(freeze) + 1 :]) or "nothing but the head"
-    views, told_of_views = _views(recipe, version, network, freeze, epochs=descent.epochs)
+    views, told_of_views = _views(recipe, version, network, freeze, descent)
     return Plan(
         backbone=recipe.backbone,
         strategy="top",
@@ -260,10 +260,10 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
 
 
 def _views(
-    recipe: Recipe, version: VersionFacts, network: NetworkFacts, freeze: str, *, epochs: int
+    recipe: Recipe, version: VersionFacts, network: NetworkFacts, freeze: str, descent: Descent
 ) -> tuple[int, str]:
     """For how many views of each image what the stages up to `freeze` give is kept, and the sentence about it."""
-    wanted = min(recipe.views or 2, epochs)
+    wanted = min(recipe.views or (2 if descent.augmentation.changes_images else 1), descent.epochs)
     if not network.can_enter:
         return 0, f"{_ANEW}, as {recipe.backbone} cannot be entered between stages."
     room, images = version.max_activation_bytes, version.train_images + version.validation_images

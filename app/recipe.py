@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from app.augmentation import MIXED, Augmentation
 from app.contradictions import refuse
 from app.limits import Budget, Search
 from app.numbers import Flag, Integer, Number
@@ -24,7 +25,6 @@ ALL_STAGES = "all"
 Optimizer = Literal["sgd", "adamw"]
 Balance = Literal["none", "weights", "sampler"]
 LabelPrior = Literal["learned", "training"]
-AugmentationPolicy = Literal["none", "crop", "trivial", "rand"]
 
 _DESCENT = (
     "epochs",
@@ -51,27 +51,7 @@ FIELDS: dict[Strategy, tuple[str, ...]] = {
 """The fields that only some strategies know, by strategy; `auto` takes them all, for whichever it decides on."""
 
 
-MIXED = ("mixup", "cutmix")
-"""The changes of images that mix two of them."""
-
 LabelName = Annotated[str, Field(min_length=1, max_length=500)]
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Augmentation:
-    """How training images are changed from one epoch to the next."""
-
-    policy: Annotated[
-        AugmentationPolicy,
-        Field(
-            description="`none` shows every image as it is; `crop` a random part of it, mirrored every other time; "
-            "`trivial` and `rand` change it in shape or colour besides (TrivialAugment, RandAugment)."
-        ),
-    ] = "crop"
-    strength: Annotated[Number, Field(ge=0, le=1, description="Of the changes (`rand`).")] = 0.3
-    erasing: Annotated[Number, Field(ge=0, le=1, description="Share of images of which a part is blotted out.")] = 0.0
-    mixup: Annotated[Number, Field(ge=0, le=10, description="Alpha of mixup; 0 for none.")] = 0.0
-    cutmix: Annotated[Number, Field(ge=0, le=10, description="Alpha of CutMix; 0 for none.")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -374,6 +354,11 @@ class Recipe:
             refuse({"reinit": (self.reinit, said)})
         if self.l2 is not None and self.reinit not in (None, "none"):
             refuse({"l2": (self.l2, f"with reinit '{self.reinit}' no linear classifier is fitted")})
+        if self.augmentation and self.augmentation.contradiction:
+            refuse({"augmentation.strength": (self.augmentation.strength, self.augmentation.contradiction)})
+        if self.views is not None and self.views > 1 and self.augmentation and not self.augmentation.changes_images:
+            said = "with augmentation policy 'none' all views of an image are the same"
+            refuse({"views": (self.views, said)})
         if self.strategy == "top" and self.augmentation:
             mixed = {name: getattr(self.augmentation, name) for name in MIXED}
             said = "not for strategy 'top', which keeps activations"

@@ -7,12 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from app import errors
+from app.augmentation import Augmentation
 from app.descent import Descent
 from app.facts import NetworkFacts, VersionFacts
 from app.narrowing import narrowed
 from app.plan import Plan, halfway, resolve
 from app.profile import HEAD
-from app.recipe import ALL_STAGES, Augmentation, Recipe, Strategy
+from app.recipe import ALL_STAGES, Recipe, Strategy
 
 _FACTOR = 10.0
 """A number is tried from its default divided by this to its default times this."""

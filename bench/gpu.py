@@ -23,11 +23,12 @@ from PIL import Image
 from torch.nn import functional
 from torchvision import models
 
+from app.augmentation import Augmentation
 from app.backbones import catalogue
 from app.descent import Descent
 from app.facts import VersionFacts
 from app.plan import Plan, resolve
-from app.recipe import Augmentation, Recipe
+from app.recipe import Recipe
 from bench import photos
 from bench.photos import Photos
 from worker.training import strategies

@@ -170,7 +170,7 @@ def _probe(work: Work) -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(0, _CLASSES, work.images)
     centres = 0.05 * rng.standard_normal((_CLASSES, _PROBE_WIDTH), np.float32)
-    values = table.nameless(work.folder, (work.images, _PROBE_WIDTH))
+    values = table.nameless(work.folder, (work.images, _PROBE_WIDTH), np.float32)
     for start in range(0, len(values), 1000):
         some = targets[start : start + 1000]
         values[start : start + 1000] = centres[some] + rng.standard_normal((len(some), _PROBE_WIDTH), np.float32)

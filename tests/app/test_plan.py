@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from app import errors
+from app.augmentation import Augmentation
 from app.facts import NetworkFacts, VersionFacts
 from app.plan import Plan, resolve
-from app.recipe import Augmentation, Recipe
+from app.recipe import Recipe
 
 NETWORK = NetworkFacts(stages=("stem", "layer1", "layer2"))
 FACTS = VersionFacts(classes=3, train_images=240, validation_images=60, smallest_class=40)
@@ -143,6 +144,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], list[tuple[str, ...]]]] = [
         {"strategy": "top", "augmentation": {"mixup": 0.2, "cutmix": 1.0}},
         [("augmentation", "mixup"), ("augmentation", "cutmix")],
     ),
+    ({"strategy": "top", "views": 5, "augmentation": {"policy": "none"}}, [("views",)]),
+    ({"strategy": "auto", "views": 2, "augmentation": {"policy": "none", "mixup": 0.2}}, [("views",)]),
+    ({"strategy": "full", "augmentation": {"strength": 0.5}}, [("augmentation", "strength")]),
+    ({"strategy": "full", "augmentation": {"policy": "trivial", "strength": 0.9}}, [("augmentation", "strength")]),
     ({"strategy": "full", "layer_decay": 0.0}, [("layer_decay",)]),
     ({"strategy": "full", "layer_decay": 1.5}, [("layer_decay",)]),
     ({"strategy": "full", "precision": "fp16"}, [("precision",)]),
@@ -156,6 +161,17 @@ def test_a_recipe_that_contradicts_itself_is_refused_with_the_field(
     with pytest.raises(ValidationError) as raised:
         Recipe(**{"backbone": "resnet18", "strategy": "head", **fields})
     assert [error["loc"] for error in raised.value.errors()] == places
+
+
+def test_images_that_look_the_same_in_every_view_have_one() -> None:
+    def views(**fields: Any) -> int:
+        return plan(strategy="top", **fields).views
+
+    assert views() == 2
+    assert views(augmentation={"policy": "none"}) == 1
+    assert views(augmentation={"policy": "none", "erasing": 0.1}) == 2
+    assert views(augmentation={"policy": "none", "erasing": 0.1}, views=5) == 5
+    assert views(augmentation={"policy": "rand", "strength": 0.9}, views=5) == 5
 
 
 def test_full_without_weights_and_scratch_are_the_same_plan() -> None:

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from app import policy
+from app.augmentation import Augmentation
 from app.facts import NetworkFacts, VersionFacts
 from app.plan import Quadrant, resolve
 from app.policy import Decision
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
-from app.recipe import Augmentation, Recipe, Strategy
+from app.recipe import Recipe, Strategy
 
 COSTS = Costs(decode=0.002, forward=0.01, step=0.03, device="cpu", threads=2)
 

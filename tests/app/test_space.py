@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from app import errors, space
+from app.augmentation import Augmentation
 from app.backbones import catalogue
 from app.facts import VersionFacts
 from app.limits import Search
 from app.plan import Plan, resolve
-from app.recipe import Augmentation, Recipe
+from app.recipe import Recipe
 from app.space import Numbers, Space, Values, Ways
 
 FACTS = VersionFacts(classes=2, train_images=200, validation_images=50, smallest_class=90)
@@ -79,6 +80,12 @@ def test_a_plan_that_trains_nothing_can_be_searched_for_one_that_does() -> None:
     assert found.values(found.default) is None
     assert set(found.dimensions) == {"layers", "learning_rate", "weight_decay", "augmentation", "epochs"}
     assert [plan.strategy for plan in found.fixed()] == ["stage_probe"]
+
+
+def test_an_augmentation_that_changes_nothing_is_tried_with_one_view_whatever_the_recipe_wants_of_others() -> None:
+    found = space_of(recipe(strategy="top", views=3))
+    ways = {name: {**(found.values(found.default) or {}), "augmentation": name} for name in ("none", "trivial")}
+    assert {name: found.plan(values).views for name, values in ways.items()} == {"none": 1, "trivial": 3}
 
 
 def test_what_the_recipe_sets_rules_out_layers_that_do_not_know_it() -> None:

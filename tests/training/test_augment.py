@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from app.augmentation import Augmentation, AugmentationPolicy
 from app.backbones.preprocess import Pixels
-from app.recipe import Augmentation, AugmentationPolicy
 from worker.training import augment
 
 IMAGE: Pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)

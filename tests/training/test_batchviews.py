@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from app.augmentation import Augmentation, AugmentationPolicy
 from app.backbones import preprocess
 from app.backbones.preprocess import Interpolation, Preprocessing
-from app.recipe import Augmentation, AugmentationPolicy
 from worker.training import augment, batchchanges, batchviews
 
 _FEW = np.random.default_rng(0).integers(64, 192, (2, 8, 10, 3), dtype=np.uint8)

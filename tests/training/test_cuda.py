@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from app.augmentation import Augmentation, AugmentationPolicy
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
-from app.recipe import Augmentation, AugmentationPolicy, Recipe
+from app.recipe import Recipe
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_fit import DESCENT

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from app import errors
+from app.augmentation import Augmentation
 from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, Normalisation, Outputs
 from app.backbones.preprocess import Preprocessing
 from app.descent import Descent
-from app.recipe import Augmentation
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from worker.training import between, checkpoint, evaluate, fit, schedule

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from app.augmentation import Augmentation
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
-from app.recipe import Augmentation
 from tests.training import samples
 from tests.training.samples import Recorder
 from tests.training.test_fit import AT_32, LABELS

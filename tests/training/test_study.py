@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from app import space
+from app.augmentation import Augmentation
 from app.backbones import catalogue
 from app.facts import VersionFacts
 from app.limits import Search
 from app.plan import resolve
-from app.recipe import Augmentation, Recipe
+from app.recipe import Recipe
 from app.space import Space, Values
 from worker.training import study
 from worker.training.trials import Outcome, Trial

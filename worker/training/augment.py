@@ -14,8 +14,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from app.augmentation import Augmentation
 from app.backbones.preprocess import Pixels
-from app.recipe import Augmentation
 
 RAND_OPERATIONS = 2
 _GREY = (128, 128, 128)

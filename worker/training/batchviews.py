@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.augmentation import Augmentation
 from app.backbones import preprocess
 from app.backbones.preprocess import Interpolation, Preprocessing
-from app.recipe import Augmentation
 from worker.training import augment, batchchanges, transfer
 
 Numbers = NDArray[np.float64]

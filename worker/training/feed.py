@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from app.augmentation import Augmentation
 from app.backbones import classifier as classifiers
 from app.backbones import preprocess
 from app.backbones.classifier import Classifier, InferenceForm, Outputs
 from app.backbones.preprocess import Pixels, Preprocessing
-from app.recipe import Augmentation
 from worker.training import augment, data, evaluate, features, table, transfer
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, FeaturesNotKept, Progress
