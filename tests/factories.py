@@ -102,13 +102,32 @@ def job_of(dataset_id: str, *, kind: str, queue: str, state: str, job_id: str | 
     )
 
 
-def register_version(database: Database, version_id: str, dataset_id: str, *, labels: Sequence[str]) -> None:
-    """The model `insects` with a first version, and the job that made it, ended well."""
+def register_version(
+    database: Database,
+    version_id: str,
+    dataset_id: str,
+    *,
+    labels: Sequence[str],
+    backbone: str = "tinynet",
+    provenance: Mapping[str, object] | None = None,
+) -> None:
+    """The next version of the model `insects`, its first one as a rule, and the job that made it, ended well."""
     job = job_of(dataset_id, kind="train", queue="gpu", state="succeeded")
     with database.write() as session:
         session.add(job)
         session.flush()
-        wanted = NewModelVersion(version_id, "insects", job.id, dataset_id, 1, "tinynet", "full", tuple(labels), {}, {})
+        wanted = NewModelVersion(
+            version_id=version_id,
+            model_name="insects",
+            job_id=job.id,
+            dataset_id=dataset_id,
+            dataset_version=1,
+            backbone=backbone,
+            strategy="full",
+            labels=tuple(labels),
+            evaluation={},
+            provenance=provenance or {},
+        )
         models.register(session, wanted, now=job.created_at)
 
 

@@ -11,6 +11,7 @@ from app.backbones import catalogue
 from app.evaluation import Evaluation
 from app.models import descriptions, pictures
 from app.models.markdown import as_html
+from app.models.service import Origin
 from app.models.templating import environment
 from app.optimisation import Report
 
@@ -29,6 +30,7 @@ class Facts:
     strategy: str
     labels: tuple[str, ...]
     provenance: Mapping[str, Any]
+    origin: Origin
     reasons: tuple[str, ...]
     runs: tuple["Run", ...] = ()
     """The newest optimisation for each kind of device."""
@@ -82,8 +84,9 @@ def _reasons(facts: Facts, found: Evaluation) -> list[str]:
 
 
 def licence(facts: Facts) -> str | None:
-    """That of the weights the training began with; None where it began with random values or is not known."""
-    weights = (facts.provenance.get("backbone") or {}).get("weights") or {}
+    """That of the published weights that its values go back to, over all its bases; None where these were random, or
+    it is not known."""
+    weights = facts.origin.weights or {}
     try:
         known = catalogue.find(facts.backbone).weights
     except errors.UnknownName:

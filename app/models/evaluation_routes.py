@@ -39,6 +39,7 @@ def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
     with parts.database.read() as session:
         version = service.find_version(session, name, number)
         dataset_name = datasets.called(session, version.dataset_id)
+        origin = service.origin(session, version)
         reports = [serving.report_of(row) for row in serving.newest(session, version.id).values()]
     pins = serving.process_pins(parts.settings).over(serving.pins_of(version))
     folder = parts.storage.model_version(version.id)
@@ -59,6 +60,7 @@ def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
         strategy=version.strategy,
         labels=tuple(version.labels),
         provenance=version.provenance,
+        origin=origin,
         reasons=tuple(artifact.document(folder, "plan").get("reasons", ())),
         runs=tuple(
             Run(report, optimisation.choose(report, pins)[0], optimisation.explain(report, pins)) for report in reports

@@ -43,6 +43,18 @@ class Served:
     """Another one is another thing to be loaded: an optimisation or a pin is put in place as a new version is."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the values that a training began with come from."""
+
+    bases: tuple[str, ...]
+    """`name@version` of the version that was its base, of that one's base, and so on."""
+    is_known: bool
+    """Whether it is known what the first of all these trainings began with; `weights` are None where it is not."""
+    weights: Mapping[str, Any] | None
+    """The published weights that it began with, as its provenance has them; None for random values."""
+
+
 def new_version_id() -> str:
     return new_id("mv")
 
@@ -129,6 +141,19 @@ def by_id(session: Session, version_id: str, reference: str) -> ModelVersion:
     if version is None or version.deleted_at is not None:
         raise errors.NotFound(f"{reference} was deleted", code="model_version_deleted")
     return version
+
+
+def origin(session: Session, version: ModelVersion) -> Origin:
+    """Back to the published weights, whichever of the versions on the way were deleted since."""
+    bases: list[str] = []
+    first: ModelVersion | None = version
+    while first is not None and (start := first.provenance.get("base")) is not None:
+        bases.append(start["base"])
+        first = session.get(ModelVersion, start["version_id"])
+    backbone = None if first is None else first.provenance.get("backbone")
+    # The key is missing where nothing was kept of it.
+    is_known = backbone is not None and "weights" in backbone
+    return Origin(tuple(bases), is_known, backbone["weights"] if backbone is not None and is_known else None)
 
 
 def remove(session: Session, model: Model, version: ModelVersion, *, now: datetime) -> None:

@@ -16,6 +16,7 @@ from markupsafe import escape
 
 from app import evaluation
 from app.backbones import catalogue, classifier
+from app.backbones.figures import PACKAGED_WEIGHTS
 from app.db import Database
 from app.evaluation import ClassFigures, Evaluation, Mistake, OldLabels, Trust
 from app.intervals import Interval
@@ -71,15 +72,25 @@ def measured(labels: Sequence[str], *, count: int = 120) -> Evaluation:
 
 @pytest.fixture
 def register(http: TestClient, database: Database, files: Storage, dataset_id: str) -> Any:
-    """Makes the first version of a model with this evaluation."""
+    """Makes the next version of a model with this evaluation; its id."""
 
-    def made(document: dict[str, Any], labels: Sequence[str], *, thumbnails: Sequence[bytes] = ()) -> None:
+    def made(
+        document: dict[str, Any],
+        labels: Sequence[str],
+        *,
+        thumbnails: Sequence[bytes] = (),
+        backbone: str = "tinynet",
+        provenance: dict[str, Any] | None = None,
+    ) -> str:
         version_id = models.new_version_id()
         built = classifier.build(catalogue.find("tinynet"), len(labels), state=None, seed=0)
         plan = {"reasons": ["Few images, and *like* photos."]}
         whole = Artifact("tinynet", tuple(labels), built.preprocessing, plan, document, {}, built.state())
         artifact.write(files.model_version(version_id), whole, thumbnails=thumbnails)
-        factories.register_version(database, version_id, dataset_id, labels=labels)
+        factories.register_version(
+            database, version_id, dataset_id, labels=labels, backbone=backbone, provenance=provenance
+        )
+        return version_id
 
     return made
 
@@ -256,6 +267,32 @@ def test_the_card_says_what_is_known_and_what_is_not(http: TestClient, whole: Ev
     assert "- Few images, and \\*like\\* photos." in card
     rows = [line for line in card.splitlines() if line.startswith("| wasps")]
     assert rows[0].replace("\\|", "").count("|") == 7
+
+
+@pytest.mark.parametrize(
+    ("backbone", "began", "told", "licence"),
+    [
+        ("formnet", {"weights": {"name": PACKAGED_WEIGHTS, "sha256": "ab"}}, "FORMULAS\\_V1, sha256 `ab`", "Apache"),
+        ("formnet", {"weights": {"name": None, "file": "my.pth", "sha256": "ab"}}, "my.pth, sha256 `ab`", None),
+        ("tinynet", {"weights": None}, "random values", None),
+        ("tinynet", None, "unknown values", None),
+    ],
+)
+def test_the_card_says_what_the_bases_began_with_also_once_they_are_deleted(
+    http: TestClient, register: Any, backbone: str, began: dict[str, Any] | None, told: str, licence: str | None
+) -> None:
+    labels = ("ants", "bees")
+    provenance: dict[str, Any] = {} if began is None else {"backbone": began, "base": None}
+    for number in (1, 2, 3):
+        version_id = register(asdict(measured(labels)), labels, backbone=backbone, provenance=provenance)
+        start = {"base": f"insects@{number}", "version_id": version_id}
+        provenance = {"backbone": {"weights": None}, "base": start}
+    for number in (2, 1):
+        assert http.delete(f"/v1/models/insects/versions/{number}").status_code == 204
+    card = http.get("/v1/models/insects/versions/3/card").text
+    chain = "those of insects@2, which began with those of insects@1, which began with"
+    assert f"| Starting values | {chain} {told} |" in card
+    assert (f"| Licence of these | {licence}" in card) is (licence is not None)
 
 
 def test_a_browser_gets_the_card_as_a_page_in_which_no_name_is_markup(http: TestClient, register: Any) -> None:

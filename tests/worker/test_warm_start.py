@@ -1,5 +1,6 @@
 """From a model version to another one with more labels, through real jobs."""
 
+from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.db import utc_now
 from app.jobs import events, leases, service
@@ -78,6 +79,8 @@ def test_a_third_label_joins_two_and_the_record_says_what_these_lost(
     with desk.database.read() as session:
         third = models.find_version(session, "colours", 3)
         judged, learned = third.evaluation["old_labels"], third.provenance["learned"]
+        origin = models.origin(session, third)
+    assert (origin.bases, (origin.weights or {})["name"]) == (("colours@1",), catalogue.find("formnet").weights[0].name)
     assert [one["images_of"] for one in judged] == ["version"]
     # Those of the base may be the same images, as nobody can say any more.
     assert learned == {"blue": 8, "green": max(8, first["green"]), "red": max(8, first["red"])}
