@@ -256,14 +256,18 @@ def _candidate(session: Session, claim: Claim, storage: Storage, wanted: Candida
 
 
 def _has_seen(session: Session, version: ModelVersion, dataset_id: str) -> bool:
-    """Whether layers of its network may have been trained on images of the data set, then or as its base's."""
-    if version.dataset_id == dataset_id and version.strategy not in _ON_FIXED_FEATURES:
+    """Whether layers of its network may have been trained on images of the data set, then or as its base's; among those
+    that they were trained on are its base's own where these were replayed."""
+    trains_layers = version.strategy not in _ON_FIXED_FEATURES
+    if trains_layers and version.dataset_id == dataset_id:
         return True
     start = version.provenance.get("base")
     if start is None:
         return False
     base = session.get(ModelVersion, start["version_id"])
-    return base is None or _has_seen(session, base, dataset_id)
+    if base is None or (trains_layers and start["replay"] and base.dataset_id == dataset_id):
+        return True
+    return _has_seen(session, base, dataset_id)
 
 
 def _publish_rank(session: Session, claim: Claim, outcome: Ranking, _storage: Storage, now: datetime) -> None:

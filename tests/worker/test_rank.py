@@ -1,6 +1,6 @@
 """Rankings in real processes: candidates become a ranking, and trainings choose their backbone by one."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,37 @@ def test_a_classifier_on_fixed_features_has_seen_what_its_base_has(
 
     seen = {entry.name: entry.has_seen for entry in read(database, desk.job(job.id)).measured}
     assert seen == {"fixed@1": False, "tuned@1": True, "fixed-on-tuned@1": True}
+
+
+@on_sqlite
+def test_layers_that_were_trained_on_the_replayed_images_of_a_base_have_seen_them(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    other = desk.submit_import(factories.photos(each=10, first_seed=500))
+    assert runner.run(other.id)
+    head = Recipe(backbone="formnet", strategy="head")
+    full = Recipe(backbone="formnet", strategy="full", epochs=1, base="fixed@1")
+    trainings = (
+        ("fixed", dataset_id, head),
+        ("replayed", other.dataset_id, replace(full, replay=True)),
+        ("alone", other.dataset_id, full),
+        ("fixed-replayed", other.dataset_id, replace(head, base="fixed@1", replay=True)),
+    )
+    for model, trained_on, recipe in trainings:
+        with desk.database.write() as session:
+            wanted = JobCreate(dataset=trained_on, model=model, recipe=recipe)
+            trained = service.submit(session, wanted, max_attempts=1, now=utc_now())
+        assert runner.run(trained.id)
+    job = submit(desk, dataset_id, *(Candidate(model=model) for model, _, _ in trainings))
+    runner.run(job.id)
+
+    ranked = read(database, desk.job(job.id))
+    assert {entry.name: entry.has_seen for entry in ranked.measured} == {
+        "fixed@1": False,
+        "replayed@1": True,
+        "alone@1": False,
+        "fixed-replayed@1": False,
+    }
 
 
 def test_where_no_weights_are_at_hand_the_job_fails_with_the_reason_of_each(
