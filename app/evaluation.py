@@ -271,6 +271,7 @@ _BRIEF = (
     "log_loss",
     "classes",
     "confusion",
+    "also_chosen_by",
     "old_labels",
     "right",
 )

@@ -90,6 +90,10 @@ class ArmRead(BaseModel):
     accuracy: float | None = Field(description="Final, on the validation images, 0-1.")
     interval: Interval | None = Field(description="Wilson's, 95 %.")
     images: int | None = Field(description="Validation images.")
+    also_chosen_by: bool | None = Field(
+        description="Whether these also decided which of several networks was kept, which flatters the run a little; "
+        "null where that is not known."
+    )
     seconds: float = Field(description="Worked on it so far, waiting and pauses left out.")
     curve: list[Point] = Field(description="After each epoch; of a probe the only point there is.")
 

@@ -184,6 +184,7 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
     score = None if made is None else _score(made.evaluation["images"], made.evaluation["accuracy"])
     curve, seconds = curves.of(_history(session, job))
     accuracy = None if score is None else score.accuracy
+    is_chosen = None if made is None else made.evaluation.get("also_chosen_by")
     read = ArmRead(
         job_id=job.id,
         state=job.state,
@@ -195,10 +196,12 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
         accuracy=accuracy,
         interval=None if score is None else intervals.of_share(score),
         images=None if score is None else score.images,
+        also_chosen_by=is_chosen,
         seconds=seconds,
         curve=list(curve),
     )
-    return Found(read, Run(curve, score, None if made is None else made.evaluation.get("right")))
+    right = None if made is None else made.evaluation.get("right")
+    return Found(read, Run(curve, score, right, is_chosen))
 
 
 def _epochs(job: Job) -> int | None:

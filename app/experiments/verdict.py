@@ -45,6 +45,8 @@ class Run:
     score: Score | None
     right: str | None = None
     """Which images it was right for, as in `Evaluation.right`; None where that was not kept."""
+    is_chosen: bool | None = None
+    """Whether the validation images also decided which of several networks was kept; None where that is not known."""
 
 
 @described
@@ -122,11 +124,16 @@ def judge(runs: Mapping[Arm, Run]) -> Verdict:
     differences = tuple(_differences(runs))
     missing = tuple(_about_missing(runs))
     if missing:
-        return Verdict("open", None, differences, (*missing, *_about_probe(differences)))
+        return Verdict("open", None, differences, (*missing, *_about_probe(differences), *_about_choice(runs)))
     main = next(one for one in differences if (one.first, one.second) == ("fine_tune", "scratch"))
     race = _race(runs["fine_tune"], runs["scratch"])
     finding = _finding(main, race)
-    reasons = (_said(main, finding), *_about_speed(runs["scratch"], race), *_about_probe(differences))
+    reasons = (
+        _said(main, finding),
+        *_about_speed(runs["scratch"], race),
+        *_about_probe(differences),
+        *_about_choice(runs),
+    )
     return Verdict(finding, None if race is None else race.speed_up, differences, reasons)
 
 
@@ -251,6 +258,15 @@ def _about_probe(differences: Sequence[Difference]) -> list[str]:
                 told = "is better than" if one.accuracy > 0 else "is worse than"
             return [f"Fine-tuning {told} the linear classifier on fixed features: {_span(one)}."]
     return []
+
+
+def _about_choice(runs: Mapping[Arm, Run]) -> Iterator[str]:
+    for arm in ARMS:
+        if arm in runs and runs[arm].is_chosen:
+            yield (
+                f"Of {_NAMES[arm]} several networks were at hand, and the images that it is judged by decided which "
+                "was kept: that flatters it a little, so a difference in its favour that is just shown may be less."
+            )
 
 
 def _percent(share: float) -> str:

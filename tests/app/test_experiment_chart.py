@@ -33,6 +33,7 @@ def arm(right: int, *curve: tuple[int, float, float], seconds: float | None = No
         accuracy=score.accuracy,
         interval=intervals.of_share(score),
         images=IMAGES,
+        also_chosen_by=None,
         seconds=curve[-1][1] if seconds is None else seconds,
         curve=[Point(epoch, seconds, accuracy, 1.0) for epoch, seconds, accuracy in curve],
     )

@@ -88,6 +88,18 @@ def test_the_probe_is_compared_too() -> None:
     assert found.reasons[-1].startswith("Fine-tuning is better than the linear classifier")
 
 
+def test_a_run_that_was_chosen_by_the_images_it_is_judged_by_is_said_to_be() -> None:
+    runs: dict[Arm, Run] = {"probe": run(0.8), "fine_tune": run(0.8, 0.95), "scratch": run(0.3, 0.5)}
+    plain = verdict.judge(runs)
+    chosen = verdict.judge({**runs, "fine_tune": replace(runs["fine_tune"], is_chosen=True)})
+    assert chosen.reasons[:-1] == plain.reasons
+    assert chosen.reasons[-1].startswith(
+        "Of fine-tuning several networks were at hand, and the images that it is judged"
+    )
+    without: dict[Arm, Run] = {"probe": runs["probe"], "fine_tune": replace(runs["fine_tune"], is_chosen=True)}
+    assert verdict.judge(without).reasons[-1] == chosen.reasons[-1]
+
+
 def test_a_run_that_failed_leaves_the_verdict_open() -> None:
     found = verdict.judge({"probe": run(0.8), "fine_tune": run(0.9), "scratch": Run((), None)})
     assert found.finding == "open"

@@ -42,6 +42,12 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
     assert [[point.epoch for point in arm.curve] for arm in found.arms.values()] == [[0], [0, 1, 2], [1, 2]]
     assert [arm.model_version for arm in found.arms.values()] == [1, 1, 1]
     assert found.verdict is not None
+    assert {arm: read.also_chosen_by for arm, read in found.arms.items()} == {
+        "probe": False,
+        "fine_tune": True,
+        "scratch": False,
+    }
+    assert found.verdict.reasons[-1].startswith("Of fine-tuning several networks were at hand")
     # Four images or so can tell next to nothing.
     assert found.verdict.finding in ("faster", "no_difference")
     assert not any(difference.is_shown for difference in found.verdict.differences)
