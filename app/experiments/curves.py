@@ -1,4 +1,8 @@
-"""How a training went, out of its job's history: accuracy after each epoch, by the time that was worked on it."""
+"""How a training went, out of its job's history: accuracy after each epoch, by the time that it takes.
+
+That is the time that was worked on it, and that of the pass for its features where an earlier job had left these: of
+two runs that need the pass, the first would else seem the slower one, and the other faster than it is by itself.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,18 +42,28 @@ _BREAKS = ("paused", "attempt_ended", "succeeded", "failed", "cancelled")
 
 def of(history: Iterable[Line]) -> tuple[tuple[Point, ...], float]:
     """A point for each epoch, of one that was done again the later one, of a training without epochs its end; and the
-    seconds that were worked on it."""
+    seconds that it takes, as far as it has come."""
     points: dict[int, Point] = {}
-    worked = 0.0
+    worked, spared = 0.0, None
     for line, worked in _clocked(history):
         if line.type == "retried":  # it begins anew
             points.clear()
+            spared = None
+        if line.type == "features_ready" and spared is None:  # any later ones are those that an attempt of its own left
+            spared = _spared(line)
         fields = _POINTS.get(line.type)
         if fields is None or (line.type == "evaluated" and points):
             continue
         epoch = line.data[fields.epoch] if fields.epoch else 0
-        points[epoch] = Point(epoch, worked, line.data[fields.accuracy], line.data[fields.loss])
-    return tuple(points[epoch] for epoch in sorted(points)), worked
+        points[epoch] = Point(epoch, worked + (spared or 0.0), line.data[fields.accuracy], line.data[fields.loss])
+    return tuple(points[epoch] for epoch in sorted(points)), worked + (spared or 0.0)
+
+
+def _spared(line: Line) -> float:
+    """The seconds that features took an earlier job and not this one; events of old do not tell."""
+    if not line.data["cached"]:
+        return 0.0
+    return max(0.0, float(line.data.get("pass_seconds", 0.0)) - float(line.data["seconds"]))
 
 
 def _clocked(history: Iterable[Line]) -> Iterator[tuple[Line, float]]:

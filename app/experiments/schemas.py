@@ -94,7 +94,10 @@ class ArmRead(BaseModel):
         description="Whether these also decided which of several networks was kept, which flatters the run a little; "
         "null where that is not known."
     )
-    seconds: float = Field(description="Worked on it so far, waiting and pauses left out.")
+    seconds: float = Field(
+        description="Worked on it so far, waiting and pauses left out; a pass for features that another run has done "
+        "counts with what it took there."
+    )
     curve: list[Point] = Field(description="After each epoch; of a probe the only point there is.")
 
 

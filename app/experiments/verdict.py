@@ -29,7 +29,8 @@ _NAMES: dict[Arm, str] = {
 @described
 @dataclass(frozen=True)
 class Point:
-    """An arm after so many epochs, and so many seconds after its training began; accuracy 0-1, loss in nats."""
+    """An arm after so many epochs and so many seconds of training, in which a pass for features counts also where
+    another arm had done it; accuracy 0-1, loss in nats."""
 
     epoch: int
     seconds: float

@@ -79,3 +79,34 @@ def test_a_training_without_epochs_has_the_point_of_its_end() -> None:
     assert curve == (Point(0, 3, 0.9, 0.2),)
     with_epochs, _ = curves.of([Line(1, "attempt_started"), epoch(2, 1, 0.5), evaluated])
     assert [point.epoch for point in with_epochs] == [1]
+
+
+def features(seconds: float, *, cached: bool, took: float) -> Line:
+    return Line(seconds, "features_ready", {"images": 9, "seconds": 1, "cached": cached, "pass_seconds": took})
+
+
+def test_a_pass_that_another_run_has_done_counts_with_what_it_took_there() -> None:
+    own = [Line(0, "attempt_started"), features(30, cached=False, took=30), epoch(40, 1, 0.5), Line(42, "succeeded")]
+    found = [Line(0, "attempt_started"), features(1, cached=True, took=30), epoch(11, 1, 0.5), Line(13, "succeeded")]
+    assert curves.of(found) == curves.of(own) == ((Point(1, 40, 0.5, 0.5),), 42)
+
+
+def test_a_pass_of_an_attempt_of_its_own_counts_once() -> None:
+    for first in (features(30, cached=False, took=30), features(1, cached=True, took=30)):
+        history = [Line(0, "attempt_started"), first, Line(first.seconds + 4, "paused"), Line(100, "attempt_started")]
+        curve, _ = curves.of([*history, features(101, cached=True, took=30), epoch(111, 1, 0.5)])
+        assert [point.seconds for point in curve] == [45]
+
+
+def test_a_training_that_is_retried_counts_the_pass_of_the_run_before() -> None:
+    before = [Line(0, "attempt_started"), features(30, cached=False, took=30), Line(31, "failed"), Line(60, "retried")]
+    curve, worked = curves.of(
+        [*before, Line(70, "attempt_started"), features(71, cached=True, took=30), epoch(81, 1, 0.5)]
+    )
+    assert ([point.seconds for point in curve], worked) == ([40], 40)
+
+
+def test_events_of_old_do_not_tell_what_the_pass_took() -> None:
+    old = Line(1, "features_ready", {"images": 9, "seconds": 1, "cached": True})
+    _, worked = curves.of([Line(0, "attempt_started"), old, Line(13, "succeeded")])
+    assert worked == 13

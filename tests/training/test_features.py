@@ -105,7 +105,8 @@ def test_features_are_computed_once_and_then_read_bit_for_bit(
     assert (ready.images, ready.cached) == (20, False)
     assert (again.images, again.cached) == (20, True)
     assert [type(event) for event in second.events] == [FeaturesReady]
-    assert ready.seconds >= 0
+    assert ready.seconds >= ready.pass_seconds > 0
+    assert again.pass_seconds == pytest.approx(ready.pass_seconds, abs=0.001)
 
 
 def test_progress_is_told_batch_by_batch(splits: Splits, extractor: Extractor, tmp_path: Path) -> None:

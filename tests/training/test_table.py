@@ -34,7 +34,7 @@ def write(path: Path) -> None:
     with Draft(path, tell=pytest.fail) as draft:
         for name, values in draft.create(6, {"narrow": 2, "wide": 3}).items():
             values[:] = {"narrow": NARROW, "wide": WIDE}[name]
-        draft.publish()
+        draft.publish(seconds=12.5)
 
 
 def test_rows_are_taken_from_tables_side_by_side() -> None:
@@ -91,10 +91,11 @@ def test_tables_are_read_as_written_and_cannot_be_changed(tmp_path: Path) -> Non
     write(tmp_path / "tables")
     found = tablefile.read(tmp_path / "tables", rows=6)
     assert found is not None
-    assert list(found) == ["narrow", "wide"]
-    assert np.array_equal(found["wide"], WIDE)
+    assert found.seconds == 12.5
+    assert list(found.tables) == ["narrow", "wide"]
+    assert np.array_equal(found.tables["wide"], WIDE)
     with pytest.raises(ValueError, match="read-only"):
-        found["wide"][0, 0] = 1
+        found.tables["wide"][0, 0] = 1
     assert tablefile.read(tmp_path / "tables", rows=5) is None
 
 
@@ -128,7 +129,7 @@ def test_where_the_disk_has_no_room_tables_are_in_memory(tmp_path: Path) -> None
             values = draft.create(6000, {"narrow": 2})["narrow"]
         assert list(tmp_path.iterdir()) == []
         values[:] = 3
-        assert draft.publish()["narrow"] is values
+        assert draft.publish(seconds=1.0)["narrow"] is values
     (reason,) = told
     assert "large" in reason
     assert list(tmp_path.iterdir()) == []
@@ -139,7 +140,7 @@ def test_tables_that_cannot_take_their_name_are_there_all_the_same(tmp_path: Pat
     told: list[str] = []
     with Draft(tmp_path / "tables", tell=told.append) as draft:
         draft.create(6, {"narrow": 2})["narrow"][:] = NARROW
-        found = draft.publish()
+        found = draft.publish(seconds=1.0)
     assert len(told) == 1
     assert np.array_equal(found["narrow"], NARROW)
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]

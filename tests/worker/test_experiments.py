@@ -1,9 +1,16 @@
 """Control runs from the request to the verdict, carried out by a worker."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+
 from app.db import Database, utc_now
 from app.experiments import service
 from app.experiments.schemas import ExperimentCreate
+from app.jobs import events
 from app.jobs import service as service_of_jobs
+from app.jobs.tables import JobEvent
 from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
@@ -41,6 +48,11 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
     assert [arm.state for arm in found.arms.values()] == ["succeeded"] * 3
     assert [[point.epoch for point in arm.curve] for arm in found.arms.values()] == [[0], [0, 1, 2], [1, 2]]
     assert [arm.model_version for arm in found.arms.values()] == [1, 1, 1]
+    with desk.database.read() as session:
+        passes = [_features(events.after(session, job_id, 0, limit=1000)) for job_id in job_ids[:2]]
+    assert [one["cached"] for one in passes] == [False, True]
+    assert passes[0]["pass_seconds"] == pytest.approx(passes[1]["pass_seconds"], abs=0.001)
+    assert found.arms["fine_tune"].curve[0].seconds > passes[1]["pass_seconds"]
     assert found.verdict is not None
     assert {arm: read.also_chosen_by for arm, read in found.arms.items()} == {
         "probe": False,
@@ -57,3 +69,7 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
         images = found.arms[difference.first].images
         assert images is not None
         assert round(difference.accuracy * images) == difference.first_only - difference.second_only
+
+
+def _features(history: Iterable[JobEvent]) -> Mapping[str, Any]:
+    return next(line.data for line in history if line.type == "features_ready")

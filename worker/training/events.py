@@ -31,11 +31,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class FeaturesReady:
-    """The features of all images are there: computed in `seconds`, or read from the cache."""
+    """The features of all images are there after `seconds`: computed, or read from the cache."""
 
     images: int
     seconds: float
     cached: bool
+    pass_seconds: float
+    """What the pass took by which they were computed, here or when an earlier job did that."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from worker.training.data import Images, Splits
 from worker.training.events import Emit, FeaturesNotKept, FeaturesReady, Progress
 from worker.training.runtime import Surveyor
 from worker.training.table import Columns, Rows, Taken
-from worker.training.tablefile import Draft, Tables
+from worker.training.tablefile import Draft, Kept, Tables
 
 FORMAT = 3
 """Part of the key: features of another format are computed anew."""
@@ -70,18 +70,20 @@ def extract(
     started = time.perf_counter()
     hashes = sorted({*splits.train.sha256, *splits.validation.sha256})
     path = cache_dir / f"{_key(hashes, extractor, _exact(splits, hashes, extractor, device))}.safetensors"
-    tables = tablefile.read(path, rows=len(hashes))
-    cached = tables is not None
-    if tables is None:
+    kept = tablefile.read(path, rows=len(hashes))
+    cached = kept is not None
+    if kept is None:
         with Draft(path, tell=lambda reason: emit(FeaturesNotKept(reason))) as draft:
             _compute(draft, splits, hashes, extractor, max_pixels=max_pixels, emit=emit, device=device)
-            tables = draft.publish()
-    emit(FeaturesReady(images=len(hashes), seconds=time.perf_counter() - started, cached=cached))
+            took = time.perf_counter() - started
+            kept = Kept(draft.publish(seconds=took), took)
+    seconds = time.perf_counter() - started
+    emit(FeaturesReady(images=len(hashes), seconds=seconds, cached=cached, pass_seconds=kept.seconds))
     row = {digest: place for place, digest in enumerate(hashes)}
     return Features(
-        train=_rows(tables, row, splits.train),
-        validation=_rows(tables, row, splits.validation),
-        columns=_columns({depth: values.shape[1] for depth, values in tables.items()}),
+        train=_rows(kept.tables, row, splits.train),
+        validation=_rows(kept.tables, row, splits.validation),
+        columns=_columns({depth: values.shape[1] for depth, values in kept.tables.items()}),
     )
 
 

@@ -1,11 +1,12 @@
-"""Tables of as many rows each, `(N, D) float32`, in one file that is mapped into memory: safetensors with a digest."""
+"""Tables of as many rows each, `(N, D) float32`, in one file that is mapped into memory: safetensors with a digest, and
+with the seconds that they took to compute."""
 
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -19,12 +20,22 @@ Tables = dict[str, NDArray[np.float32]]
 
 _METADATA = "__metadata__"
 _DIGEST = "sha256"
+_SECONDS = "seconds"
 _NO_DIGEST = 64 * "0"
 _MAX_HEADER_BYTES = 2**20
 _READ_BYTES = 2**20
 
 
-def read(path: Path, *, rows: int) -> Tables | None:
+@dataclass(frozen=True)
+class Kept:
+    """Tables that were found."""
+
+    tables: Tables
+    seconds: float
+    """What they took to compute."""
+
+
+def read(path: Path, *, rows: int) -> Kept | None:
     """The tables in `path`, mapped; None where there are none of so many rows, or they are damaged."""
     try:
         with path.open("rb") as file:
@@ -32,7 +43,7 @@ def read(path: Path, *, rows: int) -> Tables | None:
             if os.fstat(file.fileno()).st_size != layout.size_bytes or layout.digest(file) != digest:
                 return None
             os.utime(path)  # whoever bounds the cache removes what was used longest ago
-            return layout.map(file, writable=False)
+            return Kept(layout.map(file, writable=False), layout.seconds)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -73,16 +84,17 @@ class Draft:
             self._tables = {name: np.empty((rows, width), np.float32) for name, width in widths.items()}
         return self._tables
 
-    def publish(self) -> Tables:
-        """The tables, now filled, under their final name."""
+    def publish(self, *, seconds: float) -> Tables:
+        """The tables, now filled, which took so long to compute, under their final name."""
         if self._file is None:
             return self._tables
         try:
             for values in self._tables.values():
                 values.flush()  # type: ignore[attr-defined] # as they are maps
-            digest = self._layout.digest(self._file)
+            layout = replace(self._layout, seconds=seconds)
+            header = layout.header(layout.digest(self._file))
             self._file.seek(0)
-            self._file.write(self._layout.header(digest))
+            self._file.write(header)
             self._file.flush()
             # Two trainings may compute the same tables at once; either of them is right.
             os.replace(self._file.name, self._path)
@@ -98,14 +110,15 @@ class _Layout:
 
     rows: int
     widths: Mapping[str, int]
+    seconds: float = 0.0
 
     @property
     def size_bytes(self) -> int:
         return len(self.header(_NO_DIGEST)) + 4 * self.rows * sum(self.widths.values())
 
     def header(self, digest: str) -> bytes:
-        """As long for any digest."""
-        entries: dict[str, object] = {_METADATA: {_DIGEST: digest}}
+        """As long for any digest and any seconds."""
+        entries: dict[str, object] = {_METADATA: {_DIGEST: digest, _SECONDS: f"{self.seconds:016.3f}"}}
         start = 0
         for name, width in self.widths.items():
             end = start + 4 * self.rows * width
@@ -116,7 +129,7 @@ class _Layout:
         return len(content).to_bytes(8, "little") + content
 
     def digest(self, file: IO[bytes]) -> str:
-        """sha256 over the names and all numbers, in hex."""
+        """sha256 over the names, the seconds and all numbers, in hex."""
         found = hashlib.sha256(self.header(_NO_DIGEST))
         file.seek(len(self.header(_NO_DIGEST)))
         while portion := file.read(_READ_BYTES):
@@ -138,8 +151,9 @@ def _read_header(file: IO[bytes], rows: int) -> tuple[_Layout, str]:
         raise ValueError("no header is that long")
     content = file.read(size)
     entries = json.loads(content)
-    digest = entries.pop(_METADATA)[_DIGEST]
-    layout = _Layout(rows, {name: entry["shape"][1] for name, entry in entries.items()})
+    known = entries.pop(_METADATA)
+    digest, seconds = known[_DIGEST], float(known[_SECONDS])
+    layout = _Layout(rows, {name: entry["shape"][1] for name, entry in entries.items()}, seconds)
     if layout.header(digest)[8:] != content:
         raise ValueError("another header would be written")
     return layout, digest
