@@ -67,7 +67,8 @@ class Roc:
 @described
 @dataclass(frozen=True)
 class Bin:
-    """Images whose most probable label has a probability within these bounds."""
+    """Images whose most probable label has a probability within these bounds: from `low` to below `high`, or 1 in
+    single precision where both are that."""
 
     low: float
     high: float

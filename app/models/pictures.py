@@ -24,6 +24,8 @@ _LETTER = 0.58
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 _FAINTEST = 0.16
 """Opacity of a cell with the least images."""
+_THINNEST = 6.0
+"""Width of the bar of a bin that has none."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,8 @@ def _panel(trust: Trust, area: Box, *, is_scaled: bool) -> Panel:
         Bar(
             bin=one,
             left=across.at(one.low) + 1,
-            width=across.at(one.high) - across.at(one.low) - 2,
+            # That of the certain ones has no width: it stands beyond the others.
+            width=max(across.at(one.high) - across.at(one.low) - 2, _THINNEST),
             lower=upward.at(min(one.accuracy, one.confidence)),
             upper=upward.at(max(one.accuracy, one.confidence)),
             share=one.images / most,

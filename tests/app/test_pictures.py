@@ -93,6 +93,15 @@ def test_too_sure_and_too_unsure_are_apart_and_cover_nothing() -> None:
     assert [round((496 - float(one.attrib["y"])) / 340, 2) for one in shapes] == [0.5, 0.8, 0.6, 0.9]
 
 
+def test_the_bar_of_certain_answers_stands_beyond_the_others() -> None:
+    bins = (Bin(14 / 15, 1.0, 10, 0.95, 0.8), Bin(1.0, 1.0, 30, 1.0, 0.6))
+    trust = Trust(0.5, 0.3, bins)
+    found = replace(measured(("ants", "bees")), reliability=Reliability(1.0, 5, trust, trust))
+    below, certain = [one for one in drawn(found, "reliability").iter(f"{SVG}rect") if one.get("class") == "many"][1:]
+    assert float(below.attrib["x"]) + float(below.attrib["width"]) < float(certain.attrib["x"])
+    assert float(certain.attrib["width"]) > 0
+
+
 def test_the_text_at_the_threshold_lies_on_the_curves() -> None:
     last = list(drawn(measured(("ants", "bees", "wasps")), "rejection"))[-1]
     assert "threshold" in (last.text or "")

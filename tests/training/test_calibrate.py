@@ -35,11 +35,32 @@ def test_figures_are_those_of_torchmetrics_and_scikit_learn(classes: int, power:
     assert [one.low for one in found.bins[1:]] == [one.high for one in found.bins[:-1]]
 
 
-def test_a_probability_of_one_is_in_the_last_bin() -> None:
-    found = calibrate.trust(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0]))
-    assert found.bins[-1].images == 2
-    assert (found.bins[-1].confidence, found.bins[-1].accuracy) == (1.0, 0.5)
-    assert found.calibration_error == 0.5
+def test_a_probability_of_one_has_a_bin_of_its_own() -> None:
+    found = calibrate.trust(np.array([[1.0, 0.0], [0.0, 1.0], [0.95, 0.05]]), np.array([0, 0, 0]))
+    below, certain = found.bins[-2:]
+    assert (below.high, below.images, certain.low, certain.high, certain.images) == (1.0, 1, 1.0, 1.0, 2)
+    assert (certain.confidence, certain.accuracy) == (1.0, 0.5)
+    assert found.calibration_error == pytest.approx((2 * 0.5 + 0.05) / 3)
+    assert len(calibrate.trust(np.array([[0.95, 0.05]]), np.array([0])).bins) == calibrate.BINS
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_of_a_classifier_that_is_certain_are_those_of_torchmetrics(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bounds = np.arange(8, 14) / 15
+    values = np.array([1.0, 1 - 1e-12, 1 - 1e-9, 0.95, 0.96, 0.97, *bounds, *np.nextafter(np.float32(bounds), 0)])
+    # Wrong at one value and right at the next, so that it matters which of them share a bin.
+    wrong = [1, 1, 1, 0, 0, 0, *(0 for _ in bounds), *(1 for _ in bounds)]
+    place = rng.integers(0, len(values), 200)
+    probabilities = np.stack([values[place], 1 - values[place]], axis=1)
+    targets = np.array(wrong)[place]
+    error = multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(targets), 2, n_bins=calibrate.BINS
+    )
+    found = calibrate.trust(probabilities, targets)
+    assert found.calibration_error == pytest.approx(float(error), abs=CLOSE)
+    shown = sum(one.images * abs(one.confidence - one.accuracy) for one in found.bins) / 200
+    assert found.calibration_error == pytest.approx(shown)
 
 
 @pytest.mark.parametrize("power", [0.4, 1.0, 3.0])

@@ -4,6 +4,7 @@ Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from app.evaluation import Bin, Reliability, Trust
@@ -61,19 +62,22 @@ def log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> 
 
 
 def trust(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> Trust:
-    """Of `probabilities (N, K)`, in `BINS` bins of equal width that have their lower bound (the last one both)."""
+    """Of `probabilities (N, K)`, in `BINS` bins of equal width that have their lower bound, and in one more for those
+    of 1 where there are any."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     bounds = np.linspace(0, 1, BINS + 1)
-    place = np.clip(np.searchsorted(bounds, confidence, side="right") - 1, 0, BINS - 1)
-    images = np.bincount(place, minlength=BINS)
+    # As torchmetrics does, whose bins go by single precision: of sure classifiers much is 1 by it that is not quite.
+    place = np.searchsorted(torch.linspace(0, 1, BINS + 1).numpy(), confidence.astype(np.float32), side="right") - 1
+    images = np.bincount(place, minlength=BINS + 1)
     count = np.maximum(images, 1)
-    means = np.bincount(place, confidence, minlength=BINS) / count
-    accuracy = np.bincount(place, right, minlength=BINS) / count
-    columns = (bounds[:-1], bounds[1:], images, means, accuracy)
+    means = np.bincount(place, confidence, minlength=BINS + 1) / count
+    accuracy = np.bincount(place, right, minlength=BINS + 1) / count
+    columns = (bounds, np.append(bounds[1:], 1.0), images, means, accuracy)
+    found = [Bin(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
     return Trust(
         log_loss=log_loss(probabilities, targets),
         calibration_error=float((images * np.abs(means - accuracy)).sum() / len(targets)),
-        bins=tuple(Bin(*row) for row in zip(*(column.tolist() for column in columns), strict=True)),
+        bins=tuple(found if images[BINS] else found[:BINS]),
     )
 
 
