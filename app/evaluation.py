@@ -161,7 +161,7 @@ class Conformal:
     alpha: float
     threshold: float
     splits: int
-    """Random halves of the held-out images: the threshold is chosen on one, the figures are of the other."""
+    """Of the held-out images, at random: the threshold is chosen on one part, the figures are of the other."""
     coverage: float
     """Mean share of sets that hold the true label."""
     coverage_range: Interval
@@ -171,6 +171,8 @@ class Conformal:
     """Share of sets without a label."""
     single: float
     """Share of sets with one label."""
+    judged_share: float = 0.5
+    """Of the images in each split the share that the figures are of."""
 
 
 @described

@@ -20,6 +20,21 @@ def test_over_twenty_splits_they_cover_what_is_asked_for(classes: int, temperatu
         assert 0 < found.mean_size < classes
 
 
+@pytest.mark.parametrize(("images", "more"), [(30, 1 / 25), (56, 0.02), (80, 0.02), (159, 0.02)])
+def test_of_few_images_they_cover_no_more_than_whole_images_make_it(images: int, more: float) -> None:
+    draws = [conformal.evaluate(*guesses(images, 4, seed=seed), temperature=1.0, seed=seed) for seed in range(10)]
+    for place, alpha in enumerate(conformal.ALPHAS):
+        coverage = np.mean([every[place].coverage for every in draws])
+        assert 1 - alpha - 0.01 <= coverage <= 1 - alpha + more
+    assert {found.judged_share for every in draws for found in every} == {0.2}
+
+
+def test_of_too_few_images_to_leave_one_out_every_label_is_in_the_set() -> None:
+    found = conformal.evaluate(*guesses(17, 2), temperature=1.0, seed=3)[0]
+    assert (found.splits, found.threshold) == (20, 0.0)
+    assert (found.coverage, found.coverage_range.low, found.mean_size) == (1.0, 1.0, 2.0)
+
+
 def test_images_that_the_threshold_was_not_chosen_on_are_covered_too() -> None:
     covered = []
     for seed in range(20):

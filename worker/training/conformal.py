@@ -5,7 +5,7 @@ finite-sample threshold of split conformal prediction (Vovk et al. 2005).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,16 @@ from app.intervals import Interval
 from worker.training import calibrate
 
 ALPHAS = (0.05, 0.1, 0.2)
-SPLITS = 20
+FOLDS = 5
+"""Of which one is judged and the others choose the threshold: of fewer images it covers more than was asked for, and so
+says less of that of all images."""
+ROUNDS = 4
+"""How often the images are put into folds anew."""
 
 
 @dataclass(frozen=True)
-class _Half:
-    """What sets did on the half of a split that the threshold was not chosen on."""
+class _Judged:
+    """What sets did on the part of a split that the threshold was not chosen on."""
 
     coverage: float
     sizes: NDArray[np.int64]
@@ -30,28 +34,30 @@ class _Half:
 def evaluate(
     probabilities: NDArray[np.float64], targets: NDArray[np.int64], *, temperature: float, seed: int
 ) -> tuple[Conformal, ...]:
-    """For each of `ALPHAS` the threshold that all images of `probabilities (N, K)` give, and what sets do on halves
+    """For each of `ALPHAS` the threshold that all images of `probabilities (N, K)` give, and what sets do on images
     that had no part in it.
 
     Each split finds a temperature of its own, unless `temperature` is 1.
     """
-    halves: dict[float, list[_Half]] = {alpha: [] for alpha in ALPHAS}
-    for split in range(SPLITS):
-        order = np.random.default_rng([seed, split]).permutation(len(targets))
-        chosen, judged = order[: len(order) // 2], order[len(order) // 2 :]
+    splits: dict[float, list[_Judged]] = {alpha: [] for alpha in ALPHAS}
+    for chosen, judged in _splits(len(targets), seed=seed):
         is_scaled = temperature != 1 and len(chosen) > 0
         own = calibrate.fit(probabilities[chosen], targets[chosen]) if is_scaled else 1.0
         known, fresh = (calibrate.tempered(probabilities[part], own) for part in (chosen, judged))
-        for alpha, found in halves.items():
+        for alpha, found in splits.items():
             members = sets(fresh, threshold(known, targets[chosen], alpha=alpha))
             held = members[np.arange(len(judged)), targets[judged]]
-            found.append(_Half(float(held.mean()), members.sum(axis=1)))
+            found.append(_Judged(float(held.mean()), members.sum(axis=1)))
     scaled = calibrate.tempered(probabilities, temperature)
-    return tuple(_figures(alpha, threshold(scaled, targets, alpha=alpha), found) for alpha, found in halves.items())
+    return tuple(_figures(alpha, threshold(scaled, targets, alpha=alpha), found) for alpha, found in splits.items())
 
 
 def threshold(probabilities: NDArray[np.float64], targets: NDArray[np.int64], *, alpha: float) -> float:
-    """The probability from which on a label is in a set; 0 where there are too few images to promise anything else."""
+    """The probability from which on a label is in a set; 0 where there are too few images to promise anything else.
+
+    Of n images it holds the label of the next with a chance of 1 - alpha at least, and of 1 - alpha + 1 / (n + 1) at
+    most, as images can only be left out whole.
+    """
     count = len(targets)
     place = math.floor(alpha * (count + 1) + 1e-9)
     if place < 1:
@@ -64,15 +70,24 @@ def sets(probabilities: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
     return probabilities >= least
 
 
-def _figures(alpha: float, least: float, halves: Sequence[_Half]) -> Conformal:
-    coverage, sizes = [half.coverage for half in halves], np.concatenate([half.sizes for half in halves])
+def _splits(count: int, *, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The images that choose and those that are judged, each image as often as the others."""
+    for number in range(ROUNDS):
+        order = np.random.default_rng([seed, number]).permutation(count)
+        for judged in np.array_split(order, min(FOLDS, count)):
+            yield np.setdiff1d(order, judged), judged
+
+
+def _figures(alpha: float, least: float, splits: Sequence[_Judged]) -> Conformal:
+    coverage, sizes = [split.coverage for split in splits], np.concatenate([split.sizes for split in splits])
     return Conformal(
         alpha=alpha,
         threshold=least,
-        splits=len(halves),
+        splits=len(splits),
         coverage=float(np.mean(coverage)),
         coverage_range=Interval(min(coverage), max(coverage)),
         mean_size=float(sizes.mean()),
         empty=float((sizes == 0).mean()),
         single=float((sizes == 1).mean()),
+        judged_share=1 / FOLDS,
     )
