@@ -3,9 +3,9 @@
 Every network with weights at hand, whole and cut at each of its stages, is measured on every photo set and then
 fine-tuned in all layers. Prints the weighted Kendall tau between the accuracy on a test part that no training has seen
 and the ranking, each of its scores, and other ways to put them together: for the network after the last step, and for
-the one that strategy `full` keeps, which may be the classifier that it began with. Then the time of a ranking of five
-networks by the sum of one feature pass each. A run that was stopped goes on: what is done stands in `--results`, a line
-of JSON each. Gives 1 where a mean tau of the ranking or the ratio misses its limit.
+the one that strategy `full` keeps, which may be the classifier that it began with or one on the way from there. Then
+the time of a ranking of five networks by the sum of one feature pass each. A run that was stopped goes on: what is done
+stands in `--results`, a line of JSON each. Gives 1 where a mean tau of the ranking or the ratio misses its limit.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import weightedtau
+from torch import Tensor
 
 from app import ranking
 from app.backbones import catalogue, classifier, weights
@@ -33,10 +34,10 @@ from app.recipe import Recipe
 from bench import photos, quality, trained, training
 from bench import results as records
 from bench.photos import Photos, PhotoSet
-from worker.training import depths, evaluate, features, fit, probe
+from worker.training import between, depths, evaluate, features, fit, probe
 from worker.training import ranking as measuring
 from worker.training.data import Images, Splits
-from worker.training.events import Emit
+from worker.training.events import Emit, Event, TrainingDiverged
 from worker.training.features import Extractor
 from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
@@ -80,8 +81,8 @@ class Tuned:
 
     epochs: int
     kept: float
-    """Accuracy 0-1 on the test part of what strategy `full` keeps: the network after the last step, or the one before
-    the first where that explains the validation images better."""
+    """Accuracy 0-1 on the test part of what strategy `full` keeps: of the network before the first step, the one after
+    the last and those between, the one that explains the validation images best."""
     last: float
     """... of the network after the last step."""
     start: float
@@ -130,7 +131,9 @@ def tune(case: Case, seen: Splits, test: Photos, file: WeightsFile, *, epochs: i
     plan = _plan(case, seen, epochs)
     _fit_head(network, case, seen, file, plan, cache)
     assert plan.descent is not None
+    start = {name: value.clone() for name, value in network.state_dict().items()}
     before = _judged(network, seen, test)
+    told: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as workdir:
         feed = ImageFeed(
             splits=seen,
@@ -148,15 +151,29 @@ def tune(case: Case, seen: Splits, test: Photos, file: WeightsFile, *, epochs: i
             workdir=Path(workdir),
             fingerprint="",
             device=trained.device(),
-            emit=_SILENT,
+            emit=told.append,
         )
         try:
             after = _judged(fit.fit(network, fitting), seen, test)
         except Diverged:
             after = _Judged(math.inf, 0.0)
-    kept = before if before.loss <= after.loss else after
+    kept = before
+    if not any(isinstance(event, TrainingDiverged) for event in told):
+        kept = _best(network, start, (before, after), seen, test)
     seconds = round(time.perf_counter() - started, 1)
     return Tuned(plan.descent.epochs, kept.test, after.test, before.test, seconds)
+
+
+def _best(
+    network: Classifier, start: Mapping[str, Tensor], ends: tuple["_Judged", "_Judged"], seen: Splits, test: Photos
+) -> "_Judged":
+    """Of what `full` keeps of `network`, which was trained from `start`; `ends` are those two themselves."""
+    end = {name: value.clone() for name, value in network.state_dict().items()}
+    share, _ = between.best(
+        network, start, end, known=(ends[0].loss, ends[1].loss), loss=lambda tried: _loss(tried, seen)
+    )
+    network.load_state_dict(between.mixed(start, end, share))
+    return _judged(network, seen, test)
 
 
 def _plan(case: Case, seen: Splits, epochs: int | None) -> Plan:
@@ -203,21 +220,24 @@ class _Judged:
 
 
 def _judged(network: Classifier, seen: Splits, test: Photos) -> _Judged:
-    form = classifier.inference_form(network.eval())
+    right = _predicted(network, test).argmax(axis=1) == test.targets
+    return _Judged(_loss(network, seen), float(right.mean()))
 
-    def predicted(images: Images) -> NDArray[np.float64]:
-        return evaluate.predict(
-            form,
-            images,
-            network.preprocessing,
-            max_pixels=_MAX_PIXELS,
-            phase="test",
-            emit=_SILENT,
-            device=trained.device(),
-        )
 
-    loss = evaluate.tempered_log_loss(predicted(seen.validation), seen.validation.targets)
-    return _Judged(loss, float((predicted(test).argmax(axis=1) == test.targets).mean()))
+def _loss(network: Classifier, seen: Splits) -> float:
+    return evaluate.tempered_log_loss(_predicted(network, seen.validation), seen.validation.targets)
+
+
+def _predicted(network: Classifier, images: Images) -> NDArray[np.float64]:
+    return evaluate.predict(
+        classifier.inference_form(network.eval()),
+        images,
+        network.preprocessing,
+        max_pixels=_MAX_PIXELS,
+        phase="test",
+        emit=_SILENT,
+        device=trained.device(),
+    )
 
 
 def taus(rows: Sequence[Row], goal: str) -> dict[str, float]:

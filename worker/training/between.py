@@ -14,6 +14,20 @@ SHARES = (0.25, 0.5, 0.75)
 """How far from the start those lie that are tried besides the start and the end."""
 
 
+def best(
+    network: Classifier,
+    start: Mapping[str, Tensor],
+    end: Mapping[str, Tensor],
+    *,
+    known: tuple[float, float],
+    loss: Callable[[Classifier], float],
+) -> tuple[float, dict[float, float]]:
+    """How far from `start` to `end` the values of least `loss` lie, and the loss of all that were looked at; of the two
+    themselves it is `known`. `network` is what those between are made of, and stays as it is."""
+    losses = {0.0: known[0], 1.0: known[1], **judged(network, start, end, loss)}
+    return min(sorted(losses), key=lambda share: losses[share]), losses
+
+
 def judged(
     network: Classifier, start: Mapping[str, Tensor], end: Mapping[str, Tensor], loss: Callable[[Classifier], float]
 ) -> dict[float, float]:

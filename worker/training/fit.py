@@ -223,11 +223,13 @@ class _Training:
         # The best of all epochs would be chosen by chance, on few images: it does worse on others than the last one,
         # for which the learning rate has fallen to nothing.
         last = self._last or self._validate(self._position.epochs)
-        losses = {0.0: begun.tempered_loss, 1.0: last.tempered_loss}
-        losses |= between.judged(
-            self._learner.kept, start, end, lambda network: self._validate(self._position.epochs, network).tempered_loss
+        chosen, losses = between.best(
+            self._learner.kept,
+            start,
+            end,
+            known=(begun.tempered_loss, last.tempered_loss),
+            loss=lambda network: self._validate(self._position.epochs, network).tempered_loss,
         )
-        chosen = min(sorted(losses), key=lambda share: losses[share])
         if chosen == 0:
             self._fitting.emit(StartKept(start_loss=begun.tempered_loss, end_loss=last.tempered_loss))
         elif chosen < 1:
