@@ -141,7 +141,9 @@ def test_layers_that_were_trained_on_the_replayed_images_of_a_base_have_seen_the
     for model, trained_on, recipe in trainings:
         with desk.database.write() as session:
             wanted = JobCreate(dataset=trained_on, model=model, recipe=recipe)
-            trained = service.submit(session, wanted, max_attempts=1, now=utc_now())
+            trained = service.submit(
+                session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now()
+            )
         assert runner.run(trained.id)
     job = submit(desk, dataset_id, *(Candidate(model=model) for model, _, _ in trainings))
     runner.run(job.id)

@@ -30,6 +30,10 @@ class Best:
     loss: float
     tempered_loss: float
 
+    def beats(self, other: "Best | None") -> bool:
+        """Whether it is right more often, or as often and surer."""
+        return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
 
 @dataclass(frozen=True)
 class Position:

@@ -43,7 +43,7 @@ from worker.training.events import (
 from worker.training.feed import Batch, Feed, cut
 from worker.training.learner import Criterion, Diverged, Learner, check, seeded
 from worker.training.peers import Group, Peers
-from worker.training.schedule import Pace
+from worker.training.schedule import Pace, Step
 
 _CHECKPOINT_SECONDS = 60.0
 """How much of an epoch may be lost to a crash."""
@@ -105,16 +105,6 @@ class _Passed:
     """The last learning rate."""
     images: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Step:
-    epoch: int
-    number: int
-    """Of all steps, counted from 0."""
-    rate: float
-    images: int
-    """Over all peers."""
 
 
 class _Training:
@@ -274,7 +264,7 @@ class _Training:
             group = list(islice(batches, self._descent.accumulate))
             images = sum(map(len, parts[step * self._descent.accumulate :][: self._descent.accumulate]))
             self._hold(pace.held(number, self._learner.network.stages))
-            loss = self._step(group, _Step(epoch, number, pace.rate(number), images))
+            loss = self._step(group, Step(epoch, number, pace.rate(number), images))
             self._losses.append(loss)
             self._position = replace(self._position, steps=step + 1)
             done += images
@@ -294,7 +284,7 @@ class _Training:
             self._position = replace(self._position, loss=self._position.loss + loss)
         self._losses = []
 
-    def _step(self, batches: list[Batch], step: "_Step") -> Tensor:
+    def _step(self, batches: list[Batch], step: Step) -> Tensor:
         place = [self._peers.place] if self._peers.place else []
         while True:
             try:
@@ -351,7 +341,7 @@ class _Training:
                 images_per_second=passed.images / passed.seconds,
             )
         )
-        is_best = self._descent.patience is not None and _is_better(current, self._best)
+        is_best = self._descent.patience is not None and current.beats(self._best)
         self._best, self._last = current if is_best else self._best, current
         self._position = Position(epochs=epoch, steps=0, loss=0.0)
         if self._save(is_best=is_best):
@@ -387,10 +377,6 @@ class _Training:
             return False
         self._unkept = None
         return True
-
-
-def _is_better(current: Best, best: Best | None) -> bool:
-    return best is None or (current.accuracy, -current.loss) > (best.accuracy, -best.loss)
 
 
 def _shared(network: Classifier, fitting: Fitting) -> list[tuple[torch.device, tuple[Classifier, Fitting]]]:

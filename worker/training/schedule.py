@@ -32,6 +32,18 @@ def learning_rate(step: int, *, steps: int, warm_up: int, peak: float) -> float:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step of a training."""
+
+    epoch: int
+    number: int
+    """Of all steps, counted from 0."""
+    rate: float
+    images: int
+    """Over all peers."""
+
+
+@dataclass(frozen=True)
 class Pace:
     """What each step of a training by `descent` is like."""
 
