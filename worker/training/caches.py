@@ -1,6 +1,7 @@
 """What a training keeps on the disk to be quicker: no more than it may, nor than there is room for besides its
 checkpoints, and no longer than it lasts."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,5 +89,7 @@ class Caches:
 def discard(folder: Path) -> None:
     """Remove what trainings in `folder`, or in folders of it, have kept besides checkpoints."""
     # Activations have no name, and go with the process.
-    for images in folder.rglob(_IMAGES):
-        shutil.rmtree(images, ignore_errors=True)
+    for path, folders, _ in os.walk(folder):  # which does not mind what another process removes meanwhile
+        if _IMAGES in folders:
+            folders.remove(_IMAGES)
+            shutil.rmtree(Path(path, _IMAGES), ignore_errors=True)
