@@ -123,7 +123,8 @@ class _Training:
             device=device,
             others=tuple(others),
             base=self.base,
-            pieces=2**self.work.kills,
+            # Once may be somebody's will, after which a training is to end as if it had never stopped.
+            pieces=2 ** max(0, self.work.kills - 1),
         )
 
     def search(self, plan: Plan, profile: Profile | None, workdir: Path, emit: Emit, *, began: float) -> Trained:

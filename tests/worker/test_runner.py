@@ -131,8 +131,24 @@ def test_a_job_killed_once_goes_on_and_succeeds_at_the_second_attempt(
     assert "attempt_ended" in history
     assert "resumed" in history
     assert history.count("epoch_finished") < 24
-    # As the system kills it when memory runs out.
-    assert history.index("attempt_ended") < history.index("batch_split") < history.index("resumed") + 2
+    assert "batch_split" not in history
+
+
+def test_a_job_killed_twice_goes_on_with_less_memory(desk: Desk, runner: Runner, dataset_id: str) -> None:
+    """As the system kills it when memory runs out."""
+    job = desk.submit_training(dataset_id, epochs=12, max_attempts=3)
+    for kills in (1, 2):
+        with running(runner, job.id):
+            until(lambda kills=kills: desk.history(job.id).count("checkpoint_saved") >= 2 * kills)  # type: ignore[misc]
+            for process in job_processes():
+                process.kill()
+    runner.run(job.id)
+
+    assert desk.job(job.id).state == "succeeded"
+    history = desk.history(job.id)
+    assert history.count("attempt_ended") == 2
+    assert len(history) - history[::-1].index("attempt_started") < history.index("batch_split")
+    assert history.count("batch_split") == 1
 
 
 def test_a_job_killed_at_every_attempt_fails_and_says_so(desk: Desk, runner: Runner, dataset_id: str) -> None:
