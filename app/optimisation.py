@@ -53,6 +53,8 @@ class Tolerance:
     """By how many points, of 100, its accuracy may be lower."""
     agreement: Annotated[Number, Field(ge=0, le=1)] = 0.99
     """The least share of images, 0-1, for which its most probable label is to be the same."""
+    unknown_agreement: Annotated[Number, Field(ge=0, le=1)] = 0.95
+    """The least share of images, 0-1, for which it is to decide the same as to whether they are unknown."""
 
 
 DEFAULT_TOLERANCE = Tolerance()
@@ -71,6 +73,14 @@ class Figures:
     """Mean, in nats, at the version's temperature."""
     calibration_error: float
     """Expected calibration error at that temperature, 0-1."""
+    refused: float | None = None
+    """Share of images, 0-1, that are said to be unknown; None, as what follows, for optimisations of old and for
+    versions without a calibration."""
+    unknown_agreement: float | None = None
+    """Share of images, 0-1, of which that is said as in the plain form, be it yes or no."""
+    unknown_below: float | None = None
+    """The similarity below which it is: the version's threshold, moved as far as the similarities around it have moved
+    from those of the plain form, so that as many images are refused."""
 
 
 @described
@@ -137,6 +147,12 @@ class Report:
     is_partial: bool = False
     """Whether its machine may run others, which were not asked for."""
 
+    def unknown_below(self, name: str) -> float | None:
+        """The similarity below which the form `name` says that an image is unknown; None where that was not measured,
+        and is the version's own."""
+        found = next((form.figures for form in self.forms if form.name == name), None)
+        return None if found is None else found.unknown_below
+
 
 @dataclass(frozen=True)
 class Pins:
@@ -196,6 +212,9 @@ def miss(found: Figures, plain: Figures, tolerance: Tolerance) -> str | None:
     if found.agreement < tolerance.agreement - _ROUNDING:
         wanted = 100 * tolerance.agreement
         return f"it agrees on {100 * found.agreement:.2f} % of the images; {wanted:g} % are wanted"
+    if found.unknown_agreement is not None and found.unknown_agreement < tolerance.unknown_agreement - _ROUNDING:
+        told, wanted = 100 * found.unknown_agreement, 100 * tolerance.unknown_agreement
+        return f"it agrees on which images are unknown for {told:.2f} % of them; {wanted:g} % are wanted"
     return None
 
 

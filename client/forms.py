@@ -10,6 +10,7 @@ class FormFigures(msgspec.Struct, frozen=True):
     agreement: float
     log_loss: float
     calibration_error: float
+    refused: float | None = None
 
 
 class FormSpeed(msgspec.Struct, frozen=True):

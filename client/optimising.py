@@ -22,6 +22,9 @@ def optimise(
     agreement: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images whose label is to stay the same.")
     ] = 0.99,
+    unknown_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of images for which it is to decide the same as to `unknown`.")
+    ] = 0.95,
     form: Annotated[
         list[str] | None, typer.Option(help="Form to compare, such as openvino-int8; all that can be if left out.")
     ] = None,
@@ -33,7 +36,11 @@ def optimise(
         name, number = client.resolve(model)
         with show.step(console, f"optimise {name}@{number}") as step:
             wanted = {
-                "tolerance": {"accuracy_points": accuracy_points, "agreement": agreement},
+                "tolerance": {
+                    "accuracy_points": accuracy_points,
+                    "agreement": agreement,
+                    "unknown_agreement": unknown_agreement,
+                },
                 "forms": form,
                 "device": "cpu" if on_cpu else "gpu",
             }

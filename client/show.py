@@ -182,7 +182,9 @@ def runtimes(found: Runtimes) -> Iterator[RenderableType]:
     """How each form did, and which is served."""
     for optimisation in found.optimisations:
         report = optimisation.report
-        table = _table("Form", "Accuracy", "Agreement", "One image", "On one thread", "Images/s", "Memory", "")
+        table = _table(
+            "Form", "Accuracy", "Agreement", "Unknown", "One image", "On one thread", "Images/s", "Memory", ""
+        )
         table.title = f"{report.machine.name}, {counted(report.machine.threads, 'thread')}, " + counted(
             report.images, "held-out image"
         )
@@ -197,10 +199,11 @@ def runtimes(found: Runtimes) -> Iterator[RenderableType]:
 def _form(form: Form) -> Iterator[str]:
     yield form.name
     if form.figures is None or form.speed is None:
-        yield from ("",) * 6
+        yield from ("",) * 7
     else:
-        speed = form.speed
+        speed, refused = form.speed, form.figures.refused
         yield from (f"{100 * form.figures.accuracy:.1f} %", f"{100 * form.figures.agreement:.1f} %")
+        yield "" if refused is None else f"{100 * refused:.1f} %"
         yield from (f"{speed.latency_ms:.1f} ms", f"{speed.single_thread_ms:.1f} ms", f"{speed.images_per_second:.0f}")
         yield "" if speed.memory_bytes is None else _size(speed.memory_bytes)
     yield escape(form.reason or "")

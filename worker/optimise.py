@@ -4,11 +4,13 @@ import torch
 
 from app import errors
 from app.models import artifact
+from app.models.artifact import Calibration
 from app.runtimes import opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine
 from worker import machine
 from worker.optimising import compare
 from worker.optimising.compare import Setting, Subject
+from worker.optimising.measure import Scale
 from worker.splits import splits_of
 from worker.training.events import Emit
 from worker.works import OptimiseOutcome, OptimiseWork
@@ -26,7 +28,7 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
     subject = Subject(
         files=Files(work.artifact, networks),
         preprocessing=stored.preprocessing,
-        temperature=1.0 if stored.calibration is None else stored.calibration.temperature,
+        scale=_scale(stored.calibration),
         splits=splits_of(work.table, work.tag),
         max_pixels=work.max_image_pixels,
     )
@@ -40,6 +42,12 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
     found = compare.compare(subject, setting, emit)
     optimised.write(networks, found)
     return OptimiseOutcome(networks, work.optimisation_id, work.version_id, found.report)
+
+
+def _scale(calibration: Calibration | None) -> Scale:
+    if calibration is None:
+        return Scale(temperature=1.0, means=None, unknown_below=0.0)
+    return Scale(calibration.temperature, calibration.means.numpy(), calibration.unknown_below)
 
 
 def _forms(wanted: tuple[str, ...] | None, kept: tuple[str, ...], device: torch.device) -> tuple[Form, ...]:

@@ -149,7 +149,7 @@ class OptimisationCreate(BaseModel):
         extra="forbid",
         json_schema_extra={
             "example": {
-                "tolerance": {"accuracy_points": 0.5, "agreement": 0.99},
+                "tolerance": {"accuracy_points": 0.5, "agreement": 0.99, "unknown_agreement": 0.95},
                 "forms": ["onnxruntime-fp32", "openvino-int8"],
                 "device": "gpu",
             }

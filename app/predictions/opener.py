@@ -1,7 +1,7 @@
 """How a model version gets from its folders into memory."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 
@@ -9,14 +9,15 @@ from app import errors, libraries
 from app.backbones.taps import Outlet
 from app.metrics import Metrics
 from app.models import artifact as artifacts
-from app.models.artifact import Description
+from app.models.artifact import Calibration, Description
 from app.models.service import Served
+from app.optimisation import Report
 from app.predictions import needs
 from app.predictions.loaded import Loaded, Pace
 from app.predictions.needs import Need
 from app.runtimes import form, opening, optimised
 from app.runtimes.form import Files, Form, Machine, Network
-from app.runtimes.opening import Check
+from app.runtimes.optimised import Optimised
 from app.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class FromStorage:
     def _opened(self, version: Served, described: Description) -> Loaded:
         folder = self.storage.model_version(version.version_id)
         wanted = tuple(form.named(name) for name in version.serving.forms)
-        place, check = self._optimised(version)
+        place, measured = self._optimised(version)
 
         def make(network: Network, form: Form) -> Loaded:
             loaded = Loaded(
@@ -67,12 +68,13 @@ class FromStorage:
                 form,
                 labels=described.labels,
                 preprocessing=described.preprocessing,
-                calibration=described.calibration,
+                calibration=_calibrated(described.calibration, None if measured is None else measured.report, form),
                 machine=self.machine,
             )
             self._make_ready(loaded, (form, described.backbone, described.outlet, described.preprocessing.crop))
             return loaded
 
+        check = None if measured is None else measured.check
         opened = opening.open_first(Files(folder, place), wanted, self.machine, make=make, check=check)
         for failed, _ in opened.failed:
             self.metrics.fallbacks.labels(failed.name).inc()
@@ -88,14 +90,20 @@ class FromStorage:
                     return
         loaded.warm_up(pace)
 
-    def _optimised(self, version: Served) -> tuple[Path | None, Check | None]:
-        """Where its other forms lie, and what to check them by; neither where they are not as they were written."""
+    def _optimised(self, version: Served) -> tuple[Path | None, Optimised | None]:
+        """Where its other forms lie, and what is known of them; neither where they are not as they were written."""
         if version.serving.optimisation_id is None:
             return None, None
         place = self.storage.optimisation(version.serving.optimisation_id)
         try:
-            return place, optimised.read(place).check
+            return place, optimised.read(place)
         except errors.Unavailable as error:
             self.metrics.unreadable.inc()
             logger.warning("%s@%d is run as it was trained: %s", version.model_name, version.number, error)
             return None, None
+
+
+def _calibrated(calibration: Calibration | None, report: Report | None, form: Form) -> Calibration | None:
+    """The version's `calibration` for `form`, whose similarities are not quite those by which it was chosen."""
+    least = None if report is None else report.unknown_below(form.name)
+    return calibration if calibration is None or least is None else replace(calibration, unknown_below=least)

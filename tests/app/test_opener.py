@@ -1,19 +1,22 @@
 """How a model version gets into memory: in the form that was chosen, or in the next that works."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from torch.nn import functional
 
 from app import errors, files, optimisation
 from app.metrics import Metrics
+from app.models.artifact import Calibration
 from app.models.service import Served
 from app.optimisation import Machine as MeasuredOn
 from app.optimisation import Report, Serving, Tolerance
@@ -56,6 +59,29 @@ def source(storage: Storage) -> FromStorage:
 def test_a_version_is_opened_in_the_form_that_was_chosen(source: FromStorage) -> None:
     assert source.open(VERSION).form.name == "onnxruntime-fp32"
     assert source.open(Served("mv_1", "insects", 1)).form.name == "torch-fp32"
+
+
+def test_what_is_unknown_is_decided_by_the_threshold_of_the_form_that_answers(
+    source: FromStorage, storage: Storage
+) -> None:
+    means = functional.normalize(torch.randn(2, 128, generator=torch.Generator().manual_seed(1)), dim=1)
+    shutil.rmtree(storage.model_version("mv_1"))
+    factories.write_artifact(storage.model_version("mv_1"), calibration=Calibration(1.0, -2.0, (), means))
+    folder = storage.optimisation("opt_1")
+    found = optimised.read(folder)
+    image = found.check.images[0]
+
+    def is_unknown(below: float | None) -> bool | None:
+        """To the second form, to which images are unknown `below` that similarity."""
+        plain, other = found.report.forms
+        assert other.figures is not None
+        forms = (plain, replace(other, figures=replace(other.figures, unknown_below=below)))
+        optimised.write(folder, Optimised(replace(found.report, forms=forms), found.check))
+        return source.open(VERSION).answers([image], alone=True)[0].is_unknown
+
+    assert [is_unknown(below) for below in (2.0, -2.0, None)] == [True, False, False]
+    plain = Served("mv_1", "insects", 1, Serving("opt_1", ("torch-fp32",)))
+    assert source.open(plain).answers([image], alone=True)[0].is_unknown is False
 
 
 PROGRAM = """

@@ -59,6 +59,24 @@ def test_a_form_is_inside_the_tolerance_or_there_is_a_reason(
     assert found is None if said is None else said in str(found)
 
 
+@pytest.mark.parametrize(
+    ("same", "said"),
+    [(None, None), (0.95, None), (0.94, "which images are unknown for 94.00 % of them; 95 % are wanted")],
+)
+def test_a_form_that_decides_otherwise_what_is_unknown_is_outside_the_tolerance(
+    same: float | None, said: str | None
+) -> None:
+    found = optimisation.miss(replace(PLAIN_FIGURES, unknown_agreement=same), PLAIN_FIGURES, Tolerance())
+    assert found is None if said is None else said in str(found)
+
+
+def test_a_report_says_from_where_on_an_image_is_unknown_to_a_form_as_far_as_that_was_measured() -> None:
+    figures = replace(PLAIN_FIGURES, refused=0.05, unknown_agreement=1.0, unknown_below=0.31)
+    report = replace(REPORT, forms=(*FORMS[:1], replace(FORMS[1], figures=figures), *FORMS[2:]))
+    names = ("onnxruntime-fp32", "torch-fp32", "torch-compiled-fp32", "tensorrt-fp16")
+    assert [report.unknown_below(name) for name in names] == [0.31, None, None, None]
+
+
 def test_the_fastest_come_first_as_far_as_they_are_faster_than_the_plain_one() -> None:
     assert REPORT.order == ("onnxruntime-int8", "onnxruntime-fp32", "torch-fp32")
 

@@ -14,6 +14,7 @@ from app.main import assemble
 from app.models import service as models
 from app.models import serving
 from app.models.serving import NewOptimisation
+from app.models.tables import Optimisation
 from app.optimisation import NO_PINS, Pins, Report
 from app.settings import Settings
 from app.storage import Storage
@@ -59,7 +60,9 @@ def test_a_job_is_queued_once_for_all_who_ask_for_the_same(
     job = first.json()
     assert first.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["kind"], job["model_name"], job["dataset_version"]) == ("optimise", "insects", 1)
-    assert job["spec"]["wanted"]["tolerance"] == {"accuracy_points": 0.5, "agreement": 0.99}
+    assert job["spec"]["wanted"]["tolerance"] == {
+        "accuracy_points": 0.5, "agreement": 0.99, "unknown_agreement": 0.95
+    }  # fmt: skip
     assert ("gpu", job["id"]) in bell.rung
     assert http.post(f"{VERSION}/optimise", json={"device": "gpu"}).json()["id"] == job["id"]
     assert http.post(f"{VERSION}/optimise").json()["id"] == job["id"]
@@ -220,12 +223,39 @@ def test_the_card_and_the_page_have_the_table(
     assert "On a CPU with 2 threads, **onnxruntime-int8** is served." in card
     rows = [line for line in card.splitlines() if line.startswith(("| torch", "| onnx", "| openvino"))]
     assert len(rows) == len(REPORT.forms)
-    assert {row.count("|") for row in rows} == {11}
+    assert {row.count("|") for row in rows} == {12}
     page = http.get(f"{VERSION}/evaluation", headers={"Accept": "text/html"}).text
     assert "<h2>Runtimes on a CPU with 2 threads</h2>" in page
     assert "outside the tolerance: its accuracy is lower" in page
     assert "not to be had: not installed" in page
     assert page.count('<td class="text">onnxruntime-int8</td>') == 1
+
+
+def test_what_each_form_refuses_is_told_and_not_of_optimisations_of_old(
+    http: TestClient, database: Database, files: Storage, register: Callable[..., Any]
+) -> None:
+    register(asdict(measured(LABELS)), LABELS)
+    with database.read() as session:
+        version_id = models.find_version(session, "insects", 1).id
+    plain, other = REPORT.forms[:2]
+    assert other.figures is not None
+    told = replace(other.figures, refused=0.0475, unknown_agreement=0.976, unknown_below=0.31)
+    forms = (plain, replace(other, figures=told))
+    optimisation_id = record(database, version_id, replace(REPORT, forms=forms, order=("torch-fp32",)))
+    with database.write() as session:
+        row = session.get_one(Optimisation, optimisation_id)
+        of_old = {name: value for name, value in row.report["forms"][0]["figures"].items() if value is not None}
+        row.report = {**row.report, "forms": [{**row.report["forms"][0], "figures": of_old}, row.report["forms"][1]]}
+
+    first, second = http.get(URL).json()["optimisations"][0]["report"]["forms"]
+    names = ("refused", "unknown_agreement", "unknown_below")
+    assert [first["figures"][name] for name in names] == [None, None, None]
+    assert [second["figures"][name] for name in names] == [0.0475, 0.976, 0.31]
+    card, page = http.get(f"{VERSION}/card").text, http.get(f"{VERSION}/evaluation?format=html").text
+    (row_of_old,) = (line for line in card.splitlines() if line.startswith("| torch-fp32"))
+    assert row_of_old.split(" | ")[5] == "\N{EN DASH}"
+    assert "| 4.8 % (97.6 %) |" in card
+    assert "<td>4.8 % (97.6 %)</td>" in page
 
 
 def test_little_memory_is_not_told_as_none(

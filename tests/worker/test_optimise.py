@@ -17,10 +17,13 @@ from app.db import Database, utc_now
 from app.jobs import leases, service
 from app.jobs.schemas import OptimisationCreate
 from app.jobs.tables import Job
+from app.metrics import Metrics
 from app.models import artifact, serving
 from app.models import service as models
+from app.models.service import Served
 from app.models.serving import Process
 from app.optimisation import Pins, Report, Serving, Tolerance
+from app.predictions.opener import FromStorage
 from app.runtimes import opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine
 from app.settings import Settings
@@ -97,8 +100,10 @@ def test_every_form_gives_the_answers_of_the_plain_one_and_the_report_is_right(
     assert report.images == len(images)
     where = Files(files.model_version(trained), place)
     plain = opening.open_form(where, PLAIN, MACHINE).run(images).logits
+    refused = []
     for form in report.forms:
-        logits = opening.open_form(where, Form(form.runtime, form.precision), MACHINE).run(images).logits
+        passed = opening.open_form(where, Form(form.runtime, form.precision), MACHINE).run(images)
+        logits = passed.logits
         assert np.abs(logits - plain).max() < (1e-4 if form.precision == "fp32" else 0.5)
         assert form.figures is not None
         assert form.speed is not None
@@ -108,6 +113,12 @@ def test_every_form_gives_the_answers_of_the_plain_one_and_the_report_is_right(
         likelihood /= likelihood.sum(axis=1, keepdims=True)
         log_loss = -np.log(likelihood[np.arange(len(targets)), targets]).mean()
         assert form.figures.log_loss == pytest.approx(log_loss, rel=1e-3, abs=1e-4)
+        served = Served(trained, "colours", 1, Serving(optimisation_id, (form.name,)))
+        answers = FromStorage(files, MACHINE, 1, Metrics()).open(served)
+        unknown = [bool(answers.answers([image], alone=False)[0].is_unknown) for image in images]
+        assert form.figures.refused == np.mean(unknown)
+        refused.append(unknown)
+        assert form.figures.unknown_agreement == np.mean(np.array(unknown) == np.array(refused[0]))
         assert min(form.speed.latency_ms, form.speed.single_thread_ms, form.speed.images_per_second) > 0
         assert form.within
     rates = {form.name: form.speed.images_per_second for form in report.forms if form.speed}

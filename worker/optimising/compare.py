@@ -20,7 +20,7 @@ from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from worker.optimising import measure, pixels, quantise
 from worker.optimising.events import FormMeasured, FormRefused, FormsOrdered, Quantised
-from worker.optimising.measure import Memory, Pace
+from worker.optimising.measure import Answers, Memory, Pace, Scale
 from worker.training.data import Splits
 from worker.training.events import Emit
 
@@ -40,7 +40,7 @@ class Subject:
     files: Files
     """`optimised` is the folder that the networks are written to."""
     preprocessing: Preprocessing
-    temperature: float
+    scale: Scale
     splits: Splits
     max_pixels: int
 
@@ -63,7 +63,7 @@ class _Plain:
 
     images: NDArray[np.uint8]
     targets: NDArray[np.int64]
-    logits: NDArray[np.float32]
+    answers: Answers
     figures: Figures
 
 
@@ -83,7 +83,7 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
     bench = _Bench(subject, setting, images, emit)
     plain, first = bench.plain()
     lacking = bench.write_down(plain)
-    measured, logits = [first], {PLAIN.name: plain.logits}
+    measured, logits = [first], {PLAIN.name: plain.answers.logits}
     for form in setting.forms:
         if form != PLAIN:
             entry, found = bench.try_form(form, plain, lacking)
@@ -98,7 +98,8 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
         setting.machine.threads,
     )
     is_partial = not {*opening.forms(torch.device(setting.machine.device))} <= {PLAIN, *setting.forms}
-    report = Report(machine, len(images), subject.temperature, setting.tolerance, tuple(measured), order, is_partial)
+    temperature = subject.scale.temperature
+    report = Report(machine, len(images), temperature, setting.tolerance, tuple(measured), order, is_partial)
     return Optimised(report, _check(images, logits))
 
 
@@ -112,9 +113,9 @@ class _Bench:
     emit: Emit
 
     def plain(self) -> tuple[_Plain, MeasuredForm]:
-        entry, logits = self._measured(PLAIN, None)
+        entry, answers = self._measured(PLAIN, None)
         assert entry.figures is not None
-        return _Plain(self.images, self.subject.splits.validation.targets, logits, entry.figures), entry
+        return _Plain(self.images, self.subject.splits.validation.targets, answers, entry.figures), entry
 
     def try_form(
         self, form: Form, plain: _Plain, lacking: Mapping[str, str]
@@ -123,7 +124,8 @@ class _Bench:
         reason = lacking.get(form.precision) if form.runtime in _OF_ONNX else None
         try:
             if reason is None:
-                return self._measured(form, plain)
+                entry, answers = self._measured(form, plain)
+                return entry, answers.logits
         except (
             Exception
         ) as error:  # runtimes raise what they like; an end that was asked for comes out of the next event
@@ -148,7 +150,7 @@ class _Bench:
             return {"int8": f"the network cannot be quantised: {error}"}
         return {}
 
-    def _measured(self, form: Form, plain: _Plain | None) -> tuple[MeasuredForm, NDArray[np.float32]]:
+    def _measured(self, form: Form, plain: _Plain | None) -> tuple[MeasuredForm, Answers]:
         started = time.perf_counter()
         machine, targets = self.setting.machine, self.subject.splits.validation.targets
         memory = Memory(form.runtime, machine.device)
@@ -158,9 +160,9 @@ class _Bench:
         network.widen()
         network.run(image, alone=True)
         grown = memory.grown()
-        logits = measure.logits(network, self.images, machine, phase=f"run {form.name}", emit=self.emit)
-        compared = logits if plain is None else plain.logits
-        figures = measure.figures(logits, compared, targets, temperature=self.subject.temperature)
+        scale, phase = self.subject.scale, f"run {form.name}"
+        answers = measure.answers(network, self.images, machine, scale, phase=phase, emit=self.emit)
+        figures = measure.figures(answers, answers if plain is None else plain.answers, targets, scale)
         speed = measure.speed(network, self.images, Pace(machine), memory_bytes=grown)
         del network
         gc.collect()
@@ -172,6 +174,7 @@ class _Bench:
                 accuracy=figures.accuracy,
                 agreement=figures.agreement,
                 log_loss=figures.log_loss,
+                refused=figures.refused,
                 latency_ms=speed.latency_ms,
                 images_per_second=speed.images_per_second,
                 within=entry.within,
@@ -179,7 +182,7 @@ class _Bench:
                 seconds=time.perf_counter() - started,
             )
         )
-        return entry, logits
+        return entry, answers
 
     def _write_plain(self) -> None:
         side = self.subject.preprocessing.crop
@@ -195,7 +198,7 @@ class _Bench:
 
     def _write_int8(self, plain: _Plain) -> None:
         """In the first way that is inside the tolerance, or in that which agrees best."""
-        train, machine = self.subject.splits.train, self.setting.machine
+        train, machine, scale = self.subject.splits.train, self.setting.machine, self.subject.scale
         seen = pixels.decode(
             train,
             pixels.spread(len(train), most=CALIBRATED_ON, seed=_SEED),
@@ -206,16 +209,14 @@ class _Bench:
         )
         target, small = self._path("int8"), quantise.saturates()
         places = pixels.spread(len(self.images), most=_JUDGED_ON, seed=_SEED)
-        images, targets = self.images[places], plain.targets[places]
-        plainly = measure.figures(
-            plain.logits[places], plain.logits[places], targets, temperature=self.subject.temperature
-        )
+        images, targets, expected = self.images[places], plain.targets[places], plain.answers.at(places)
+        plainly = measure.figures(expected, expected, targets, scale)
         tried: list[tuple[float, bytes]] = []
         for way in quantise.WAYS:
             quantise.quantise(self._path("fp32"), target, way, seen, small_range=small, emit=self.emit)
             network = opening.open_form(self.subject.files, Form("onnxruntime", "int8"), machine)
-            logits = measure.logits(network, images, machine, phase="judge int8", emit=self.emit)
-            found = measure.figures(logits, plain.logits[places], targets, temperature=self.subject.temperature)
+            answers = measure.answers(network, images, machine, scale, phase="judge int8", emit=self.emit)
+            found = measure.figures(answers, expected, targets, scale)
             within = optimisation.miss(found, plainly, self.setting.tolerance) is None
             self.emit(Quantised(way.name, found.accuracy, found.agreement, within))
             tried.append((found.agreement, target.read_bytes()))

@@ -17,13 +17,15 @@ class Quantised:
 
 @dataclass(frozen=True)
 class FormMeasured:
-    """A classifier was run in this form on all validation images: accuracy and agreement with the plain form 0-1,
-    log-loss in nats, and the time of one image by itself. `reason` says why it is not `within` the tolerance."""
+    """A classifier was run in this form on all validation images: accuracy, agreement with the plain form and the share
+    that is `refused` as unknown 0-1, log-loss in nats, and the time of one image by itself. `reason` says why it is not
+    `within` the tolerance."""
 
     name: str
     accuracy: float
     agreement: float
     log_loss: float
+    refused: float | None
     latency_ms: float
     images_per_second: float
     within: bool

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from app import errors
 from app.optimisation import Figures, Runtime, Speed
 from app.runtimes import memory
 from app.runtimes.form import BATCH, Machine, Network
-from worker.training import calibrate, data
+from worker.training import calibrate, data, unknown
 from worker.training.events import Emit, Progress
 
 _BATCHES = {"cpu": 1, "cuda": BATCH}
@@ -40,42 +40,93 @@ class Pace:
         return _BATCHES[torch.device(self.machine.device).type]
 
 
-def logits(
-    network: Network, images: NDArray[np.uint8], machine: Machine, *, phase: str, emit: Emit
-) -> NDArray[np.float32]:
-    """What `network` makes of `images (N, H, W, 3)`: `(N, K)`. Raises `Unavailable` where it is not all numbers."""
+@dataclass(frozen=True)
+class Scale:
+    """What the answers of a classifier are read by, in whatever form."""
+
+    temperature: float
+    """That logits are divided by."""
+    means: NDArray[np.float32] | None
+    """The mean direction of each label's features `(K, D)`; None for versions of old."""
+    unknown_below: float
+    """The similarity to the nearest of them below which the plain form says that an image is unknown."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a form says of N images."""
+
+    logits: NDArray[np.float32]
+    """`(N, K)`."""
+    similarities: NDArray[np.float64] | None
+    """`(N,)`: to what was learned; None where there are no means."""
+
+    def at(self, places: NDArray[np.int64]) -> "Answers":
+        """Those for the images at `places`."""
+        return Answers(self.logits[places], None if self.similarities is None else self.similarities[places])
+
+
+def answers(
+    network: Network, images: NDArray[np.uint8], machine: Machine, scale: Scale, *, phase: str, emit: Emit
+) -> Answers:
+    """What `network` makes of `images (N, H, W, 3)`. Raises `Unavailable` where it is not all numbers."""
     size = _BATCHES[torch.device(machine.device).type]
-    found: list[NDArray[np.float32]] = []
+    found: list[Answers] = []
     done = 0
 
-    def run(part: range) -> NDArray[np.float32]:
-        return network.run(np.array(images[part.start : part.stop])).logits
+    def run(part: range) -> Answers:
+        passed = network.run(np.array(images[part.start : part.stop]))
+        if scale.means is None:
+            return Answers(passed.logits, None)
+        # Features are not kept: of many images they would take much memory.
+        return Answers(passed.logits, unknown.similarities(passed.features, scale.means).max(axis=1))
 
     parts = data.parts_of(len(images), size)
     for values in data.prefetched(parts, run, threads=machine.threads, window=2 * machine.threads):
         found.append(values)
-        done += len(values)
+        done += len(values.logits)
         emit(Progress(phase, done, len(images)))
-    everything = np.concatenate(found)
-    if not np.isfinite(everything).all():
-        raise errors.Unavailable("its answers are not all numbers", code="runtime_unavailable")
+    similar = [values.similarities for values in found if values.similarities is not None]
+    everything = Answers(
+        np.concatenate([values.logits for values in found]), np.concatenate(similar) if similar else None
+    )
+    for numbers in (everything.logits, everything.similarities):
+        if numbers is not None and not np.isfinite(numbers).all():
+            raise errors.Unavailable("its answers are not all numbers", code="runtime_unavailable")
     return everything
 
 
-def figures(
-    found: NDArray[np.float32], plain: NDArray[np.float32], targets: NDArray[np.int64], *, temperature: float
-) -> Figures:
-    """Of logits `(N, K)` against those of the plain form and the `targets (N,)`."""
-    scaled = found.astype(np.float64) / temperature
+def figures(found: Answers, plain: Answers, targets: NDArray[np.int64], scale: Scale) -> Figures:
+    """Of answers against those of the plain form and the `targets (N,)`."""
+    scaled = found.logits.astype(np.float64) / scale.temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     trust = calibrate.trust(powers / powers.sum(axis=1, keepdims=True), targets)
-    said = found.argmax(axis=1)
-    return Figures(
+    said = found.logits.argmax(axis=1)
+    labelled = Figures(
         accuracy=float((said == targets).mean()),
-        agreement=float((said == plain.argmax(axis=1)).mean()),
+        agreement=float((said == plain.logits.argmax(axis=1)).mean()),
         log_loss=trust.log_loss,
         calibration_error=trust.calibration_error,
     )
+    if found.similarities is None or plain.similarities is None:
+        return labelled
+    least = moved(scale.unknown_below, plain.similarities, found.similarities)
+    is_refused = found.similarities < least
+    return replace(
+        labelled,
+        refused=float(is_refused.mean()),
+        unknown_agreement=float((is_refused == (plain.similarities < scale.unknown_below)).mean()),
+        unknown_below=least,
+    )
+
+
+def moved(threshold: float, plain: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """The `threshold` on similarities of the plain form `(N,)`, for a form that finds others for the same images
+    `(N,)`: where as many of them are below. Those of a lower precision are a little lower, as what it rounds turns
+    features away from the mean, and at the same threshold more images would be refused."""
+    ordered = np.sort(plain)
+    inside = np.clip(threshold, ordered[0], ordered[-1])
+    return float(np.interp(inside, ordered, np.sort(found)) + (threshold - inside))
 
 
 def speed(network: Network, images: NDArray[np.uint8], pace: Pace, *, memory_bytes: int | None) -> Speed:
