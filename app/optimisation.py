@@ -21,18 +21,26 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FORMS_ON: Mapping[DeviceKind, tuple[str, ...]] = {
     "cpu": (
         "torch-fp32",
+        "onnxruntime-fp32",
+        "openvino-fp32",
         "torch-bf16",
         "torch-compiled-fp32",
         "torch-compiled-bf16",
-        "onnxruntime-fp32",
-        "onnxruntime-int8",
-        "openvino-fp32",
         "openvino-bf16",
+        "onnxruntime-int8",
         "openvino-int8",
     ),
-    "cuda": ("torch-fp32", "torch-bf16", "torch-compiled-bf16", "tensorrt-fp16", "tensorrt-bf16"),
+    "cuda": (
+        "torch-fp32",
+        "torch-bf16",
+        "torch-compiled-fp32",
+        "torch-compiled-bf16",
+        "tensorrt-fp16",
+        "tensorrt-bf16",
+    ),
 }
-"""Names of all forms that one or the other machine with such a device may run."""
+"""Names of all forms that one or the other machine with such a device may run, in the order that they are measured
+in."""
 FORM_NAMES = tuple(dict.fromkeys(name for names in FORMS_ON.values() for name in names))
 AUTO = "auto"
 PLAIN_NAME = "torch-fp32"
@@ -145,7 +153,7 @@ class Report:
     order: tuple[str, ...]
     """Those inside the tolerance that are faster than the plain one, the fastest first; then the plain one."""
     is_partial: bool = False
-    """Whether its machine may run others, which were not asked for."""
+    """Whether some are missing that its machine compares where nobody says which."""
 
     def unknown_below(self, name: str) -> float | None:
         """The similarity below which the form `name` says that an image is unknown; None where that was not measured,
@@ -248,7 +256,8 @@ def explain(report: Report | None, pins: Pins) -> str:
         return "It was not optimised on such a device, so it is run as it was trained."
     entry = next(form for form in report.forms if form.name == first)
     if pins.is_open:
-        measured = f" of those measured ({', '.join(form.name for form in report.forms)})" if report.is_partial else ""
+        names = ", ".join(form.name for form in report.forms if form.speed)
+        measured = f" of those measured ({names})" if report.is_partial else ""
         if first == PLAIN_NAME:
             return f"No other form{measured} inside the tolerance is faster."
         plain = next(form for form in report.forms if form.name == PLAIN_NAME)

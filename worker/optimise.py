@@ -6,7 +6,7 @@ from app import errors
 from app.models import artifact
 from app.models.artifact import Calibration
 from app.runtimes import opening, optimised
-from app.runtimes.form import PLAIN, Files, Form, Machine
+from app.runtimes.form import PLAIN, Files, Form, Machine, named
 from worker import machine
 from worker.optimising import compare
 from worker.optimising.compare import Setting, Subject
@@ -25,6 +25,7 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
     folder = work.folder / work.optimisation_id
     networks = folder / "optimisation"
     networks.mkdir(parents=True)
+    forms, elsewhere = _forms(work.forms, work.kept_forms, device)
     subject = Subject(
         files=Files(work.artifact, networks),
         preprocessing=stored.preprocessing,
@@ -33,7 +34,8 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
         max_pixels=work.max_image_pixels,
     )
     setting = Setting(
-        forms=_forms(work.forms, work.kept_forms, device),
+        forms=forms,
+        elsewhere=elsewhere,
         tolerance=work.tolerance,
         machine=Machine(torch.get_num_threads(), str(device)),
         machine_name=machine.name(device),
@@ -50,10 +52,14 @@ def _scale(calibration: Calibration | None) -> Scale:
     return Scale(calibration.temperature, calibration.means.numpy(), calibration.unknown_below)
 
 
-def _forms(wanted: tuple[str, ...] | None, kept: tuple[str, ...], device: torch.device) -> tuple[Form, ...]:
+def _forms(
+    wanted: tuple[str, ...] | None, kept: tuple[str, ...], device: torch.device
+) -> tuple[tuple[Form, ...], tuple[Form, ...]]:
+    """What to compare, and what was wanted but is nothing for this machine."""
     possible = opening.forms(device)
     if wanted is None:
-        return possible
+        usual = {*opening.usual_forms(device)}
+        return tuple(form for form in possible if form in usual or form.name in kept), ()
     if not any(form.name in wanted for form in possible):
         names = ", ".join(form.name for form in possible)
         raise errors.Invalid(
@@ -61,4 +67,5 @@ def _forms(wanted: tuple[str, ...] | None, kept: tuple[str, ...], device: torch.
             code="no_form_here",
             detail={"wanted": [*wanted], "possible": [form.name for form in possible]},
         )
-    return tuple(form for form in possible if form.name in (PLAIN.name, *wanted, *kept))
+    here = tuple(form for form in possible if form.name in (PLAIN.name, *wanted, *kept))
+    return here, tuple(form for form in map(named, wanted) if form not in possible)

@@ -165,7 +165,8 @@ class OptimisationCreate(BaseModel):
         min_length=1,
         max_length=len(optimisation.FORM_NAMES),
         description="Those to compare with the plain one, such as `openvino-int8`, besides those that are pinned and "
-        "that which is served; left out, all that the machine of the worker may run.",
+        "that which is served; left out, all that the machine of the worker may run, but for `torch-compiled-fp32` "
+        "where there is bf16.",
         examples=[["onnxruntime-fp32", "openvino-int8"]],
     )
 

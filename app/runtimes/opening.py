@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from app import errors
-from app.optimisation import Precision, Runtime
+from app.optimisation import FORMS_ON, Precision, Runtime
 from app.runtimes import in_onnx, in_openvino, in_torch
-from app.runtimes.form import PLAIN, Files, Form, Machine, Network, Passed
+from app.runtimes.form import PLAIN, Files, Form, Machine, Network, Passed, named
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +46,24 @@ class Opened(Generic[Made]):
 
 def forms(device: torch.device) -> tuple[Form, ...]:
     """Every form that may run on `device`, whether or not its runtime is installed; `PLAIN` first."""
-    if device.type == "cuda":
-        return (
-            PLAIN,
-            Form("torch", "bf16"),
-            Form("torch-compiled", "bf16"),
-            Form("tensorrt", "fp16"),
-            Form("tensorrt", "bf16"),
-        )
+    names = FORMS_ON["cuda" if device.type == "cuda" else "cpu"]
+    has_half = device.type == "cuda" or _computes_in_bf16()
+    possible = (named(name) for name in names)
+    return tuple(one for one in possible if has_half or one.precision != "bf16")
+
+
+def usual_forms(device: torch.device) -> tuple[Form, ...]:
+    """Those of them that are compared where nobody says which."""
+    found = forms(device)
+    compiled = [one for one in found if one.runtime == "torch-compiled"]
+    # To compile takes longer than to compare all others, so it is done once; where there is bf16, in that.
+    left_out = [one for one in compiled if one.precision == "fp32"] if len(compiled) > 1 else []
+    return tuple(one for one in found if one not in left_out)
+
+
+def _computes_in_bf16() -> bool:
     found = torch.cpu.get_capabilities()
-    whole: list[tuple[Runtime, Precision]] = [("onnxruntime", "fp32"), ("openvino", "fp32")]
-    half: list[tuple[Runtime, Precision]] = [("torch", "bf16"), ("torch-compiled", "bf16"), ("openvino", "bf16")]
-    has_half = any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    small: list[tuple[Runtime, Precision]] = [("onnxruntime", "int8"), ("openvino", "int8")]
-    return (PLAIN, *(Form(*pair) for pair in (*whole, *(half if has_half else [("torch-compiled", "fp32")]), *small)))
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def open_form(files: Files, form: Form, machine: Machine) -> Network:

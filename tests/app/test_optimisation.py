@@ -129,7 +129,7 @@ def test_there_is_a_reason_for_what_is_served(pins: Pins, said: str) -> None:
 
 def test_the_reason_says_what_was_measured_where_that_was_not_everything() -> None:
     some = replace(REPORT, is_partial=True)
-    among = "of those measured (torch-fp32, onnxruntime-fp32, openvino-fp32, openvino-int8, onnxruntime-int8, "
+    among = "of those measured (torch-fp32, onnxruntime-fp32, openvino-fp32, openvino-int8, onnxruntime-int8) "
     assert f"The fastest form {among}" in optimisation.explain(some, Pins())
     plain = replace(some, forms=FORMS[:1], order=optimisation.order(FORMS[:1]))
     assert optimisation.explain(plain, Pins()) == (
@@ -145,10 +145,11 @@ def test_all_that_a_machine_may_run_has_a_name(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_half})
     possible = {form.name for form in opening.forms(torch.device(device))}
-    assert possible <= {*optimisation.FORMS_ON[device]}
-    assert {*optimisation.FORMS_ON[device]} - possible <= {
-        "torch-bf16", "torch-compiled-bf16", "openvino-bf16", "torch-compiled-fp32"
-    }  # fmt: skip
+    without_half = {"torch-bf16", "torch-compiled-bf16", "openvino-bf16"}
+    lacking = set() if has_half or device == "cuda" else without_half
+    assert possible == {*optimisation.FORMS_ON[device]} - lacking
+    usual = {form.name for form in opening.usual_forms(torch.device(device))}
+    assert possible - usual == (set() if lacking else {"torch-compiled-fp32"})
 
 
 @pytest.mark.parametrize(

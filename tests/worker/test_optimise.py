@@ -185,6 +185,35 @@ def test_forms_that_the_machine_cannot_run_end_the_job_with_those_it_can(
 
 
 @on_sqlite
+def test_a_form_that_the_machine_cannot_run_is_said_beside_those_it_can(
+    desk: Desk, runner: Runner, trained: str
+) -> None:
+    job = submit(desk, OptimisationCreate(forms=["tensorrt-fp16", "onnxruntime-fp32"]))
+    runner.run(job.id)
+    assert "form_refused" in desk.history(job.id)
+    found = report_of(desk.database, trained)
+    assert [form.name for form in found.forms] == [PLAIN.name, "onnxruntime-fp32", "tensorrt-fp16"]
+    assert (found.forms[-1].figures, found.forms[-1].reason) == (None, "this machine's CPU or GPU does not run it")
+    with desk.database.write() as session, pytest.raises(errors.Invalid, match="tensorrt-fp16: this machine's CPU"):
+        serving.pin(session, "colours", 1, Pins("tensorrt", "fp16"), revision=None)
+
+
+@on_sqlite
+@pytest.mark.slow
+def test_the_compiled_form_in_fp32_is_had_by_name_on_any_cpu_and_can_be_pinned(
+    desk: Desk, runner: Runner, trained: str
+) -> None:
+    ended(desk, runner, OptimisationCreate(forms=["torch-compiled-fp32"]))
+    compiled = report_of(desk.database, trained).forms[1]
+    assert (compiled.name, compiled.reason) == ("torch-compiled-fp32", None)
+    with desk.database.write() as session:
+        serving.pin(session, "colours", 1, Pins("torch-compiled", "fp32"), revision=None)
+    with desk.database.read() as session:
+        version = models.find_version(session, "colours", 1)
+        assert serving.of_version(session, version, Process()).forms[0] == "torch-compiled-fp32"
+
+
+@on_sqlite
 def test_an_optimisation_of_some_forms_keeps_what_is_pinned_and_what_is_served(
     desk: Desk, runner: Runner, trained: str
 ) -> None:

@@ -30,6 +30,7 @@ _JUDGED_ON = 512
 """Validation images that tell whether a way of quantising will do; the forms themselves are run on all."""
 _CHECKED_BY = 4
 _OF_ONNX = ("onnxruntime", "openvino", "tensorrt")
+_ELSEWHERE = "this machine's CPU or GPU does not run it"
 _SEED = 0
 
 
@@ -55,6 +56,8 @@ class Setting:
     machine_name: str
     workdir: Path
     """For the decoded images."""
+    elsewhere: tuple[Form, ...] = ()
+    """Forms that were asked for and are nothing for this machine."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
             measured.append(entry)
             if found is not None:
                 logits[form.name] = found
+    measured.extend(bench.refused(form, _ELSEWHERE) for form in setting.elsewhere)
     order = optimisation.order(measured)
     emit(FormsOrdered(order))
     machine = optimisation.Machine(
@@ -97,7 +101,7 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
         setting.machine_name,
         setting.machine.threads,
     )
-    is_partial = not {*opening.forms(torch.device(setting.machine.device))} <= {PLAIN, *setting.forms}
+    is_partial = not {*opening.usual_forms(torch.device(setting.machine.device))} <= {PLAIN, *setting.forms}
     temperature = subject.scale.temperature
     report = Report(machine, len(images), temperature, setting.tolerance, tuple(measured), order, is_partial)
     return Optimised(report, _check(images, logits))
@@ -130,8 +134,12 @@ class _Bench:
             Exception
         ) as error:  # runtimes raise what they like; an end that was asked for comes out of the next event
             reason = str(error) or type(error).__name__
-        self.emit(FormRefused(form.name, str(reason)))
-        return MeasuredForm(form.runtime, form.precision, None, None, within=False, reason=reason), None
+        return self.refused(form, reason), None
+
+    def refused(self, form: Form, reason: str) -> MeasuredForm:
+        """The form without figures."""
+        self.emit(FormRefused(form.name, reason))
+        return MeasuredForm(form.runtime, form.precision, None, None, within=False, reason=reason)
 
     def write_down(self, plain: _Plain) -> dict[str, str]:
         """Write the networks that the forms need; for each precision that could not be had, why."""
