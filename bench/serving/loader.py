@@ -42,9 +42,9 @@ class Calls:
     def statuses(self) -> dict[int, int]:
         return dict(sorted(Counter(call.status for call in self.calls).items()))
 
-    def percentile(self, share: float, *, status: int = 200) -> float:
-        """Seconds within which this share (0-1) of the answers with `status` came; infinite where there are none."""
-        seconds = sorted(call.seconds for call in self.calls if call.status == status)
+    def percentile(self, share: float) -> float:
+        """Seconds within which this share (0-1) of the calls ended; infinite where there are none."""
+        seconds = sorted(call.seconds for call in self.calls)
         return seconds[min(len(seconds) - 1, int(share * len(seconds)))] if seconds else float("inf")
 
     @property

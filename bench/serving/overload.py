@@ -7,15 +7,18 @@ its answer is of use. With `--swaps`, an alias moves to and fro between two vers
 import argparse
 import asyncio
 import itertools
+import json
 import os
 import resource
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from bench.serving import loader, memory, pictures, servers, subjects, swaps, wrk
-from bench.serving.loader import NO_ANSWER, Calls, Loader
+from bench.serving.loader import NO_ANSWER, Call, Calls, Loader
 from bench.serving.memory import Memory
 from bench.serving.servers import Running
 from bench.serving.subjects import Folder
@@ -25,8 +28,12 @@ TIMES = 4
 BACK_SECONDS = 2.0
 """When latency must be the usual one again."""
 
+OK = "ok"
 _ALIAS = "production"
-_ORDERLY = {200, 429, 503}
+_TOLD_AT_ONCE = ("overloaded", "model_busy", "model_loading")
+"""Codes of those that are to come again, which were never let in."""
+_EXPIRED = "deadline_exceeded"
+"""The code of those that were let in, and whose time ran out."""
 _PROBE_SECONDS = 4.0
 _GROWTH = 1.1
 _SLOWER = 2.0
@@ -48,19 +55,40 @@ class Strain:
 
     def report(self, *, deadline: float, seconds: float) -> Iterator[tuple[str, bool]]:
         """What must hold, told with its figures, and whether it does."""
-        sent, statuses = len(self.during.calls), self.during.statuses
+        sent, unanswered = len(self.during.calls), self.during.statuses.get(NO_ANSWER, 0)
         told = f"sent {sent / seconds:.0f}/s, {TIMES} times {self.capacity:.0f}/s; held back {self.during.held_back}"
-        yield f"{told}; answers {statuses}", set(statuses) <= _ORDERLY
-        yield f"without an answer {statuses.get(NO_ANSWER, 0)}, none may be", NO_ANSWER not in statuses
-        p99 = self.during.percentile(0.99)
-        told = f"p99 of those accepted {p99:.2f} s, at most twice the deadline of {deadline:g} s"
-        yield told, p99 <= 2 * deadline
+        outcomes = Counter(map(outcome, self.during.calls))
+        yield f"{told}; answers {dict(outcomes)}", set(outcomes) <= {OK, _EXPIRED, *_TOLD_AT_ONCE}
+        yield f"without an answer {unanswered}, none may be", not unanswered
+        accepted = self._ended(OK, _EXPIRED)
+        p99 = accepted.percentile(0.99)
+        told = f"accepted {len(accepted.calls)}, of which {outcomes[_EXPIRED]} expired; their p99 {p99:.2f} s"
+        yield f"{told}, at most twice the deadline of {deadline:g} s", p99 <= 2 * deadline
+        refused = self._ended(*_TOLD_AT_ONCE)
+        if refused.calls:
+            soon, late = (1000 * refused.percentile(share) for share in (0.5, 0.99))
+            yield f"to compare, told to come again {len(refused.calls)}: p50 {soon:.0f} ms, p99 {late:.0f} ms", True
         early, late = self.memory.quarter(1), self.memory.quarter(3)
         told = f"memory in MB: {self.memory.megabytes[0]:.0f} before, {early:.0f} and {late:.0f} in the second and last"
         yield f"{told} quarter of the time, {self.memory.peak:.0f} at most", late <= _GROWTH * early
         back = loader.settled_at(self.after.calls, within=_SLOWER * self.before.median)
         told = f"median of one caller {1000 * self.before.median:.1f} ms before"
         yield f"{told}, as before {back:.2f} s after, at most {BACK_SECONDS:g} s", back <= BACK_SECONDS
+
+    def _ended(self, *outcomes: str) -> Calls:
+        return Calls(tuple(call for call in self.during.calls if outcome(call) in outcomes), 0)
+
+
+def outcome(call: Call) -> str:
+    """What became of a request: `ok`, the code of the problem that it was answered with, or what there was instead."""
+    if call.status == HTTPStatus.OK:
+        return OK
+    if call.status == NO_ANSWER:
+        return "no answer"
+    try:
+        return str(json.loads(call.body)["code"])
+    except (ValueError, LookupError, TypeError):
+        return f"{call.status} that is no problem document"
 
 
 async def strain(running: Running, body: bytes, *, seconds: float, deadline: float) -> Strain:

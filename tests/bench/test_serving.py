@@ -1,0 +1,87 @@
+"""What the benchmarks of serving make of what they have measured."""
+
+import json
+
+import pytest
+
+from bench.serving import figures
+from bench.serving.bare import Bare
+from bench.serving.figures import OURS, Agreement, Comparison, Served
+from bench.serving.loader import NO_ANSWER, Call, Calls
+from bench.serving.memory import Memory
+from bench.serving.overload import Strain
+from bench.serving.subjects import Labelled
+from bench.serving.wrk import Load
+
+RIGHT: Labelled = [("ants", 0.7), ("bees", 0.2), ("wasps", 0.06)]
+
+
+def answers(*labelled: Labelled) -> Agreement:
+    return figures.agreement(labelled, [RIGHT] * len(labelled))
+
+
+def verdict(*rounds: Agreement, precision: str) -> bool:
+    """Whether the answers of ours are right, by these rounds."""
+    load = Load(seconds=1.0, requests=100, p50_ms=1.0, p99_ms=2.0, refused=0, broken=0)
+    found = Comparison(
+        {OURS: [Served(load, load, 1.0)] * len(rounds)}, {OURS: list(rounds)}, [Bare(1, 1, 1)] * len(rounds)
+    )
+    told = dict(found.verdicts("resnet18", precision))
+    (judged,) = (holds for line, holds in told.items() if "the reference" in line or "same first label" in line)
+    return judged
+
+
+def test_in_full_precision_all_probabilities_are_to_be_the_references() -> None:
+    near = [(label, value + 9e-5) for label, value in RIGHT]
+    far = [(label, value + 2e-4) for label, value in RIGHT]
+    assert verdict(answers(RIGHT, near), precision="fp32")
+    assert not verdict(answers(RIGHT, far), precision="fp32")
+    assert not verdict(answers(RIGHT, far), answers(RIGHT, RIGHT), precision="fp32")
+
+
+def test_a_label_that_is_not_told_differs_by_what_it_should_have_had_above_the_last() -> None:
+    wrong: Labelled = [("flies", 0.7), ("bees", 0.2), ("wasps", 0.06)]
+    assert answers(wrong).difference == pytest.approx(0.7 - 0.06)
+    swapped_last: Labelled = [("ants", 0.7), ("bees", 0.2), ("flies", 0.0600001)]
+    assert answers(swapped_last).difference == 0
+
+
+def test_at_the_best_precision_labels_agree_as_the_tolerance_wants() -> None:
+    other: Labelled = [("bees", 0.5), ("ants", 0.4), ("wasps", 0.06)]
+    assert verdict(answers(*[RIGHT] * 99, other), precision="best")
+    assert not verdict(answers(*[RIGHT] * 98, other, other), precision="best")
+
+
+def call(seconds: float, status: int, code: str | None = None) -> Call:
+    body = b"{}" if code is None else json.dumps({"code": code}).encode()
+    return Call(0.0, seconds, status, body)
+
+
+def told(*during: Call) -> dict[str, bool]:
+    quick = Calls(tuple(call(0.01, 200) for _ in range(10)), 0)
+    memory = Memory(0, seconds=[float(second) for second in range(8)], megabytes=[100.0] * 8)
+    found = Strain(100.0, quick, Calls(during, 0), quick, memory)
+    return dict(found.report(deadline=1.0, seconds=1.0))
+
+
+def held(lines: dict[str, bool], part: str) -> bool:
+    (holds,) = (holds for line, holds in lines.items() if part in line)
+    return holds
+
+
+def test_requests_that_expired_after_they_were_let_in_count_as_accepted() -> None:
+    ok, expired = [call(0.9, 200)] * 90, [call(2.5, 503, "deadline_exceeded")] * 10
+    at_once = [call(0.002, 503, "overloaded")] * 300
+    assert held(told(*ok, *at_once), "accepted 90, of which 0 expired; their p99 0.90 s")
+    lines = told(*ok, *expired, *at_once)
+    assert not held(lines, "accepted 100, of which 10 expired; their p99 2.50 s")
+    assert held(lines, "told to come again 300: p50 2 ms, p99 2 ms")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [call(0.1, 503, "runtime_unavailable"), call(0.1, 500, "internal_error"), call(0.1, 503), call(60, NO_ANSWER)],
+)
+def test_what_an_overload_is_no_reason_for_is_not_orderly(bad: Call) -> None:
+    assert held(told(call(0.9, 200), call(0.1, 429, "model_busy")), "; answers {")
+    assert not held(told(call(0.9, 200), bad), "; answers {")
