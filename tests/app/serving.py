@@ -14,14 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from app import server
+from app import optimisation, server
 from app.backbones import catalogue, classifier
 from app.backbones.preprocess import Preprocessing
-from app.db import Database
+from app.datasets import service as datasets
+from app.datasets.schemas import DatasetCreate
+from app.db import Database, utc_now
 from app.doorbell import SilentDoorbell
 from app.main import assemble
 from app.models import service as models
+from app.models import serving
 from app.models.artifact import Calibration
+from app.models.serving import NewOptimisation
+from app.optimisation import Figures, Machine, MeasuredForm, Report, Runtime, Speed, Tolerance
+from app.runtimes import in_onnx, optimised
+from app.runtimes.opening import Check
+from app.runtimes.optimised import Optimised
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
@@ -47,11 +55,23 @@ class Listening:
 
 
 @contextmanager
-def listening(settings: Settings) -> Iterator[Listening]:
-    """Such a service, over a database that is migrated already."""
+def listening(
+    settings: Settings, runtime: Runtime | None = None, *, network: bytes | None = None
+) -> Iterator[Listening]:
+    """Such a service, over a database that is migrated already; see `register`."""
+    register(settings, runtime, network=network)
     with started(settings) as here:
-        _register(here)
         yield here
+
+
+def register(settings: Settings, runtime: Runtime | None = None, *, network: bytes | None = None) -> None:
+    """Let there be the model, to be run as it was trained, or by `runtime` in fp32, with a file that holds `network` or
+    for None the right one."""
+    database = Database(settings.sqlalchemy_url)
+    version_id = _register(database, settings)
+    if runtime is not None:
+        _optimise(database, settings, version_id, runtime, network)
+    database.close()
 
 
 @contextmanager
@@ -97,14 +117,37 @@ def evaluated(photos: Sequence[bytes]) -> NDArray[np.float64]:
     return calibrate.tempered(found, TEMPERATURE)
 
 
-def _register(here: Listening) -> None:
-    created = httpx.post(f"{here.url}/v1/datasets", json={"name": "photos"}, timeout=60)
-    assert created.status_code == 201, created.text
+def metric(url: str, name: str) -> float:
+    """The value of one of a service's metrics, by its name with its labels; 0 while there is none."""
+    values = dict(line.rsplit(" ", 1) for line in httpx.get(f"{url}/metrics", timeout=60).text.splitlines())
+    return float(values.get(name, 0))
+
+
+def _register(database: Database, settings: Settings) -> str:
+    """Id of the version."""
+    with database.write() as session:
+        dataset_id = datasets.create(session, DatasetCreate(name="photos"), now=utc_now()).id
     version_id = models.new_version_id()
     means = functional.normalize(torch.randn(2, 128, generator=torch.Generator().manual_seed(1)), dim=1)
     calibration = Calibration(temperature=TEMPERATURE, unknown_below=0.0, conformal=(), means=means)
-    folder = Storage(Path(here.settings.data_dir)).model_version(version_id)
+    folder = Storage(Path(settings.data_dir)).model_version(version_id)
     factories.write_artifact(folder, calibration=calibration)
-    database = Database(here.settings.sqlalchemy_url)
-    factories.register_version(database, version_id, created.json()["id"], labels=LABELS)
-    database.close()
+    factories.register_version(database, version_id, dataset_id, labels=LABELS)
+    return version_id
+
+
+def _optimise(database: Database, settings: Settings, version_id: str, runtime: Runtime, network: bytes | None) -> None:
+    storage, made = Storage(Path(settings.data_dir)), serving.new_optimisation_id()
+    folder = storage.optimisation(made)
+    folder.mkdir(parents=True)
+    right = factories.onnx_of(storage.model_version(version_id))
+    (folder / in_onnx.NAMES["fp32"]).write_bytes(right if network is None else network)
+    forms = tuple(
+        MeasuredForm(name, "fp32", Figures(1.0, 1.0, 0.1, 0.0), Speed(1.0, 1.0, rate, None), within=True, reason=None)
+        for name, rate in (("torch", 1.0), (runtime, 2.0))
+    )
+    report = Report(Machine("cpu", "a CPU", 1), 1, TEMPERATURE, Tolerance(), forms, optimisation.order(forms))
+    optimised.write(folder, Optimised(report, Check(np.zeros((1, 64, 64, 3), np.uint8), {})))
+    with database.write() as session:
+        job_id = models.find_version(session, "insects", 1).job_id
+        serving.record(session, NewOptimisation(made, version_id, job_id, report), now=utc_now())

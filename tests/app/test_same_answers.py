@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 
 from app.backbones import preprocess
+from app.optimisation import Runtime
 from app.settings import Settings
 from tests import factories
 from tests.app import serving
@@ -189,6 +191,17 @@ def test_the_answer_is_that_of_the_evaluation(here: Listening, expected: Rows, a
 
     assert found.shape == (count, len(LABELS))
     np.testing.assert_allclose(found, expected[first:], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_answer_is_that_of_the_evaluation_also_by_other_runtimes(
+    tmp_path: Path, expected: Rows, runtime: Runtime
+) -> None:
+    given = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=2)
+    with serving.listening(given, runtime) as here:
+        for ask in (raw, form, v2_files, v2_floats, serving_rows):
+            np.testing.assert_allclose(ask(here, PHOTOS), expected, rtol=0, atol=TOLERANCE)
+        assert serving.metric(here.url, f'graft_model_loads_total{{form="{runtime}-fp32"}}') == 1
 
 
 def test_files_and_tensors_that_come_together_have_the_same_answers(here: Listening, expected: Rows) -> None:
