@@ -142,9 +142,10 @@ def _optimise(database: Database, settings: Settings, version_id: str, runtime: 
     folder.mkdir(parents=True)
     right = factories.onnx_of(storage.model_version(version_id))
     (folder / in_onnx.NAMES["fp32"]).write_bytes(right if network is None else network)
+    rates: tuple[tuple[Runtime, float], ...] = (("torch", 1.0), (runtime, 2.0))
     forms = tuple(
         MeasuredForm(name, "fp32", Figures(1.0, 1.0, 0.1, 0.0), Speed(1.0, 1.0, rate, None), within=True, reason=None)
-        for name, rate in (("torch", 1.0), (runtime, 2.0))
+        for name, rate in rates
     )
     report = Report(Machine("cpu", "a CPU", 1), 1, TEMPERATURE, Tolerance(), forms, optimisation.order(forms))
     optimised.write(folder, Optimised(report, Check(np.zeros((1, 64, 64, 3), np.uint8), {})))
