@@ -123,9 +123,17 @@ class _Training:
             device=device,
             others=tuple(others),
             base=self.base,
-            # Once may be somebody's will, after which a training is to end as if it had never stopped.
-            pieces=2 ** max(0, self.work.kills - 1),
+            pieces=self.pieces,
         )
+
+    @property
+    def pieces(self) -> int:
+        """In how many each batch is computed, so that it takes less memory than in the attempts that were killed."""
+        # The trials of a search are to be the same, and compared, whatever has happened meanwhile.
+        if self.work.recipe.search is not None:
+            return 1
+        # One kill may be somebody's will, after which a training is to end as if it had never stopped.
+        return 2 ** max(0, self.work.kills - 1)
 
     def search(self, plan: Plan, profile: Profile | None, workdir: Path, emit: Emit, *, began: float) -> Trained:
         work = SearchWork(
