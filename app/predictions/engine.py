@@ -49,6 +49,10 @@ class Engine:
         self._scheduler = scheduler
         self._answering: OrderedDict[str, Served] = OrderedDict()
         """For each reference that was asked for, who answered."""
+        self._followed: Mapping[str, Served] = {}
+        """What each reference means, as was told last."""
+        self._before: Mapping[str, Served] = {}
+        """For each that was moved then, who answers until its new target is loaded."""
         self._present: frozenset[str] | None = None
         """Ids of the versions that there are, as far as that was told."""
         self._ready: set[Served] = set()
@@ -82,9 +86,17 @@ class Engine:
         """Begin to load what references that were asked for mean now, and what is to be `kept` in memory at any time;
         what is not `served` any more answers nothing. For any thread."""
         self._present = frozenset(version.version_id for version in served.values())
-        moved = {served[name] for name, before in list(self._answering.items()) if served.get(name, before) != before}
-        self._shelf.pin(frozenset(kept))
-        for version in (*kept, *moved):
+        kept_names = (name for name, version in served.items() if version in kept)
+        answering = {name: self._who_answers(name) for name in {*list(self._answering), *kept_names}}
+        moved = {
+            name: before
+            for name, before in answering.items()
+            if before is not None and served.get(name, before) != before
+        }
+        self._before = {name: before for name, before in moved.items() if self._goes_on(before, served[name])}
+        self._followed = served
+        self._shelf.pin(frozenset(kept), moves=[(before, served[name]) for name, before in self._before.items()])
+        for version in (*kept, *(served[name] for name in moved)):
             self._shelf.release(self._shelf.want(version))
 
     async def prepare(self, version: Served) -> Loaded:
@@ -122,16 +134,24 @@ class Engine:
             self._scheduler.check(lane, timeout_seconds)
 
     def _answers_to(self, reference: str, target: Served) -> Served:
-        before = self._answering.get(reference)
-        if before is not None and before != target and self._goes_on(before, target):
-            # It begins to load, and this request does not wait for it.
-            self._shelf.release(self._shelf.want(target))
-            return before
+        if self._answering.get(reference) != target:
+            before = self._before.get(reference) or self._answering.get(reference)
+            if before is not None and self._goes_on(before, target):
+                # It begins to load, and this request does not wait for it.
+                self._shelf.release(self._shelf.want(target, replacing=before))
+                return before
         self._answering[reference] = target
         self._answering.move_to_end(reference)
         if len(self._answering) > _REFERENCES:
             self._answering.popitem(last=False)
         return target
+
+    def _who_answers(self, reference: str) -> Served | None:
+        """To a reference, as it was followed last."""
+        target, asked = self._followed.get(reference), self._answering.get(reference)
+        if target is not None and (target == asked or self._shelf.has(target)):
+            return target
+        return self._before.get(reference) or asked
 
     def _goes_on(self, before: Served, target: Served) -> bool:
         """Whether the one before answers until `target` is loaded."""

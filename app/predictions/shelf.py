@@ -1,13 +1,14 @@
 """The classifiers in memory, within a budget: loaded when they are asked for, the least recently used ones going first.
 
-Those that must stay are pinned, and whoever is being asked stays until it has answered.
+Those that must stay are pinned, whoever is being asked stays until it has answered, and whoever answers in the place of
+one that is being loaded stays until that is done, where there is room for both.
 """
 
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,10 @@ class Standing:
     memory_bytes: int = 0
     users: int = 0
     failed_at: float | None = None
+    replaces: frozenset[Served] = frozenset()
+    """Those that answer in its place until it is loaded."""
+    is_leaving: bool = False
+    """Whether it is to go as soon as it has answered, so that one that replaces it has room."""
     _lane: Lane | None = None
     _failure: errors.GraftError | None = None
 
@@ -111,17 +116,21 @@ class Shelf:
         self._change = threading.Condition()
         self._loaders = Loaders(_LOADING_AT_ONCE, prepare=yield_to_the_event_loop)
 
-    def want(self, version: Served) -> Standing:
+    def want(self, version: Served, *, replacing: Served | None = None) -> Standing:
         """The version's place on the shelf; where it has none, it gets one and is loaded. Whoever wants it is a user,
-        for whom it stays until `release`."""
+        for whom it stays until `release`. `replacing`: which one answers in its place until it is loaded."""
         with self._change:
             if self._is_closed:
                 raise _stopping()
             standing = self._standing.get(version)
-            if standing is None or self._is_worth_another_try(standing):
+            if standing is None:
                 standing = self._begin(Standing(version, version))
+            elif self._is_worth_another_try(standing):
+                standing = self._begin(Standing(version, version, replaces=standing.replaces))
             elif standing.is_broken:
                 standing = self._follow(standing)
+            if replacing is not None:
+                standing.replaces |= {replacing}
             self._standing.move_to_end(version)
             standing.users += 1
             return standing
@@ -143,8 +152,9 @@ class Shelf:
             self.release(standing)
 
     def has(self, version: Served) -> bool:
-        """Whether it is loaded."""
-        return self.lane(version) is not None
+        """Whether it is loaded, and not about to go for one that replaces it."""
+        standing = self._standing.get(version)
+        return standing is not None and standing.is_loaded and not standing.is_leaving
 
     def lane(self, version: Served) -> Lane | None:
         """Its queue, if it is loaded. Never waits."""
@@ -157,10 +167,13 @@ class Shelf:
         standing = self._standing.get(version)
         return standing is not None and standing.settled.done()
 
-    def pin(self, versions: frozenset[Served]) -> None:
-        """Keep these, each in the form that is named, and only these, whatever else is asked for."""
-        with self._change:
+    def pin(self, versions: frozenset[Served], *, moves: Iterable[tuple[Served, Served]] = ()) -> None:
+        """Keep these, each in the form that is named, and only these, whatever else is asked for. `moves`: who answers
+        in the place of which one, that is to be loaded."""
+        with self._change:  # as one step, between whose parts nobody has to go
             self._pinned = versions
+            for before, version in moves:
+                self.release(self.want(version, replacing=before))
             self._change.notify_all()
 
     def loaded(self) -> list[Loaded]:
@@ -197,7 +210,7 @@ class Shelf:
         version, form = broken.version, broken.lane().loaded.form.name
         following = Standing(version, _after(form, broken.wanted))
         if following.wanted.serving.forms:
-            logger.warning("%s@%d has failed in %s; the next form is tried", version.model_name, version.number, form)
+            logger.warning("%s has failed in %s; the next form is tried", _named(version), form)
             self._opener.fell_back(form)
             return self._begin(following)
         following.fail(faults.failed(f"a pass in {form}"), time.monotonic())
@@ -215,17 +228,18 @@ class Shelf:
                 self._settle(standing, need)
             standing.succeed(lane)
             with self._change:
+                self._let_stay(standing.replaces)
+                standing.replaces = frozenset()
                 self._change.notify_all()  # from now on it may go for others
         except BaseException as error:  # told to whoever waits for it
             with self._change:
                 self._free(standing)
+                self._let_stay(standing.replaces)
             standing.fail(_told(error, standing.version), time.monotonic())
 
     def _make_room(self, standing: Standing, need: Need) -> None:
         if need.kept > self._max_bytes:
-            logger.warning(
-                "%s takes %d bytes, more than all models may together", standing.version.model_name, need.kept
-            )
+            logger.warning("%s takes %d bytes, more than all models may together", _named(standing.version), need.kept)
         deadline = time.monotonic() + _ROOM_SECONDS
         while not self._reserve(standing, need, deadline):
             # Of who had to go; not under the lock, for which the event loop would have to wait.
@@ -235,12 +249,13 @@ class Shelf:
         """Whether there was room, which `standing` has now; if not, somebody has gone, and there may be."""
         with self._change:
             if self._held_bytes() and self._held_bytes() + need.loading > self._max_bytes:
-                if self._remove_one():
+                if self._remove_one(but=self._replaced()):
                     return False
                 # Nobody can go. What there is beyond the need once it is loaded passes by itself.
                 is_tight = self._used_bytes and self._used_bytes + need.kept > self._max_bytes
-                if is_tight or self._loading:
-                    self._wait_for_room(need, deadline)
+                if self._loading or is_tight:
+                    if self._loading or not self._remove_replaced(standing, need):
+                        self._wait_for_room(need, deadline)
                     return False
             if not self._used_bytes:
                 self._without_bytes = self._opener.used_bytes()
@@ -249,11 +264,46 @@ class Shelf:
             self._used_bytes += need.loading
             return True
 
+    def _replaced(self) -> frozenset[Served]:
+        """Those that answer in the place of others: of such as are on their way, and of such as are to be kept but
+        could not be loaded."""
+        return frozenset(
+            before
+            for version, standing in self._standing.items()
+            if not standing.settled.done() or (version in self._pinned and not standing.is_loaded)
+            for before in standing.replaces
+        )
+
+    def _remove_replaced(self, standing: Standing, need: Need) -> bool:
+        """Whether one of those that `standing` replaces has gone, since both have no room whoever else goes. While it
+        is being asked it gets no new requests, and goes after those that it has."""
+        replaced = self._replaced()
+        pinned_bytes = self._bytes_of(self._pinned)
+        has_room_for_both = self._bytes_of(self._pinned | replaced) + need.kept <= self._max_bytes
+        has_room_for_neither = pinned_bytes and pinned_bytes + need.kept > self._max_bytes
+        if has_room_for_both or has_room_for_neither:
+            return False
+        for version in standing.replaces - self._pinned:
+            before = self._standing.get(version)
+            if before is not None and not before.is_leaving:
+                before.is_leaving = True
+                logger.warning(
+                    "%s leaves before %s is loaded: both have no room", _named(version), _named(standing.version)
+                )
+        return self._remove_one(but=replaced - standing.replaces)
+
+    def _let_stay(self, versions: frozenset[Served]) -> None:
+        for version in versions & self._standing.keys():
+            self._standing[version].is_leaving = False
+
+    def _bytes_of(self, versions: frozenset[Served]) -> int:
+        return sum(standing.memory_bytes for version, standing in self._standing.items() if version in versions)
+
     def _wait_for_room(self, need: Need, deadline: float) -> None:
         if self._is_closed:
             raise _stopping()
-        kept = sum(standing.memory_bytes for version, standing in self._standing.items() if version in self._pinned)
-        if kept + need.kept > self._max_bytes:
+        # Whoever is being loaded holds more than it will.
+        if not self._loading and self._bytes_of(self._pinned) + need.kept > self._max_bytes:
             raise errors.Overloaded("the models that are kept loaded leave too little memory for this one")
         left = deadline - time.monotonic()
         if left <= 0:
@@ -287,15 +337,16 @@ class Shelf:
             if self._is_worth_another_try(standing) and standing.version not in self._pinned:
                 del self._standing[standing.version]
 
-    def _next_to_go(self) -> Standing | None:
+    def _next_to_go(self, staying: frozenset[Served]) -> Standing | None:
         for version, standing in self._standing.items():
             is_there = standing.memory_bytes and standing.settled.done()
-            if is_there and not standing.users and version not in self._pinned:
+            if is_there and not standing.users and version not in staying:
                 return standing
         return None
 
-    def _remove_one(self) -> bool:
-        leaving = self._next_to_go()
+    def _remove_one(self, *, but: frozenset[Served]) -> bool:
+        """Whether one has gone that is neither pinned nor among `but`."""
+        leaving = self._next_to_go(self._pinned | but)
         if leaving is not None:
             del self._standing[leaving.version]
             self._free(leaving)
@@ -324,9 +375,11 @@ def _told(error: BaseException, version: Served) -> errors.GraftError:
     if isinstance(error, errors.GraftError):
         return error
     if memory.is_of_memory(error):
-        logger.warning("too little memory to load %s@%d: %s", version.model_name, version.number, error)
+        logger.warning("too little memory to load %s: %s", _named(version), error)
         return faults.no_memory()
-    logger.error("%s@%d could not be loaded", version.model_name, version.number, exc_info=error)
-    return errors.Unavailable(
-        f"{version.model_name}@{version.number} could not be loaded: {error}", code="runtime_unavailable"
-    )
+    logger.error("%s could not be loaded", _named(version), exc_info=error)
+    return errors.Unavailable(f"{_named(version)} could not be loaded: {error}", code="runtime_unavailable")
+
+
+def _named(version: Served) -> str:
+    return f"{version.model_name}@{version.number}"

@@ -1,0 +1,165 @@
+"""Swaps: who answers while a new version is loaded, where there is room for both only once that is done."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from app import errors
+from app.models.service import Served
+from app.predictions.engine import Answered, Engine
+from app.predictions.needs import Need
+from app.predictions.scheduler import Scheduler
+from app.predictions.shelf import Shelf
+from tests.app.test_scheduler import LIMITS, PHOTO
+from tests.app.test_shelf import FIRST, FOURTH, PATIENCE, SECOND, THIRD, Machine, load, wait_for
+
+PRODUCTION = "insects:production"
+VERSIONS = {f"{version.model_name}@1": version for version in (FIRST, SECOND, THIRD, FOURTH)}
+
+
+@pytest.fixture
+def machine() -> Machine:
+    """With room for two that are loaded, and for one and a half while one of them is being loaded."""
+    return Machine(Need(40, 70))
+
+
+@pytest.fixture
+def shelf(machine: Machine) -> Iterator[Shelf]:
+    shelf = machine.shelf(retry_seconds=0)
+    yield shelf
+    machine.gate.set()
+    shelf.close()
+
+
+@pytest.fixture
+def engine(shelf: Shelf) -> Iterator[Engine]:
+    scheduler = Scheduler(LIMITS)
+    yield Engine(shelf, scheduler)
+    scheduler.close()
+
+
+def who(engine: Engine, target: Served, *, reference: str = PRODUCTION, seconds: float = PATIENCE) -> Served:
+    """Which version answers."""
+
+    async def asked() -> Answered:
+        return await engine.classify(reference, target, [PHOTO], timeout_seconds=seconds)
+
+    return asyncio.run(asked()).version
+
+
+def begin_move(machine: Machine, engine: Engine, target: Served, *, is_kept: bool) -> None:
+    """Move the alias, and return when its new target is being loaded, which goes on with the machine's gate."""
+    machine.gate.clear()
+    while machine.begun.acquire(blocking=False):
+        pass
+    engine.follow({PRODUCTION: target, **VERSIONS}, [target] if is_kept else [])
+    assert machine.begun.acquire(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_the_old_target_of_an_alias_answers_until_the_new_one_is_loaded(
+    machine: Machine, shelf: Shelf, engine: Engine, *, is_kept: bool
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [FIRST] if is_kept else [])
+    assert who(engine, FIRST) == FIRST
+    begin_move(machine, engine, SECOND, is_kept=is_kept)
+
+    assert who(engine, SECOND, seconds=1) == FIRST
+    machine.gate.set()
+    load(shelf, SECOND)
+    assert who(engine, SECOND) == SECOND
+    assert shelf.used_bytes == 80
+
+
+def test_what_is_kept_answers_until_the_new_target_is_loaded_though_nobody_has_asked_for_it_before(
+    machine: Machine, shelf: Shelf, engine: Engine
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [FIRST])
+    load(shelf, FIRST)
+    begin_move(machine, engine, SECOND, is_kept=True)
+    assert who(engine, SECOND, seconds=1) == FIRST
+    machine.gate.set()
+    load(shelf, SECOND)
+
+    begin_move(machine, engine, THIRD, is_kept=True)
+    assert who(engine, THIRD, seconds=1) == SECOND
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_where_the_new_target_cannot_be_loaded_the_old_one_goes_on(
+    machine: Machine, shelf: Shelf, engine: Engine, *, is_kept: bool
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [])
+    assert who(engine, FIRST) == FIRST
+    begin_move(machine, engine, FOURTH, is_kept=is_kept)
+    machine.gate.set()
+    with shelf.use(FOURTH) as standing, pytest.raises(errors.Unavailable):
+        standing.lane(PATIENCE)
+    assert who(engine, FOURTH) == FIRST
+    if is_kept:  # it takes the place of what has to be in memory, whoever else is asked for
+        load(shelf, SECOND, THIRD)
+        assert who(engine, FOURTH) == FIRST
+
+
+def test_others_make_room_before_who_answers_in_the_place_of_the_new_one(
+    machine: Machine, shelf: Shelf, engine: Engine
+) -> None:
+    machine.need = Need(40, 40)
+    assert who(engine, FIRST) == FIRST
+    load(shelf, THIRD)  # used after the old target
+    machine.need = Need(40, 70)
+    begin_move(machine, engine, SECOND, is_kept=False)
+    assert (shelf.has(FIRST), shelf.has(THIRD)) == (True, False)
+
+
+def test_nobody_else_takes_the_place_of_who_answers_meanwhile(machine: Machine, shelf: Shelf, engine: Engine) -> None:
+    assert who(engine, FIRST) == FIRST
+    begin_move(machine, engine, SECOND, is_kept=True)
+    with shelf.use(THIRD) as third:
+        assert who(engine, SECOND, seconds=1) == FIRST
+        machine.gate.set()
+        third.lane(PATIENCE)
+    assert (shelf.has(FIRST), shelf.has(SECOND)) == (False, True)
+
+
+def test_who_has_no_room_beside_the_new_one_leaves_as_soon_as_it_has_answered(
+    machine: Machine, shelf: Shelf, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.need = Need(60, 70)
+    assert who(engine, FIRST) == FIRST
+    with shelf.use(FIRST):  # whoever comes now is not to keep it here for ever
+        engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
+        wait_for(lambda: not shelf.has(FIRST))
+        assert shelf.lane(FIRST) is not None
+        asking = threading.Thread(target=who, args=(engine, SECOND))
+        asking.start()
+    asking.join(PATIENCE)
+    assert who(engine, SECOND) == SECOND
+    assert "first@1 leaves before second@1 is loaded" in caplog.text
+
+
+def test_who_was_to_leave_stays_where_the_new_one_has_no_room_after_all(
+    machine: Machine, shelf: Shelf, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.predictions.shelf._ROOM_SECONDS", 0.1)
+    machine.need = Need(60, 70)
+    assert who(engine, FIRST) == FIRST
+    with shelf.use(FIRST), shelf.use(SECOND) as second:
+        engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
+        with pytest.raises(errors.Overloaded):
+            second.lane(PATIENCE)
+        assert shelf.has(FIRST)
+
+
+def test_two_swaps_at_once_end_both(machine: Machine, shelf: Shelf, engine: Engine) -> None:
+    load(shelf, FIRST, THIRD)
+    again = {version: Served(f"{version.version_id}-2", version.model_name, 2) for version in (FIRST, THIRD)}
+    names = {version.model_name: version for version in (FIRST, THIRD)}
+    engine.follow(names | VERSIONS, [])
+    for name, version in names.items():
+        assert who(engine, version, reference=name) == version
+    engine.follow({name: again[version] for name, version in names.items()} | VERSIONS, [])
+    load(shelf, *again.values())
+    assert {who(engine, again[version], reference=name) for name, version in names.items()} == {*again.values()}
