@@ -107,6 +107,24 @@ class ImageFacts:
     """64 bits, unsigned: the brightness gradients along the rows of a 9x8 miniature; near copies differ in few bits."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An image file of which the header has been read and nothing is decoded."""
+
+    file: ImageFile
+    large_pixels: int
+    """How many pixels are in memory while it is decoded, of an image that has so many that it is to be decoded while no
+    other such image is; 0 for others."""
+
+    def decoded(self) -> Image.Image:
+        """As `decode`, except that large images are left to the caller's care."""
+        try:
+            self.file.load()
+            return _upright(_to_rgb(self.file), _exif_of(self.file))
+        except Exception as error:
+            raise _broken(error) from error
+
+
 def load(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Pixels:
     """The `(crop, crop, 3)` pixels that the network is to see of the image file `data`. Raises `BadImage`."""
     return centre_crop(decode(data, max_pixels=max_pixels, target=preprocessing.resize), preprocessing)
@@ -119,18 +137,23 @@ def decode(data: bytes, *, max_pixels: int, target: int | None) -> Image.Image:
     Of those that do not, large ones wait for each other. Raises `BadImage`: empty_image, not_an_image, broken_image,
     image_too_large.
     """
+    opened = open_file(data, max_pixels=max_pixels, target=target)
+    with _TURN if opened.large_pixels else nullcontext():
+        return opened.decoded()
+
+
+def open_file(data: bytes, *, max_pixels: int, target: int | None) -> Opened:
+    """What `decode` decodes. Raises `BadImage`."""
     image = _open(data, max_pixels=max_pixels)
     whole = image.width * image.height
-    try:
-        if target is not None and isinstance(image, JpegImageFile):
+    if target is not None and isinstance(image, JpegImageFile):
+        try:
             image.draft("RGB", (_DRAFT_MARGIN * target, _DRAFT_MARGIN * target))
-        # All of a progressive JPEG is in memory, however small it comes out.
-        pixels = whole if "progressive" in image.info else image.width * image.height
-        with _TURN if target is not None and pixels > LARGE_PIXELS else nullcontext():
-            image.load()
-            return _upright(_to_rgb(image), _exif_of(image))
-    except Exception as error:
-        raise _broken(error) from error
+        except Exception as error:
+            raise _broken(error) from error
+    # All of a progressive JPEG is in memory, however small it comes out.
+    pixels = whole if "progressive" in image.info else image.width * image.height
+    return Opened(image, pixels if target is not None and pixels > LARGE_PIXELS else 0)
 
 
 def inspect(data: bytes, *, max_pixels: int) -> ImageFacts:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from app import errors
 from app.models.service import Served
+from app.predictions.lanes import Lane
 from app.predictions.loaded import Answer, Given, Loaded
-from app.predictions.scheduler import Lane, Scheduler
+from app.predictions.scheduler import Scheduler
 from app.predictions.shelf import Shelf, Standing
 from app.predictions.tickets import Ticket, too_late
 

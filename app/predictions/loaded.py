@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +93,17 @@ def best(values: Sequence[float], count: int) -> list[int]:
     return heapq.nsmallest(count, range(len(values)), key=lambda place: (-values[place], place))
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An image of which at most the header was read."""
+
+    large_pixels: int
+    """How many pixels are in memory while it is decoded, of an image that has so many that it is to be decoded while no
+    other such image is; 0 for others."""
+    pixels: Callable[[], Images]
+    """What the network sees of it: `(H, W, 3)` 0-255. Raises `BadImage`."""
+
+
 class Loaded:
     """A classifier ready to run. `measure` it before the first request, or `warm_up` one whose pace is known."""
 
@@ -135,19 +147,16 @@ class Loaded:
             self.network.widen()
             self.network.run(self._blank(1), alone=True)
 
+    def opened(self, image: Given, *, max_pixels: int) -> Opened:
+        """`image` with no more than the header of its file read. Raises `BadImage`."""
+        if not isinstance(image, bytes):
+            return Opened(0, partial(self._checked, image))
+        file = preprocess.open_file(image, max_pixels=max_pixels, target=self.preprocessing.resize)
+        return Opened(file.large_pixels, lambda: preprocess.centre_crop(file.decoded(), self.preprocessing))
+
     def pixels(self, image: Given, *, max_pixels: int) -> Images:
         """What the network sees of `image`: `(H, W, 3)` 0-255. Raises `BadImage`."""
-        if isinstance(image, bytes):
-            return preprocess.load(image, self.preprocessing, max_pixels=max_pixels)
-        pixels = self._denormalised(image) if isinstance(image, Normalised) else image
-        size = self.preprocessing.crop
-        if pixels.shape != (size, size, 3):
-            raise errors.BadImage(
-                f"pixels of {pixels.shape[1]} x {pixels.shape[0]} where this version takes {size} x {size}",
-                code="wrong_image_size",
-                detail={"width": size, "height": size},
-            )
-        return pixels
+        return self.opened(image, max_pixels=max_pixels).pixels()
 
     def answers(self, images: Sequence[Images], *, alone: bool) -> list[Answer]:
         """What is said of images, each `(H, W, 3)` and of the size that `preprocessing` makes."""
@@ -160,6 +169,18 @@ class Loaded:
                 probabilities, passed.logits, similar, unknown, strict=True
             )
         ]
+
+    def _checked(self, image: Images | Normalised) -> Images:
+        """The pixels of what is no file. Raises `BadImage`."""
+        pixels = self._denormalised(image) if isinstance(image, Normalised) else image
+        size = self.preprocessing.crop
+        if pixels.shape != (size, size, 3):
+            raise errors.BadImage(
+                f"pixels of {pixels.shape[1]} x {pixels.shape[0]} where this version takes {size} x {size}",
+                code="wrong_image_size",
+                detail={"width": size, "height": size},
+            )
+        return pixels
 
     def _denormalised(self, image: Normalised) -> Images:
         mean, std = (np.array(values, np.float32) for values in (self.preprocessing.mean, self.preprocessing.std))

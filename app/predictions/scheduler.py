@@ -1,22 +1,23 @@
 """Who is served next: a queue of images for each model, and the threads that decode them and pass them through it.
 
 What waits is bounded, and nobody waits who could not be answered in time. Between models that are asked for at the same
-time the threads are shared evenly, however many images each has waiting. Knows no HTTP.
+time the threads are shared evenly, however many images each has waiting. Large images take much memory while they are
+decoded, so there is one of them at a time, and no thread waits for that: meanwhile it serves others. Knows no HTTP.
 """
 
 import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app import errors
 from app.predictions import faults
+from app.predictions.lanes import Item, Lane
 from app.predictions.loaded import Loaded
-from app.predictions.tickets import Ticket, too_late
+from app.predictions.tickets import Ticket
 from app.runtimes import memory
 from app.runtimes.form import Images
 
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 _SMOOTHING = 0.1
 _NICENESS = 5
+_BELIEVED_SECONDS = 10.0
+"""For so long it is believed what images took, where nobody waits: whoever is refused by it tells nothing newer."""
+_PIXEL_SECONDS = 5e-9
+"""What a pixel of a large image takes at the least, until one was decoded."""
 
 
 @dataclass(frozen=True)
@@ -42,59 +47,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class _Item:
-    """One image of a request."""
-
-    ticket: Ticket
-    place: int
-
-
-@dataclass(eq=False)
-class Lane:
-    """The queue of one model."""
-
-    loaded: Loaded
-    decode_seconds: float = 0.0
-    """What an image took lately to be decoded, on one thread."""
-    pass_seconds: float = 0.0
-    """And to be passed through the network."""
-    encoded: deque[_Item] = field(default_factory=deque)
-    ready: deque[tuple[_Item, Images]] = field(default_factory=deque)
-    """Decoded, and waiting for others to make up a batch."""
-    ready_since: float = 0.0
-    decoding: int = 0
-    passing: int = 0
-    """How many threads do that."""
-    is_broken: bool = False
-    """Whether its network failed in a pass, and is not to be asked again."""
-    used: float = 0.0
-    """How much of the threads it has had, by a clock that stands still while nobody asks for it."""
-
-    @property
-    def waiting(self) -> int:
-        return len(self.encoded) + len(self.ready)
-
-    @property
-    def seconds(self) -> float:
-        """What an image takes of a thread."""
-        return self.decode_seconds + self.pass_seconds
-
-    @property
-    def is_idle(self) -> bool:
-        return not (self.encoded or self.ready or self.decoding)
-
-    @property
-    def makes_batches(self) -> bool:
-        return self.loaded.batch > 1
-
-
-@dataclass(frozen=True)
 class _Step:
     """What a thread does next: it decodes an image, passes a batch, or both where images are passed one by one."""
 
     lane: Lane
-    item: _Item | None
-    batch: Sequence[tuple[_Item, Images]]
+    item: Item | None
+    has_turn: bool
+    """Whether the image is one that was found to be large, whose turn it is."""
+    batch: Sequence[tuple[Item, Images]]
     alone: bool
     charged: float
     """What it should take, which counts as used from its beginning."""
@@ -110,6 +70,10 @@ class Scheduler:
         self._busy = 0
         self._decode_seconds = 0.0
         """What an image took lately, whatever model it was for: what a new queue goes by."""
+        self._large_pixels = 0
+        """Of the large image that is being decoded."""
+        self._pixel_seconds = 0.0
+        """What a pixel of such took lately; 0 where there was none."""
         self._clock = 0.0
         self._is_closed = False
         self._change = threading.Condition()
@@ -134,14 +98,13 @@ class Scheduler:
             if lane not in self._lanes:
                 lane.used = max(lane.used, self._clock)
                 self._lanes.append(lane)
-            lane.encoded.extend(_Item(ticket, place) for place in range(count))
+            lane.encoded.extend(Item(ticket, place) for place in range(count))
             self._change.notify(count)
 
     def withdraw(self, lane: Lane, ticket: Ticket) -> None:
         """Take out what nobody waits for any more, so that it stands in nobody's way."""
         with self._change:
-            lane.encoded = deque(item for item in lane.encoded if item.ticket is not ticket)
-            lane.ready = deque(pair for pair in lane.ready if pair[0].ticket is not ticket)
+            lane.withdraw(ticket)
             self._change.notify()
 
     def check(self, lane: Lane, timeout_seconds: float) -> None:
@@ -169,10 +132,11 @@ class Scheduler:
                 f"{lane.waiting} images wait for this model, and it takes no more than {self._limits.max_queued}",
                 retry_after_seconds=wait * (lane.waiting + count - self._limits.max_queued) / lane.waiting,
             )
-        # Whoever finds nobody waiting is let in, whatever the estimate says.
-        if wait > 0:
-            work = lane.seconds * -(-count // self._limits.threads)
-            self._refuse_late(wait, work, ticket.deadline - ticket.arrived)
+        # Whoever finds nobody waiting, and would keep nobody waiting, is let in, whatever the estimate says.
+        if wait > 0 or count > self._limits.threads:
+            is_believed = wait > 0 or time.monotonic() - lane.timed < _BELIEVED_SECONDS
+            each = lane.seconds if is_believed else lane.loaded.seconds
+            self._refuse_late(wait, each * -(-count // self._limits.threads), ticket.deadline - ticket.arrived)
 
     def _refuse_late(self, wait: float, work: float, timeout_seconds: float) -> None:
         left = min(timeout_seconds, self._limits.drain_seconds)
@@ -184,9 +148,18 @@ class Scheduler:
 
     def _expected_wait(self, lane: Lane) -> float:
         others = [other for other in self._lanes if other is not lane]
-        whole = sum(other.waiting * other.seconds for other in others) + lane.waiting * lane.seconds
-        shared = lane.waiting * lane.seconds * (1 + len(others))
+        whole = sum(other.small_seconds for other in others) + lane.small_seconds
+        shared = lane.small_seconds * (1 + len(others))
         return min(whole, shared) / self._limits.threads
+
+    def _expected_turn(self, lane: Lane) -> float:
+        """How long a large image would wait that came to `lane` now."""
+        own = lane.large_pixels
+        others = [other.large_pixels for other in self._lanes if other is not lane and other.large]
+        return self._seconds_of(self._large_pixels + min(own + sum(others), own * (1 + len(others))))
+
+    def _seconds_of(self, large_pixels: int) -> float:
+        return large_pixels * (self._pixel_seconds or _PIXEL_SECONDS)
 
     def _work(self) -> None:
         yield_to_the_event_loop()
@@ -249,19 +222,25 @@ class Scheduler:
             # Whoever is being decoded will be there in a moment; if nobody is, there is nobody to wait for.
             is_all = not lane.encoded and not lane.decoding
             if len(lane.ready) >= lane.loaded.batch or is_all or not wait_seconds:
-                batch = _wanted(lane.ready, lane.loaded.batch, now)
+                batch = lane.next_batch(now)
                 lane.ready_since = now
                 if batch:
                     lane.passing += 1
-                    return _Step(lane, None, batch, alone=False, charged=lane.pass_seconds * len(batch)), None
+                    charged = lane.pass_seconds * len(batch)
+                    return _Step(lane, None, False, batch, alone=False, charged=charged), None
                 wait_seconds = None
-        item = _first_wanted(lane.encoded, now)
-        if item is None:
-            return None, wait_seconds
+        large = None if self._large_pixels else lane.next_large(now)
+        if large is not None:
+            item, self._large_pixels = large
+            return self._step_of(lane, item, has_turn=True), None
+        small = lane.next_encoded(now)
+        return (None, wait_seconds) if small is None else (self._step_of(lane, small, has_turn=False), None)
+
+    def _step_of(self, lane: Lane, item: Item, *, has_turn: bool) -> _Step:
         alone = self._busy == 0 and len(self._lanes) == 1 and lane.waiting == 0
         lane.decoding += 1
         charged = lane.decode_seconds + (0.0 if lane.makes_batches else lane.pass_seconds)
-        return _Step(lane, item, (), alone, charged), None
+        return _Step(lane, item, has_turn, (), alone, charged)
 
     def _carry_out(self, step: _Step) -> None:
         lane = step.lane
@@ -275,7 +254,7 @@ class Scheduler:
             return
         image: Images | None = None
         try:
-            image = self._decoded(lane, step.item)
+            image = self._decoded(lane, step.item, has_turn=step.has_turn)
             if image is not None and not lane.makes_batches:
                 self._pass(lane, [(step.item, image)], alone=step.alone)
         finally:
@@ -284,7 +263,7 @@ class Scheduler:
                 if image is not None and lane.makes_batches:
                     self._stand_ready(lane, step.item, image)
 
-    def _stand_ready(self, lane: Lane, item: _Item, image: Images) -> None:
+    def _stand_ready(self, lane: Lane, item: Item, image: Images) -> None:
         if not lane.ready:
             lane.ready_since = time.monotonic()
         lane.ready.append((item, image))
@@ -292,23 +271,55 @@ class Scheduler:
             self._lanes.append(lane)
         self._change.notify()
 
-    def _decoded(self, lane: Lane, item: _Item) -> Images | None:
-        """The pixels of an image; None for one that is none, which is told."""
-        ticket, image = item.ticket, item.ticket.images[item.place]
-        started = time.monotonic()
-        ticket.waited_seconds = max(ticket.waited_seconds, started - ticket.arrived)
+    def _decoded(self, lane: Lane, item: Item, *, has_turn: bool) -> Images | None:
+        """The pixels of an image; None for one that is none, which is told, and for a large one that has to wait for
+        its turn. Raises `Overloaded`."""
+        ticket, started = item.ticket, time.monotonic()
         try:
-            pixels = lane.loaded.pixels(image, max_pixels=self._limits.max_image_pixels)
+            opened = lane.loaded.opened(item.image, max_pixels=self._limits.max_image_pixels)
+            if opened.large_pixels and not has_turn:
+                has_turn = self._takes_turn(lane, item, opened.large_pixels)
+                if not has_turn:
+                    return None
+            ticket.waited_seconds = max(ticket.waited_seconds, started - ticket.arrived)
+            pixels = opened.pixels()
         except errors.BadImage as error:
             ticket.end(error.of(item.place, count=len(ticket.images)))
             return None
+        finally:
+            if has_turn:
+                self._end_turn()
         seconds = time.monotonic() - started
         ticket.decode_seconds += seconds
-        lane.decode_seconds = _smoothed(lane.decode_seconds, seconds)
-        self._decode_seconds = _smoothed(self._decode_seconds, seconds)
+        self._learn(lane, opened.large_pixels, seconds)
         return pixels
 
-    def _pass(self, lane: Lane, batch: Sequence[tuple[_Item, Images]], *, alone: bool) -> None:
+    def _takes_turn(self, lane: Lane, item: Item, pixels: int) -> bool:
+        """Whether a large image is to be decoded now; else it waits apart. Raises `Overloaded` where it could not be
+        decoded in time."""
+        with self._change:
+            if not self._large_pixels and not any(other.large for other in self._lanes):
+                self._large_pixels = pixels
+                return True
+            left = item.ticket.deadline - time.monotonic()
+            self._refuse_late(self._expected_turn(lane), self._seconds_of(pixels), left)
+            lane.large.append((item, pixels))
+            return False
+
+    def _end_turn(self) -> None:
+        with self._change:
+            self._large_pixels = 0
+            self._change.notify()
+
+    def _learn(self, lane: Lane, large_pixels: int, seconds: float) -> None:
+        """What it took to decode an image."""
+        if large_pixels:
+            self._pixel_seconds = _smoothed(self._pixel_seconds, seconds / large_pixels)
+        else:
+            lane.decode_seconds = _smoothed(lane.decode_seconds, seconds)
+            self._decode_seconds = _smoothed(self._decode_seconds, seconds)
+
+    def _pass(self, lane: Lane, batch: Sequence[tuple[Item, Images]], *, alone: bool) -> None:
         started = time.monotonic()
         try:
             answers = lane.loaded.answers([image for _, image in batch], alone=alone)
@@ -317,6 +328,7 @@ class Scheduler:
         each = (time.monotonic() - started) / len(batch)
         if not alone:  # on all threads it takes a part of what one needs
             lane.pass_seconds = _smoothed(lane.pass_seconds, each)
+            lane.timed = time.monotonic()
         for (item, _), answer in zip(batch, answers, strict=True):
             with self._change:
                 item.ticket.pass_seconds += each
@@ -345,28 +357,3 @@ def yield_to_the_event_loop() -> None:
     and a thread that waits for its core meanwhile would have waited in the queue."""
     with suppress(AttributeError, OSError):  # not everywhere have threads a priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
-def _first_wanted(items: deque[_Item], now: float) -> _Item | None:
-    """The first image that somebody still waits for and that is in time."""
-    while items:
-        item = items.popleft()
-        if _is_wanted(item, now):
-            return item
-    return None
-
-
-def _wanted(items: deque[tuple[_Item, Images]], count: int, now: float) -> list[tuple[_Item, Images]]:
-    """The first of them, at most so many."""
-    batch: list[tuple[_Item, Images]] = []
-    while items and len(batch) < count:
-        item, image = items.popleft()
-        if _is_wanted(item, now):
-            batch.append((item, image))
-    return batch
-
-
-def _is_wanted(item: _Item, now: float) -> bool:
-    if not item.ticket.is_gone and now > item.ticket.deadline:
-        item.ticket.end(too_late())
-    return not item.ticket.is_gone

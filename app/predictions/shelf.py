@@ -17,10 +17,11 @@ from functools import partial
 from app import errors
 from app.models.service import Served
 from app.predictions import faults
+from app.predictions.lanes import Lane
 from app.predictions.loaded import Loaded
 from app.predictions.loaders import Loaders
 from app.predictions.needs import Need
-from app.predictions.scheduler import Lane, yield_to_the_event_loop
+from app.predictions.scheduler import yield_to_the_event_loop
 from app.runtimes import memory
 
 logger = logging.getLogger(__name__)

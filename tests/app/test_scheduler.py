@@ -11,8 +11,9 @@ import pytest
 
 from app import errors
 from app.backbones.preprocess import Preprocessing
+from app.predictions.lanes import Lane
 from app.predictions.loaded import Loaded, Pace
-from app.predictions.scheduler import Lane, Limits, Scheduler
+from app.predictions.scheduler import Limits, Scheduler
 from app.predictions.tickets import Ticket
 from app.runtimes.form import PLAIN, Form, Images, Machine, Passed
 from tests import factories

@@ -11,9 +11,9 @@ import torch
 from app import errors
 from app.models.service import Served
 from app.optimisation import Serving
+from app.predictions.lanes import Lane
 from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
-from app.predictions.scheduler import Lane
 from app.predictions.shelf import Opener, Shelf
 from app.runtimes import form
 from tests.app.test_scheduler import Net, loaded

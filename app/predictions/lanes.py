@@ -1,0 +1,111 @@
+"""The queue of one model: images of requests in the order they came, and what is known of how long they take."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.predictions.loaded import Given, Loaded
+from app.predictions.tickets import Ticket, too_late
+from app.runtimes.form import Images
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a request."""
+
+    ticket: Ticket
+    place: int
+
+    @property
+    def image(self) -> Given:
+        return self.ticket.images[self.place]
+
+    def is_wanted(self, now: float) -> bool:
+        """Whether somebody still waits for it; not who has waited for too long, which is told."""
+        if not self.ticket.is_gone and now > self.ticket.deadline:
+            self.ticket.end(too_late())
+        return not self.ticket.is_gone
+
+
+@dataclass(eq=False)
+class Lane:
+    """The queue of one model."""
+
+    loaded: Loaded
+    decode_seconds: float = 0.0
+    """What an image took lately to be decoded, on one thread; large ones aside."""
+    pass_seconds: float = 0.0
+    """And to be passed through the network."""
+    timed: float = 0.0
+    """When an image was last, by the clock of `time.monotonic`."""
+    encoded: deque[Item] = field(default_factory=deque)
+    large: deque[tuple[Item, int]] = field(default_factory=deque)
+    """Those that were found to be large, each with its pixels: they are decoded one after the other."""
+    ready: deque[tuple[Item, Images]] = field(default_factory=deque)
+    """Decoded, and waiting for others to make up a batch."""
+    ready_since: float = 0.0
+    decoding: int = 0
+    passing: int = 0
+    """How many threads do that."""
+    is_broken: bool = False
+    """Whether its network failed in a pass, and is not to be asked again."""
+    used: float = 0.0
+    """How much of the threads it has had, by a clock that stands still while nobody asks for it."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self.encoded) + len(self.large) + len(self.ready)
+
+    @property
+    def small_seconds(self) -> float:
+        """What those that wait take of one thread, those aside that were found to be large."""
+        return (len(self.encoded) + len(self.ready)) * self.seconds
+
+    @property
+    def large_pixels(self) -> int:
+        """Of those that wait and were found to be large."""
+        return sum(pixels for item, pixels in self.large if not item.ticket.is_gone)
+
+    @property
+    def seconds(self) -> float:
+        """What an image takes of a thread."""
+        return self.decode_seconds + self.pass_seconds
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.waiting or self.decoding)
+
+    @property
+    def makes_batches(self) -> bool:
+        return self.loaded.batch > 1
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take out the images of a request."""
+        self.encoded = deque(item for item in self.encoded if item.ticket is not ticket)
+        self.large = deque(pair for pair in self.large if pair[0].ticket is not ticket)
+        self.ready = deque(pair for pair in self.ready if pair[0].ticket is not ticket)
+
+    def next_encoded(self, now: float) -> Item | None:
+        """Take the first image that is still wanted."""
+        while self.encoded:
+            item = self.encoded.popleft()
+            if item.is_wanted(now):
+                return item
+        return None
+
+    def next_large(self, now: float) -> tuple[Item, int] | None:
+        """Take the first of the large ones that is still wanted."""
+        while self.large:
+            item, pixels = self.large.popleft()
+            if item.is_wanted(now):
+                return item, pixels
+        return None
+
+    def next_batch(self, now: float) -> Sequence[tuple[Item, Images]]:
+        """Take the first decoded ones that are still wanted, at most as many as are best passed together."""
+        batch: list[tuple[Item, Images]] = []
+        while self.ready and len(batch) < self.loaded.batch:
+            item, image = self.ready.popleft()
+            if item.is_wanted(now):
+                batch.append((item, image))
+        return batch

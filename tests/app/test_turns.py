@@ -1,0 +1,151 @@
+"""Images that are decoded one after the other, and requests of many images: who waits for them, and what is refused."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from PIL import Image
+
+from app import errors
+from app.backbones import preprocess
+from app.predictions.loaded import Given, Loaded, Opened
+from app.predictions.scheduler import Scheduler
+from app.runtimes.form import PLAIN, Images, Machine
+from tests.app.test_scheduler import LIMITS, PATIENCE, PHOTO, PREPROCESSING, Net, ask, grey, hold, loaded, until
+from tests.backbones.test_preprocess import encode
+
+MEGAPIXELS = 1_000_000
+
+
+class Slow(Loaded):
+    """Takes pixels for large image files, which are decoded when the gate is opened."""
+
+    def __init__(self, large_pixels: int) -> None:
+        super().__init__(
+            Net(), PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+        )
+        self.measure(batch=1)
+        self.large_pixels = large_pixels
+        self.gate = threading.Event()
+        self.begun = threading.Semaphore(0)
+        self.at_once = 0
+        self.most_at_once = 0
+
+    def opened(self, image: Given, *, max_pixels: int) -> Opened:
+        found = super().opened(image, max_pixels=max_pixels)
+        return Opened(self.large_pixels, partial(self._wait, found.pixels))
+
+    def _wait(self, pixels: Callable[[], Images]) -> Images:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.begun.release()
+        assert self.gate.wait(PATIENCE)
+        self.at_once -= 1
+        return pixels()
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    scheduler = Scheduler(LIMITS)
+    yield scheduler
+    scheduler.close()
+
+
+def test_no_thread_waits_for_the_turn_of_a_large_image(scheduler: Scheduler) -> None:
+    slow = Slow(20 * MEGAPIXELS)
+    large, small = scheduler.lane(slow), scheduler.lane(loaded(Net()))
+    asked = [ask(scheduler, large, [grey(value)]) for value in (10, 20, 30, 40)]
+    assert slow.begun.acquire(timeout=PATIENCE)
+    for _ in range(4):  # by the one thread that there is beside
+        assert ask(scheduler, small).wait().error is None
+    assert scheduler.queued() == 3
+    slow.gate.set()
+
+    reds = [answer.logits[0] * 255 for one in asked for answer in one.wait().answers if answer is not None]
+    assert reds == pytest.approx([10, 20, 30, 40], abs=1e-3)
+    assert slow.most_at_once == 1
+
+
+def test_large_images_of_two_models_take_turns(scheduler: Scheduler) -> None:
+    first, second = Slow(20 * MEGAPIXELS), Slow(20 * MEGAPIXELS)
+    busy, rare = scheduler.lane(first), scheduler.lane(second)
+    many = [ask(scheduler, busy, [grey(0)]) for _ in range(4)]
+    assert first.begun.acquire(timeout=PATIENCE)
+    one = ask(scheduler, rare, [grey(0)])
+    until(lambda: len(busy.large) == 3 and len(rare.large) == 1)
+    second.gate.set()
+    first.gate.set()
+    one.wait()
+    assert all(asked.wait().error is None for asked in many)
+
+
+def test_a_large_image_for_which_nobody_waits_any_more_is_not_decoded(scheduler: Scheduler) -> None:
+    slow = Slow(20 * MEGAPIXELS)
+    lane = scheduler.lane(slow)
+    held, gone, stayed = (ask(scheduler, lane, [grey(value)]) for value in (0, 1, 2))
+    until(lambda: len(lane.large) == 2)
+    gone.ticket.is_gone = True
+    scheduler.withdraw(lane, gone.ticket)
+    slow.gate.set()
+    held.wait()
+    stayed.wait()
+    assert not gone.ended.is_set()
+    assert gone.ticket.decode_seconds == 0
+
+
+def test_large_images_that_could_not_be_decoded_in_time_are_refused_at_once() -> None:
+    scheduler = Scheduler(replace(LIMITS, drain_seconds=20.0, max_queued=100))
+    slow = Slow(79 * MEGAPIXELS)
+    lane = scheduler.lane(slow)
+    asked = ask(scheduler, lane, [grey(0)] * 64, seconds=300)
+    error = asked.wait().error  # though none was decoded yet
+    assert isinstance(error, errors.Overloaded)
+    assert error.code == "overloaded"
+    assert "more than the 20.0 s that there are" in error.message
+    few = ask(scheduler, lane, [grey(0)] * 4, seconds=300)
+    scheduler.withdraw(lane, asked.ticket)
+    slow.gate.set()
+    assert few.wait().error is None
+    scheduler.close()
+
+
+def test_what_large_images_take_says_nothing_of_others() -> None:
+    scheduler = Scheduler(replace(LIMITS, max_image_pixels=2 * preprocess.LARGE_PIXELS))
+    lane = scheduler.lane(loaded(Net()))
+    photo = encode(Image.new("RGB", (4200, 1 + preprocess.LARGE_PIXELS // 4200)), "PNG")
+    found = ask(scheduler, lane, [photo]).wait()
+    assert found.error is None
+    assert found.decode_seconds > 0
+    assert lane.decode_seconds == 0
+    scheduler.close()
+
+
+def test_a_lone_request_of_more_images_than_can_be_answered_in_time_is_refused_at_once(scheduler: Scheduler) -> None:
+    classifier = loaded(Net())
+    classifier.seconds = 1.0  # as it was timed when it was loaded
+    lane = scheduler.lane(classifier)
+    with pytest.raises(errors.Overloaded, match=r"about 4\.0 s, more than the 3\.0 s"):
+        ask(scheduler, lane, [PHOTO] * 8, seconds=3)
+    assert ask(scheduler, lane, [PHOTO] * 8, seconds=5).wait().error is None
+
+
+def test_what_images_took_some_time_ago_refuses_nobody_who_is_alone(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    ask(scheduler, lane, [PHOTO] * 4).wait()
+    lane.pass_seconds = 60.0
+    with pytest.raises(errors.Overloaded):
+        ask(scheduler, lane, [PHOTO] * 8, seconds=30)
+    lane.timed -= 10
+    assert ask(scheduler, lane, [PHOTO] * 8, seconds=30).wait().error is None
+
+
+def test_few_images_are_let_in_where_nobody_waits_whatever_others_took(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    lane.pass_seconds = 60.0
+    asked = ask(scheduler, lane, [PHOTO] * 2, seconds=30)
+    go_on()
+    assert asked.wait().error is None
