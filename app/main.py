@@ -19,6 +19,7 @@ from app.datasets import routes as datasets
 from app.db import Database
 from app.deps import Parts, refuse_nul, refuse_unknown_parameters
 from app.doorbell import Doorbell
+from app.endings import Ending
 from app.experiments import routes as experiments
 from app.jobs import imports, optimisations, removal_routes
 from app.jobs import routes as jobs
@@ -119,6 +120,7 @@ def assemble(
     serving.process_pins(settings)  # names that nothing has end it here
     app.state.settings = settings
     app.state.arrivals = Arrivals(max_seconds=settings.predict_body_seconds)
+    app.state.answers = Ending()
     app.state.doorbell = bell
     app.state.keeps_loaded = keeps_loaded
     app.state.warm_seconds = warm_seconds

@@ -16,6 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 from app import connections
 from app import main as applications
 from app.arrivals import Arrivals
+from app.endings import Ending
 from app.predictions.desk import DRAIN_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ HOST = "127.0.0.1"
 
 _OPEN_FILES = 65_536
 """Not without end, which some take for a number of files to close."""
+
+_ANSWERED = 0.95
+"""The part of the time there is to stop after which predictions that are not answered are told so."""
 
 _PARTS: dict[str, Callable[[], FastAPI]] = {
     "all": applications.create,
@@ -82,15 +86,18 @@ def allow_many_connections() -> None:
 
 
 class Server(uvicorn.Server):
-    """One that gives up bodies that do not arrive while there is still time to say so, and to answer what has."""
+    """One that gives up what it cannot finish while there is still time to say so: first bodies that do not arrive, so
+    that there is time to answer what has, and at last what is not answered."""
 
-    def __init__(self, config: uvicorn.Config, arrivals: Arrivals, *, body_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, arrivals: Arrivals, answers: Ending, *, drain_seconds: float) -> None:
         super().__init__(config)
         self._arrivals = arrivals
-        self._body_seconds = body_seconds
+        self._answers = answers
+        self._drain_seconds = drain_seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._arrivals.end_in(self._body_seconds)
+        self._arrivals.end_in(self._drain_seconds / 2)
+        self._answers.end_in(self._drain_seconds * _ANSWERED)
         await super().shutdown(sockets)
 
 
@@ -106,7 +113,7 @@ def build(app: FastAPI, *, host: str = HOST, port: int = 0, drain_seconds: int =
         log_config=None,
         timeout_graceful_shutdown=drain_seconds,
     )
-    return Server(config, app.state.arrivals, body_seconds=drain_seconds / 2)
+    return Server(config, app.state.arrivals, app.state.answers, drain_seconds=drain_seconds)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ class _Training:
         if self.work.recipe.search is not None:
             return 1
         # One kill may be somebody's will, after which a training is to end as if it had never stopped.
-        return 2 ** max(0, self.work.kills - 1)
+        return 1 << max(0, self.work.kills - 1)
 
     def search(self, plan: Plan, profile: Profile | None, workdir: Path, emit: Emit, *, began: float) -> Trained:
         work = SearchWork(

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from app import errors, queries
 from app.bodies import Share
+from app.endings import Ending
 from app.predictions.desk import Desk
 from app.predictions.engine import Answered
 from app.predictions.loaded import Given
@@ -126,10 +127,11 @@ async def asked(
     *,
     body_names_time: bool = False,
 ) -> Answered:
-    """The answers to what `read` takes from the request, unless they could not be in time or the client goes away.
-    `body_names_time`: how long they may take is known before only where a header says it. Raises as `Engine.classify`,
-    `UnsupportedMedia`, `ClientDisconnect`, and what `read` raises."""
+    """The answers to what `read` takes from the request, unless they could not be in time, the client goes away or the
+    process stops. `body_names_time`: how long they may take is known before only where a header says it. Raises as
+    `Engine.classify`, `UnsupportedMedia`, `ClientDisconnect`, and what `read` raises."""
     place = desk(request)
+    answers: Ending = request.app.state.answers
     seconds = timeout_seconds(request, place.settings)
     version = await place.directory.find(reference)
     try:
@@ -137,12 +139,13 @@ async def asked(
         is_known = TIMEOUT_HEADER in request.headers or not body_names_time
         place.engine.check(version, timeout_seconds=seconds if is_known else MAX_TIMEOUT_SECONDS)
         with place.in_flight.share() as share:
-            wanted = await read(share)
-            if wanted.timeout_seconds is not None:
-                # Of two that the client names, the shorter one.
-                seconds = min(wanted.timeout_seconds, seconds if TIMEOUT_HEADER in request.headers else math.inf)
-            work = place.engine.classify(reference, version, wanted.images, timeout_seconds=seconds)
-            found = await _while_connected(request, work)
+            async with answers.unless_stopped():
+                wanted = await read(share)
+                if wanted.timeout_seconds is not None:
+                    # Of two that the client names, the shorter one.
+                    seconds = min(wanted.timeout_seconds, seconds if TIMEOUT_HEADER in request.headers else math.inf)
+                work = place.engine.classify(reference, version, wanted.images, timeout_seconds=seconds)
+                found = await _while_connected(request, work)
     except Exception as error:
         place.metrics.predictions.labels(version.model_name, _outcome(error)).inc()
         raise

@@ -56,11 +56,12 @@ class Listening:
 
 @contextmanager
 def listening(
-    settings: Settings, runtime: Runtime | None = None, *, network: bytes | None = None
+    settings: Settings, runtime: Runtime | None = None, *, network: bytes | None = None, drain_seconds: int = 5
 ) -> Iterator[Listening]:
-    """Such a service, over a database that is migrated already; see `register`."""
+    """Such a service, over a database that is migrated already; see `register`. At the end it takes `drain_seconds` to
+    answer what it has accepted."""
     register(settings, runtime, network=network)
-    with started(settings) as here:
+    with started(settings, drain_seconds=drain_seconds) as here:
         yield here
 
 
@@ -75,12 +76,14 @@ def register(settings: Settings, runtime: Runtime | None = None, *, network: byt
 
 
 @contextmanager
-def started(settings: Settings, *, keeps_loaded: bool = True, warm_seconds: float | None = None) -> Iterator[Listening]:
+def started(
+    settings: Settings, *, keeps_loaded: bool = True, warm_seconds: float | None = None, drain_seconds: int = 5
+) -> Iterator[Listening]:
     """A service with the models that its data folder has."""
     app = assemble(settings, SilentDoorbell(), keeps_loaded=keeps_loaded, warm_seconds=warm_seconds)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        running = server.build(app, drain_seconds=5)
+        running = server.build(app, drain_seconds=drain_seconds)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + _START_SECONDS

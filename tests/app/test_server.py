@@ -3,11 +3,21 @@
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx
 import pytest
+from PIL import Image
 
 from app import server
+from app.settings import Settings
+from tests.app import serving
+from tests.app.conftest import sqlite_url
+from tests.backbones.test_preprocess import encode
+from tests.problems import problem
 
 
 @pytest.fixture
@@ -33,6 +43,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from app import server
 from app.arrivals import Arrivals
+from app.endings import Ending
 from app.settings import Settings
 
 @asynccontextmanager
@@ -41,7 +52,7 @@ async def lifespan(app):
     yield
 
 app = FastAPI(lifespan=lifespan)
-app.state.settings, app.state.arrivals = Settings(), Arrivals(max_seconds=1)
+app.state.settings, app.state.arrivals, app.state.answers = Settings(), Arrivals(max_seconds=1), Ending()
 atexit.register(lambda: print(gc.get_freeze_count() > 0))
 server.serve(app, host=server.HOST, port=0)
 """
@@ -51,3 +62,22 @@ def test_a_process_that_ends_does_not_look_for_garbage_among_all_that_it_has() -
     ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, check=False)
 
     assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+
+
+def test_what_cannot_be_answered_before_the_end_is_told_so(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=1)
+    png = encode(Image.new("RGB", (4000, 3900)), "PNG")
+    with ThreadPoolExecutor() as pool:
+        with serving.listening(settings, drain_seconds=1) as here:
+            asked = pool.submit(
+                httpx.post,
+                f"{here.url}/v1/models/insects/predict",
+                files=[("file", ("a.png", png))] * 64,
+                headers={"X-Request-Timeout": "300"},
+                timeout=60,
+            )
+            while "graft_queued_images 0.0" in httpx.get(f"{here.url}/metrics").text:
+                time.sleep(0.01)
+        told = asked.result()
+    assert "stopping" in problem(told, 503)["detail"]
+    assert told.headers["retry-after"]
