@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import errors
+from app.predictions import texts
 from app.predictions.asking import wrong
 from app.settings import Settings
 
 T = TypeVar("T")
 
-_FEW = 64
 _PIECE_BYTES = 1024 * 1024
-_LONGEST_NUMBER = 32
-"""Characters, with those around it; to read longer ones, which nothing writes, takes ten times as long."""
 _PLACE = re.compile(r"(?P<message>.*) - at `\$(?P<path>[^`]*)`", re.DOTALL)
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
@@ -47,10 +45,10 @@ def refuse_many(raw: bytes, settings: Settings) -> None:
     limit, commas = settings.max_json_numbers, 0
     for start in range(0, len(raw), _PIECE_BYTES):
         commas += raw.count(b",", start, start + _PIECE_BYTES)
-        if commas > limit + _few(settings.max_images_per_predict):
+        if commas > limit + texts.few(settings.max_images_per_predict):
             break
     else:
-        if commas <= _few(settings.max_images_per_predict) or len(raw) <= _LONGEST_NUMBER * limit:
+        if commas <= texts.few(settings.max_images_per_predict) or len(raw) <= texts.LONGEST_NUMBER * limit:
             return
     raise errors.TooLarge(
         f"more than {limit:,} numbers in JSON; send image files in base64, or by the Open Inference Protocol a tensor "
@@ -64,18 +62,13 @@ def refuse_rubble(raw: bytes | memoryview, *, max_images: int) -> None:
     """Raise `Invalid` for JSON in which there are more lists, objects and texts than so many images need: an empty list
     has two characters there and takes sixty bytes of memory."""
     text = bytes(raw)
-    few = _few(max_images)
+    few = texts.few(max_images)
     # The innermost lists of images have at least three numbers each, and there are some more lists around those.
     has_short_lists = 5 * text.count(b"[") > 2 * text.count(b",") + 5 * few
     if has_short_lists or text.count(b"{") > few or text.count(b'"') > 2 * few:
         raise errors.Invalid(
             f"the body has more lists, objects or texts than {max_images} images need", code="not_images"
         )
-
-
-def _few(max_images: int) -> int:
-    """What there may be in JSON beside the numbers of images."""
-    return _FEW + 8 * max_images
 
 
 def numbers(value: Any, what: str) -> NDArray[np.uint8] | NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """Images as requests bring them: as the body itself, in a form, or as base64 in JSON."""
 
-import base64
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
@@ -10,14 +9,11 @@ from pydantic import ValidationError
 
 from app import arrivals, bodies, errors
 from app.bodies import Share
-from app.predictions import asking
+from app.predictions import asking, texts
 from app.predictions.schemas import PredictBody
 from app.settings import Settings
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
-
-INLINE_BYTES = 64 * 1024
-"""JSON of so much is decoded in less time than another thread takes to begin."""
 
 Reader = Callable[[Request, Settings, Share], Awaitable[list[bytes]]]
 
@@ -34,18 +30,6 @@ async def read(request: Request, settings: Settings, share: Share) -> list[bytes
         )
     async with arrivals.of(request).in_time():
         return await _READERS[media_type](request, settings, share)
-
-
-def from_base64(text: str, place: int, max_bytes: int) -> bytes:
-    """One image. Raises `TooLarge` and `BadImage`."""
-    if len(text) // 4 * 3 - text[-2:].count("=") > max_bytes:
-        raise bodies.too_large(max_bytes, f"image {place}")
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:  # also of characters beyond ASCII
-        raise errors.BadImage(
-            f"image {place}: not base64 ({error})", code="not_base64", detail={"image": place}
-        ) from error
 
 
 def too_many(settings: Settings) -> errors.TooLarge:
@@ -82,24 +66,27 @@ async def _read_form(request: Request, settings: Settings, share: Share) -> list
 
 async def _read_json(request: Request, settings: Settings, share: Share) -> list[bytes]:
     raw = await bodies.whole(request, max_bytes=settings.max_predict_bytes, share=share)
-    if len(raw) <= INLINE_BYTES:
+    if len(raw) <= texts.INLINE_BYTES:
         return _from_json(raw, settings)
     return await asking.parsed(request, _from_json, raw, settings)
 
 
 def _from_json(raw: bytes, settings: Settings) -> list[bytes]:
+    short, long_texts = texts.cut(raw, settings)
     # Between n images there are n - 1 commas, and base64 has none: what has many more is not worth parsing, which would
     # make gigabytes of objects from megabytes of rubbish.
     limit = settings.max_images_per_predict
-    if raw.count(b",") >= 4 * limit:
-        if raw.count(b'"b64"') > limit:
+    if short.count(b",") >= 4 * limit:
+        if short.count(b'"b64"') > limit:
             raise too_many(settings)
         raise errors.Invalid(f"the body has more fields than {limit} images need", code="not_images")
     with of_body():
-        body = PredictBody.model_validate_json(raw)
+        body = PredictBody.model_validate_json(short)
     if len(body.images) > limit:
         raise too_many(settings)
-    return [from_base64(image.b64, place, settings.max_image_bytes) for place, image in enumerate(body.images)]
+    found = [long_texts.image(one.b64, place, settings.max_image_bytes) for place, one in enumerate(body.images)]
+    long_texts.refuse_others()
+    return found
 
 
 _READERS: dict[str, Reader] = {

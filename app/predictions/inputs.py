@@ -13,6 +13,7 @@ from app import bodies, errors
 from app.predictions import arrays, images
 from app.predictions.loaded import Given, Normalised
 from app.predictions.tensors import LENGTH_BYTES, InferGiven, TensorGiven
+from app.predictions.texts import LongTexts
 from app.settings import Settings
 
 T = TypeVar("T", bound=np.generic)
@@ -30,12 +31,13 @@ class Input:
     shape_of: Callable[[int], list[int]]
     """For the side of the version's images in pixels, as the metadata has it."""
     fits: Callable[[Sequence[int]], bool]
-    in_json: Callable[[TensorGiven, Settings], list[Given]]
+    in_json: Callable[[TensorGiven, LongTexts, Settings], list[Given]]
     in_binary: Callable[[TensorGiven, memoryview, Settings], list[Given]]
 
 
-def images_of(given: InferGiven, behind: memoryview, settings: Settings) -> list[Given]:
-    """The images of the one input that a request has. Raises `Invalid`, `TooLarge`, `BadImage` and
+def images_of(given: InferGiven, behind: memoryview, long: LongTexts, settings: Settings) -> list[Given]:
+    """The images of the one input that a request has; `long` are texts of its JSON, and `behind` is what comes after
+    that. Raises `Invalid`, `TooLarge`, `BadImage` and
     `RequestValidationError`."""
     tensor = _only(given.inputs)
     form = INPUTS[tensor.name]
@@ -63,7 +65,9 @@ def images_of(given: InferGiven, behind: memoryview, settings: Settings) -> list
             f"input {tensor.name!r} needs either data in the JSON or binary_data_size bytes after it",
             code="tensor_data_twice" if has_data else "tensor_data_missing",
         )
-    return form.in_json(tensor, settings) if size is None else form.in_binary(tensor, behind, settings)
+    if size is not None:
+        return form.in_binary(tensor, behind, settings)
+    return form.in_json(tensor, long, settings)
 
 
 def _only(inputs: Sequence[TensorGiven]) -> TensorGiven:
@@ -77,13 +81,13 @@ def _only(inputs: Sequence[TensorGiven]) -> TensorGiven:
     return tensor
 
 
-def _files_in_json(tensor: TensorGiven, settings: Settings) -> list[Given]:
+def _files_in_json(tensor: TensorGiven, long: LongTexts, settings: Settings) -> list[Given]:
     values = _flat(tensor, _in_json(tensor, settings))
     texts = [value for value in values if isinstance(value, str)]
     if len(texts) != len(values):
         raise errors.Invalid("image files within JSON are texts in base64", code="not_texts")
     _check_count(tensor, len(texts))
-    return [images.from_base64(text, place, settings.max_image_bytes) for place, text in enumerate(texts)]
+    return [long.image(text, place, settings.max_image_bytes) for place, text in enumerate(texts)]
 
 
 def _files_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings) -> list[Given]:
@@ -108,7 +112,7 @@ def _files_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings
     return found
 
 
-def _floats_in_json(tensor: TensorGiven, settings: Settings) -> list[Given]:
+def _floats_in_json(tensor: TensorGiven, _: LongTexts, settings: Settings) -> list[Given]:
     values = arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}").astype(np.float32, copy=False)
     return [Normalised(image) for image in _shaped(tensor, values)]
 
@@ -118,7 +122,7 @@ def _floats_in_binary(tensor: TensorGiven, behind: memoryview, settings: Setting
     return [Normalised(image) for image in np.frombuffer(behind, "<f4").reshape(tensor.shape)]
 
 
-def _bytes_in_json(tensor: TensorGiven, settings: Settings) -> list[Given]:
+def _bytes_in_json(tensor: TensorGiven, _: LongTexts, settings: Settings) -> list[Given]:
     values = _shaped(tensor, arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}"))
     if values.dtype != np.uint8:
         raise errors.Invalid(f"input {tensor.name!r} has values that are not whole or not 0-255", code="not_uint8")

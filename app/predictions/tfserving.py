@@ -12,9 +12,10 @@ from fastapi import Request, Response
 
 from app import arrivals, bodies, errors
 from app.bodies import Share
-from app.predictions import arrays, asking, images, parameters
+from app.predictions import arrays, asking, images, parameters, texts
 from app.predictions.loaded import Answer, Given
 from app.predictions.protocol_schemas import ServingBody, ServingRead
+from app.predictions.texts import LongTexts
 from app.predictions.v2 import version_reference
 from app.problems import responses
 from app.settings import Settings
@@ -95,7 +96,7 @@ class _Call:
             raise errors.UnsupportedMedia(f"{media_type} is not taken here; send {_JSON}", detail={"accepted": [_JSON]})
         async with arrivals.of(self._request).in_time():
             body = await bodies.whole(self._request, max_bytes=self._settings.max_predict_bytes, share=share)
-        if len(body) <= images.INLINE_BYTES:
+        if len(body) <= texts.INLINE_BYTES:
             return self._parsed(body)
         return await asking.parsed(self._request, self._parsed, body)
 
@@ -107,8 +108,9 @@ class _Call:
         return {"outputs": {field: [row[field] for row in rows] for field in rows[0]}}
 
     def _parsed(self, raw: bytes) -> list[Given]:
-        arrays.refuse_many(raw, self._settings)
-        body = arrays.decoded(raw, _REQUEST)
+        short, long_texts = texts.cut(raw, self._settings)
+        arrays.refuse_many(short, self._settings)
+        body = arrays.decoded(short, _REQUEST)
         if body.signature_name not in (None, "", _SIGNATURE):
             raise errors.UnknownName("signature", str(body.signature_name)[:100], [_SIGNATURE])
         self._is_by_row = arrays.is_there(body.instances)
@@ -118,17 +120,19 @@ class _Call:
         if bytes(content).count(b'"b64"') > self._settings.max_images_per_predict:
             raise images.too_many(self._settings)
         arrays.refuse_rubble(content, max_images=self._settings.max_images_per_predict)
-        found = arrays.decoded(content, _ANY, within=(field,))
-        return _images(found, self._settings, is_by_row=self._is_by_row)
+        values = arrays.decoded(content, _ANY, within=(field,))
+        found = _images(values, long_texts, self._settings, is_by_row=self._is_by_row)
+        long_texts.refuse_others()
+        return found
 
 
-def _images(found: Any, settings: Settings, *, is_by_row: bool) -> list[Given]:
+def _images(found: Any, long: LongTexts, settings: Settings, *, is_by_row: bool) -> list[Given]:
     values = found if is_by_row else _of_input(found)
     if not isinstance(values, list) or not values:
         raise errors.Invalid("the images are a list with at least one", code="no_images")
     if len(values) > settings.max_images_per_predict:
         raise images.too_many(settings)
-    return [_image(_of_input(value), place, settings) for place, value in enumerate(values)]
+    return [_image(_of_input(value), place, long, settings) for place, value in enumerate(values)]
 
 
 def _of_input(value: Any) -> Any:
@@ -141,9 +145,9 @@ def _of_input(value: Any) -> Any:
     return value[_INPUT]
 
 
-def _image(value: Any, place: int, settings: Settings) -> Given:
+def _image(value: Any, place: int, long: LongTexts, settings: Settings) -> Given:
     if isinstance(value, dict) and [*value] == ["b64"] and isinstance(value["b64"], str):
-        return images.from_base64(value["b64"], place, settings.max_image_bytes)
+        return long.image(value["b64"], place, settings.max_image_bytes)
     if not isinstance(value, list):
         raise errors.BadImage(
             f'image {place}: neither {{"b64": "…"}} nor rows of pixels', code="not_an_image", detail={"image": place}

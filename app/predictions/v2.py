@@ -13,7 +13,7 @@ from app.bodies import Share
 from app.models import artifact as artifacts
 from app.models.directory import Snapshot
 from app.models.service import Served
-from app.predictions import arrays, asking, images, inputs, outputs, parameters
+from app.predictions import arrays, asking, inputs, outputs, parameters, texts
 from app.predictions.asking import Asked
 from app.predictions.engine import Answered
 from app.predictions.inputs import INPUTS
@@ -230,12 +230,11 @@ class _Call:
         """What the body asks for. Raises `UnsupportedMedia`, `TooLarge`, `TooSlow`, `Invalid`, `Overloaded`, `BadImage`
         and `RequestValidationError`."""
         length = _header_length(self._request)
+        most = self._settings.max_image_bytes if length == 0 else self._settings.max_predict_bytes
         async with arrivals.of(self._request).in_time():
-            body = await bodies.whole(self._request, max_bytes=self._settings.max_predict_bytes, share=share)
+            body = await bodies.whole(self._request, max_bytes=most, share=share)
         if length == 0:
             self._wanted.parameters = {"binary_data_output": True}
-            if len(body) > self._settings.max_image_bytes:
-                raise bodies.too_large(self._settings.max_image_bytes)
             return Asked([body])
         header = body if length is None else body[:length]
         if length is not None and length > len(body):
@@ -244,7 +243,7 @@ class _Call:
                 code="wrong_header_length",
             )
         behind = memoryview(body)[len(header) :]
-        if len(header) <= images.INLINE_BYTES and len(behind) <= _INLINE_BYTES:
+        if len(header) <= texts.INLINE_BYTES and len(behind) <= _INLINE_BYTES:
             found = self._parsed(header, behind)
         else:
             found = await asking.parsed(self._request, self._parsed, header, behind)
@@ -266,10 +265,13 @@ class _Call:
         return _with_tensors(document, written)
 
     def _parsed(self, header: bytes, behind: memoryview) -> list[Given]:
-        arrays.refuse_many(header, self._settings)
-        self._wanted = arrays.decoded(header, _REQUEST)
+        short, long_texts = texts.cut(header, self._settings)
+        arrays.refuse_many(short, self._settings)
+        self._wanted = arrays.decoded(short, _REQUEST)
         outputs.check(self._wanted)
-        return inputs.images_of(self._wanted, behind, self._settings)
+        found = inputs.images_of(self._wanted, behind, long_texts, self._settings)
+        long_texts.refuse_others()
+        return found
 
 
 def _header_length(request: Request) -> int | None:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.settings import Settings
 from tests import factories
 from tests.app import serving
 from tests.app.conftest import sqlite_url
 from tests.app.serving import Listening
+from tests.backbones.test_preprocess import encode
 from tests.problems import problem
 
 PHOTO = factories.image(factories.COLOURS["red"])
@@ -92,6 +95,31 @@ def test_of_fields_that_nobody_knows_it_is_not_said_that_they_are_images(http: h
 
     assert document["code"] == "not_images"
     assert "fields" in document["detail"]
+
+
+def test_large_files_within_json_are_read_by_every_route(http: httpx.Client) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    photo = encode(Image.fromarray(pixels), "PNG")
+    raw = http.post(ROUTES[0].format("insects"), content=photo, headers={"Content-Type": "image/png"}).json()
+    expected = {label["label"]: label["probability"] for label in raw["predictions"][0]["labels"]}
+    plain, serving_like, v2 = (
+        http.post(route.format("insects"), json=body(route, [b64(photo), b64(photo)])).json() for route in ROUTES
+    )
+
+    for prediction in plain["predictions"]:
+        found = {label["label"]: label["probability"] for label in prediction["labels"]}
+        assert found == pytest.approx(expected, abs=1e-4)
+    for row in serving_like["predictions"]:
+        assert dict(zip(row["labels"], row["probabilities"], strict=True)) == pytest.approx(expected, abs=1e-4)
+    (probabilities,) = (output["data"] for output in v2["outputs"] if output["name"] == "probabilities")
+    assert probabilities == pytest.approx([expected["ants"], expected["bees"]] * 2, abs=1e-4)
+
+
+def test_a_long_text_that_is_no_image_is_refused_by_every_route(http: httpx.Client) -> None:
+    long = "x" * 100_000
+    for route, where in zip(ROUTES, ("other", "signature_name", "id"), strict=True):
+        told = problem(http.post(route.format("insects"), json={**body(route, [b64(PHOTO)]), where: long}), 422)
+        assert told["code"] in ("invalid_request", "unknown_signature", "not_images")
 
 
 @pytest.mark.parametrize(

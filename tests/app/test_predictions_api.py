@@ -14,7 +14,7 @@ from app import errors
 from app.bodies import InFlight
 from app.db import Database
 from app.models import service as models
-from app.predictions.images import INLINE_BYTES
+from app.predictions.texts import INLINE_BYTES
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
