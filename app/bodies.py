@@ -1,5 +1,6 @@
 """Request bodies read in pieces and never beyond a limit."""
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -22,6 +23,9 @@ from app import arrivals, errors
 
 _WRITE_BYTES = 4 * 1024 * 1024
 _INLINE_BYTES = 1024 * 1024
+_LEFT_PART = 4
+_LEAST_BYTES = 64 * 1024
+"""What a large body brings at the least while it may stall; slower ones would not arrive in the time there is."""
 _MAX_JSON_BYTES = 1024 * 1024
 _MAX_PART_HEADERS_BYTES = 8 * 1024
 
@@ -43,9 +47,15 @@ class FormFile:
 
 
 class InFlight:
-    """The bytes of bodies that are in memory at one moment. For the event loop alone."""
+    """The bytes of bodies that are in memory at one moment. For the event loop alone.
 
-    def __init__(self, max_bytes: int) -> None:
+    A body finds room where it leaves as much as it takes, or a quarter of all: so small ones find some when large ones
+    have what they get, however slowly those come.
+    """
+
+    def __init__(self, max_bytes: int, *, stall_seconds: float) -> None:
+        self.stall_seconds = stall_seconds
+        """How long a body that takes much may bring next to nothing."""
         self._max_bytes = max_bytes
         self._bytes = 0
 
@@ -64,7 +74,8 @@ class InFlight:
 
     def check(self, size_bytes: int, *, held_bytes: int) -> None:
         """Raise `Overloaded` unless there is room, which there is for whoever is alone."""
-        if self._bytes + size_bytes > self._max_bytes and self._bytes > held_bytes:
+        left_bytes = min(held_bytes + size_bytes, self._max_bytes // _LEFT_PART)
+        if self._bytes + size_bytes + left_bytes > self._max_bytes and self._bytes > held_bytes:
             raise errors.Overloaded("too many large requests at once; send this one again in a moment")
 
 
@@ -73,6 +84,8 @@ class Share:
 
     def __init__(self, whole: InFlight) -> None:
         self._whole = whole
+        self._waited_seconds = 0.0
+        self._brought_bytes = 0
         self.held_bytes = 0
 
     def expect(self, size_bytes: int) -> None:
@@ -84,9 +97,34 @@ class Share:
         self._whole.add(size_bytes, held_bytes=self.held_bytes)
         self.held_bytes += size_bytes
 
+    async def coming(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """`source`, accounted for. Raises `Overloaded`, and `TooSlow` where it has brought much and stalls."""
+        while (chunk := await self._next(source)) is not None:
+            self.add(len(chunk))
+            yield chunk
+
+    async def _next(self, source: AsyncIterator[bytes]) -> bytes | None:
+        if self.held_bytes <= _INLINE_BYTES:
+            return await anext(source, None)
+        now = asyncio.get_running_loop().time
+        began, left = now(), self._whole.stall_seconds - self._waited_seconds
+        try:
+            async with asyncio.timeout(left):
+                chunk = await anext(source, None)
+        except TimeoutError as error:
+            raise errors.TooSlow(
+                f"hardly anything of the request arrived for {self._whole.stall_seconds:g} s",
+                detail={"max_seconds": self._whole.stall_seconds},
+            ) from error
+        self._waited_seconds += now() - began
+        self._brought_bytes += len(chunk or b"")
+        if self._brought_bytes >= _LEAST_BYTES:
+            self._waited_seconds, self._brought_bytes = 0.0, 0
+        return chunk
+
 
 async def chunks(request: Request, *, max_bytes: int, share: Share | None = None) -> AsyncGenerator[bytes, None]:
-    """The body as it arrives. Raises `TooLarge` as soon as it is known to be over the limit, and `Overloaded`."""
+    """The body as it arrives. Raises `TooLarge` as soon as it is known to be over the limit, and as `Share.coming`."""
     declared = request.headers.get("content-length", "")
     expected = int(declared) if declared.isdigit() else 0
     if expected > max_bytes:
@@ -94,12 +132,11 @@ async def chunks(request: Request, *, max_bytes: int, share: Share | None = None
     if share is not None:
         share.expect(expected)
     received = 0
-    async for chunk in request.stream():
+    stream = request.stream()
+    async for chunk in stream if share is None else share.coming(stream):
         received += len(chunk)
         if received > max_bytes:
             raise too_large(max_bytes)
-        if share is not None:
-            share.add(len(chunk))
         yield chunk
 
 

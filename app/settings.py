@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     answered in that time is told so at once."""
     predict_body_seconds: PositiveFloat = 60.0
     """How long a predict request, and any JSON, may take to arrive."""
+    predict_stall_seconds: PositiveFloat = 5.0
+    """How long a predict request of which more than a mebibyte is here may bring less than 64 KiB more."""
     request_head_seconds: PositiveFloat = 30.0
     """How long a connection may take to bring the head of a request, the first or the next one."""
     max_queued_images: PositiveInt = 1024

@@ -117,7 +117,7 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
     metrics.queued.set_function(scheduler.queued)
     metrics.loaded.set_function(lambda: len(shelf.loaded()))
     metrics.memory.set_function(lambda: shelf.used_bytes)
-    in_flight = InFlight(settings.max_predict_bytes_in_flight)
+    in_flight = InFlight(settings.max_predict_bytes_in_flight, stall_seconds=settings.predict_stall_seconds)
     engine = Engine(shelf, scheduler)
     parsing = CapacityLimiter(machine.threads)
     found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, parsing, device, keeps_loaded)

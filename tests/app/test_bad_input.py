@@ -4,6 +4,7 @@ import base64
 import json
 import select
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.problems import problem
 PHOTO = factories.image(factories.COLOURS["red"])
 TRUNCATED = PHOTO[: len(PHOTO) // 2]
 BODY_SECONDS = 1.0
+MIB = 1024 * 1024
 MAX_BYTES = 3_000_000
 ROUTES = ("/v1/models/{}/predict", "/v1/models/{}:predict", "/v2/models/{}/infer")
 
@@ -57,6 +59,11 @@ def body(route: str, texts: list[str]) -> dict[str, Any]:
         ROUTES[2]: {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]},
     }
     return found[route]
+
+
+def noise() -> bytes:
+    """A PNG of 270 kilobytes."""
+    return encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)), "PNG")
 
 
 def b64(photo: bytes) -> str:
@@ -98,8 +105,7 @@ def test_of_fields_that_nobody_knows_it_is_not_said_that_they_are_images(http: h
 
 
 def test_large_files_within_json_are_read_by_every_route(http: httpx.Client) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
-    photo = encode(Image.fromarray(pixels), "PNG")
+    photo = noise()
     raw = http.post(ROUTES[0].format("insects"), content=photo, headers={"Content-Type": "image/png"}).json()
     expected = {label["label"]: label["probability"] for label in raw["predictions"][0]["labels"]}
     plain, serving_like, v2 = (
@@ -198,12 +204,16 @@ def _answer(connection: socket.socket) -> bytes:
 
 def slow_uploads(here: Listening, url: str, content: bytes) -> list[socket.socket]:
     """Fifty requests whose bodies begin, and do not go on."""
+    return begun(here, url, content[:10], size=len(content), count=50)
+
+
+def begun(here: Listening, url: str, content: bytes, *, size: int, count: int) -> list[socket.socket]:
+    """So many requests of whose bodies of `size` bytes the beginning is sent."""
     host, port = here.address.split(":")
-    head = f"POST {url} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-    begun = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:10]
-    connections = [socket.create_connection((host, int(port)), timeout=60) for _ in range(50)]
+    head = f"POST {url} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    connections = [socket.create_connection((host, int(port)), timeout=60) for _ in range(count)]
     for connection in connections:
-        connection.sendall(begun)
+        connection.sendall(head.encode() + content)
     return connections
 
 
@@ -215,6 +225,44 @@ def test_a_body_that_comes_too_slowly_is_refused(here: Listening, route: str) ->
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"\r\nconnection: close\r\n" in answer
         assert b'"code":"too_slow"' in answer
+
+
+def test_large_bodies_that_stall_keep_no_small_ones_out_and_are_ended_soon(tmp_path: Path) -> None:
+    given = Settings(
+        data_dir=tmp_path / "data",
+        database_url=sqlite_url(tmp_path),
+        threads=1,
+        predict_body_seconds=3600,
+        predict_stall_seconds=1,
+        max_predict_bytes=2 * MIB,
+        max_predict_bytes_in_flight=8 * MIB,
+    )
+    photo = noise()
+    with serving.listening(given) as here, httpx.Client(base_url=here.url, timeout=60) as http:
+        url = ROUTES[0].format("insects")
+        stalled = begun(here, url, b" " * (2 * MIB - 1000), size=2 * MIB, count=4)
+        for _ in range(5):
+            answer = http.post(url, content=photo, headers={"Content-Type": "image/png"})
+            assert answer.is_success, answer.text
+        told = sorted(connection.recv(65536) for connection in stalled)
+        for connection in stalled:
+            connection.close()
+        assert {answer[9:12] for answer in told} == {b"408", b"503"}  # the latter for whom there was no room
+        assert b"\r\nconnection: close\r\n" in told[0]
+
+
+def test_a_large_body_may_come_slowly_as_long_as_it_comes(tmp_path: Path) -> None:
+    given = Settings(
+        data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=1, predict_stall_seconds=0.5
+    )
+    with serving.listening(given) as here:
+        large = json.dumps(body(ROUTES[0], [b64(PHOTO)])).encode() + b" " * 2 * MIB
+        (connection,) = begun(here, ROUTES[0].format("insects"), large[:MIB], size=len(large), count=1)
+        for start in range(MIB, len(large), 128 * 1024):
+            connection.sendall(large[start : start + 128 * 1024])
+            time.sleep(0.1)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        connection.close()
 
 
 def test_bodies_that_come_slowly_keep_nobody_waiting(tmp_path: Path) -> None:

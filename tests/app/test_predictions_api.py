@@ -4,6 +4,7 @@ import base64
 import json
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,11 +150,11 @@ def test_a_json_body_over_its_limit_has_the_code_of_every_other(http: TestClient
 
 
 def test_bodies_beyond_what_may_be_in_memory_are_asked_to_come_again(http: TestClient, url: str) -> None:
-    whole = InFlight(len(PHOTO) + 1000)
+    whole = InFlight(8 * len(PHOTO), stall_seconds=60)
     state = http.app.state  # type: ignore[attr-defined]
     state.desk = replace(state.desk, in_flight=whole)
     with whole.share() as other:
-        other.add(1000)
+        other.add(6 * len(PHOTO))
         assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200
         other.add(1)
         refused = http.post(url, content=PHOTO, headers=JPEG)
@@ -164,12 +165,26 @@ def test_bodies_beyond_what_may_be_in_memory_are_asked_to_come_again(http: TestC
 
 
 def test_a_body_that_is_alone_is_let_in_and_all_is_given_back() -> None:
-    whole = InFlight(100)
+    whole = InFlight(100, stall_seconds=60)
     with whole.share() as large:
         large.add(80)
         large.add(80)
     with whole.share() as first, whole.share() as second:
         first.add(60)
-        second.add(40)
+        second.add(20)
         with pytest.raises(errors.Overloaded):
             second.add(1)
+
+
+def test_a_body_leaves_room_for_smaller_ones() -> None:
+    whole = InFlight(100, stall_seconds=60)
+    with ExitStack() as open_:
+        large, other, small, tiny = (open_.enter_context(whole.share()) for _ in range(4))
+        large.add(60)
+        with pytest.raises(errors.Overloaded):
+            other.expect(21)
+        other.add(15)
+        small.add(12)
+        with pytest.raises(errors.Overloaded):
+            other.add(1)
+        tiny.add(6)
