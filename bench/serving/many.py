@@ -93,6 +93,7 @@ async def call(running: Running, shown: Pictures, labels: dict[str, str], *, sec
         for name in labels
     }
     load = Loader(base)
+    await memory.settled(running.process_id)
     async with memory.sampled(running.process_id) as used:
         calls = await load.closed_loop(requests(), callers=_CALLERS, seconds=seconds)
     load.close()

@@ -12,6 +12,9 @@ import psutil
 
 _EACH_SECONDS = 0.5
 _MIB = 1024 * 1024
+_SETTLED_MEGABYTES = 1.0
+_SETTLED_SAMPLES = 8
+_MOST_SAMPLES = 120
 
 
 @dataclass
@@ -41,6 +44,18 @@ class Memory:
         """The median of a quarter of the time, 0-3."""
         count = len(self.megabytes)
         return statistics.median(self.megabytes[count * number // 4 : max(count * (number + 1) // 4, 1)])
+
+
+async def settled(process_id: int) -> None:
+    """Return once the memory of the process has stayed as it is for some seconds: a service that is ready still imports
+    what the first request would wait for. After a minute in any case."""
+    memory = Memory(process_id)
+    for _ in range(_MOST_SAMPLES):
+        memory.sample()
+        last = memory.megabytes[-_SETTLED_SAMPLES:]
+        if len(last) == _SETTLED_SAMPLES and max(last) - min(last) < _SETTLED_MEGABYTES:
+            return
+        await asyncio.sleep(_EACH_SECONDS)
 
 
 @asynccontextmanager
