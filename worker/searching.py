@@ -37,8 +37,8 @@ class SearchWork:
     began: float
     """When the attempt did, by `time.monotonic`."""
     job_folder: Path
-    is_last: bool = False
-    """Whether the job will not be tried again if this attempt's process dies."""
+    is_last_retry: bool = False
+    """Whether an attempt was lost before this one, and none is left after it."""
 
 
 def carry_out(
@@ -52,8 +52,7 @@ def carry_out(
     state = trials.load(folder)
     if state is None or state.fingerprint != fingerprint:
         state = State(fingerprint=fingerprint, costs=work.costs)
-    is_cautious = work.is_last and state.best is not None
-    if is_cautious:
+    if work.is_last_retry and state.best is not None:
         state = replace(state, running=None)  # another trial may take along what the ones before have found
     costs = state.costs
 
@@ -75,7 +74,7 @@ def carry_out(
         clock=time.monotonic,
         began=work.began,
         is_to_end=partial(messages.is_to_finish, work.job_folder),
-        is_cautious=is_cautious,
+        is_cautious=work.is_last_retry,
         emit=emit,
     )
     return search.search(searching, state)

@@ -145,7 +145,7 @@ class _Training:
             costs=None if profile is None else profile.costs,
             began=began,
             job_folder=self.work.folder,
-            is_last=self.work.is_last,
+            is_last_retry=self.work.is_last_retry,
         )
         others = self.work.folder.glob("*/search")
         return searching.carry_out(work, self.splits, self.carry_out, folder=workdir, others=others, emit=emit)

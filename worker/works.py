@@ -139,8 +139,8 @@ class TrainWork:
     max_activation_bytes: int
     base: BaseWork | None = None
     """Where the model version lies that it starts from."""
-    is_last: bool = False
-    """Whether the job will not be tried again if this attempt's process dies."""
+    is_last_retry: bool = False
+    """Whether an attempt was lost before this one, and none is left after it."""
     is_optimised: bool = False
     """Whether an optimisation is to follow."""
     kills: int = 0

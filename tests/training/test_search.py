@@ -91,6 +91,7 @@ class Desk:
     weights: WeightsFile | None = None
     epochs: int = 1000
     """After so many in all the search is asked to end."""
+    is_cautious: bool = False
 
     def space(self, recipe: Recipe) -> Space:
         return space.of(recipe, plan_for(self.splits, recipe), facts_of(self.splits), self.backbone.facts)
@@ -118,6 +119,7 @@ class Desk:
             clock=clock,
             began=clock.seconds,
             is_to_end=lambda: len(told.of(EpochFinished)) >= self.epochs,
+            is_cautious=self.is_cautious,
             emit=emit,
         )
         return search.search(searching, trials.load(self.folder) or State(fingerprint="", costs=None))
@@ -314,6 +316,17 @@ def test_a_first_trial_that_is_cut_in_the_midst_of_an_epoch_goes_by_what_it_lear
     assert not told.of(EpochFinished)
     (ended,) = told.of(SearchEnded)
     assert (ended.trials, ended.reason, ended.seconds) == (1, "the time is up", 3)
+
+
+@pytest.mark.parametrize("broken", [(), (1,), (1, 2)])
+def test_a_search_that_is_to_risk_nothing_ends_with_the_first_success(desk: Desk, broken: tuple[int, ...]) -> None:
+    told = Recorder()
+    failures: dict[int, Exception] = {number: Diverged(1, 0.1) for number in broken}
+    replace(desk, is_cautious=True, broken=failures).search(told)
+    assert [trial.outcome for trial in told.of(TrialFinished)] == [*["failed"] * len(broken), "finished"]
+    (ended,) = told.of(SearchEnded)
+    assert ended.reason == "its process was lost before and no further attempt is left"
+    assert ended.kept == len(broken) + 1
 
 
 @pytest.mark.parametrize("full", [1, 3])

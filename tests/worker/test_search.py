@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from app.db import Database, utc_now
 from app.jobs import events, service
 from app.jobs.schemas import JobCreate
@@ -85,12 +87,13 @@ def test_a_search_that_is_killed_and_paused_goes_on_to_the_same_end(
 
 
 @on_sqlite
-def test_the_last_attempt_puts_at_risk_nothing_that_was_found(
-    desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
+@pytest.mark.parametrize("when", ["epoch_finished", "trial_finished"])
+def test_the_last_attempt_after_a_lost_one_ends_with_the_first_result_there_is(
+    when: str, desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
 ) -> None:
     job = submit(desk, dataset_id, replace(RECIPE, search=Search(trials=1000)), max_attempts=2)
     with running(runner, job.id):
-        until(lambda: "trial_finished" in desk.history(job.id))
+        until(lambda: when in desk.history(job.id))
         for process in job_processes():
             process.kill()
     before = len(trials(database, job.id))
@@ -99,9 +102,25 @@ def test_the_last_attempt_puts_at_risk_nothing_that_was_found(
     assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
     (ended,) = told(database, job.id, "search_ended")
     assert ended.data["reason"] == "its process was lost before and no further attempt is left"
-    assert 1 <= ended.data["trials"] <= before
+    assert 1 <= ended.data["trials"] <= max(before, 1)
     assert newest_version(database, "colours")
     assert files_left(files) == []
+
+
+@on_sqlite
+def test_a_pause_is_no_lost_attempt(desk: Desk, runner: Runner, dataset_id: str, database: Database) -> None:
+    job = submit(desk, dataset_id, replace(RECIPE, search=Search(trials=12)), max_attempts=1)
+    with running(runner, job.id):
+        until(lambda: "trial_finished" in desk.history(job.id))
+        with database.write() as session:
+            service.pause(session, job.id, now=utc_now())
+    assert desk.job(job.id).state == "paused"
+    with database.write() as session:
+        service.resume(session, job.id, now=utc_now())
+    runner.run(job.id)
+
+    (ended,) = told(database, job.id, "search_ended")
+    assert (ended.data["trials"], ended.data["reason"]) == (12, "it was given 12 trials")
 
 
 @on_sqlite

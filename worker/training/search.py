@@ -67,7 +67,7 @@ class Searching:
     """Whether it was asked for what there is."""
     emit: Emit
     is_cautious: bool = False
-    """Whether nothing that it has may be put at risk any more."""
+    """Whether to put nothing at risk: it ends as soon as there is a trial to keep."""
 
 
 def search(searching: Searching, state: State) -> Trained:
@@ -128,7 +128,7 @@ class _Search:
             self._reason = f"the disk took no more trials ({self._full})"
         elif self._searching.is_to_end():
             self._reason = "it was asked for what it had"
-        elif self._searching.is_cautious:
+        elif self._searching.is_cautious and self._state.best is not None:
             self._reason = "its process was lost before and no further attempt is left"
         elif most is not None and number > most:
             self._reason = f"it was given {counted(most, 'trial')}"
