@@ -3,7 +3,8 @@
 The embedded service runs as `graft up` starts it, and everything goes over HTTP: an archive is uploaded, `head` is
 trained, a photo is labelled. Beside it stands one plain pass by torch, which decodes every photo and sends it through
 the same network once: what anybody has to do who trains on frozen features; and beside what it takes once the upload
-is done, one pass at the fastest runtime. Gives 1 where a ratio misses its limit.
+is done, what the network takes to be loaded for the pass and for serving aside, one pass at the fastest runtime. Gives
+1 where a ratio misses its limit.
 """
 
 import argparse
@@ -34,12 +35,14 @@ TRAINING_LIMIT = 1.3
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds until the first label."""
+    """Seconds until a label."""
 
     whole: float
-    """From the upload on."""
+    """From the upload until the first one."""
     training: float
-    """Once the upload is done."""
+    """From when the upload is done, by a service that has loaded the model."""
+    load: float
+    """By which the first label takes longer than another one."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,11 @@ class Passed:
     fastest: float
     name: str
     load: float
+    """From the weights file on."""
 
 
 def main_job(client: Client, archive: Path, folder: Path, backbone: str) -> Took:
-    """Seconds from the upload to the first label."""
+    """Seconds from the upload to labels."""
     name, photo = "photos", folder / "photo.jpg"
     with zipfile.ZipFile(archive) as packed:
         photo.write_bytes(packed.read(next(entry for entry in packed.namelist() if entry.endswith(".jpg"))))
@@ -62,26 +66,29 @@ def main_job(client: Client, archive: Path, folder: Path, backbone: str) -> Took
     client.wait(client.upload(dataset.id, archive).job.id)
     uploaded = time.perf_counter()
     client.wait(client.train(dataset.id, name, Recipe(backbone=backbone, strategy="head")).id)
+    trained = time.perf_counter()
     client.predict(name, [photo])
     ended = time.perf_counter()
-    return Took(whole=ended - started, training=ended - uploaded)
+    client.predict(name, [photo])
+    label = time.perf_counter() - ended
+    return Took(whole=ended - started, training=trained - uploaded + label, load=max(0.0, ended - trained - label))
 
 
 def passed(chosen: PhotoSet, backbone: str, folder: Path) -> Passed:
     """One plain pass, and one at the fastest runtime."""
     entry = catalogue.find(backbone)
     file = weights.obtain(entry, weights_dir=folder, cache_dir=weights.default_cache_dir(), download=False)
+    started = time.perf_counter()
     state = classifiers.read_state(file.path)
     classifier = classifiers.build(entry, len(chosen.labels), state=state, seed=0, weights=file.weights).eval()
     form, preprocessing = classifiers.inference_form(classifier), classifier.preprocessing
-    runtimes = list(passes.runtimes(form, preprocessing.crop))
-    plain = next(found for found in runtimes if found.name == "torch")
-    fastest, _ = passes.fastest(runtimes, chosen.photos, preprocessing)
-    started = time.perf_counter()
     # As a training does: for the precision that counts, and for a quicker one.
     for exact in (True, False):
         Surveyor(form, preprocessing.crop, images=len(chosen.photos), device=torch.device("cpu")).prepare(exact=exact)
     load = time.perf_counter() - started
+    runtimes = list(passes.runtimes(form, preprocessing.crop))
+    plain = next(found for found in runtimes if found.name == "torch")
+    fastest, _ = passes.fastest(runtimes, chosen.photos, preprocessing)
     return Passed(
         plain=passes.seconds(plain, chosen.photos, preprocessing),
         fastest=passes.seconds(fastest, chosen.photos, preprocessing),
@@ -113,13 +120,15 @@ def main() -> int:
             bare.append(passed(chosen, arguments.backbone, weights_dir))
     whole, plain = min(job.whole for job in jobs), min(one.plain for one in bare)
     training, load = min(job.training for job in jobs), min(one.load for one in bare)
+    served = min(job.load for job in jobs)
     fastest = min(bare, key=lambda one: one.fastest)
     ratio, of_training = whole / plain, (training - load) / fastest.fastest
     print(f"{len(chosen.photos)} photos, {arguments.backbone}:")
     print(f"from the upload on {whole:.1f} s, plain pass {plain:.1f} s, ratio {ratio:.2f}, limit {LIMIT}")
     print(
-        f"once the upload is done {training:.1f} s, {load:.1f} s of them to make the network ready, "
-        f"pass by {fastest.name} {fastest.fastest:.1f} s, ratio {of_training:.2f}, limit {TRAINING_LIMIT}"
+        f"once the upload is done {training:.1f} s, {load:.1f} s of them to make the network ready for the pass, and "
+        f"{served:.1f} s more to load the model for serving; pass by {fastest.name} {fastest.fastest:.1f} s, "
+        f"ratio {of_training:.2f}, limit {TRAINING_LIMIT}"
     )
     return 0 if ratio <= LIMIT and of_training <= TRAINING_LIMIT else 1
 

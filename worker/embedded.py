@@ -103,7 +103,7 @@ def _spawn() -> subprocess.Popen[bytes]:
     # Threads that spin while they wait for each other are a little faster on an idle machine, and many times slower on
     # one whose cores others want too. OpenMP reads this when it is loaded.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    return subprocess.Popen([sys.executable, "-m", "worker.local"], stdin=subprocess.PIPE, env=environment)
+    return subprocess.Popen([sys.executable, "-m", "worker"], stdin=subprocess.PIPE, env=environment)
 
 
 def _close_quietly(process: subprocess.Popen[bytes]) -> None:

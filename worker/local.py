@@ -89,7 +89,3 @@ class _Slot:
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from worker.training import regression
+from worker.training import regression, threads
 from worker.training.events import Emit, PenaltyTried, Progress
 from worker.training.regression import Centre, Projected, Solution
 
 _SIDE_BY_SIDE = 2**17
 """Weights of folds that are solved together. More do not stay in the caches of a CPU, and take longer together."""
+
+
+_CLEARLY = 2.0
+"""Standard errors of a mean that chance seldom explains."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Effort:
     tolerance: float
     """The gradient at which one is good enough."""
     patience: int
-    """Penalties in a row that are worse than one before, after which weaker ones are not tried."""
+    """Penalties in a row that are worse than one before, after which weaker ones are not tried; one is enough where it
+    is worse by more than chance."""
 
 
 # To choose a penalty. The loss falls and rises once along the grid, and the weak penalties take long to solve.
@@ -68,6 +73,11 @@ class Judged:
         found = float(self.log_losses.mean())
         return math.inf if math.isnan(found) else found
 
+    def is_clearly_worse(self, other: "Judged") -> bool:
+        """Whether its mean log-loss is higher by so much that other images would say so, too."""
+        excess = self.log_losses - other.log_losses
+        return bool(excess.mean() > _CLEARLY * excess.std() / math.sqrt(len(excess)))
+
     def told(self) -> PenaltyTried:
         """What to tell of it."""
         return PenaltyTried(self.l2, self.log_loss, self.accuracy)
@@ -91,6 +101,12 @@ class Crossed:
 
 def cross(crossing: Crossing, l2_grid: Sequence[float], *, effort: Effort, emit: Emit) -> Crossed:
     """What each penalty of the grid gives."""
+    # Few images are judged in no time, too.
+    with threads.suited(crossing.values.shape[-2] * crossing.start.weight.numel() * (int(crossing.fold_of.max()) + 1)):
+        return _crossed(crossing, l2_grid, effort, emit)
+
+
+def _crossed(crossing: Crossing, l2_grid: Sequence[float], effort: Effort, emit: Emit) -> Crossed:
     held_out = torch.from_numpy(crossing.fold_of) == torch.arange(int(crossing.fold_of.max()) + 1)[:, None]
     rough = crossing.values.float()
     solution = crossing.start.repeated(len(held_out))
@@ -103,7 +119,7 @@ def cross(crossing: Crossing, l2_grid: Sequence[float], *, effort: Effort, emit:
         judged.append(_judged(crossing, held_out, solution, l2))
         if step == 0 or judged[step].log_loss < judged[best].log_loss:
             best, best_solution = step, solution
-        if step - best >= effort.patience:
+        if step - best >= effort.patience or judged[step].is_clearly_worse(judged[best]):
             break
     return Crossed(tuple(judged), judged[best], best_solution)
 

@@ -229,7 +229,7 @@ def principal_axes(features: Rows) -> Axes:
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues and eigenvectors of a symmetric `matrix`."""
     # Much of the work is done in as many short steps as there are rows.
-    with threads.suited(len(matrix) ** 3 // 16):
+    with threads.suited(len(matrix) ** 3 // 32):
         values, vectors = torch.linalg.eigh(matrix)
         return values, vectors
 

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
-SHORT = 50_000_000
-"""Multiplications in a step, below which it is so short that threads would mostly wait for each other."""
+SHORT = 500_000_000
+"""Multiplications in a step, below which threads gain little and may lose much. A step of L-BFGS has dozens of short
+operations, after each of which all threads wait for the one whose core is taken by something else; where they spin
+meanwhile that is a tenth of a second a step, and one thread alone takes half of that for so many multiplications."""
 
 
 @contextmanager
