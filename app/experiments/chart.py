@@ -85,10 +85,11 @@ class Entry:
     text: str
 
 
-def draw(experiment: ExperimentRead) -> str:
-    """Accuracy on the validation images by epochs and by seconds, with the interval of each final score."""
+def draw(experiment: ExperimentRead, *, has_reasons: bool = True) -> str:
+    """Accuracy on the validation images by epochs and by seconds, with the interval of each final score and, unless
+    they stand elsewhere, the verdict's reasons."""
     told = experiment.verdict.reasons if experiment.verdict else ("The runs have not all ended yet.",)
-    reasons = [line for reason in told for line in textwrap.wrap(reason, _LETTERS_A_LINE)]
+    reasons = [line for reason in told for line in textwrap.wrap(reason, _LETTERS_A_LINE)] if has_reasons else []
     top = _HEAD + _LINE * len(reasons)
     drawn = _drawn(experiment)
     upward = _upward(list(drawn.values()), top)
@@ -101,6 +102,7 @@ def draw(experiment: ExperimentRead) -> str:
         bottom=top + (_HEIGHT if drawn else _NOTHING_DRAWN),
         line_height=_LINE,
         legend=[Entry(arm, _told(arm, read)) for arm, read in experiment.arms.items()],
+        told=told,
         reasons=reasons,
     )
 

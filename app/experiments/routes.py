@@ -4,7 +4,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.openapi.models import Example
 
 from app import idempotency
@@ -97,8 +97,12 @@ def read_experiment(
 
 
 @router.get("/{experiment_id}/chart.svg", response_class=Response, responses={**_SVG_ANSWER, **responses(404, 422)})
-def read_experiment_chart(experiment_id: ExperimentId, database: DatabaseDep) -> Response:
+def read_experiment_chart(
+    experiment_id: ExperimentId,
+    database: DatabaseDep,
+    reasons: Annotated[bool, Query(description="Whether those of the verdict stand above the runs.")] = True,
+) -> Response:
     """All runs on one chart, by epochs and by time, with the intervals of the final scores."""
     with database.read() as session:
         found = service.read(session, service.find(session, experiment_id))
-    return Response(chart.draw(found), media_type=_SVG)
+    return Response(chart.draw(found, has_reasons=reasons), media_type=_SVG)

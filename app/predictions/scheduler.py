@@ -23,7 +23,10 @@ from app.runtimes.form import Images
 
 logger = logging.getLogger(__name__)
 
-_SMOOTHING = 0.1
+_SMOOTHING = 0.05
+_LIKELY = 0.7
+"""Share of its time by which an image that is let in should have waited: what others take varies, and of those that
+are let in at the very limit half would have waited for nothing."""
 _NICENESS = 5
 _BELIEVED_SECONDS = 10.0
 """For so long it is believed what images took, where nobody waits: whoever is refused by it tells nothing newer."""
@@ -140,10 +143,11 @@ class Scheduler:
 
     def _refuse_late(self, wait: float, work: float, timeout_seconds: float) -> None:
         left = min(timeout_seconds, self._limits.drain_seconds)
-        if wait + work > left:
+        if wait > _LIKELY * (left - work):
+            more = "more" if wait + work > left else "and may take more"
             raise errors.Overloaded(
-                f"the answer would take about {wait + work:.1f} s, more than the {left:.1f} s that there are",
-                retry_after_seconds=min(wait, wait + work - left),
+                f"the answer would take about {wait + work:.1f} s, {more} than the {left:.1f} s that there are",
+                retry_after_seconds=min(wait, wait - _LIKELY * (left - work)),
             )
 
     def _expected_wait(self, lane: Lane) -> float:

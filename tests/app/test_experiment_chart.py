@@ -143,7 +143,7 @@ def test_the_page_has_the_verdict_its_reasons_and_every_run() -> None:
     assert "Begun 2026-01-02 00:00 UTC" in page
     assert "http-equiv" not in page
     # From wherever the service is, so that a prefix of its address is kept.
-    assert '<a href="exp_1/chart.svg"><img class="chart" src="exp_1/chart.svg"' in page
+    assert '<a href="exp_1/chart.svg"><img class="chart" src="exp_1/chart.svg?reasons=false"' in page
     assert 'href="../jobs/job_1"' in page
     assert '"/v1' not in page
     assert "+41.7" in page

@@ -123,10 +123,12 @@ def test_the_chart_is_a_picture_at_every_time(http: TestClient, versioned: str, 
     picture = ElementTree.fromstring(http.get(address).text)
     lines = picture.findall(".//{http://www.w3.org/2000/svg}polyline")
     assert len(lines) == 6
-    assert "Pre-training raised the final score" in http.get(address).text
+    assert http.get(address).text.count("Pre-training raised the final score") == 2
     page = http.get(f"/v1/experiments/{found['id']}", headers={"Accept": "text/html"})
     assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
-    assert f'src="{found["id"]}/chart.svg"' in page.text
+    assert f'src="{found["id"]}/chart.svg?reasons=false"' in page.text
+    bare = http.get(address, params={"reasons": "false"})
+    assert bare.text.count("Pre-training raised the final score") == 1  # as what describes the picture
     same = http.get(f"/v1/experiments/{found['id']}", params={"format": "json"}, headers={"Accept": "text/html"})
     assert same.json()["has_ended"] is True
 

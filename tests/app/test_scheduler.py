@@ -179,6 +179,17 @@ def test_who_could_not_be_answered_in_time_is_told_at_once(scheduler: Scheduler)
     go_on()
 
 
+def test_who_might_just_be_answered_in_time_is_not_let_in(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane)
+    lane.decode_seconds, lane.pass_seconds = 1.0, 3.0
+    ask(scheduler, lane, [grey(0)])
+    with pytest.raises(errors.Overloaded, match=r"about 6\.0 s, and may take more than the 6\.5 s"):
+        ask(scheduler, lane, seconds=6.5)
+    go_on()
+
+
 def test_who_has_waited_too_long_is_told_and_costs_nothing(scheduler: Scheduler) -> None:
     net = Net()
     lane = scheduler.lane(loaded(net))
