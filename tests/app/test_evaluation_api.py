@@ -263,6 +263,7 @@ def test_the_card_says_what_is_known_and_what_is_not(http: TestClient, whole: Ev
     assert f"{100 * whole.accuracy:.1f} %" in card
     assert "also decided which of several classifiers was kept" in card
     assert "how many of these are refused is not known" in card
+    assert "A base that learned" not in card
     assert "wasps \\| \\<hornets\\>" in card
     assert "- Few images, and \\*like\\* photos." in card
     rows = [line for line in card.splitlines() if line.startswith("| wasps")]
@@ -293,6 +294,9 @@ def test_the_card_says_what_the_bases_began_with_also_once_they_are_deleted(
     chain = "those of insects@2, which began with those of insects@1, which began with"
     assert f"| Starting values | {chain} {told} |" in card
     assert (f"| Licence of these | {licence}" in card) is (licence is not None)
+    said = "A base that learned from another data set may have met some of them there"
+    assert said in card
+    assert said in http.get("/v1/models/insects/versions/3/evaluation", headers={"Accept": "text/html"}).text
 
 
 def test_a_browser_gets_the_card_as_a_page_in_which_no_name_is_markup(http: TestClient, register: Any) -> None:

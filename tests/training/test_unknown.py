@@ -40,6 +40,14 @@ def test_the_threshold_accepts_the_share_that_is_wanted_and_hardly_more(count: i
     assert 0.95 <= accepted <= 0.95 + 1 / count + 1e-9
 
 
+@pytest.mark.parametrize("count", [3, 20, 101])
+def test_no_image_is_on_the_other_side_of_the_threshold_by_rounding(count: int) -> None:
+    scores = np.random.default_rng(count).uniform(0.2, 0.9, size=count)
+    least = unknown.threshold(scores)
+    for off in (-1e-6, 1e-6):
+        assert np.array_equal(scores + off < least, scores < least)
+
+
 def test_foreign_images_are_refused_and_known_ones_accepted() -> None:
     features, targets = clouds(400, 4)
     means = unknown.directions(features, targets, classes=4)
