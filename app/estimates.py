@@ -23,10 +23,15 @@ _BETWEEN = 3
 """Networks between the start and the end of a training, that are judged before one is kept."""
 _ROOM = 0.8
 """Share of the memory that network and batches may take."""
+_MOST_OF_A_CPU = 4 * 10**9
+"""Bytes that count of a machine's memory: others want the rest, and a CPU is no faster by larger batches."""
 _FEWEST = 4
 """Batches of fewer images are not cut any more."""
 _KEPT_PER_ACTIVATION = 3
-"""Values that a training keeps for each one out of a convolution: that, BatchNorm's, the activation function's."""
+"""Values that a training keeps for each one out of a convolution, where it is not known better: that, BatchNorm's, the
+activation function's."""
+_PEAK = 1.5
+"""Times what is kept for the way back that a step takes: on that way there are gradients, and room to compute in."""
 _BYTES = 4
 _BESIDES: dict[Optimizer, int] = {"sgd": 2, "adamw": 3}
 """Values for each parameter that is trained besides itself: its gradient, and its momentum or both of its moments."""
@@ -48,12 +53,14 @@ def of_search(first: Estimate, search: Search | None) -> Estimate:
     return replace(first, seconds=min(limit for limit in limits if limit is not None))
 
 
-def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:
-    """`plan`, where `recipe` does not say how many images make a batch, with batches that the memory of the device has
-    room for; more of them make a step, so that it stays the same, unless the recipe says how many do."""
-    descent, memory = plan.descent, costs.memory_bytes
-    if descent is None or memory is None or recipe.batch_size is not None:
+def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, *, device: str, memory_bytes: int | None) -> Plan:
+    """`plan`, where `recipe` does not say how many images make a batch, with batches that there is room for on a
+    `device` with so much memory; more of them make a step, so that it stays the same, unless the recipe says how many
+    do."""
+    descent = plan.descent
+    if descent is None or memory_bytes is None or recipe.batch_size is not None:
         return plan
+    memory = min(memory_bytes, _MOST_OF_A_CPU) if device == "cpu" else memory_bytes
     smaller = plan
     while _takes_too_much(smaller, backbone, memory) and smaller.descent and smaller.descent.batch_size >= _FEWEST:
         whole = smaller.descent
@@ -62,8 +69,8 @@ def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan
     if smaller is plan or smaller.descent is None:
         return plan
     said = (
-        f"Batches of {descent.batch_size} would not fit the {memory / 1e9:.1f} GB of the {costs.device} that was "
-        f"measured: {smaller.descent.batch_size} images at a time, {smaller.descent.accumulate} times for a step."
+        f"Batches of {descent.batch_size} would not fit {_ROOM:.0%} of {memory / 1e9:.1f} GB of memory ({device}): "
+        f"{smaller.descent.batch_size} images at a time, {smaller.descent.accumulate} times for a step."
     )
     return replace(smaller, reasons=(*smaller.reasons, said))
 
@@ -167,9 +174,16 @@ def _memory(plan: Plan, backbone: Backbone) -> int | None:
     if plan.descent is None:
         return weights + backbone.activations * _BYTES
     trained = 1 - share_up_to(backbone, plan.freeze)
-    kept = trained * backbone.activations * _KEPT_PER_ACTIVATION * plan.descent.batch_size
+    kept = trained * _kept_bytes(backbone, backbone.activations) * plan.descent.batch_size
     average = weights if plan.descent.ema else 0
-    return round(weights + trained * weights * _BESIDES[plan.descent.optimizer] + average + kept * _BYTES)
+    return round(weights + trained * weights * _BESIDES[plan.descent.optimizer] + average + kept)
+
+
+def _kept_bytes(backbone: Backbone, activations: int) -> float:
+    """What an image takes in a training of all layers."""
+    if backbone.kept_bytes is None:
+        return activations * _KEPT_PER_ACTIVATION * _BYTES
+    return _PEAK * backbone.kept_bytes
 
 
 def share_up_to(backbone: Backbone, stage: str | None) -> float:

@@ -67,7 +67,8 @@ def _fitted(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: 
         return _at_once(asked, version, backbone)
 
     found = made(recipe)
-    fitting = estimates.fitted(found, recipe, backbone, profile.costs)
+    costs = profile.costs
+    fitting = estimates.fitted(found, recipe, backbone, device=costs.device, memory_bytes=costs.memory_bytes)
     if fitting is found or fitting.descent is None:
         return found
     batches = fitting.descent

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from app import estimates
 from app.backbones import catalogue, networks
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
@@ -31,7 +32,7 @@ from app.runtimes import memory
 from bench.photos import facts
 from worker import analyse
 from worker.splits import splits_of
-from worker.training import probe, strategies, table
+from worker.training import costs, probe, strategies, table
 from worker.training.events import Event
 from worker.training.table import Taken
 
@@ -143,7 +144,9 @@ def _train(work: Work) -> None:
     splits = splits_of(_table(work), _TAG)
     backbone, file = _small(work)
     recipe = Recipe(backbone=work.backbone, **RECIPES[work.name])  # type: ignore[arg-type]
+    cpu = torch.device("cpu")
     plan = resolve(recipe, facts(splits), backbone.facts)
+    plan = estimates.fitted(plan, recipe, backbone, device=cpu.type, memory_bytes=costs.device_bytes(cpu))
     with tempfile.TemporaryDirectory(dir=work.folder) as workdir:
         strategies.train(
             splits,
@@ -155,7 +158,7 @@ def _train(work: Work) -> None:
             max_pixels=_MAX_PIXELS,
             max_activation_bytes=_MAX_ACTIVATION_BYTES,
             emit=_say_nothing,
-            device=torch.device("cpu"),
+            device=cpu,
         )
 
 

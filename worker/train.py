@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from app import errors, evaluation, planning, policy, ranking
+from app import errors, estimates, evaluation, planning, policy, ranking
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
@@ -24,12 +24,12 @@ from app.models.artifact import Artifact, Calibration
 from app.plan import Plan
 from app.profile import Profile, check_measurable
 from app.ranking import Ranking
-from app.recipe import NO_WEIGHTS, OF_BASE
+from app.recipe import NO_WEIGHTS, OF_BASE, Recipe
 from worker import analyse, bases, rank, searching
 from worker.places import Places
 from worker.searching import SearchWork
 from worker.splits import splits_of
-from worker.training import caches, checkpoint, frequencies, report, strategies
+from worker.training import caches, checkpoint, costs, frequencies, report, strategies
 from worker.training.data import Splits
 from worker.training.events import Emit, Planned
 from worker.training.rivals import Trained
@@ -57,7 +57,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     splits = splits_of(work.table, work.tag)
     base = _base(work)
     settled = _Settled(work.plan) if work.plan else _settle(work, splits, emit)
-    plan = settled.plan
+    plan = _with_room(settled.plan, work.recipe, emit)
     backbone = catalogue.find(plan.backbone)
     file = _weights(work.places, backbone, plan.weights)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
@@ -143,6 +143,8 @@ class _Training:
             backbone=self.backbone,
             weights=self.weights,
             costs=None if profile is None else profile.costs,
+            device=_devices(plan)[0].type,
+            memory_bytes=_memory(plan),
             began=began,
             job_folder=self.work.folder,
             is_last_retry=self.work.is_last_retry,
@@ -225,6 +227,21 @@ def _devices(plan: Plan) -> list[torch.device]:
         return [torch.device("cpu")]
     most = None if plan.descent is None else plan.descent.devices
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:most]
+
+
+def _memory(plan: Plan) -> int:
+    """Bytes for a batch, of which each device takes a part."""
+    return sum(costs.device_bytes(device) for device in _devices(plan))
+
+
+def _with_room(plan: Plan, recipe: Recipe, emit: Emit) -> Plan:
+    """`plan` with batches that fit here, whatever was known when it was made; the job has it from then on."""
+    device = _devices(plan)[0].type
+    backbone = catalogue.find(plan.backbone)
+    found = estimates.fitted(plan, recipe, backbone, device=device, memory_bytes=_memory(plan))
+    if found is not plan:
+        emit(Planned(asdict(found)))
+    return found
 
 
 def _settle(work: TrainWork, splits: Splits, emit: Emit) -> _Settled:

@@ -83,6 +83,9 @@ class Backbone:
     """Multiply-adds for one image at `input_size`, in thousand millions."""
     activations: int | None
     """Values that the convolutions and dense layers give for one image."""
+    kept_bytes: int | None
+    """What a training in single precision keeps of an image at `input_size` on its way to the loss, for the way back;
+    None where that is not known."""
     layers: int | None
     """Convolutions and dense layers on the longest way, without short cuts and auxiliary heads."""
     receptive_field: int | None
@@ -268,6 +271,7 @@ def assemble(entry: Entry, figures: Mapping[str, Any]) -> Backbone:
         parameters=figures["parameters"],
         gmac=figures.get("gmac"),
         activations=figures.get("activations"),
+        kept_bytes=figures.get("kept_bytes"),
         layers=figures.get("layers"),
         receptive_field=figures.get("receptive_field"),
         feature_dim=figures["feature_dim"],

@@ -67,7 +67,7 @@ def measure(
         threads=threads,
         gain=gain,
         stages=tuple(_stages(passed, stepped)),
-        memory_bytes=_memory(device),
+        memory_bytes=device_bytes(device),
     )
 
 
@@ -238,7 +238,8 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     return seconds / done
 
 
-def _memory(device: torch.device) -> int:
+def device_bytes(device: torch.device) -> int:
+    """The memory of `device`, or of the machine where it is a CPU, or as much of that as its container may take."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
