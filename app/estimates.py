@@ -1,5 +1,6 @@
 """What a plan will take in time and memory, from what one image costs."""
 
+import math
 from dataclasses import replace
 
 from app import room
@@ -23,13 +24,12 @@ _BETWEEN = 3
 """Networks between the start and the end of a training, that are judged before one is kept."""
 _ROOM = 0.8
 """Share of the memory that network and batches may take."""
-_MOST_OF_A_CPU = 4 * 10**9
-"""Bytes that count of a machine's memory: others want the rest, and a CPU is no faster by larger batches."""
 _FEWEST = 4
 """Batches of fewer images are not cut any more."""
-_KEPT_PER_ACTIVATION = 3
-"""Values that a training keeps for each one out of a convolution, where it is not known better: that, BatchNorm's, the
-activation function's."""
+_MOST_OF_A_CPU = 4 * 10**9
+"""Bytes of a machine's memory that count, for others want the rest, as long as ..."""
+_ENOUGH = 8
+"""... so many images are computed at a time, of which BatchNorm still knows mean and variance."""
 _PEAK = 1.5
 """Times what is kept for the way back that a step takes: on that way there are gradients, and room to compute in."""
 _BYTES = 4
@@ -53,14 +53,12 @@ def of_search(first: Estimate, search: Search | None) -> Estimate:
     return replace(first, seconds=min(limit for limit in limits if limit is not None))
 
 
-def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, *, device: str, memory_bytes: int | None) -> Plan:
-    """`plan`, where `recipe` does not say how many images make a batch, with batches that there is room for on a
-    `device` with so much memory; more of them make a step, so that it stays the same, unless the recipe says how many
-    do."""
-    descent = plan.descent
-    if descent is None or memory_bytes is None or recipe.batch_size is not None:
+def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:
+    """`plan`, where `recipe` does not say how many images make a batch, with batches that the memory of the device has
+    room for; more of them make a step, so that it stays the same, unless the recipe says how many do."""
+    descent, memory = plan.descent, costs.memory_bytes
+    if descent is None or memory is None or recipe.batch_size is not None:
         return plan
-    memory = min(memory_bytes, _MOST_OF_A_CPU) if device == "cpu" else memory_bytes
     smaller = plan
     while _takes_too_much(smaller, backbone, memory) and smaller.descent and smaller.descent.batch_size >= _FEWEST:
         whole = smaller.descent
@@ -69,10 +67,24 @@ def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, *, device: str, memor
     if smaller is plan or smaller.descent is None:
         return plan
     said = (
-        f"Batches of {descent.batch_size} would not fit {_ROOM:.0%} of {memory / 1e9:.1f} GB of memory ({device}): "
-        f"{smaller.descent.batch_size} images at a time, {smaller.descent.accumulate} times for a step."
+        f"Batches of {descent.batch_size} would not fit the {memory / 1e9:.1f} GB of the {costs.device} that was "
+        f"measured: {smaller.descent.batch_size} images at a time, {smaller.descent.accumulate} times for a step."
     )
     return replace(smaller, reasons=(*smaller.reasons, said))
+
+
+def pieces(plan: Plan, backbone: Backbone, *, memory_bytes: int) -> int:
+    """In how many pieces a CPU with so much memory is to compute each batch, which takes it no longer: as many as it
+    takes to stay below 4 GB or, with few images in each, within its memory."""
+    if plan.descent is None:
+        return 1
+    count = 1
+    while (images := math.ceil(plan.descent.batch_size / count)) >= _FEWEST:
+        most = min(memory_bytes, _MOST_OF_A_CPU) if images > _ENOUGH else memory_bytes
+        if (_memory(plan, backbone, images) or 0) <= _ROOM * most:
+            break
+        count *= 2
+    return count
 
 
 def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:
@@ -167,23 +179,18 @@ def _growth(train: int, costs: Costs, *, most: int, last: float) -> float:
     return ((1 - last) * min(train, most) + last * train) / costs.measured
 
 
-def _memory(plan: Plan, backbone: Backbone) -> int | None:
-    if backbone.activations is None:
+def _memory(plan: Plan, backbone: Backbone, images: int | None = None) -> int | None:
+    """Bytes for the network and so many images at a time, a batch of them for None; None where it is not known."""
+    if backbone.activations is None or backbone.kept_bytes is None:
         return None
     weights = backbone.parameters * _BYTES
     if plan.descent is None:
         return weights + backbone.activations * _BYTES
     trained = 1 - share_up_to(backbone, plan.freeze)
-    kept = trained * _kept_bytes(backbone, backbone.activations) * plan.descent.batch_size
+    larger = backbone.preprocessing_with(plan.weights).crop / backbone.input_size
+    kept = trained * backbone.kept_bytes * larger**2 * (images or plan.descent.batch_size)
     average = weights if plan.descent.ema else 0
-    return round(weights + trained * weights * _BESIDES[plan.descent.optimizer] + average + kept)
-
-
-def _kept_bytes(backbone: Backbone, activations: int) -> float:
-    """What an image takes in a training of all layers."""
-    if backbone.kept_bytes is None:
-        return activations * _KEPT_PER_ACTIVATION * _BYTES
-    return _PEAK * backbone.kept_bytes
+    return round(weights + trained * weights * _BESIDES[plan.descent.optimizer] + average + _PEAK * kept)
 
 
 def share_up_to(backbone: Backbone, stage: str | None) -> float:

@@ -67,8 +67,7 @@ def _fitted(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: 
         return _at_once(asked, version, backbone)
 
     found = made(recipe)
-    costs = profile.costs
-    fitting = estimates.fitted(found, recipe, backbone, device=costs.device, memory_bytes=costs.memory_bytes)
+    fitting = estimates.fitted(found, recipe, backbone, profile.costs)
     if fitting is found or fitting.descent is None:
         return found
     batches = fitting.descent

@@ -144,9 +144,7 @@ def _train(work: Work) -> None:
     splits = splits_of(_table(work), _TAG)
     backbone, file = _small(work)
     recipe = Recipe(backbone=work.backbone, **RECIPES[work.name])  # type: ignore[arg-type]
-    cpu = torch.device("cpu")
-    plan = resolve(recipe, facts(splits), backbone.facts)
-    plan = estimates.fitted(plan, recipe, backbone, device=cpu.type, memory_bytes=costs.device_bytes(cpu))
+    plan, cpu = resolve(recipe, facts(splits), backbone.facts), torch.device("cpu")
     with tempfile.TemporaryDirectory(dir=work.folder) as workdir:
         strategies.train(
             splits,
@@ -159,6 +157,7 @@ def _train(work: Work) -> None:
             max_activation_bytes=_MAX_ACTIVATION_BYTES,
             emit=_say_nothing,
             device=cpu,
+            pieces=estimates.pieces(plan, backbone, memory_bytes=costs.device_bytes(cpu)),
         )
 
 

@@ -61,18 +61,7 @@ def run(seen: Splits, test: Photos, recipe: Recipe, *, folder: Path, cache: Path
     def train(plan: Plan, workdir: Path, emit: Emit) -> Trained:
         return trained.train_in(workdir, seen, plan, backbone, file, cache=cache, emit=emit)
 
-    work = SearchWork(
-        recipe=recipe,
-        plan=plan,
-        facts=facts,
-        backbone=backbone,
-        weights=file,
-        costs=measured.costs,
-        device=measured.costs.device,
-        memory_bytes=measured.costs.memory_bytes,
-        began=began,
-        job_folder=cache,
-    )
+    work = SearchWork(recipe, plan, facts, backbone, file, measured.costs, began, cache)
     kept = searching.carry_out(work, seen, train, folder=cache / "search", others=(), emit=told)
     seconds = time.monotonic() - began
     first = trials.restore(cache / "search", trials.FIRST, seen)

@@ -2,8 +2,10 @@
 
 `python -m bench.warmstart FOLDER` trains on three labels, starts from that for all five, and prints what the three lose
 on a test part that no training has seen: `same`, where the version holds the photos that the base was made from,
-`few`, where it has twenty others of each old label, and `few with replay`. A run that was stopped goes on where it was:
-what is done stands in `--results`, a line of JSON each.
+`few`, where it has twenty others of each old label, and `few with replay`. Beside them stands `cold`, a model of the
+same photos as `same` that starts from no base: what it does worse for the three is the price of more labels, which
+no way to start can spare. A run that was stopped goes on where it was: what is done stands in `--results`, a line of
+JSON each.
 """
 
 import argparse
@@ -35,7 +37,8 @@ OLD = 3
 """Labels that the base knows."""
 FEW = 25
 """Photos of each old label that the base does not get, a fifth of them to validate with."""
-CASES = ("same", "few", "few with replay")
+COLD = "cold"
+CASES = ("same", "few", "few with replay", COLD)
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Found:
     """... among the three."""
     right: float
     """The new model on test photos of all five."""
-    reported: float
-    """`lost` as the record of the training has it."""
+    reported: float | None
+    """`lost` as the record of the training has it, which a model without a base has not."""
     is_warned_of: bool
 
 
@@ -104,7 +107,7 @@ def _named(part: Photos, before: tuple[str, ...], after: tuple[str, ...]) -> Pho
 def version(parts: Parts, case: str) -> Splits:
     """All five labels, the new ones first and in reverse, with the old ones' photos of this case."""
     labels = parts.labels[::-1]
-    old = parts.base if case == "same" else parts.others
+    old = parts.base if case in ("same", COLD) else parts.others
 
     def both(one: Images, other: Images) -> Photos:
         targets = np.concatenate([one.targets, other.targets])
@@ -127,19 +130,23 @@ class Bench:
         return trained.train(splits, plan, self.backbone, None if base else self.file, cache=self.cache, base=base)
 
     def make_base(self, parts: Parts, strategy: Wish, *, seed: int) -> Base:
+        made = self.from_published(parts.base, strategy, seed=seed).classifier
+        return Base(parts.base.labels, made.preprocessing, made.state(), made.outlet, parts.base, {})
+
+    def from_published(self, splits: Splits, strategy: Wish, *, seed: int) -> Trained:
+        """A model that starts from the published weights."""
         recipe = Recipe(backbone=self.backbone.name, strategy=strategy, seed=seed)
         measured = None
         if strategy == "auto":
             measured = analyse.measure(
-                parts.base,
+                splits,
                 self.backbone,
                 self.file,
                 feature_cache=self.cache,
                 max_pixels=trained.MAX_PIXELS,
                 emit=trained.say_nothing,
             )
-        made = self.train(parts.base, quality.plan_for(recipe, parts.base, self.backbone, measured)).classifier
-        return Base(parts.base.labels, made.preprocessing, made.state(), made.outlet, parts.base, {})
+        return self.train(splits, quality.plan_for(recipe, splits, self.backbone, measured))
 
     def extend(self, base: Base, parts: Parts, run: Run) -> Found:
         """Start from `base`, and judge both by the test part."""
@@ -154,10 +161,12 @@ class Bench:
             replay=replay,
             label_prior="learned",
         )
-        recipe = Recipe(backbone=run.backbone, strategy=run.strategy, seed=run.seed, base="base@1", replay=replay)  # type: ignore[arg-type]
-        network = replace(self.backbone.facts, stages=_stages(self.backbone, base))
-        plan = plans.plan(recipe, start, photos.facts(splits), network)
-        made = self.train(splits, plan, base)
+        if run.case == COLD:
+            made = self.from_published(splits, run.strategy, seed=run.seed)  # type: ignore[arg-type]
+        else:
+            recipe = Recipe(backbone=run.backbone, strategy=run.strategy, seed=run.seed, base="base@1", replay=replay)  # type: ignore[arg-type]
+            network = replace(self.backbone.facts, stages=_stages(self.backbone, base))
+            made = self.train(splits, plans.plan(recipe, start, photos.facts(splits), network), base)
         test = _named(parts.test, parts.labels, splits.labels)
         unseen = Splits(splits.labels, splits.train, test)
         pair = Pair(replace(base, splits=None), run.backbone, start, made.classifier, unseen)
@@ -169,7 +178,7 @@ class Bench:
             lost=judged.lost,
             forgotten=judged.forgotten,
             right=trained.accuracy(made, test),
-            reported=made.old_labels[0].lost,
+            reported=made.old_labels[0].lost if made.old_labels else None,
             is_warned_of=any(one.warning is not None for one in made.old_labels),
         )
 

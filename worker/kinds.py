@@ -137,7 +137,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         # A control run is there to be compared, not to be served.
         is_optimised=settings.optimise_after_training
         and not experiments.is_arm(session, claim.dataset_id, claim.job_id),
-        is_last_retry=1 < claim.attempt >= claim.max_attempts,
+        is_last_retry=claim.attempt > 1 and claim.attempt >= claim.max_attempts,
         kills=_kills(session, claim.job_id),
     )
 

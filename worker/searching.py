@@ -34,9 +34,6 @@ class SearchWork:
     backbone: Backbone
     weights: WeightsFile | None
     costs: Costs | None
-    device: str
-    memory_bytes: int | None
-    """That the device has."""
     began: float
     """When the attempt did, by `time.monotonic`."""
     job_folder: Path
@@ -60,8 +57,7 @@ def carry_out(
     costs = state.costs
 
     def fitted(plan: Plan) -> Plan:
-        device, memory = (work.device, work.memory_bytes) if costs is None else (costs.device, costs.memory_bytes)
-        return estimates.fitted(plan, work.recipe, work.backbone, device=device, memory_bytes=memory)
+        return plan if costs is None else estimates.fitted(plan, work.recipe, work.backbone, costs)
 
     def estimate(plan: Plan) -> float | None:
         return None if costs is None else estimates.of(plan, work.facts, work.backbone, costs).seconds

@@ -24,7 +24,7 @@ from app.models.artifact import Artifact, Calibration
 from app.plan import Plan
 from app.profile import Profile, check_measurable
 from app.ranking import Ranking
-from app.recipe import NO_WEIGHTS, OF_BASE, Recipe
+from app.recipe import NO_WEIGHTS, OF_BASE
 from worker import analyse, bases, rank, searching
 from worker.places import Places
 from worker.searching import SearchWork
@@ -57,7 +57,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     splits = splits_of(work.table, work.tag)
     base = _base(work)
     settled = _Settled(work.plan) if work.plan else _settle(work, splits, emit)
-    plan = _with_room(settled.plan, work.recipe, emit)
+    plan = settled.plan
     backbone = catalogue.find(plan.backbone)
     file = _weights(work.places, backbone, plan.weights)
     # Each attempt writes into a folder of its own: a stale one that is still at work spoils nothing.
@@ -123,17 +123,20 @@ class _Training:
             device=device,
             others=tuple(others),
             base=self.base,
-            pieces=self.pieces,
+            pieces=self._pieces(plan, device),
         )
 
-    @property
-    def pieces(self) -> int:
-        """In how many each batch is computed, so that it takes less memory than in the attempts that were killed."""
+    def _pieces(self, plan: Plan, device: torch.device) -> int:
+        """In how many each batch is computed, so that it fits the memory and takes less of it than in the attempts
+        that were killed. What a GPU takes is told by itself when it is too much."""
+        fitting = 1
+        if device.type == "cpu" and self.work.recipe.batch_size is None:
+            fitting = estimates.pieces(plan, self.backbone, memory_bytes=costs.device_bytes(device))
         # The trials of a search are to be the same, and compared, whatever has happened meanwhile.
         if self.work.recipe.search is not None:
-            return 1
+            return fitting
         # One kill may be somebody's will, after which a training is to end as if it had never stopped.
-        return 1 << max(0, self.work.kills - 1)
+        return fitting << max(0, self.work.kills - 1)
 
     def search(self, plan: Plan, profile: Profile | None, workdir: Path, emit: Emit, *, began: float) -> Trained:
         work = SearchWork(
@@ -143,8 +146,6 @@ class _Training:
             backbone=self.backbone,
             weights=self.weights,
             costs=None if profile is None else profile.costs,
-            device=_devices(plan)[0].type,
-            memory_bytes=_memory(plan),
             began=began,
             job_folder=self.work.folder,
             is_last_retry=self.work.is_last_retry,
@@ -227,21 +228,6 @@ def _devices(plan: Plan) -> list[torch.device]:
         return [torch.device("cpu")]
     most = None if plan.descent is None else plan.descent.devices
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:most]
-
-
-def _memory(plan: Plan) -> int:
-    """Bytes for a batch, of which each device takes a part."""
-    return sum(costs.device_bytes(device) for device in _devices(plan))
-
-
-def _with_room(plan: Plan, recipe: Recipe, emit: Emit) -> Plan:
-    """`plan` with batches that fit here, whatever was known when it was made; the job has it from then on."""
-    device = _devices(plan)[0].type
-    backbone = catalogue.find(plan.backbone)
-    found = estimates.fitted(plan, recipe, backbone, device=device, memory_bytes=_memory(plan))
-    if found is not plan:
-        emit(Planned(asdict(found)))
-    return found
 
 
 def _settle(work: TrainWork, splits: Splits, emit: Emit) -> _Settled:

@@ -24,6 +24,7 @@ from app.runtimes.form import Images
 logger = logging.getLogger(__name__)
 
 _SMOOTHING = 0.05
+"""Weight of the newest of what images took: by the last twenty or so, one that takes long moves no estimate by much."""
 _LIKELY = 0.7
 """Share of its time by which an image that is let in should have waited: what others take varies, and of those that
 are let in at the very limit half would have waited for nothing."""

@@ -185,8 +185,9 @@ def test_who_might_just_be_answered_in_time_is_not_let_in(scheduler: Scheduler) 
     go_on = hold(scheduler, net, lane)
     lane.decode_seconds, lane.pass_seconds = 1.0, 3.0
     ask(scheduler, lane, [grey(0)])
-    with pytest.raises(errors.Overloaded, match=r"about 6\.0 s, and may take more than the 6\.5 s"):
+    with pytest.raises(errors.Overloaded, match=r"about 6\.0 s, and may take more than the 6\.5 s") as refused:
         ask(scheduler, lane, seconds=6.5)
+    assert refused.value.retry_after_seconds == 1  # less, but it is told in whole seconds
     go_on()
 
 

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from app.plan import MAX_CROSS_VALIDATED
 from tests.training.samples import Recorder
 from worker.training import probe
+from worker.training.crossvalidation import Judged
 from worker.training.events import PenaltyTried, ProbeFitted, Progress
 from worker.training.probe import Linear, Prior
 
@@ -262,6 +264,26 @@ def test_the_penalty_with_the_least_loss_is_taken() -> None:
     assert found.weight == pytest.approx(again.weight, rel=1e-5, abs=1e-6)
     assert told.of(ProbeFitted) == [ProbeFitted(l2=best.l2, tried=found.tried)]
     assert all(isinstance(tried, PenaltyTried) for tried in found.tried)
+
+
+@pytest.mark.parametrize(
+    ("excess", "expected"),
+    [
+        ([0.5, 0.4, 0.6, 0.5], True),
+        ([1.0, -0.9, 0.8, -0.7], False),  # a little worse, but which images are is chance
+        ([-0.5, -0.4, -0.6, -0.5], False),
+        ([0.0] * 4, False),
+        ([0.5], False),
+        ([0.5, math.nan], False),
+    ],
+)
+def test_a_penalty_is_clearly_worse_by_more_than_chance(excess: list[float], expected: bool) -> None:
+    def judged(losses: torch.Tensor) -> Judged:
+        return Judged(1.0, torch.zeros(len(losses)), losses, 0.5)
+
+    other = torch.full((len(excess),), 0.3, dtype=torch.float64)
+    worse = other + torch.tensor(excess, dtype=torch.float64)
+    assert judged(worse).is_clearly_worse(judged(other)) is expected
 
 
 def test_the_order_of_the_grid_does_not_matter() -> None:

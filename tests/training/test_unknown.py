@@ -48,6 +48,13 @@ def test_no_image_is_on_the_other_side_of_the_threshold_by_rounding(count: int) 
         assert np.array_equal(scores + off < least, scores < least)
 
 
+def test_the_threshold_stays_close_to_the_image_that_it_is_of() -> None:
+    odd = np.array([0.1, *np.linspace(0.8, 0.9, 29)])
+    assert unknown.threshold(odd) == pytest.approx(0.8, abs=2e-3)
+    twins = np.array([0.3, 0.8 - 1e-7, 0.8, *np.linspace(0.85, 0.9, 37)])
+    assert unknown.threshold(twins, wanted=0.95) == pytest.approx(0.8 - 1e-3, abs=1e-6)
+
+
 def test_foreign_images_are_refused_and_known_ones_accepted() -> None:
     features, targets = clouds(400, 4)
     means = unknown.directions(features, targets, classes=4)

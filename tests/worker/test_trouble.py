@@ -30,8 +30,7 @@ from worker.ingest import ingest
 from worker.messages import GaveUp
 from worker.runner import Runner
 from worker.train import train
-from worker.training import costs
-from worker.training.events import CheckpointSaved, Event, Planned, Progress, Resumed
+from worker.training.events import CheckpointSaved, Event, Progress, Resumed
 from worker.works import IngestWork, TrainOutcome, TrainWork
 
 
@@ -145,28 +144,6 @@ def test_an_attempt_leaves_nothing_of_earlier_ones_and_a_stale_one_leaves_it_alo
     with pytest.raises(Stopped):
         train(works[1], Recorder(CheckpointSaved(2)))
     assert sorted((folder / works[2].version_id).rglob("*")) == before
-
-
-def test_batches_that_nothing_was_measured_for_fit_where_the_training_is(
-    desk: Desk, dataset_id: str, database: Database, settings: Settings, files: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = desk.submit_training(dataset_id, epochs=1)
-    with database.write() as session:
-        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
-        assert claim is not None
-        work: TrainWork = kinds.KINDS["train"].prepare(session, claim, settings, files)
-    assert work.plan is not None
-    assert work.plan.descent is not None
-    recipe = replace(work.recipe, batch_size=None)
-    whole = replace(work.plan, descent=replace(work.plan.descent, batch_size=32))
-    monkeypatch.setattr(costs, "device_bytes", lambda _device: 5_000_000)
-    told = Recorder()
-    train(replace(work, recipe=recipe, plan=whole), told)
-    (planned,) = told.of(Planned)
-    descent = planned.plan["descent"]
-    assert descent["batch_size"] < 32
-    assert descent["batch_size"] * descent["accumulate"] == 32
-    assert "would not fit" in planned.plan["reasons"][-1]
 
 
 def items(desk: Desk, files: Storage, dataset_id: str, number: int) -> list[str]:

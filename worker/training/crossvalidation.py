@@ -16,8 +16,6 @@ from worker.training.regression import Centre, Projected, Solution
 
 _SIDE_BY_SIDE = 2**17
 """Weights of folds that are solved together. More do not stay in the caches of a CPU, and take longer together."""
-
-
 _CLEARLY = 2.0
 """Standard errors of a mean that chance seldom explains."""
 
@@ -76,7 +74,8 @@ class Judged:
     def is_clearly_worse(self, other: "Judged") -> bool:
         """Whether its mean log-loss is higher by so much that other images would say so, too."""
         excess = self.log_losses - other.log_losses
-        return bool(excess.mean() > _CLEARLY * excess.std() / math.sqrt(len(excess)))
+        error = excess.std() / math.sqrt(len(excess)) if len(excess) > 1 else math.inf
+        return bool(excess.mean() > _CLEARLY * error)
 
     def told(self) -> PenaltyTried:
         """What to tell of it."""
@@ -101,7 +100,7 @@ class Crossed:
 
 def cross(crossing: Crossing, l2_grid: Sequence[float], *, effort: Effort, emit: Emit) -> Crossed:
     """What each penalty of the grid gives."""
-    # Few images are judged in no time, too.
+    # All of it, for between two solutions there are short operations, too.
     with threads.suited(crossing.values.shape[-2] * crossing.start.weight.numel() * (int(crossing.fold_of.max()) + 1)):
         return _crossed(crossing, l2_grid, effort, emit)
 

@@ -18,8 +18,10 @@ from worker.training.table import Rows
 WANTED = 0.95
 """Share of the held-out images that is accepted."""
 FOLDS = 5
-_ROUNDING = 1e-4
+_ROUNDING = 1e-5
 """More than what a cosine is off by in single precision."""
+_MOST_ROOM = 1e-3
+"""Far less than what similarities of known images differ by."""
 
 
 def sample(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
@@ -45,11 +47,12 @@ def similarities(features: NDArray[np.float32], means: NDArray[np.float32]) -> N
 
 
 def threshold(scores: NDArray[np.float64], *, wanted: float = WANTED) -> float:
-    """What the share `wanted` of `scores (N,)` is above, half-way to the next score below: where scores are computed
-    anew, on another processor or with others in a batch, no image changes sides by rounding."""
+    """What the share `wanted` of `scores (N,)` is above, by half of the way to the next one below, or a little: where
+    scores are computed anew, on another processor or with others in a batch, rounding moves that image to no side."""
     least = np.quantile(scores, 1 - wanted, method="lower")
-    below = scores[scores < least]
-    return float((least + below.max()) / 2 if len(below) else least - _ROUNDING)
+    below = scores[scores < least - _ROUNDING]
+    room = (least - below.max()) / 2 if len(below) else _MOST_ROOM
+    return float(least - min(room, _MOST_ROOM))
 
 
 def refused(scores: NDArray[np.float64], least: float) -> float:
