@@ -166,29 +166,26 @@ def test_a_full_queue_takes_no_more_and_that_of_another_model_does(scheduler: Sc
     assert taken.wait().error is None
 
 
-def test_who_could_not_be_answered_in_time_is_told_at_once(scheduler: Scheduler) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "said", "retry_after"),
+    [
+        (3.0, r"about 6\.0 s, more than the 3\.0 s", 2),  # one image of four seconds, on two threads
+        (6.5, r"about 6\.0 s, and may take more than the 6\.5 s", 1),  # less, but it is told in whole seconds
+    ],
+)
+def test_who_could_hardly_be_answered_in_time_is_told_at_once(
+    scheduler: Scheduler, seconds: float, said: str, retry_after: int
+) -> None:
     net = Net()
     lane = scheduler.lane(loaded(net))
     go_on = hold(scheduler, net, lane)
     lane.decode_seconds, lane.pass_seconds = 1.0, 3.0
     ask(scheduler, lane, [grey(0)])
-    with pytest.raises(errors.Overloaded) as refused:
-        ask(scheduler, lane, seconds=3.0)
-    assert refused.value.retry_after_seconds == 2  # one image of four seconds, on two threads
+    with pytest.raises(errors.Overloaded, match=said) as refused:
+        ask(scheduler, lane, seconds=seconds)
     ask(scheduler, lane, seconds=7.0)
     go_on()
-
-
-def test_who_might_just_be_answered_in_time_is_not_let_in(scheduler: Scheduler) -> None:
-    net = Net()
-    lane = scheduler.lane(loaded(net))
-    go_on = hold(scheduler, net, lane)
-    lane.decode_seconds, lane.pass_seconds = 1.0, 3.0
-    ask(scheduler, lane, [grey(0)])
-    with pytest.raises(errors.Overloaded, match=r"about 6\.0 s, and may take more than the 6\.5 s") as refused:
-        ask(scheduler, lane, seconds=6.5)
-    assert refused.value.retry_after_seconds == 1  # less, but it is told in whole seconds
-    go_on()
+    assert refused.value.retry_after_seconds == retry_after
 
 
 def test_who_has_waited_too_long_is_told_and_costs_nothing(scheduler: Scheduler) -> None:

@@ -12,12 +12,15 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app import errors
+from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets import store
 from app.db import Database, utc_now
 from app.jobs import leases
 from app.jobs.leases import Claim
 from app.models import service as models
+from app.plan import resolve
+from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
@@ -30,7 +33,7 @@ from worker.ingest import ingest
 from worker.messages import GaveUp
 from worker.runner import Runner
 from worker.train import train
-from worker.training.events import CheckpointSaved, Event, Progress, Resumed
+from worker.training.events import BatchSplit, CheckpointSaved, Event, Progress, Resumed
 from worker.works import IngestWork, TrainOutcome, TrainWork
 
 
@@ -144,6 +147,22 @@ def test_an_attempt_leaves_nothing_of_earlier_ones_and_a_stale_one_leaves_it_alo
     with pytest.raises(Stopped):
         train(works[1], Recorder(CheckpointSaved(2)))
     assert sorted((folder / works[2].version_id).rglob("*")) == before
+
+
+def test_a_batch_that_would_take_too_much_of_a_cpu_is_computed_in_pieces_from_the_beginning(
+    desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=1)
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+        assert claim is not None
+        work: TrainWork = kinds.KINDS["train"].prepare(session, claim, settings, files)
+    recipe = Recipe(backbone="resnet50", strategy="scratch", epochs=1)
+    plan = resolve(recipe, replace(work.facts, train_images=800), catalogue.find("resnet50").facts)
+    assert plan.descent is not None
+    assert plan.descent.batch_size == 32
+    with pytest.raises(Stopped):
+        train(replace(work, recipe=recipe, plan=plan), Recorder(BatchSplit(images=16)))
 
 
 def items(desk: Desk, files: Storage, dataset_id: str, number: int) -> list[str]:
