@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.classifier import InferenceForm
-from app.backbones.preprocess import Preprocessing
+from app.backbones.preprocess import Pixels, Preprocessing
 from app.libraries import onnxruntime, openvino
 from bench.photos import Photos
 from worker.training import data
@@ -71,8 +71,8 @@ def fastest(found: list[Runtime], photos: Photos, preprocessing: Preprocessing) 
 def seconds(runtime: Runtime, photos: Photos, preprocessing: Preprocessing) -> float:
     """What the pass of `photos` takes."""
 
-    def view(_position: int, file: bytes) -> preprocess.Pixels:
-        return preprocess.load(file, preprocessing, max_pixels=_MAX_PIXELS)
+    def view(_position: int, file: bytes) -> Pixels:
+        return crops.load(file, preprocessing, max_pixels=_MAX_PIXELS)
 
     started = time.perf_counter()
     parts = data.parts_of(len(photos), runtime.batch)

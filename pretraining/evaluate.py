@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from app.backbones import catalogue, classifier, preprocess, weights
+from app.backbones import catalogue, classifier, crops, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Pixels, Preprocessing
@@ -82,7 +81,7 @@ def digits(preprocessing: Preprocessing) -> Labelled:
     """scikit-learn's digits: 1,797 grey images of 8 x 8 pixels, enlarged."""
     found = load_digits()
     grey = (found.images * (255 / 16)).astype(np.uint8)
-    views = [preprocess.centre_crop(Image.fromarray(image).convert("RGB"), preprocessing) for image in grey]
+    views = [crops.centre_crop(image[:, :, None].repeat(3, axis=2), preprocessing) for image in grey]
     return Labelled("digits", np.stack(views), found.target.astype(np.int64))
 
 
@@ -97,7 +96,7 @@ def photos(path: Path, preprocessing: Preprocessing, *, most: int | None = None)
         targets: list[int] = []
         for target, label in enumerate(sorted(files)):
             for name in files[label][:most]:
-                views.append(preprocess.load(packed.read(name), preprocessing, max_pixels=_MAX_PIXELS))
+                views.append(crops.load(packed.read(name), preprocessing, max_pixels=_MAX_PIXELS))
                 targets.append(target)
     return Labelled(path.stem, np.stack(views), np.array(targets, np.int64))
 

@@ -1,14 +1,14 @@
-"""From the bytes of a photo to the pixels a network sees: one path for training, evaluation and serving.
+"""How photos are prepared for a network, and from the bytes of a photo to a decoded image.
 
-Everything here takes untrusted bytes and answers them with pixels or with `BadImage`, never with anything else.
-Knows no torch.
+Everything here takes untrusted bytes and answers them with an image or with `BadImage`, never with anything else.
+Knows no torch: what a network sees of an image is cut by `crops`.
 """
 
 import io
 import re
 import threading
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,14 +35,6 @@ LARGE_PIXELS = 16_000_000
 WebP 16, however few its file has."""
 _TURN = threading.Lock()
 _BAND_PIXELS = 1_000_000
-CROP_TRIES = 10
-CROP_AREA = (0.35, 1.0)
-CROP_RATIO = (3 / 4, 4 / 3)
-_FILTERS: dict[Interpolation, Image.Resampling] = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 MAX_SCANS = 100
 """Of a progressive JPEG; cameras and programs write ten, and twenty at most."""
 _MAX_MARKERS = 10_000
@@ -112,9 +104,12 @@ class Opened:
     """An image file of which the header has been read and nothing is decoded."""
 
     file: ImageFile
+    data: bytes
     large_pixels: int
     """How many pixels are in memory while it is decoded, of an image that has so many that it is to be decoded while no
     other such image is; 0 for others."""
+    is_plain: bool
+    """Whether it is a JPEG in colour that is decoded as it is, at its full size and upright: any decoder will do."""
 
     def decoded(self) -> Image.Image:
         """As `decode`, except that large images are left to the caller's care."""
@@ -124,10 +119,9 @@ class Opened:
         except Exception as error:
             raise _broken(error) from error
 
-
-def load(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Pixels:
-    """The `(crop, crop, 3)` pixels that the network is to see of the image file `data`. Raises `BadImage`."""
-    return centre_crop(decode(data, max_pixels=max_pixels, target=preprocessing.resize), preprocessing)
+    def turn(self) -> AbstractContextManager[object]:
+        """To be held while it is decoded: of large images only one has it."""
+        return _TURN if self.large_pixels else nullcontext()
 
 
 def decode(data: bytes, *, max_pixels: int, target: int | None) -> Image.Image:
@@ -138,22 +132,26 @@ def decode(data: bytes, *, max_pixels: int, target: int | None) -> Image.Image:
     image_too_large.
     """
     opened = open_file(data, max_pixels=max_pixels, target=target)
-    with _TURN if opened.large_pixels else nullcontext():
+    with opened.turn():
         return opened.decoded()
 
 
 def open_file(data: bytes, *, max_pixels: int, target: int | None) -> Opened:
     """What `decode` decodes. Raises `BadImage`."""
     image = _open(data, max_pixels=max_pixels)
-    whole = image.width * image.height
-    if target is not None and isinstance(image, JpegImageFile):
-        try:
-            image.draft("RGB", (_DRAFT_MARGIN * target, _DRAFT_MARGIN * target))
-        except Exception as error:
-            raise _broken(error) from error
+    size = image.size
+    is_plain = False
+    if isinstance(image, JpegImageFile):
+        if target is not None:
+            try:
+                image.draft("RGB", (_DRAFT_MARGIN * target, _DRAFT_MARGIN * target))
+            except Exception as error:
+                raise _broken(error) from error
+        is_plain = image.mode == "RGB" and image.size == size and _orientation(_exif_of(image)) not in _ORIENTATIONS
     # All of a progressive JPEG is in memory, however small it comes out.
-    pixels = whole if "progressive" in image.info else image.width * image.height
-    return Opened(image, pixels if target is not None and pixels > LARGE_PIXELS else 0)
+    width, height = size if "progressive" in image.info else image.size
+    is_large = target is not None and width * height > LARGE_PIXELS
+    return Opened(image, data, width * height if is_large else 0, is_plain)
 
 
 def inspect(data: bytes, *, max_pixels: int) -> ImageFacts:
@@ -165,36 +163,6 @@ def inspect(data: bytes, *, max_pixels: int) -> ImageFacts:
         height=image.height,
         difference_hash=_difference_hash(image),
     )
-
-
-def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize and centre crop in one step, with the rounding of torchvision's `Resize` and `CenterCrop`."""
-    resize, crop = preprocessing.resize, preprocessing.crop
-    shorter = min(image.size)
-    width, height = (int(resize * side / shorter) for side in image.size)
-    left, top = round((width - crop) / 2), round((height - crop) / 2)
-    across, down = image.width / width, image.height / height
-    # Only the crop's source is resized: a panorama of one pixel's height would otherwise fill the memory.
-    box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
-    return _resized(image, crop, box, preprocessing.interpolation)
-
-
-def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator) -> Pixels:
-    """A `(crop, crop, 3)` view for training: a random part of the image, mirrored every other time.
-
-    The part has 35-100 % of the area and a width to height ratio of 3:4-4:3, as in "Going Deeper with Convolutions"
-    (Szegedy et al. 2014, section 6), and is the same for the same state of `rng`.
-    """
-    box = _random_box(image.width, image.height, rng)
-    pixels = _resized(image, preprocessing.crop, box, preprocessing.interpolation)
-    if rng.random() < 0.5:
-        return np.ascontiguousarray(pixels[:, ::-1])
-    return pixels
-
-
-def squeezed(image: Image.Image, size: int, interpolation: Interpolation) -> Pixels:
-    """All of the image in `(size, size, 3)` pixels, whatever its shape."""
-    return _resized(image, size, (0, 0, image.width, image.height), interpolation)
 
 
 class _Jpeg(JpegImageFile):
@@ -327,31 +295,6 @@ def _orientation(exif: bytes) -> int:
         if number(entry, 2) == _ORIENTATION_TAG:
             return number(entry + 8, 2)
     return 1
-
-
-def _resized(
-    image: Image.Image, size: int, box: tuple[float, float, float, float], interpolation: Interpolation
-) -> Pixels:
-    left, top, right, bottom = box
-    # Rounding may put the far corner a hair outside, which Pillow refuses.
-    inside = (left, top, min(right, image.width), min(bottom, image.height))
-    return np.array(image.resize((size, size), _FILTERS[interpolation], box=inside))
-
-
-def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    low, high = np.log(CROP_RATIO)
-    for _ in range(CROP_TRIES):
-        area = width * height * rng.uniform(*CROP_AREA)
-        ratio = np.exp(rng.uniform(low, high))
-        across, down = float(np.sqrt(area * ratio)), float(np.sqrt(area / ratio))
-        if across <= width and down <= height:
-            left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
-            return left, top, left + across, top + down
-    # The image is longer than any ratio allowed: as much of its middle as is.
-    across = min(width, height * CROP_RATIO[1])
-    down = min(height, width / CROP_RATIO[0])
-    left, top = (width - across) / 2, (height - down) / 2
-    return left, top, left + across, top + down
 
 
 def _difference_hash(image: Image.Image) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import errors
-from app.backbones import preprocess
+from app.backbones import crops, preprocess
 from app.backbones.preprocess import Preprocessing
 from app.models.artifact import Calibration
 from app.runtimes.form import BATCH, Form, Images, Machine, Network
@@ -152,7 +152,7 @@ class Loaded:
         if not isinstance(image, bytes):
             return Opened(0, partial(self._checked, image))
         file = preprocess.open_file(image, max_pixels=max_pixels, target=self.preprocessing.resize)
-        return Opened(file.large_pixels, lambda: preprocess.centre_crop(file.decoded(), self.preprocessing))
+        return Opened(file.large_pixels, lambda: crops.centre_crop(crops.decoded(file), self.preprocessing))
 
     def pixels(self, image: Given, *, max_pixels: int) -> Images:
         """What the network sees of `image`: `(H, W, 3)` 0-255. Raises `BadImage`."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import migrations
 from app import storage
-from app.backbones import catalogue, preprocess
+from app.backbones import catalogue, crops
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier
 from app.datasets import service as datasets
@@ -172,7 +172,7 @@ def fitted(network: str, pictures: Pictures) -> tuple[Classifier, Calibration]:
 
 def pixels(files: Sequence[bytes], classifier: Classifier) -> Tensor:
     """What the network sees of the photos, `(N, 3, H, W) uint8`."""
-    seen = [preprocess.load(file, classifier.preprocessing, max_pixels=MAX_PIXELS) for file in files]
+    seen = [crops.load(file, classifier.preprocessing, max_pixels=MAX_PIXELS) for file in files]
     return torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2)
 
 

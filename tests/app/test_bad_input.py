@@ -20,7 +20,7 @@ from tests import factories
 from tests.app import serving
 from tests.app.conftest import sqlite_url
 from tests.app.serving import Listening
-from tests.backbones.test_preprocess import encode
+from tests.backbones.pictures import encode
 from tests.problems import problem
 
 PHOTO = factories.image(factories.COLOURS["red"])

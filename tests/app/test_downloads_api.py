@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import optimisation
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.preprocess import Preprocessing
 from app.db import Database, utc_now
 from app.libraries import onnxruntime
@@ -101,7 +101,7 @@ def test_the_network_elsewhere_says_what_it_says_here(http: TestClient, optimise
     (tmp_path / "fp32.onnx").write_bytes(http.get(f"{URL}/fp32.onnx").content)
     labels = http.get(f"{URL}/labels.json").json()
     prepared = Preprocessing.from_json(http.get(f"{URL}/preprocessing.json").json())
-    pixels = preprocess.load(PHOTO, prepared, max_pixels=10**6)[None].astype(np.float32)
+    pixels = crops.load(PHOTO, prepared, max_pixels=10**6)[None].astype(np.float32)
     _, logits = onnxruntime.InferenceSession(tmp_path / "fp32.onnx").run(None, {"images": pixels})
     exponents = np.exp(logits[0] - logits[0].max())
     here = http.post("/v1/models/insects/predict", content=PHOTO, headers={"Content-Type": "image/jpeg"}).json()[

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from app import errors
-from app.backbones import catalogue, classifier, preprocess
+from app.backbones import catalogue, classifier, crops
 from app.metrics import Metrics
 from app.models.artifact import Calibration
 from app.models.service import Served
@@ -328,7 +328,7 @@ def test_a_deleted_version_answers_no_more_while_the_one_in_its_place_is_loaded(
 
 def test_an_image_below_the_threshold_of_its_version_is_unknown(versions: Versions, engine: Engine) -> None:
     built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0).eval()
-    pixels = preprocess.load(PHOTO, built.preprocessing, max_pixels=10**6)
+    pixels = crops.load(PHOTO, built.preprocessing, max_pixels=10**6)
     with torch.inference_mode():
         own = functional.normalize(built.features(torch.from_numpy(pixels).permute(2, 0, 1)[None]), dim=1)
     means = torch.cat([-own, own])

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.http as triton
 from numpy.typing import NDArray
 
-from app.backbones import preprocess
+from app.backbones import crops
 from app.optimisation import Runtime
 from app.settings import Settings
 from tests import factories
@@ -54,7 +54,7 @@ def b64(photo: bytes) -> str:
 
 
 def pixels_of(photo: bytes) -> NDArray[np.uint8]:
-    return preprocess.load(photo, serving.preprocessing(), max_pixels=MAX_PIXELS)
+    return crops.load(photo, serving.preprocessing(), max_pixels=MAX_PIXELS)
 
 
 def normalised(photo: bytes) -> NDArray[np.float32]:

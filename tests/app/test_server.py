@@ -16,7 +16,7 @@ from app import server
 from app.settings import Settings
 from tests.app import serving
 from tests.app.conftest import sqlite_url
-from tests.backbones.test_preprocess import encode
+from tests.backbones.pictures import encode
 from tests.problems import problem
 
 

@@ -4,20 +4,19 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torchvision.transforms.functional as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from app import errors
-from app.backbones import preprocess
+from app.backbones import crops, preprocess
 from app.backbones.preprocess import ImageFacts, Preprocessing
+from tests.backbones.pictures import encode, picture
 
 MAX_PIXELS = 1_000_000
 AT_224 = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -28,53 +27,14 @@ SIGNPOST = np.zeros((32, 48, 3), np.uint8)
 SIGNPOST[:16, 24:] = 255
 
 
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth picture with some noise, as photos are."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
-    return Image.fromarray(np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8))
-
-
 def decoded(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(preprocess.decode(data, max_pixels=MAX_PIXELS, target=None))
 
 
 def refused(data: bytes) -> errors.BadImage:
     with pytest.raises(errors.BadImage) as caught:
-        preprocess.load(data, SMALL, max_pixels=MAX_PIXELS)
+        crops.load(data, SMALL, max_pixels=MAX_PIXELS)
     return caught.value
-
-
-@pytest.mark.parametrize("size", [(256, 256), (300, 257), (257, 400), (500, 375), (640, 479), (100, 77), (31, 200)])
-def test_load_equals_resize_and_centre_crop_of_torchvision(size: tuple[int, int]) -> None:
-    image = picture(*size)
-    resized = reference.resize(image, [AT_224.resize], reference.InterpolationMode.BILINEAR)
-    expected = np.asarray(reference.center_crop(resized, [AT_224.crop])).astype(int)
-    loaded = preprocess.load(encode(image), AT_224, max_pixels=MAX_PIXELS)
-    assert loaded.shape == (224, 224, 3)
-    assert loaded.dtype == np.uint8
-    assert np.abs(loaded.astype(int) - expected).max() <= 2
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_an_image_is_resized_with_the_filter_that_the_weights_were_trained_with(
-    interpolation: preprocess.Interpolation,
-) -> None:
-    image = picture(300, 257)
-    mode = reference.InterpolationMode(interpolation)
-    expected = np.asarray(reference.center_crop(reference.resize(image, [AT_224.resize], mode), [AT_224.crop]))
-    loaded = preprocess.load(encode(image), replace(AT_224, interpolation=interpolation), max_pixels=MAX_PIXELS)
-    assert np.abs(loaded.astype(int) - expected.astype(int)).max() <= 2
-    crop = replace(SMALL, interpolation=interpolation)
-    one, same = (preprocess.random_crop(image, crop, np.random.default_rng(1)) for _ in range(2))
-    assert np.array_equal(one, same)
 
 
 def test_the_filter_of_artifacts_that_do_not_name_it_is_bilinear() -> None:
@@ -84,27 +44,10 @@ def test_the_filter_of_artifacts_that_do_not_name_it_is_bilinear() -> None:
     assert Preprocessing.from_json(document) == AT_224
 
 
-def test_a_large_jpeg_that_is_decoded_at_a_fraction_of_its_size_looks_the_same() -> None:
-    image = picture(1200, 800)
-    data = encode(image, "JPEG", quality=95)
-    assert preprocess.decode(data, max_pixels=MAX_PIXELS, target=100).size == (300, 200)
-    small = Preprocessing(resize=100, crop=90, mean=AT_224.mean, std=AT_224.std)
-    fast = preprocess.load(data, small, max_pixels=MAX_PIXELS).astype(int)
-    full = preprocess.centre_crop(Image.fromarray(decoded(data)), small).astype(int)
-    assert np.abs(fast - full).mean() < 1
-    assert np.abs(fast - full).max() <= 8
-
-
 def test_a_jpeg_less_than_four_times_as_large_is_decoded_in_full() -> None:
     data = encode(picture(399, 399), "JPEG")
     # Twice the target must be left: 398 would need 796.
     assert preprocess.decode(data, max_pixels=MAX_PIXELS, target=100).size == (399, 399)
-
-
-def test_an_extremely_long_image_is_loaded_without_an_extremely_large_intermediate() -> None:
-    loaded = preprocess.load(encode(Image.new("RGB", (100_000, 1), (9, 8, 7))), AT_224, max_pixels=MAX_PIXELS)
-    assert loaded.shape == (224, 224, 3)
-    assert (loaded == (9, 8, 7)).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -219,10 +162,10 @@ def test_a_transparent_image_of_several_bands_is_that_of_one(mode: str) -> None:
 PEAK = """
 import resource, sys, threading
 from pathlib import Path
-from app.backbones import preprocess
+from app.backbones import crops
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 data, before = Path(sys.argv[1]).read_bytes(), peak()
-decode = lambda: preprocess.decode(data, max_pixels=10**8, target=32)
+decode = lambda: crops.decode(data, max_pixels=10**8, target=32)
 threads = [threading.Thread(target=decode) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -323,7 +266,7 @@ def test_no_bytes_whatever_raise_anything_but_bad_image(data: st.DataObject) -> 
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         facts = preprocess.inspect(bytes(content), max_pixels=MAX_PIXELS)
-        pixels = preprocess.load(bytes(content), SMALL, max_pixels=MAX_PIXELS)
+        pixels = crops.load(bytes(content), SMALL, max_pixels=MAX_PIXELS)
     except errors.BadImage:
         return
     assert facts.width * facts.height <= MAX_PIXELS
@@ -339,32 +282,6 @@ def test_the_difference_hash_is_the_same_for_copies_and_differs_for_other_pictur
     assert 0 <= original.difference_hash < 2**64
     assert (original.difference_hash ^ copy.difference_hash).bit_count() <= 4
     assert (original.difference_hash ^ other.difference_hash).bit_count() >= 12
-
-
-def test_random_crops_are_the_same_for_the_same_seed_and_differ_between_seeds() -> None:
-    image = picture(120, 90)
-
-    def crop(seed: int) -> NDArray[np.uint8]:
-        return preprocess.random_crop(image, SMALL, np.random.default_rng(seed))
-
-    assert crop(3).shape == (32, 32, 3)
-    assert crop(3).flags.c_contiguous
-    assert (crop(3) == crop(3)).all()
-    assert (crop(3) != crop(4)).any()
-
-
-def test_random_crops_mirror_about_every_other_image() -> None:
-    ramp = Image.fromarray(np.repeat(np.arange(0, 250, 2, dtype=np.uint8)[None, :, None], 90, 0).repeat(3, 2))
-    crops = [preprocess.random_crop(ramp, replace(SMALL, crop=16), np.random.default_rng(seed)) for seed in range(200)]
-    mirrored = sum(int(crop[0, 0, 0]) > int(crop[0, -1, 0]) for crop in crops)
-    assert 75 <= mirrored <= 125
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000), (33, 32)])
-def test_random_crops_work_for_every_shape(size: tuple[int, int]) -> None:
-    for seed in range(20):
-        crop = preprocess.random_crop(Image.new("RGB", size), SMALL, np.random.default_rng(seed))
-        assert crop.shape == (32, 32, 3)
 
 
 def test_preprocessing_survives_json() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.preprocess import Preprocessing
 from worker.training.data import Images, Splits
 from worker.training.events import Event
@@ -142,7 +142,7 @@ def plain(colour: tuple[int, int, int], *, size: int = 32) -> bytes:
 
 def seen(file: bytes, preprocessing: Preprocessing) -> Tensor:
     """What a network is given of an image file, as a batch of one `(1, 3, H, W) uint8`."""
-    pixels = preprocess.load(file, preprocessing, max_pixels=MAX_PIXELS)
+    pixels = crops.load(file, preprocessing, max_pixels=MAX_PIXELS)
     return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.augmentation import Augmentation, AugmentationPolicy
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.preprocess import Interpolation, Preprocessing
 from worker.training import augment, batchchanges, batchviews
 
@@ -84,13 +84,13 @@ def test_another_epoch_and_another_seed_give_other_numbers() -> None:
 
 
 def test_without_changes_a_view_is_the_centre_that_serving_sees() -> None:
-    image = Image.fromarray(SMOOTH[0])
-    whole = torch.from_numpy(preprocess.squeezed(image, 90, "bilinear"))[None]
+    image = SMOOTH[0]
+    whole = torch.from_numpy(crops.squeezed(image, 90, "bilinear"))[None]
     numbers = batchviews.draw(0, 1, [0])
     wanted, ratios = Augmentation(policy="none"), np.array([60 / 48], np.float32)
     (found,) = batchviews.views(whole, ratios, numbers, wanted=wanted, preprocessing=AT_32)
 
-    expected = preprocess.centre_crop(image, AT_32)
+    expected = crops.centre_crop(image, AT_32)
     distance = np.abs(found.permute(1, 2, 0).numpy() - expected.astype(float)).mean()
     beside = np.abs(np.roll(expected, 1, axis=1) - expected.astype(float)).mean()
     # Resized twice, it is a little softer.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.preprocess import Pixels, Preprocessing
 from tests.training import samples
 from worker.training import data
@@ -17,7 +17,7 @@ class Broken(Exception):
 
 
 def view(_position: int, file: bytes) -> Pixels:
-    return preprocess.load(file, AT_8, max_pixels=samples.MAX_PIXELS)
+    return crops.load(file, AT_8, max_pixels=samples.MAX_PIXELS)
 
 
 def prefetch_threads() -> list[threading.Thread]:

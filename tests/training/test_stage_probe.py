@@ -10,7 +10,7 @@ import torch
 
 from app import errors
 from app.backbones import classifier as classifiers
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.catalogue import Backbone
 from app.backbones.taps import COLUMNS, Outlet
 from app.backbones.weights import WeightsFile
@@ -126,7 +126,7 @@ def served(trained: Trained, backbone: Backbone, splits: Splits, folder: Path) -
     artifacts.write(storage.model_version("mv_1"), result)
     loaded = FromStorage(storage, Machine(threads=1), 1, Metrics()).open(Served("mv_1", "m", 1))
     files = splits.validation.read(range(len(splits.validation)))
-    pixels = [preprocess.load(file, loaded.preprocessing, max_pixels=samples.MAX_PIXELS) for file in files]
+    pixels = [crops.load(file, loaded.preprocessing, max_pixels=samples.MAX_PIXELS) for file in files]
     answers = loaded.answers(pixels, alone=False)
     similar = [answer.similarity for answer in answers]
     assert similar == pytest.approx(trained.similarities.max(axis=1), rel=0, abs=1e-5)

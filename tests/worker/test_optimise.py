@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app import errors, optimisation
-from app.backbones import preprocess
+from app.backbones import crops
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases, service
@@ -80,9 +80,7 @@ def pixels(desk: Desk, dataset_id: str, version_id: str) -> tuple[NDArray[np.uin
         tag = datasets.find_version(session, dataset_id, 1).table_tag
     validation = splits_of(desk.files.dataset(dataset_id), tag).validation
     files = validation.read(range(len(validation)))
-    return np.stack(
-        [preprocess.load(file, known.preprocessing, max_pixels=10**7) for file in files]
-    ), validation.targets
+    return np.stack([crops.load(file, known.preprocessing, max_pixels=10**7) for file in files]), validation.targets
 
 
 @on_sqlite

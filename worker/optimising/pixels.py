@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from app import errors
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.preprocess import Pixels, Preprocessing
 from worker.training import data, table
 from worker.training.data import Files
@@ -31,7 +31,7 @@ def decode(
 
     def read(places: range) -> list[Pixels]:
         files = images.read(positions[places.start : places.stop].tolist())
-        return [preprocess.load(file, preprocessing, max_pixels=max_pixels) for file in files]
+        return [crops.load(file, preprocessing, max_pixels=max_pixels) for file in files]
 
     threads = torch.get_num_threads()
     side = preprocessing.crop

@@ -1,4 +1,4 @@
-"""Views of all images of a batch at once, on the device that trains: what `preprocess.random_crop` and `augment.view`
+"""Views of all images of a batch at once, on the device that trains: what `crops.random_crop` and `augment.view`
 do to one image, with other random numbers.
 
 They are drawn for each image by its place in the epoch, so that a view does not depend on the others of its batch.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.augmentation import Augmentation
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.preprocess import Interpolation, Preprocessing
 from worker.training import augment, batchchanges, transfer
 
@@ -22,7 +22,7 @@ _A_COUNT = 4
 """Numbers that Philox makes at once."""
 _A_TRY = 4
 _AN_OPERATION = 3
-_CROP = slice(0, preprocess.CROP_TRIES * _A_TRY)
+_CROP = slice(0, crops.CROP_TRIES * _A_TRY)
 _MIRROR = _CROP.stop
 _OPERATIONS = slice(_MIRROR + 1, _MIRROR + 1 + augment.RAND_OPERATIONS * _AN_OPERATION)
 _ERASE = _OPERATIONS.stop
@@ -120,7 +120,7 @@ _KERNELS: dict[Interpolation, tuple[int, Callable[[Tensor], Tensor]]] = {
 
 
 def _centred(ratios: NDArray[np.float32], preprocessing: Preprocessing) -> Numbers:
-    """As `preprocess.centre_crop` cuts, rounding included."""
+    """As `crops.centre_crop` cuts, rounding included."""
     shapes = np.stack([np.maximum(ratios, 1), np.maximum(1 / ratios, 1)], axis=1)
     sides = np.floor(preprocessing.resize * shapes.astype(np.float64))
     begin = np.rint((sides - preprocessing.crop) / 2)
@@ -128,16 +128,16 @@ def _centred(ratios: NDArray[np.float32], preprocessing: Preprocessing) -> Numbe
 
 
 def _random_boxes(numbers: Numbers, ratios: NDArray[np.float32]) -> Numbers:
-    """As `preprocess.random_crop` chooses them."""
-    tries = numbers.reshape(len(numbers), preprocess.CROP_TRIES, _A_TRY)
-    area = _between(preprocess.CROP_AREA, tries[:, :, 0])
-    ratio = np.exp(_between(tuple(np.log(preprocess.CROP_RATIO)), tries[:, :, 1])) / ratios[:, None]
+    """As `crops.random_crop` chooses them."""
+    tries = numbers.reshape(len(numbers), crops.CROP_TRIES, _A_TRY)
+    area = _between(crops.CROP_AREA, tries[:, :, 0])
+    ratio = np.exp(_between(tuple(np.log(crops.CROP_RATIO)), tries[:, :, 1])) / ratios[:, None]
     sides = np.sqrt(np.stack([area * ratio, area / ratio], axis=2))
     fits = (sides[:, :, 0] <= 1) & (sides[:, :, 1] <= 1)
     first = fits.argmax(axis=1)
     rows = np.arange(len(numbers))
     # The image is longer than any ratio allowed: as much of its middle as is.
-    low, high = preprocess.CROP_RATIO
+    low, high = crops.CROP_RATIO
     middle = np.minimum(1, np.stack([high / ratios, ratios / low], axis=1))
     is_found = fits[rows, first].reshape(-1, 1)
     side = np.where(is_found, sides[rows, first], middle)

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.classifier import Classifier, InferenceForm
+from app.backbones.preprocess import Pixels
 from app.backbones.walk import Walk
 from app.profile import Costs, StageCosts
 from app.ranking import Latency
@@ -46,8 +47,8 @@ def measure(
     places = np.unique(np.linspace(0, len(images) - 1, _IMAGES).round().astype(int))
     files = images.read(places.tolist())
 
-    def decode(file: bytes) -> preprocess.Pixels:
-        return preprocess.load(file, classifier.preprocessing, max_pixels=max_pixels)
+    def decode(file: bytes) -> Pixels:
+        return crops.load(file, classifier.preprocessing, max_pixels=max_pixels)
 
     decode(files[0])  # the first one ever also pays for what is loaded along
     threads = torch.get_num_threads()

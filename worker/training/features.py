@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app import profile
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.classifier import InferenceForm
-from app.backbones.preprocess import Preprocessing
+from app.backbones.preprocess import Pixels, Preprocessing
 from app.backbones.walk import Survey
 from worker.training import data, runtime, tablefile
 from worker.training.data import Images, Splits
@@ -25,7 +25,7 @@ from worker.training.runtime import Surveyor
 from worker.training.table import Columns, Rows, Taken
 from worker.training.tablefile import Draft, Kept, Tables
 
-FORMAT = 3
+FORMAT = 4
 """Part of the key: features of another format are computed anew."""
 
 BATCH = 8
@@ -106,8 +106,8 @@ def views(
 ) -> Iterator[Tensor]:
     """For each part, the images at its positions as serving sees them `(N, 3, H, W) uint8`. Raises `BadImage`."""
 
-    def view(_position: int, file: bytes) -> preprocess.Pixels:
-        return preprocess.load(file, preprocessing, max_pixels=max_pixels)
+    def view(_position: int, file: bytes) -> Pixels:
+        return crops.load(file, preprocessing, max_pixels=max_pixels)
 
     return data.batches(images, parts, view, threads=torch.get_num_threads())
 

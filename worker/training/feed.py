@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from app.augmentation import Augmentation
 from app.backbones import classifier as classifiers
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.classifier import Classifier, InferenceForm, Outputs
 from app.backbones.preprocess import Pixels, Preprocessing
 from worker.training import augment, data, evaluate, features, table, transfer
@@ -116,7 +116,7 @@ class ImageFeed:
         """How an image file becomes the pixels that serving makes of it."""
 
         def unchanged(_place: int, file: bytes) -> Pixels:
-            return preprocess.load(file, self.preprocessing, max_pixels=self.max_pixels)
+            return crops.load(file, self.preprocessing, max_pixels=self.max_pixels)
 
         return unchanged
 
@@ -124,12 +124,12 @@ class ImageFeed:
         """How the image file at a place of this epoch becomes pixels."""
 
         def changed(place: int, file: bytes) -> Pixels:
-            image = preprocess.decode(file, max_pixels=self.max_pixels, target=self.preprocessing.resize)
+            image = crops.decode(file, max_pixels=self.max_pixels, target=self.preprocessing.resize)
             rng = np.random.default_rng([self.seed, epoch, place])
             if self.augmentation.policy == "none":
-                pixels = preprocess.centre_crop(image, self.preprocessing)
+                pixels = crops.centre_crop(image, self.preprocessing)
             else:
-                pixels = preprocess.random_crop(image, self.preprocessing, rng)
+                pixels = crops.random_crop(image, self.preprocessing, rng)
             return augment.view(pixels, self.augmentation, rng)
 
         return changed

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app import room
 from app.backbones import classifier as classifiers
-from app.backbones import preprocess
+from app.backbones import crops
 from app.backbones.classifier import Classifier
 from app.backbones.preprocess import Pixels, Preprocessing
 from app.runtimes import memory
@@ -121,13 +121,13 @@ def _sides(preprocessing: Preprocessing) -> tuple[int, int]:
 
 
 def _whole(file: bytes, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, float]:
-    image = preprocess.decode(file, max_pixels=max_pixels, target=preprocessing.resize)
+    image = crops.decode(file, max_pixels=max_pixels, target=preprocessing.resize)
     side, _ = _sides(preprocessing)
-    return preprocess.squeezed(image, side, preprocessing.interpolation), image.width / image.height
+    return crops.squeezed(image, side, preprocessing.interpolation), image.shape[1] / image.shape[0]
 
 
 def _plain(file: bytes, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, float]:
-    return preprocess.load(file, preprocessing, max_pixels=max_pixels), 1.0
+    return crops.load(file, preprocessing, max_pixels=max_pixels), 1.0
 
 
 def _prefetched(parts: Iterable[Source], work: Callable[[Source], Result]) -> Iterator[Result]:

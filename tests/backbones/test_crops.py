@@ -1,0 +1,142 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as reference
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from app.backbones import crops, preprocess
+from app.backbones.preprocess import Interpolation, Preprocessing
+from tests.backbones.pictures import encode, picture
+
+MAX_PIXELS = 1_000_000
+AT_224 = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SIZES = [(256, 256), (300, 257), (257, 400), (500, 375), (640, 479), (100, 77), (31, 124), (31, 200)]
+SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_load_equals_resize_and_centre_crop_of_torchvision(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    resized = reference.resize(image, [AT_224.resize], reference.InterpolationMode.BILINEAR)
+    expected = np.asarray(reference.center_crop(resized, [AT_224.crop])).astype(int)
+    loaded = crops.load(encode(image), AT_224, max_pixels=MAX_PIXELS)
+    assert loaded.shape == (224, 224, 3)
+    assert loaded.dtype == np.uint8
+    assert np.abs(loaded.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_an_image_is_resized_with_the_filter_that_the_weights_were_trained_with(
+    interpolation: Interpolation,
+) -> None:
+    image = picture(300, 257)
+    mode = reference.InterpolationMode(interpolation)
+    expected = np.asarray(reference.center_crop(reference.resize(image, [AT_224.resize], mode), [AT_224.crop]))
+    loaded = crops.load(encode(image), replace(AT_224, interpolation=interpolation), max_pixels=MAX_PIXELS)
+    assert np.abs(loaded.astype(int) - expected.astype(int)).max() <= 2
+    crop = replace(SMALL, interpolation=interpolation)
+    one, same = (crops.random_crop(np.asarray(image), crop, np.random.default_rng(1)) for _ in range(2))
+    assert np.array_equal(one, same)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", SIZES[:-1])
+def test_the_crop_is_to_the_bit_that_of_all_of_the_image_resized(
+    size: tuple[int, int], interpolation: Interpolation
+) -> None:
+    image = np.asarray(picture(*size)).copy()
+    height, width = image.shape[:2]
+    sides = [int(256 * side / min(height, width)) for side in (height, width)]
+    channels_last = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    whole = functional.interpolate(channels_last, sides, mode=interpolation, antialias=True)
+    expected = reference.center_crop(whole, [224])[0].permute(1, 2, 0).numpy()
+    assert (crops.centre_crop(image, replace(AT_224, interpolation=interpolation)) == expected).all()
+
+
+JPEGS: dict[str, tuple[Image.Image, dict[str, object]]] = {
+    "usual": (picture(97, 61), {"quality": 90}),
+    "whole chroma": (picture(97, 61), {"subsampling": 0}),
+    "half chroma": (picture(97, 61), {"subsampling": 1}),
+    "progressive": (picture(97, 61), {"progressive": True}),
+    "red, green and blue": (picture(97, 61), {"keep_rgb": True}),
+    "grey": (picture(97, 61).convert("L"), {}),
+    "four inks": (picture(97, 61).convert("CMYK"), {}),
+    "on its side": (picture(97, 61), {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"}),
+    "of one pixel": (picture(1, 1), {}),
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_is_decoded_to_the_same_pixels_as_by_pillow(name: str) -> None:
+    image, options = JPEGS[name]
+    data = encode(image, "JPEG", **options)
+    opened = preprocess.open_file(data, max_pixels=MAX_PIXELS, target=64)
+    assert opened.is_plain == (name not in {"grey", "four inks", "on its side"})
+    pillows = np.asarray(preprocess.decode(data, max_pixels=MAX_PIXELS, target=64))
+    assert (crops.decoded(opened) == pillows).all()
+
+
+def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
+    whole = encode(picture(97, 61), "JPEG")
+    scan = whole.index(b"\xff\xda") + 14
+    damaged = whole[: scan + 200] + b"\xff\xd3" + whole[scan + 202 :]
+    pillows = np.asarray(preprocess.decode(damaged, max_pixels=MAX_PIXELS, target=64))
+    assert (crops.decode(damaged, max_pixels=MAX_PIXELS, target=64) == pillows).all()
+    assert (crops.decode(whole, max_pixels=MAX_PIXELS, target=64) != pillows).any()
+
+
+def test_nothing_larger_is_decoded_than_what_the_limit_was_held_to() -> None:
+    small, large = (encode(picture(*size), "JPEG") for size in ((40, 30), (97, 61)))
+    opened = replace(preprocess.open_file(small, max_pixels=1200, target=64), data=large)
+    assert crops.decoded(opened).shape == (30, 40, 3)
+
+
+def test_a_large_jpeg_that_is_decoded_at_a_fraction_of_its_size_looks_the_same() -> None:
+    image = picture(1200, 800)
+    data = encode(image, "JPEG", quality=95)
+    assert preprocess.decode(data, max_pixels=MAX_PIXELS, target=100).size == (300, 200)
+    small = Preprocessing(resize=100, crop=90, mean=AT_224.mean, std=AT_224.std)
+    fast = crops.load(data, small, max_pixels=MAX_PIXELS).astype(int)
+    whole = np.asarray(preprocess.decode(data, max_pixels=MAX_PIXELS, target=None))
+    full = crops.centre_crop(whole, small).astype(int)
+    assert np.abs(fast - full).mean() < 1
+    assert np.abs(fast - full).max() <= 8
+
+
+def test_an_extremely_long_image_is_loaded_without_an_extremely_large_intermediate() -> None:
+    loaded = crops.load(encode(Image.new("RGB", (100_000, 1), (9, 8, 7))), AT_224, max_pixels=MAX_PIXELS)
+    assert loaded.shape == (224, 224, 3)
+    assert (loaded == (9, 8, 7)).all()
+
+
+def test_random_crops_are_the_same_for_the_same_seed_and_differ_between_seeds() -> None:
+    image = np.asarray(picture(120, 90))
+
+    def cropped(seed: int) -> NDArray[np.uint8]:
+        return crops.random_crop(image, SMALL, np.random.default_rng(seed))
+
+    assert cropped(3).shape == (32, 32, 3)
+    assert cropped(3).flags.c_contiguous
+    assert (cropped(3) == cropped(3)).all()
+    assert (cropped(3) != cropped(4)).any()
+
+
+def test_random_crops_mirror_about_every_other_image() -> None:
+    ramp = np.repeat(np.arange(0, 250, 2, dtype=np.uint8)[None, :, None], 90, 0).repeat(3, 2)
+    found = [crops.random_crop(ramp, replace(SMALL, crop=16), np.random.default_rng(seed)) for seed in range(200)]
+    mirrored = sum(int(crop[0, 0, 0]) > int(crop[0, -1, 0]) for crop in found)
+    assert 75 <= mirrored <= 125
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3), (32, 33)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
+def test_random_crops_work_for_every_shape(shape: tuple[int, int], interpolation: Interpolation) -> None:
+    image, small = np.full((*shape, 3), 99, np.uint8), replace(SMALL, interpolation=interpolation)
+    for seed in range(20):
+        crop = crops.random_crop(image, small, np.random.default_rng(seed))
+        assert crop.shape == (32, 32, 3)
+        assert (crop == 99).all()
