@@ -72,10 +72,9 @@ def centre_crop(image: Pixels, preprocessing: Preprocessing) -> Pixels:
         box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
         return _by_pillow(image, crop, box, preprocessing.interpolation)
     # What is right of the crop and below it is not made.
-    resized = _OF_TORCH[preprocessing.interpolation](
-        _tensor(image), (top + crop, left + crop), False, rows / height, columns / width
-    )
-    return _pixels(resized[:, :, top:, left:])
+    made = _made(top + crop, rows, height), _made(left + crop, columns, width)
+    resized = _OF_TORCH[preprocessing.interpolation](_tensor(image), made, False, rows / height, columns / width)
+    return _pixels(resized[:, :, top : top + crop, left : left + crop])
 
 
 def random_crop(image: Pixels, preprocessing: Preprocessing, rng: np.random.Generator) -> Pixels:
@@ -101,6 +100,12 @@ def squeezed(image: Pixels, size: int, interpolation: Interpolation) -> Pixels:
         return _by_pillow(image, size, (0, 0, image.shape[1], image.shape[0]), interpolation)
     resized = functional.interpolate(_tensor(image), (size, size), mode=interpolation, antialias=True)
     return _pixels(resized)
+
+
+def _made(end: int, whole: int, before: int) -> int:
+    """How many of `whole` rows or columns to make for the first `end`, of `before`; as many as before would torch take
+    for nothing to be done."""
+    return end + 1 if end == before != whole else end
 
 
 def _tensor(image: Pixels) -> Tensor:
