@@ -37,11 +37,18 @@ _BESIDES: dict[Optimizer, int] = {"sgd": 2, "adamw": 3}
 """Values for each parameter that is trained besides itself: its gradient, and its momentum or both of its moments."""
 
 
-def of(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> Estimate:
+def of(
+    plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs, *, is_batch_by_hand: bool = False
+) -> Estimate:
     """The time of `plan` on the machine whose `costs` were measured, which has the features of all images from then,
-    and the memory that network and batches take."""
+    and the memory that network and batches take, of which a CPU computes those in `pieces` whose size is not set by
+    hand."""
     rival = 0.0 if plan.rival is None else _seconds(plan.rival, version, backbone, costs)
-    return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=_memory(plan, backbone))
+    images = None
+    if plan.descent is not None and costs.device == "cpu" and costs.memory_bytes is not None and not is_batch_by_hand:
+        images = _of_each(plan.descent, pieces(plan, backbone, memory_bytes=costs.memory_bytes))
+    memory = _memory(plan, backbone, images)
+    return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=memory)
 
 
 def of_search(first: Estimate, search: Search | None) -> Estimate:
@@ -79,12 +86,17 @@ def pieces(plan: Plan, backbone: Backbone, *, memory_bytes: int) -> int:
     if plan.descent is None:
         return 1
     count = 1
-    while (images := math.ceil(plan.descent.batch_size / count)) >= _FEWEST:
+    while (images := _of_each(plan.descent, count)) >= _FEWEST:
         most = min(memory_bytes, _MOST_OF_A_CPU) if images > _ENOUGH else memory_bytes
         if (_memory(plan, backbone, images) or 0) <= _ROOM * most:
             break
         count *= 2
     return count
+
+
+def _of_each(descent: Descent, pieces: int) -> int:
+    """Images of a piece of a batch."""
+    return math.ceil(descent.batch_size / pieces)
 
 
 def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:

@@ -26,7 +26,9 @@ def plan(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: Pro
 def measured(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile: Profile) -> Plan:
     """As `plan`, of a version that was measured."""
     made = _fitted(recipe, version, backbone, profile)
-    estimate = estimates.of_search(estimates.of(made, version, backbone, profile.costs), recipe.search)
+    is_by_hand = recipe.batch_size is not None
+    whole = estimates.of(made, version, backbone, profile.costs, is_batch_by_hand=is_by_hand)
+    estimate = estimates.of_search(whole, recipe.search)
     return policy.informed(made, profile, estimate, backbone.facts)
 
 

@@ -8,7 +8,7 @@ from app import estimates
 from app.backbones import catalogue
 from app.facts import VersionFacts
 from app.limits import Search
-from app.plan import Estimate, resolve
+from app.plan import Estimate, Plan, resolve
 from app.profile import Costs, StageCosts
 from app.recipe import Recipe
 
@@ -225,6 +225,21 @@ def test_a_cpu_computes_batches_in_as_many_pieces_as_fit(
     assert estimates.pieces(plan, network, memory_bytes=gigabytes * 10**9) == pieces
     head = resolve(replace(recipe, strategy="head"), FACTS, network.facts)
     assert estimates.pieces(head, network, memory_bytes=1) == 1
+
+
+def test_the_memory_that_is_told_of_a_cpu_is_that_of_pieces_unless_the_batch_is_set_by_hand() -> None:
+    network = catalogue.find("resnet50")
+    plan = resolve(Recipe(backbone="resnet50", strategy="full"), replace(FACTS, train_images=800), network.facts)
+    assert plan.descent is not None
+    half = replace(plan, descent=replace(plan.descent, batch_size=16))
+
+    def told(plan: Plan, costs: Costs, *, is_batch_by_hand: bool = False) -> int | None:
+        return estimates.of(plan, FACTS, network, costs, is_batch_by_hand=is_batch_by_hand).memory_bytes
+
+    cpu, gpu = replace(COSTS, memory_bytes=64 * 10**9), replace(COSTS, memory_bytes=64 * 10**9, device="cuda")
+    assert told(plan, cpu) == told(half, gpu)
+    assert told(plan, cpu, is_batch_by_hand=True) == told(plan, gpu)
+    assert told(plan, COSTS) == told(plan, gpu)  # of a profile that was kept before the memory was in it
 
 
 @pytest.mark.parametrize(
