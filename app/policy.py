@@ -130,7 +130,7 @@ def decide(profile: Profile, stages: Sequence[str]) -> Decision:
     strategy, freeze, reason = choose(profile, stages)
     if strategy not in ("top", "full"):
         strategy = rival
-    left = _left_behind(profile, stages) if strategy == "full" and quadrant.amount == "much" else None
+    left = _left_behind(profile, stages, quadrant.amount) if strategy == "full" else None
     return Decision(
         quadrant=quadrant,
         strategy=strategy,
@@ -214,15 +214,21 @@ def _of_little_use(profile: Profile, stage: str) -> str | None:
     )
 
 
-def _left_behind(profile: Profile, stages: Sequence[str]) -> str | None:
+def _left_behind(profile: Profile, stages: Sequence[str], amount: Amount) -> str | None:
     """That what the network knows has to be left behind, for all to learn from, and why; None where it is of use."""
-    middle = stages[0] if len(stages) < 2 else halfway(stages)
-    useless = _of_little_use(profile, middle)
+    if amount == "much":
+        # What only the upper half knows, so much data teaches it anew.
+        stage = stages[0] if len(stages) < 2 else halfway(stages)
+        where = f"up to {stage}"
+    else:
+        stage = max(profile.reference or profile.depths, key=lambda depth: depth.probe.accuracy).name
+        where = f"even at {stage}" if stage == HEAD else f"up to {stage}, and behind it,"
+    useless = _of_little_use(profile, stage)
     if useless is None:
         return None
     return (
-        f"What it knows up to {middle} is of little use here: {useless}. So steps are as many and as long as from "
-        "random values."
+        f"What it knows {where} is of little use here: {useless}. So steps are as many and as long as from random "
+        "values."
     )
 
 

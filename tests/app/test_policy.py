@@ -275,8 +275,21 @@ def test_what_the_network_knows_is_left_behind_where_random_values_know_as_much(
     assert (by_hand.epochs, by_hand.learning_rate) == (3, 0.002)
 
 
-def test_little_data_is_not_enough_to_leave_anything_behind() -> None:
-    assert not decide(profile(images=300, stages=(0.4, 0.5, 0.6, 0.6), random=0.55)).is_leaving
+@pytest.mark.parametrize(
+    ("stages", "is_left"),
+    [
+        ((0.4, 0.5, 0.6, 0.6), True),  # a ninth of the errors of random values
+        ((0.4, 0.6, 0.5, 0.5), True),
+        ((0.4, 0.5, 0.6, 0.65), False),  # so far up it knows something
+        ((0.4, 0.65, 0.6, 0.6), False),
+    ],
+)
+def test_with_little_data_all_that_the_network_knows_has_to_be_of_little_use(
+    stages: tuple[float, ...], is_left: bool
+) -> None:
+    made = decide(profile(images=300, stages=stages, random=0.55))
+    assert (made.quadrant.amount, made.strategy, made.is_leaving) == ("little", "full", is_left)
+    assert any("of little use here" in reason for reason in made.reasons) == is_left
 
 
 def test_few_images_that_cannot_be_halved_are_little_data() -> None:
