@@ -184,7 +184,8 @@ def _timm_preprocessing(config: Any) -> Facts | None:
     """None where our preprocessing cannot do what the weights were trained with."""
     channels, height, width = config.input_size
     usual = channels == 3 and height == width and config.crop_mode == "center" and len(config.mean) == 3
-    if not usual or config.interpolation not in _INTERPOLATIONS:
+    # More than 1 is a margin around the image.
+    if not usual or config.crop_pct > 1 or config.interpolation not in _INTERPOLATIONS:
         return None
     return {
         "resize": int(height / config.crop_pct),

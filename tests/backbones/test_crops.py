@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,7 +99,44 @@ def test_a_jpeg_is_decoded_to_the_same_pixels_as_by_pillow(name: str) -> None:
     opened = preprocess.open_file(data, max_pixels=MAX_PIXELS, target=64)
     assert opened.is_plain == (name not in {"grey", "four inks", "on its side"})
     pillows = np.asarray(preprocess.decode(data, max_pixels=MAX_PIXELS, target=64))
-    assert (crops.decoded(opened) == pillows).all()
+    assert np.array_equal(np.asarray(crops.decoded(opened)), pillows)
+
+
+def test_a_jpeg_of_a_kind_that_simplejpeg_does_not_know_is_read_by_pillow() -> None:
+    whole = bytearray(encode(picture(64, 64), "JPEG", subsampling=0))
+    whole[whole.index(b"\xff\xc0") + 11] = 0x14  # four rows of brightness for one of colour
+    data = bytes(whole)
+    pillows = np.asarray(preprocess.decode(data, max_pixels=MAX_PIXELS, target=64))
+    assert np.array_equal(np.asarray(crops.decode(data, max_pixels=MAX_PIXELS, target=64)), pillows)
+
+
+@pytest.mark.parametrize("size", [(120, 90), (90, 120), (400, 80), (80, 400)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_what_is_large_or_long_or_without_vectors_is_resized_by_pillow(
+    size: tuple[int, int], interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode(picture(*size), "JPEG")
+    wanted = replace(SMALL, interpolation=interpolation)
+
+    def views() -> list[NDArray[np.uint8]]:
+        image = crops.decode(data, max_pixels=MAX_PIXELS, target=36)
+        assert crops.size_of(image) == size
+        random = [crops.random_crop(image, wanted, np.random.default_rng(seed)) for seed in range(5)]
+        return [crops.centre_crop(image, wanted), crops.squeezed(image, 32, interpolation), *random]
+
+    usual = views()
+    found = {}
+    for name, value in (("MOST_PIXELS", 9000), ("LONGEST", 1), ("_HAS_VECTORS", False)):
+        with monkeypatch.context() as changed:
+            changed.setattr(crops, name, value)
+            assert isinstance(crops.decode(data, max_pixels=MAX_PIXELS, target=36), Image.Image)
+            found[name] = views()
+    for others in found.values():
+        assert all((one == other).all() for one, other in zip(others, found["LONGEST"], strict=True))
+    # In another order of rows and columns, and of parts that begin within a pixel.
+    differences = [np.abs(one.astype(int) - other) for one, other in zip(usual, found["LONGEST"], strict=True)]
+    assert all(difference.max() <= 4 for difference in differences[:2])
+    assert all(difference.mean() < 8 for difference in differences[2:])
 
 
 def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
@@ -104,14 +144,14 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
     scan = whole.index(b"\xff\xda") + 14
     damaged = whole[: scan + 200] + b"\xff\xd3" + whole[scan + 202 :]
     pillows = np.asarray(preprocess.decode(damaged, max_pixels=MAX_PIXELS, target=64))
-    assert (crops.decode(damaged, max_pixels=MAX_PIXELS, target=64) == pillows).all()
-    assert (crops.decode(whole, max_pixels=MAX_PIXELS, target=64) != pillows).any()
+    assert np.array_equal(np.asarray(crops.decode(damaged, max_pixels=MAX_PIXELS, target=64)), pillows)
+    assert not np.array_equal(np.asarray(crops.decode(whole, max_pixels=MAX_PIXELS, target=64)), pillows)
 
 
 def test_nothing_larger_is_decoded_than_what_the_limit_was_held_to() -> None:
     small, large = (encode(picture(*size), "JPEG") for size in ((40, 30), (97, 61)))
     opened = replace(preprocess.open_file(small, max_pixels=1200, target=64), data=large)
-    assert crops.decoded(opened).shape == (30, 40, 3)
+    assert crops.size_of(crops.decoded(opened)) == (40, 30)
 
 
 def test_a_large_jpeg_that_is_decoded_at_a_fraction_of_its_size_looks_the_same() -> None:
@@ -130,6 +170,52 @@ def test_an_extremely_long_image_is_loaded_without_an_extremely_large_intermedia
     loaded = crops.load(encode(Image.new("RGB", (100_000, 1), (9, 8, 7))), AT_224, max_pixels=MAX_PIXELS)
     assert loaded.shape == (224, 224, 3)
     assert (loaded == (9, 8, 7)).all()
+
+
+PEAK = """
+import sys, threading
+from pathlib import Path
+from app.backbones import crops
+from app.backbones.preprocess import Preprocessing
+def status(name):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+def view():
+    image = crops.decode(data, max_pixels=10**8, target=36)
+    crops.centre_crop(image, SMALL)
+    crops.squeezed(image, 32, "bilinear")
+SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+data = Path(sys.argv[2]).read_bytes()
+view()
+data = Path(sys.argv[1]).read_bytes()
+Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+before = status("VmRSS")
+threads = [threading.Thread(target=view) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(status("VmHWM") - before)
+"""
+LARGE = 4200, 1 + preprocess.LARGE_PIXELS // 4200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are told in another way elsewhere")
+@pytest.mark.parametrize(
+    ("size", "mode", "kind", "options", "most"),
+    [
+        (LARGE, "RGBA", "PNG", {}, 384e6),
+        (LARGE, "RGB", "JPEG", {"progressive": True, "subsampling": 0}, 384e6),
+        ((1, 2_000_000), "RGB", "PNG", {}, 256e6),
+        ((2_000_000, 1), "RGB", "PNG", {}, 256e6),
+    ],
+)
+def test_large_images_are_not_in_memory_side_by_side(
+    tmp_path: Path, size: tuple[int, int], mode: str, kind: str, options: dict[str, object], most: float
+) -> None:
+    paths = tmp_path / "large", tmp_path / "small"
+    paths[0].write_bytes(encode(Image.new(mode, size), kind, **options))
+    paths[1].write_bytes(encode(picture(64, 64), "JPEG"))
+    ran = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < most
 
 
 def test_random_crops_are_the_same_for_the_same_seed_and_differ_between_seeds() -> None:

@@ -1,10 +1,7 @@
 import io
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,34 +154,6 @@ def test_a_transparent_image_of_several_bands_is_that_of_one(mode: str) -> None:
     white.alpha_composite(whole)
     found = preprocess.decode(data, max_pixels=2 * MAX_PIXELS, target=None)
     assert (np.asarray(found) == np.asarray(white.convert("RGB"))).all()
-
-
-PEAK = """
-import resource, sys, threading
-from pathlib import Path
-from app.backbones import crops
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-data, before = Path(sys.argv[1]).read_bytes(), peak()
-decode = lambda: crops.decode(data, max_pixels=10**8, target=32)
-threads = [threading.Thread(target=decode) for _ in range(4)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(1024 * (peak() - before))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="peaks are told in other units elsewhere")
-@pytest.mark.parametrize(
-    ("mode", "kind", "options"), [("RGBA", "PNG", {}), ("RGB", "JPEG", {"progressive": True, "subsampling": 0})]
-)
-def test_large_images_are_not_in_memory_side_by_side(
-    tmp_path: Path, mode: str, kind: str, options: dict[str, object]
-) -> None:
-    width, height = 4200, 1 + preprocess.LARGE_PIXELS // 4200
-    path = tmp_path / "large"
-    path.write_bytes(encode(Image.new(mode, (width, height)), kind, **options))
-    ran = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 1.6 * 8 * width * height
 
 
 def test_refusals_say_what_is_wrong() -> None:

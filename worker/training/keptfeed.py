@@ -123,7 +123,8 @@ def _sides(preprocessing: Preprocessing) -> tuple[int, int]:
 def _whole(file: bytes, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, float]:
     image = crops.decode(file, max_pixels=max_pixels, target=preprocessing.resize)
     side, _ = _sides(preprocessing)
-    return crops.squeezed(image, side, preprocessing.interpolation), image.shape[1] / image.shape[0]
+    width, height = crops.size_of(image)
+    return crops.squeezed(image, side, preprocessing.interpolation), width / height
 
 
 def _plain(file: bytes, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, float]:
