@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +24,7 @@ from app.backbones.taps import COLUMNS, WHOLE, Outlet, TapsWalk
 from app.backbones.walk import ChainWalk, Part, Survey, Walk
 from app.profile import HEAD
 
+_DRAWING = threading.Lock()
 _NOTHING = Part(modules=(), parameters=())
 
 
@@ -188,7 +191,7 @@ def build(
     `state` does not fit the network.
     """
     preprocessing = backbone.scratch_preprocessing
-    with torch.random.fork_rng(devices=[]):
+    with _own_random_numbers():
         torch.default_generator.manual_seed(seed)
         if state is None:
             body = networks.make(backbone, auxiliary=True)
@@ -231,7 +234,7 @@ def restore(
     Its values are the tensors given, not copies. Raises `UnknownName`, or `Unavailable` where they do not fit.
     """
     entry = catalogue.find(backbone)
-    with torch.random.fork_rng(devices=[]):
+    with _own_random_numbers():
         body = networks.hollow(entry, auxiliary=False, size=preprocessing.crop)
         walk = networks.walk(entry, size=preprocessing.crop)
         walk = walk.without_auxiliary(body, walk.auxiliary)
@@ -275,6 +278,15 @@ def turned(classifier: Classifier) -> InferenceForm:
         if value.data_ptr() in before:
             value.data = value.data.clone(memory_format=torch.preserve_format)
     return form
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Numbers drawn here change none of others. One thread at a time: all share one generator, whose lock torch holds
+    while it makes a Python object of its state. If Python code collects garbage meanwhile, another thread may get the
+    interpreter's lock, and wait for the generator's for ever."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _folded(classifier: Classifier, body: nn.Module, head: nn.Linear) -> InferenceForm:

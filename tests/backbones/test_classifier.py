@@ -2,7 +2,10 @@
 and of the walk look at.
 """
 
+import gc
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -198,6 +201,27 @@ def test_training_a_classifier_does_not_write_into_the_published_values() -> Non
         for parameter in built.parameters():
             parameter.zero_()
     assert equal(state, before)
+
+
+def test_threads_that_build_at_once_draw_what_they_would_draw_alone() -> None:
+    def built(seed: int) -> dict[str, Tensor]:
+        return classifier.build(catalogue.find("tinynet"), 2, state=None, seed=seed).state()
+
+    def collected(phase: str, _info: object) -> None:
+        """Python code, which lets another thread have the interpreter."""
+        time.sleep(0)
+
+    alone = [built(seed) for seed in range(4)]
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(10)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            together = list(threads.map(built, [0, 1, 2, 3] * 8))
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*threshold)
+    assert all(equal(values, alone[place % 4]) for place, values in enumerate(together))
 
 
 def test_the_seed_alone_decides_on_random_values() -> None:
