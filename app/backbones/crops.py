@@ -40,6 +40,10 @@ _OF_TORCH = {
 _HAS_VECTORS = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 """Without them torch takes four times as long as Pillow."""
 
+_UNREADABLE = (ValueError, KeyError, RuntimeError, MemoryError)
+"""What simplejpeg raises of files that are damaged, or sampled in a way that it has no name for, and where it has no
+memory."""
+
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels of the image."""
 
@@ -59,8 +63,8 @@ def decode(data: bytes, *, max_pixels: int, target: int) -> Decoded:
 def decoded(opened: Opened) -> Decoded:
     """An image, large or not. Raises `BadImage`."""
     if opened.is_plain and _is_usual(*opened.file.size):
-        # Where it is damaged, or of a kind that simplejpeg does not know, Pillow decides: some can be read.
-        with suppress(Exception):
+        # Pillow decides then: some can be read.
+        with suppress(*_UNREADABLE):
             # Of an image of more pixels than Pillow, whose limit holds, has read of in its header nothing is decoded.
             if simplejpeg.decode_jpeg_header(opened.data)[:2] == (opened.file.height, opened.file.width):
                 return simplejpeg.decode_jpeg(opened.data, "RGB")  # type: ignore[no-any-return]
