@@ -44,9 +44,10 @@ def of(
     and the memory that network and batches take, of which a CPU computes those in `pieces` whose size is not set by
     hand."""
     rival = 0.0 if plan.rival is None else _seconds(plan.rival, version, backbone, costs)
-    images = None
-    if plan.descent is not None and costs.device == "cpu" and costs.memory_bytes is not None and not is_batch_by_hand:
-        images = _of_each(plan.descent, pieces(plan, backbone, memory_bytes=costs.memory_bytes))
+    cut = pieces(
+        plan, backbone, device=costs.device, memory_bytes=costs.memory_bytes, is_batch_by_hand=is_batch_by_hand
+    )
+    images = None if plan.descent is None else _of_each(plan.descent, cut)
     memory = _memory(plan, backbone, images)
     return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=memory)
 
@@ -80,10 +81,13 @@ def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan
     return replace(smaller, reasons=(*smaller.reasons, said))
 
 
-def pieces(plan: Plan, backbone: Backbone, *, memory_bytes: int) -> int:
-    """In how many pieces a CPU with so much memory is to compute each batch, which takes it no longer: as many as it
-    takes to stay below 4 GB or, with few images in each, within its memory."""
-    if plan.descent is None:
+def pieces(
+    plan: Plan, backbone: Backbone, *, device: str, memory_bytes: int | None, is_batch_by_hand: bool = False
+) -> int:
+    """In how many pieces a device with so much memory is to compute each batch. A CPU takes no longer for several: as
+    many as it takes to stay below 4 GB or, with few images in each, within its memory. What a GPU takes is told by
+    itself when it is too much, and batches whose size is set by hand stay whole."""
+    if plan.descent is None or device != "cpu" or memory_bytes is None or is_batch_by_hand:
         return 1
     count = 1
     while (images := _of_each(plan.descent, count)) >= _FEWEST:

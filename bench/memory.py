@@ -157,7 +157,7 @@ def _train(work: Work) -> None:
             max_activation_bytes=_MAX_ACTIVATION_BYTES,
             emit=_say_nothing,
             device=cpu,
-            pieces=estimates.pieces(plan, backbone, memory_bytes=costs.device_bytes(cpu)),
+            pieces=estimates.pieces(plan, backbone, device="cpu", memory_bytes=costs.device_bytes(cpu)),
         )
 
 

@@ -128,10 +128,14 @@ class _Training:
 
     def _pieces(self, plan: Plan, device: torch.device) -> int:
         """In how many each batch is computed, so that it fits the memory and takes less of it than in the attempts
-        that were killed. What a GPU takes is told by itself when it is too much."""
-        fitting = 1
-        if device.type == "cpu" and self.work.recipe.batch_size is None:
-            fitting = estimates.pieces(plan, self.backbone, memory_bytes=costs.device_bytes(device))
+        that were killed."""
+        fitting = estimates.pieces(
+            plan,
+            self.backbone,
+            device=device.type,
+            memory_bytes=costs.device_bytes(device),
+            is_batch_by_hand=self.work.recipe.batch_size is not None,
+        )
         # The trials of a search are to be the same, and compared, whatever has happened meanwhile.
         if self.work.recipe.search is not None:
             return fitting

@@ -222,9 +222,12 @@ def test_a_cpu_computes_batches_in_as_many_pieces_as_fit(
     plan = resolve(recipe, replace(FACTS, train_images=800), network.facts)
     assert plan.descent is not None
     assert plan.descent.batch_size == 32
-    assert estimates.pieces(plan, network, memory_bytes=gigabytes * 10**9) == pieces
+    memory_bytes = gigabytes * 10**9
+    assert estimates.pieces(plan, network, device="cpu", memory_bytes=memory_bytes) == pieces
+    assert estimates.pieces(plan, network, device="cuda", memory_bytes=memory_bytes) == 1
+    assert estimates.pieces(plan, network, device="cpu", memory_bytes=memory_bytes, is_batch_by_hand=True) == 1
     head = resolve(replace(recipe, strategy="head"), FACTS, network.facts)
-    assert estimates.pieces(head, network, memory_bytes=1) == 1
+    assert estimates.pieces(head, network, device="cpu", memory_bytes=1) == 1
 
 
 def test_the_memory_that_is_told_of_a_cpu_is_that_of_pieces_unless_the_batch_is_set_by_hand() -> None:
