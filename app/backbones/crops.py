@@ -92,7 +92,7 @@ def centre_crop(image: Decoded, preprocessing: Preprocessing) -> Pixels:
         return _by_pillow(image, crop, box, preprocessing.interpolation)
     made = _made(top + crop, rows, height), _made(left + crop, columns, width)
     resized = _OF_TORCH[preprocessing.interpolation](_tensor(image), made, False, rows / height, columns / width)
-    return _pixels(resized[:, :, top : top + crop, left : left + crop])
+    return _pixels(resized)[top : top + crop, left : left + crop].copy()
 
 
 def random_crop(image: Decoded, preprocessing: Preprocessing, rng: np.random.Generator) -> Pixels:
@@ -121,7 +121,7 @@ def squeezed(image: Decoded, size: int, interpolation: Interpolation) -> Pixels:
     if isinstance(image, Image.Image):
         return _by_pillow(image, size, (0, 0, *image.size), interpolation)
     resized = functional.interpolate(_tensor(image), (size, size), mode=interpolation, antialias=True)
-    return _pixels(resized)
+    return np.ascontiguousarray(_pixels(resized))
 
 
 def _is_usual(width: int, height: int) -> bool:
@@ -147,12 +147,15 @@ def _tensor(image: Pixels) -> Tensor:
     """`(1, 3, H, W)` in channels-last order."""
     # Of arrays that cannot be written to torch would warn, and others it would copy in all of its threads.
     suits = image if image.flags.writeable and image.flags.c_contiguous else image.copy()
-    # In this order: with the axis of images added last torch would not see that channels come last, and transpose.
-    return torch.from_numpy(suits)[None].permute(0, 3, 1, 2)
+    # By numpy, since with each step torch lets go of the interpreter. And with the axis of images first: added last
+    # torch would not see that channels come last, and transpose.
+    return torch.from_numpy(suits.reshape(1, *suits.shape).transpose(0, 3, 1, 2))
 
 
 def _pixels(image: Tensor) -> Pixels:
-    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
+    """`(H, W, 3)`."""
+    pixels: Pixels = image.numpy()[0].transpose(1, 2, 0)
+    return pixels
 
 
 def _by_pillow(image: Image.Image, size: int, box: Box, interpolation: Interpolation) -> Pixels:

@@ -200,8 +200,8 @@ class Loaded:
         if self._calibration is None or self._means is None:
             return [None] * len(features), [None] * len(features)
         values = features.astype(np.float64)
-        lengths = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-        nearest = ((values / lengths) @ self._means).max(axis=1)
+        lengths = np.sqrt(np.einsum("nd,nd->n", values, values))
+        nearest = (values @ self._means).max(axis=1) / np.maximum(lengths, 1e-12)
         return nearest.tolist(), (nearest < self._calibration.unknown_below).tolist()
 
     def _best_batch(self, seconds: float, clock: Clock) -> int:
