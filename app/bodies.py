@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import IO, Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from app import arrivals, errors
@@ -27,7 +26,6 @@ _LEFT_PART = 4
 _LEAST_BYTES = 64 * 1024
 """What a large body brings at the least while it may stall; slower ones would not arrive in the time there is."""
 _MAX_JSON_BYTES = 1024 * 1024
-_MAX_PART_HEADERS_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,6 @@ class Received:
 
     size_bytes: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class FormFile:
-    """A file of a form; its content is to be read before the next one is asked for, or not at all."""
-
-    name: str
-    content: AsyncIterator[bytes]
 
 
 class InFlight:
@@ -98,14 +88,22 @@ class Share:
         self.held_bytes += size_bytes
 
     async def coming(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """`source`, accounted for. Raises `Overloaded`, and `TooSlow` where it has brought much and stalls."""
-        while (chunk := await self._next(source)) is not None:
-            self.add(len(chunk))
+        """`source`, accounted for. Raises as `next`."""
+        while (chunk := await self.next(source)) is not None:
             yield chunk
 
-    async def _next(self, source: AsyncIterator[bytes]) -> bytes | None:
+    async def next(self, source: AsyncIterator[bytes]) -> bytes | None:
+        """What comes next of `source`, accounted for; None at its end. Raises `Overloaded`, and `TooSlow` where it has
+        brought much and stalls."""
         if self.held_bytes <= _INLINE_BYTES:
-            return await anext(source, None)
+            chunk = await anext(source, None)
+        else:
+            chunk = await self._before_it_stalls(source)
+        if chunk is not None:
+            self.add(len(chunk))
+        return chunk
+
+    async def _before_it_stalls(self, source: AsyncIterator[bytes]) -> bytes | None:
         now = asyncio.get_running_loop().time
         began, left = now(), self._whole.stall_seconds - self._waited_seconds
         try:
@@ -125,15 +123,9 @@ class Share:
 
 async def chunks(request: Request, *, max_bytes: int, share: Share | None = None) -> AsyncGenerator[bytes, None]:
     """The body as it arrives. Raises `TooLarge` as soon as it is known to be over the limit, and as `Share.coming`."""
-    declared = request.headers.get("content-length", "")
-    expected = int(declared) if declared.isdigit() else 0
-    if expected > max_bytes:
-        raise too_large(max_bytes)
-    if share is not None:
-        share.expect(expected)
-    received = 0
-    stream = request.stream()
-    async for chunk in stream if share is None else share.coming(stream):
+    _expect(request, max_bytes, share)
+    received, pieces = 0, _Pieces(request)
+    async for chunk in pieces if share is None else share.coming(pieces):
         received += len(chunk)
         if received > max_bytes:
             raise too_large(max_bytes)
@@ -142,9 +134,46 @@ async def chunks(request: Request, *, max_bytes: int, share: Share | None = None
 
 async def whole(request: Request, *, max_bytes: int, share: Share) -> bytes:
     """All of the body in memory. Raises as `chunks`."""
-    async with aclosing(chunks(request, max_bytes=max_bytes, share=share)) as found:
-        pieces = [chunk async for chunk in found]
-    return await _joined(pieces)
+    _expect(request, max_bytes, share)
+    received, pieces, gathered = 0, _Pieces(request), []
+    while (chunk := await share.next(pieces)) is not None:
+        received += len(chunk)
+        if received > max_bytes:
+            raise too_large(max_bytes)
+        gathered.append(chunk)
+    return await _joined(gathered)
+
+
+def _expect(request: Request, max_bytes: int, share: Share | None) -> None:
+    """Raise `TooLarge` or `Overloaded` by what the head of the request says."""
+    declared = request.headers.get("content-length", "")
+    expected = int(declared) if declared.isdigit() else 0
+    if expected > max_bytes:
+        raise too_large(max_bytes)
+    if share is not None:
+        share.expect(expected)
+
+
+class _Pieces:
+    """The body of a request as it arrives. As `Request.stream`, without a generator: a prediction has no time for
+    three, one within the other."""
+
+    def __init__(self, request: Request) -> None:
+        self._receive = request.receive
+        self._is_complete = False
+
+    def __aiter__(self) -> "_Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_complete:
+            raise StopAsyncIteration
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self._is_complete = not message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        return body
 
 
 async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "the body") -> bytes:
@@ -157,30 +186,6 @@ async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "t
             raise too_large(max_bytes, what)
         gathered.append(chunk)
     return await _joined(gathered)
-
-
-async def files(
-    request: Request, field: str, *, max_bytes: int, share: Share | None = None
-) -> AsyncGenerator[FormFile, None]:
-    """The files that a form has in `field`, its only one, as they arrive; nothing of it is kept. Raises `UnknownName`,
-    `Invalid` and as `chunks`."""
-    found = False
-    async with aclosing(_parts(request, chunks(request, max_bytes=max_bytes, share=share))) as parts:
-        async for part in parts:
-            if not isinstance(part, _Part):
-                continue
-            if part.field != field:
-                raise errors.UnknownName("form field", part.field, [field])
-            if part.file_name is None:
-                raise errors.Invalid(
-                    f"the form's field {field!r} has no filename, so it is a text and no file; curl sends a file for "
-                    f"{field}=@path",
-                    code="file_missing",
-                )
-            found = True
-            yield FormFile(part.file_name, _content(parts))
-    if not found:
-        raise errors.Invalid(f"the form has no field {field!r}", code="file_missing")
 
 
 async def save(source: AsyncIterator[bytes], path: Path) -> Received:
@@ -232,108 +237,6 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The beginning of one part of a form."""
-
-    field: str
-    file_name: str | None
-
-
-class _PartEnd:
-    """The end of one."""
-
-
-_Event = _Part | _PartEnd | bytes
-
-
-class _Events:
-    """What the parser of forms calls, as a list of what it found."""
-
-    def __init__(self) -> None:
-        self.found: list[_Event] = []
-        self.is_complete = False
-        self._headers: dict[bytes, bytes] = {}
-        self._name, self._value = b"", b""
-
-    def callbacks(self) -> dict[str, Callable[..., None]]:
-        return {
-            "on_part_begin": self._begin_part,
-            "on_header_field": self._add_to_name,
-            "on_header_value": self._add_to_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._end_headers,
-            "on_part_data": self._add_data,
-            "on_part_end": self._end_part,
-            "on_end": self._end,
-        }
-
-    def _begin_part(self) -> None:
-        self._headers = {}
-
-    def _add_to_name(self, data: bytes, start: int, end: int) -> None:
-        self._name = self._joined(self._name, data[start:end])
-
-    def _add_to_value(self, data: bytes, start: int, end: int) -> None:
-        self._value = self._joined(self._value, data[start:end])
-
-    def _end_header(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name, self._value = b"", b""
-
-    def _end_headers(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if b"name" not in options:
-            raise _broken_form("a part has no name")
-        file_name = options.get(b"filename")
-        self.found.append(
-            _Part(
-                field=options[b"name"].decode(errors="replace"),
-                file_name=file_name.decode(errors="replace") if file_name is not None else None,
-            )
-        )
-
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
-        self.found.append(data[start:end])
-
-    def _end_part(self) -> None:
-        self.found.append(_PartEnd())
-
-    def _end(self) -> None:
-        self.is_complete = True
-
-    def _joined(self, text: bytes, more: bytes) -> bytes:
-        if len(text) + len(more) > _MAX_PART_HEADERS_BYTES:
-            raise _broken_form("a part has a header that is too long")
-        return text + more
-
-
-async def _parts(request: Request, source: AsyncGenerator[bytes, None]) -> AsyncGenerator[_Event, None]:
-    boundary = parse_options_header(request.headers.get("content-type"))[1].get(b"boundary")
-    if not boundary:
-        raise _broken_form("its Content-Type has no boundary")
-    events = _Events()
-    try:
-        parser = MultipartParser(boundary, events.callbacks())  # type: ignore[arg-type]
-        async with aclosing(source):
-            async for chunk in source:
-                parser.write(chunk)
-                for event in events.found:
-                    yield event
-                events.found.clear()
-    except FormParserError as error:
-        raise _broken_form(str(error)) from error
-    if not events.is_complete:
-        raise _broken_form("it ends in the middle")
-
-
-async def _content(parts: AsyncIterator[_Event]) -> AsyncIterator[bytes]:
-    async for event in parts:
-        if not isinstance(event, bytes):
-            return
-        yield event
-
-
 async def _write(source: AsyncIterator[bytes], file: IO[bytes]) -> Received:
     digest, size, pending = hashlib.sha256(), 0, bytearray()
 
@@ -362,7 +265,3 @@ async def _joined(pieces: list[bytes]) -> bytes:
 def _make_durable(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _broken_form(what: str) -> errors.Invalid:
-    return errors.Invalid(f"the form cannot be read: {what}", code="broken_form")

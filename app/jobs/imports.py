@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import arrivals, bodies, errors, idempotency, storage
+from app import arrivals, bodies, errors, forms, idempotency, storage
 from app.bodies import Received
 from app.datasets import archive
 from app.datasets import service as datasets
@@ -120,7 +120,7 @@ async def _receive(request: Request, path: FilePath, *, max_bytes: int) -> tuple
 
 async def _receive_form(request: Request, path: FilePath, *, max_bytes: int) -> tuple[str | None, Received]:
     saved = None
-    async with aclosing(bodies.files(request, "file", max_bytes=max_bytes)) as files:
+    async with aclosing(forms.files(request, "file", max_bytes=max_bytes)) as files:
         async for file in files:
             if saved is not None:
                 raise errors.Invalid("the form has more than one file; send one archive a request", code="many_files")

@@ -7,7 +7,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from app import arrivals, bodies, errors
+from app import arrivals, bodies, errors, forms
 from app.bodies import Share
 from app.predictions import asking, texts
 from app.predictions.schemas import PredictBody
@@ -55,7 +55,7 @@ async def _read_raw(request: Request, settings: Settings, share: Share) -> list[
 
 async def _read_form(request: Request, settings: Settings, share: Share) -> list[bytes]:
     images: list[bytes] = []
-    async with aclosing(bodies.files(request, "file", max_bytes=settings.max_predict_bytes, share=share)) as files:
+    async with aclosing(forms.files(request, "file", max_bytes=settings.max_predict_bytes, share=share)) as files:
         async for file in files:
             place = len(images)
             if place == settings.max_images_per_predict:
