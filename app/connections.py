@@ -1,12 +1,19 @@
 """HTTP on one connection: what uvicorn does, and what clients ask of a server besides."""
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from app import logs
+
+_UNREAD_BYTES = 256 * 1024
+"""As much of a body as there may be before it is asked for. Photos are less: to stop reading, and begin again, takes
+longer than to read them."""
+_HELD_BYTES = 64 * 1024
 
 
 class Connection(HttpToolsProtocol):
@@ -28,10 +35,14 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.access_logger = cast("Any", logs.Requests(self.access_logger))
         self._head_timer: asyncio.TimerHandle | None = None
+        self._together: Together | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._together = Together(transport, self.loop)
+        self.transport = cast("asyncio.Transport", self._together)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -52,11 +63,21 @@ class Connection(HttpToolsProtocol):
             self._stop_waiting()
             super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete:
+            return
+        self.cycle.body += body
+        if len(self.cycle.body) > _UNREAD_BYTES:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
+
     def on_message_complete(self) -> None:
         if not self._is_offer():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self._together is not None:
+            self._together.flush()
         super().on_response_complete()
         if self.cycle.response_complete:  # nothing else has been asked yet
             self._await_head()
@@ -93,6 +114,42 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+
+class Together:
+    """A transport that sends the head of an answer with the beginning of its body, where that comes at once: to send
+    is the dearest of what is done for an answer. All else is the transport's."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, before the event loop does anything else."""
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > _HELD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if not self._held:
+            return
+        whole = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        if not self._transport.is_closing():
+            self._transport.write(whole)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 def waiting(*, head_seconds: float) -> type[Connection]:

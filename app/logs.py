@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from http import HTTPStatus
 
 _PREDICTION = re.compile(r"/v1/models/[^/]+/predict\b|:predict\b|/v2/models/.+/infer\b")
 
@@ -18,12 +19,16 @@ def configure(level: str, *, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("uvicorn.access").addFilter(_is_worth_a_line)
 
 
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """All requests but predictions that went well: there may be thousands in a second, and `/metrics` counts them."""
-    if not isinstance(record.args, tuple) or len(record.args) != 5:
-        return True
-    _client, _method, path, _version, status = record.args
-    return status != 200 or _PREDICTION.search(str(path)) is None
+class Requests:
+    """A log of requests without predictions that went well: there may be thousands in a second, and `/metrics` counts
+    them. As uvicorn calls it; records are not made to be thrown away."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def info(self, message: str, client: str, method: str, path: str, version: str, status: int) -> None:
+        """A line for a request, if it is worth one."""
+        if status != HTTPStatus.OK or _PREDICTION.search(path) is None:
+            self._logger.info(message, client, method, path, version, status)

@@ -33,7 +33,6 @@ from app.predictions import desk, tfserving, v2
 from app.predictions import routes as predictions
 from app.predictions.protocol_schemas import InferBody, ServingBody
 from app.predictions.schemas import PredictBody
-from app.predictions.shortcut import Shortcut
 from app.rankings import routes as rankings
 from app.runtimes import devices
 from app.settings import Settings
@@ -125,7 +124,6 @@ def assemble(
     app.state.keeps_loaded = keeps_loaded
     app.state.warm_seconds = warm_seconds
     problems.install(app)
-    app.add_middleware(Shortcut, handlers=problems.HANDLERS)
     for router in _ROUTERS if routers is None else routers:
         app.include_router(router)
     app.add_api_route("/", _home, include_in_schema=False)

@@ -12,6 +12,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._answered: dict[str, tuple[Counter, Counter, Histogram]] = {}
         self.predictions = Counter(
             "graft_predictions",
             "Requests for predictions, by model and by what became of them: `ok` or the code of the problem.",
@@ -48,6 +49,16 @@ class Metrics:
         self.memory = Gauge(
             "graft_loaded_models_bytes", "What they take of the budget, about.", registry=self._registry
         )
+
+    def answered(self, model: str, *, images: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        told = self._answered.get(model)
+        if told is None:  # to look them up by their labels takes longer than to count
+            told = self.predictions.labels(model, "ok"), self.images.labels(model), self.seconds.labels(model)
+            self._answered[model] = told
+        told[0].inc()
+        told[1].inc(images)
+        told[2].observe(seconds)
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""

@@ -13,11 +13,12 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from app import connections
+from app import connections, problems
 from app import main as applications
 from app.arrivals import Arrivals
 from app.endings import Ending
 from app.predictions.desk import DRAIN_SECONDS
+from app.predictions.shortcut import Shortcut
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def build(app: FastAPI, *, host: str = HOST, port: int = 0, drain_seconds: int =
     """What serves `app` as `assemble` makes it, and takes `drain_seconds` to answer what it has accepted when it is to
     stop: half of them for what has yet to arrive."""
     config = uvicorn.Config(
-        app,
+        Shortcut(app, problems.HANDLERS),
         host=host,
         port=port,
         http=connections.waiting(head_seconds=app.state.settings.request_head_seconds),

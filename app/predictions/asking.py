@@ -25,7 +25,7 @@ Givens = TypeVarTuple("Givens")
 
 TIMEOUT_HEADER = "x-request-timeout"
 MAX_TIMEOUT_SECONDS = 3600.0
-_WATCH_AFTER_SECONDS = 0.1
+_WATCH_AFTER_SECONDS = 0.25
 """Most answers are there before, and to look whether the client still is costs something."""
 
 
@@ -149,9 +149,7 @@ async def asked(
     except Exception as error:
         place.metrics.predictions.labels(version.model_name, _outcome(error)).inc()
         raise
-    place.metrics.predictions.labels(version.model_name, "ok").inc()
-    place.metrics.images.labels(version.model_name).inc(len(found.answers))
-    place.metrics.seconds.labels(version.model_name).observe(found.timing.whole)
+    place.metrics.answered(version.model_name, images=len(found.answers), seconds=found.timing.whole)
     return found
 
 

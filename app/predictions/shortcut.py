@@ -6,8 +6,8 @@ The route is also where it belongs, for the documentation and for whatever is no
 import re
 from collections.abc import Callable, Mapping
 
-from fastapi import Request, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope, Send
 
 from app.predictions import routes
 
@@ -18,9 +18,9 @@ Handlers = Mapping[type[Exception], Callable[[Request, Exception], Response]]
 
 
 class Shortcut:
-    """Middleware that answers predictions itself, errors as `handlers` say, and passes everything else on."""
+    """Around all of `app`: answers predictions itself, any error as `handlers` say, and passes everything else on."""
 
-    def __init__(self, app: ASGIApp, handlers: Handlers) -> None:
+    def __init__(self, app: FastAPI, handlers: Handlers) -> None:
         self._app = app
         self._handlers = handlers
 
@@ -29,18 +29,13 @@ class Shortcut:
         if found is None:
             await self._app(scope, receive, send)
             return
-        scope["path_params"] = {"reference": found[1]}
-        request = Request(scope, receive, send)
-        response = await self._answer(request)
+        scope["app"], scope["path_params"] = self._app, {"reference": found[1]}
+        response = await self._answer(Request(scope, receive, send))
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         try:
             return await routes.predict(request)
-        except Exception as error:
-            # What nobody foresaw goes on to the middleware outside, which logs it.
-            kinds = (kind for kind in type(error).__mro__ if kind is not Exception)
-            handle = next((self._handlers[kind] for kind in kinds if kind in self._handlers), None)
-            if handle is None:
-                raise
+        except Exception as error:  # what nobody foresaw has a handler as well
+            handle = next(self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers)
             return handle(request, error)

@@ -1,5 +1,6 @@
 """HTTP over real connections, which clients use in ways of their own."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app import connections
 from app.settings import Settings
 from tests import factories
 from tests.app import serving
@@ -144,6 +146,69 @@ def test_bodies_that_do_not_come_are_given_up_before_a_server_has_stopped(tmp_pa
             assert response.headers["Connection"] == "close"
             assert json.loads(response.read())["code"] == "overloaded"
             assert connection.recv(1) == b""
+
+
+def test_an_answer_is_sent_in_one_piece(connection: socket.socket) -> None:
+    connection.sendall(head(PHOTO) + PHOTO)
+
+    first, _, rest = connection.recv(65_536).partition(b"\r\n\r\n")
+    assert f"content-length: {len(rest)}".encode() in first
+    assert labels((200, rest))
+
+
+class Wire(asyncio.Transport):
+    """Takes down what is written to it, and when it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closed
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    found = asyncio.new_event_loop()
+    yield found
+    found.close()
+
+
+def test_what_is_written_goes_out_before_the_event_loop_does_anything_else(loop: asyncio.AbstractEventLoop) -> None:
+    wire = Wire()
+    together = connections.Together(wire, loop)
+    together.write(b"head")
+    together.write(b"body")
+    assert wire.written == []
+
+    loop.run_until_complete(asyncio.sleep(0))
+    assert wire.written == [b"headbody"]
+
+
+def test_no_more_is_held_than_a_little(loop: asyncio.AbstractEventLoop) -> None:
+    wire = Wire()
+    connections.Together(wire, loop).write(bytes(1_000_000))
+    assert list(map(len, wire.written)) == [1_000_000]
+
+
+def test_what_is_held_goes_out_before_the_connection_is_closed(loop: asyncio.AbstractEventLoop) -> None:
+    wire = Wire()
+    together = connections.Together(wire, loop)
+    together.write(b"last words")
+    together.close()
+    assert (wire.written, wire.is_closed) == ([b"last words"], True)
+
+    together.write(b"too late")
+    loop.run_until_complete(asyncio.sleep(0))
+    assert wire.written == [b"last words"]
 
 
 def ends(connection: socket.socket, *, sending: bytes) -> bool:
