@@ -141,11 +141,17 @@ def prefetched(
 
 
 def batches(
-    images: Files, parts: Sequence[Sequence[int]], view: Callable[[int, bytes], Pixels], *, threads: int
+    images: Files,
+    parts: Sequence[Sequence[int]],
+    view: Callable[[int, bytes], Pixels],
+    *,
+    threads: int,
+    window: int | None = None,
 ) -> Iterator[Tensor]:
     """For each part, the images at its positions as one tensor `(N, 3, H, W) uint8` in channels-last order.
 
-    `view(position, file)` makes pixels of a file; reading and decoding go on in other threads meanwhile.
+    `view(position, file)` makes pixels of a file; reading and decoding go on in other threads meanwhile, at most
+    `window` parts ahead of the caller, two for each thread where that is not given.
     """
 
     def read(positions: Sequence[int]) -> Tensor:
@@ -153,7 +159,7 @@ def batches(
         pixels = np.stack([view(position, file) for position, file in zip(positions, files, strict=True)])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
-    return prefetched(parts, read, threads=threads, window=2 * threads)
+    return prefetched(parts, read, threads=threads, window=window or 2 * threads)
 
 
 def parts_of(count: int, size: int) -> list[range]:

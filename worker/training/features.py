@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,10 @@ FORMAT = 4
 BATCH = 8
 """Measured on CPUs: the activations of so few images stay in the cache. See `CUDA_BATCH` for GPUs."""
 CUDA_BATCH = 128
+
+_AHEAD_BYTES = 64 * 2**20
+"""Of pixels that are decoded ahead of the network: while it is compiled, which is done in one thread, the other cores
+have nothing else to do."""
 
 HEAD = profile.HEAD
 """The depth in front of the network's own classifier."""
@@ -109,7 +113,10 @@ def views(
     def view(_position: int, file: bytes) -> Pixels:
         return crops.load(file, preprocessing, max_pixels=max_pixels)
 
-    return data.batches(images, parts, view, threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    part_bytes = 3 * preprocessing.crop**2 * max(map(len, parts), default=1)
+    window = max(2 * threads, _AHEAD_BYTES // part_bytes)
+    return data.batches(images, parts, view, threads=threads, window=window)
 
 
 def _key(hashes: list[str], extractor: Extractor, exact: list[str]) -> str:
@@ -144,13 +151,19 @@ def _compute(
     network = extractor.network.to(device)
     surveyor = Surveyor(network, extractor.preprocessing.crop, images=len(hashes), device=device)
     tables: Tables | None = None
+    images = data.Joined((splits.validation, splits.train))
+    groups = [
+        [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
+        for positions in _unique(splits)
+    ]
+    # One stream of all, which goes on while the network is compiled, as it is for each group.
+    parts_of_all = [part for parts in groups for part in parts]
+    batches = views(images, parts_of_all, extractor.preprocessing, max_pixels=max_pixels)
     done = 0
-    for images, positions in _unique(splits):
-        rows = [row[images.sha256[position]] for position in positions]
+    for parts, exact in zip(groups, (True, False), strict=True):
+        rows = [row[images.sha256[position]] for part in parts for position in part]
         start = 0
-        parts = [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
-        batches = views(images, parts, extractor.preprocessing, max_pixels=max_pixels)
-        for survey in surveyor.surveys(batches, exact=images is splits.validation):
+        for survey in surveyor.surveys(islice(batches, len(parts)), exact=exact):
             found = _named(network, survey)
             if tables is None:
                 tables = draft.create(len(hashes), {depth: values.shape[1] for depth, values in found.items()})
@@ -162,17 +175,21 @@ def _compute(
             emit(Progress("features", done, len(hashes)))
 
 
-def _unique(splits: Splits) -> Iterator[tuple[Images, list[int]]]:
-    """The positions in each split of images that have not come before; those of the validation images come first, as
-    their features are to be exact."""
+def _unique(splits: Splits) -> tuple[list[int], list[int]]:
+    """The positions in both splits, one after the other, of images that have not come before: those of validation,
+    which come first as their features are to be exact, and those of training."""
     seen: set[str] = set()
-    for images in (splits.validation, splits.train):
+    found: list[list[int]] = []
+    start = 0
+    for split in (splits.validation, splits.train):
         positions = []
-        for position, digest in enumerate(images.sha256):
+        for position, digest in enumerate(split.sha256, start):
             if digest not in seen:
                 seen.add(digest)
                 positions.append(position)
-        yield images, positions
+        found.append(positions)
+        start += len(split)
+    return found[0], found[1]
 
 
 def _named(network: InferenceForm, survey: Survey) -> dict[str, NDArray[np.float32]]:
