@@ -134,7 +134,7 @@ class Together:
             self._loop.call_soon(self.flush)
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes > _HELD_BYTES:
+        if self._held_bytes >= _HELD_BYTES:
             self.flush()
 
     def flush(self) -> None:

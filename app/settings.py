@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     """How many images are passed through a network together at most; 0 means what is best by measurement when a model
     is loaded."""
     batch_wait_seconds: NonNegativeFloat = 0.002
-    """How long a decoded image waits for others to make up a batch, where batches are made."""
+    """How long a decoded image waits for others to make up a batch, where a device passes one batch at a time."""
 
     @property
     def sqlalchemy_url(self) -> str:

@@ -79,6 +79,20 @@ class Lane:
     def makes_batches(self) -> bool:
         return self.loaded.batch > 1
 
+    @property
+    def together(self) -> int:
+        """How many images are to be passed together now: where several passes are made side by side, as many as are
+        best only if so many wait that no thread is left without, and else each by itself."""
+        batch, passes = self.loaded.batch, self.loaded.passes_at_once
+        is_deep = passes == 1 or len(self.encoded) + len(self.ready) >= batch * passes
+        return batch if is_deep else 1
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether what is decoded waits a moment for others to make up a batch. Side by side nothing needs to: either
+        so many wait that the batch fills while others are decoded, or there is none."""
+        return self.loaded.passes_at_once == 1
+
     def withdraw(self, ticket: Ticket) -> None:
         """Take out the images of a request."""
         self.encoded = deque(item for item in self.encoded if item.ticket is not ticket)
@@ -101,10 +115,10 @@ class Lane:
                 return item, pixels
         return None
 
-    def next_batch(self, now: float) -> Sequence[tuple[Item, Images]]:
-        """Take the first decoded ones that are still wanted, at most as many as are best passed together."""
+    def next_batch(self, now: float, count: int) -> Sequence[tuple[Item, Images]]:
+        """Take the first `count` decoded ones that are still wanted, or fewer."""
         batch: list[tuple[Item, Images]] = []
-        while self.ready and len(batch) < self.loaded.batch:
+        while self.ready and len(batch) < count:
             item, image = self.ready.popleft()
             if item.is_wanted(now):
                 batch.append((item, image))

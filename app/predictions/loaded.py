@@ -4,6 +4,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +23,11 @@ _PASSES = 3
 _BATCHES = (8, BATCH)
 _GAIN = 1.15
 """So much more an image must gain by a batch: whoever is in one waits for the others."""
-_LONGEST_BATCH_SECONDS = 0.1
+_BATCHES_SIDE_BY_SIDE = (4, 8)
+_LOSS_SIDE_BY_SIDE = 1.03
+"""Where several threads pass images side by side, they make batches only of what would wait anyway, and what is done
+for a pass, besides the pass, is done once for all: so it is enough that the pass itself takes no more than this."""
+_LONGEST_BATCH_SECONDS = 0.15
 """A batch that would take longer is not tried: its answers would all come late, and it would need much memory."""
 _HOPELESS = 1.5
 """A batch that takes so many times what it may take once is not timed again."""
@@ -125,14 +130,14 @@ class Loaded:
         self.seconds = 0.0
         """What an image takes on one thread."""
         self.batch = 1
-        """How many images are best passed together."""
+        """How many images are best passed together, where so many wait."""
         self._calibration = calibration
         self._means = None if calibration is None else calibration.means.double().numpy().T
 
     def measure(self, *, batch: int | None, clock: Clock = time.perf_counter) -> Pace:
         """Warm the network up, and find out how long an image takes and, unless that is given as `batch`, whether it
         gains by others passed with it."""
-        seconds = self._timed(1, clock, seconds=math.inf)
+        seconds = _timed(partial(self.network.run, self._blank(1)), clock, seconds=math.inf)
         pace = Pace(seconds, batch or self._best_batch(seconds, clock))
         self.network.settle()
         self.warm_up(pace)
@@ -205,31 +210,65 @@ class Loaded:
         return nearest.tolist(), (nearest < self._calibration.unknown_below).tolist()
 
     def _best_batch(self, seconds: float, clock: Clock) -> int:
-        best, least = 1, seconds / _GAIN
-        for count in _BATCHES:
-            if count * least > _LONGEST_BATCH_SECONDS:
-                break
-            each = self._timed(count, clock, seconds=count * least) / count
-            if each > least:
-                break
-            best, least = count, each
-        return best
+        if self.passes_at_once > 1:
+            return self._best_side_by_side(clock)
 
-    def _timed(self, count: int, clock: Clock, *, seconds: float) -> float:
-        """The least of some passes of `count` images, of which there are no more once one is far from `seconds`."""
-        images, least = self._blank(count), math.inf
-        self.network.run(images)  # the first of so many may be compiled for them, or load what computes them
-        for _ in range(_PASSES):
-            started = clock()
-            self.network.run(images)
-            least = min(least, clock() - started)
-            if least > _HOPELESS * seconds:
-                break
-        return least
+        def each(count: int, most: float) -> float:
+            return _timed(partial(self.network.run, self._blank(count)), clock, seconds=count * most) / count
+
+        return _best(_BATCHES, seconds / _GAIN, each)
+
+    def _best_side_by_side(self, clock: Clock) -> int:
+        """As many images as are best passed together by each thread while all of them do so: they share the caches,
+        out of which each pass takes the weights of the others."""
+        threads, longest = self.passes_at_once, max(_BATCHES_SIDE_BY_SIDE)
+        with ThreadPoolExecutor(threads, thread_name_prefix="measure") as pool:
+
+            def each(count: int, most: float) -> float:
+                images, times = self._blank(count), longest // count
+
+                def passes(_thread: int) -> None:
+                    for _ in range(times):
+                        self.network.run(images)
+
+                def all_at_once() -> None:
+                    for _ in pool.map(passes, range(threads)):
+                        pass
+
+                return _timed(all_at_once, clock, seconds=times * count * most) / (times * count)
+
+            return _best(_BATCHES_SIDE_BY_SIDE, each(1, math.inf) * _LOSS_SIDE_BY_SIDE, each)
 
     def _blank(self, count: int) -> Images:
         size = self.preprocessing.crop
         return np.full((count, size, size, 3), 127, np.uint8)
+
+
+def _best(counts: Sequence[int], least: float, each: Callable[[int, float], float]) -> int:
+    """The one of `counts` by which an image takes least, and no more than `least`; 1 where there is none. `each` tells
+    what an image takes by so many, as exactly as is needed to see whether that is more than its second argument."""
+    best = 1
+    for count in counts:
+        if count * least > _LONGEST_BATCH_SECONDS:
+            break
+        found = each(count, least)
+        if found > least:
+            break
+        best, least = count, found
+    return best
+
+
+def _timed(run: Callable[[], object], clock: Clock, *, seconds: float) -> float:
+    """The least that `run` takes of some times, of which there are no more once one is far from `seconds`."""
+    run()  # the first of so many images may be compiled for them, or load what computes them
+    least = math.inf
+    for _ in range(_PASSES):
+        started = clock()
+        run()
+        least = min(least, clock() - started)
+        if least > _HOPELESS * seconds:
+            break
+    return least
 
 
 def _stacked(images: Sequence[Images]) -> Images:

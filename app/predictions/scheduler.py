@@ -223,16 +223,19 @@ class Scheduler:
     def _next_of(self, lane: Lane, now: float) -> tuple[_Step | None, float | None]:
         wait_seconds: float | None = None
         if lane.ready and lane.passing < lane.loaded.passes_at_once:
-            wait_seconds = max(0.0, lane.ready_since + self._limits.batch_wait_seconds - now)
+            count = lane.together
+            if lane.waits_for_others:
+                wait_seconds = max(0.0, lane.ready_since + self._limits.batch_wait_seconds - now)
             # Whoever is being decoded will be there in a moment; if nobody is, there is nobody to wait for.
             is_all = not lane.encoded and not lane.decoding
-            if len(lane.ready) >= lane.loaded.batch or is_all or not wait_seconds:
-                batch = lane.next_batch(now)
+            if len(lane.ready) >= count or is_all or wait_seconds == 0:
+                batch = lane.next_batch(now, count)
                 lane.ready_since = now
                 if batch:
                     lane.passing += 1
                     charged = lane.pass_seconds * len(batch)
-                    return _Step(lane, None, False, batch, alone=False, charged=charged), None
+                    alone = len(batch) == 1 and self._is_alone(lane)
+                    return _Step(lane, None, False, batch, alone, charged), None
                 wait_seconds = None
         large = None if self._large_pixels else lane.next_large(now)
         if large is not None:
@@ -242,16 +245,20 @@ class Scheduler:
         return (None, wait_seconds) if small is None else (self._step_of(lane, small, has_turn=False), None)
 
     def _step_of(self, lane: Lane, item: Item, *, has_turn: bool) -> _Step:
-        alone = self._busy == 0 and len(self._lanes) == 1 and lane.waiting == 0
+        alone = self._is_alone(lane)
         lane.decoding += 1
         charged = lane.decode_seconds + (0.0 if lane.makes_batches else lane.pass_seconds)
         return _Step(lane, item, has_turn, (), alone, charged)
+
+    def _is_alone(self, lane: Lane) -> bool:
+        """Whether nobody else is at work, and nothing else waits, but what was just taken from `lane`."""
+        return self._busy == 0 and len(self._lanes) == 1 and lane.waiting == 0
 
     def _carry_out(self, step: _Step) -> None:
         lane = step.lane
         if step.item is None:
             try:
-                self._pass(lane, step.batch, alone=False)
+                self._pass(lane, step.batch, alone=step.alone)
             finally:
                 with self._change:
                     lane.passing -= 1

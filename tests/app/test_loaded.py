@@ -1,5 +1,6 @@
 """A classifier that is made ready: how many images it is best given at once."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -50,3 +51,36 @@ def test_a_number_of_images_that_gains_nothing_is_passed_no_more_often_than_it_t
     )
     found.measure(batch=None, clock=lambda: net.now)
     assert Counter(net.batches)[8] == 2
+
+
+@dataclass
+class Sleeping(Net):
+    """A network that sleeps `by_count[N]` seconds for N images."""
+
+    by_count: dict[int, float] = field(default_factory=dict)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        time.sleep(self.by_count[len(images)])
+        self.at_once -= 1
+        return super().run(images, alone=alone)
+
+
+@pytest.mark.parametrize(
+    ("by_count", "batch"),
+    [
+        ({1: 0.005, 4: 0.02, 8: 0.02}, 8),
+        ({1: 0.005, 4: 0.01, 8: 0.04}, 4),
+        ({1: 0.005, 4: 0.04}, 1),
+    ],
+)
+def test_what_is_passed_side_by_side_is_timed_so(by_count: dict[int, float], batch: int) -> None:
+    net = Sleeping(by_count=by_count)
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
+    assert found.measure(batch=None).batch == batch
+    assert net.most_at_once == 2

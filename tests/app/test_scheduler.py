@@ -29,6 +29,7 @@ class Net:
     """A network whose logits are the mean of the red channel, that can be held up, and that tells what it was given."""
 
     batches: list[int] = field(default_factory=list)
+    alone: list[bool] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     name: str = ""
     failure: Exception | None = None
@@ -43,6 +44,7 @@ class Net:
         self.begun.release()
         assert self.gate.wait(PATIENCE)
         self.batches.append(len(images))
+        self.alone.append(alone)
         self.order.append(self.name)
         if self.failure is not None:
             raise self.failure
@@ -62,8 +64,8 @@ def loaded(net: Net, *, batch: int = 1, form: Form = PLAIN) -> Loaded:
         net, form, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
     )
     found.measure(batch=batch)
-    net.batches.clear()
-    net.order.clear()
+    for told in (net.batches, net.alone, net.order):
+        told.clear()
     net.begun = threading.Semaphore(0)
     return found
 
@@ -297,26 +299,43 @@ def test_models_share_the_threads_however_much_waits_for_each() -> None:
     assert [place for place, name in enumerate(busy.order) if name == "rare"][-1] <= 4
 
 
-def test_images_of_different_requests_are_passed_together_and_answered_alike(scheduler: Scheduler) -> None:
+@pytest.mark.parametrize(("waiting", "sizes"), [(10, {1, 4}), (7, {1})], ids=["many", "few"])
+def test_images_of_different_requests_are_passed_together_where_many_wait_and_answered_alike(
+    scheduler: Scheduler, waiting: int, sizes: set[int]
+) -> None:
+    values = range(10, 10 + waiting)
+    other = scheduler.lane(loaded(Net()))
+    alone = [ask(scheduler, other, [grey(value)]).wait() for value in values]
     net = Net()
     lane = scheduler.lane(loaded(net, batch=4))
-    alone = [ask(scheduler, lane, [grey(value)]).wait() for value in (10, 20, 30, 40, 50, 60)]
-    net.gate.clear()
-    first = ask(scheduler, lane, [grey(0)])
-    second = ask(scheduler, lane, [grey(0)])
-    assert net.begun.acquire(timeout=PATIENCE)
-    together = [ask(scheduler, lane, [grey(value)]) for value in (10, 20, 30, 40, 50, 60)]
-    net.gate.set()
+    go_on = hold(scheduler, net, lane)
+    together = [ask(scheduler, lane, [grey(value)]) for value in values]
+    net.batches.clear()
+    go_on()
     found = [asked.wait() for asked in together]
-    first.wait()
-    second.wait()
 
-    assert max(net.batches) > 1
-    assert max(net.batches) <= 4
+    assert set(net.batches) == sizes
     for ours, theirs in zip(found, alone, strict=True):
         assert ours.answers[0] is not None
         assert theirs.answers[0] is not None
         assert ours.answers[0].logits == pytest.approx(theirs.answers[0].logits, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_lone_image_is_passed_on_all_threads(scheduler: Scheduler, batch: int) -> None:
+    net = Net()
+    ask(scheduler, scheduler.lane(loaded(net, batch=batch))).wait()
+    assert net.alone == [True]
+
+
+def test_what_is_passed_side_by_side_with_others_is_not_passed_on_all_threads(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net, batch=4))
+    go_on = hold(scheduler, net, lane)
+    asked = ask(scheduler, lane, [grey(0)] * 3)
+    go_on()
+    asked.wait()
+    assert not any(net.alone[1:])
 
 
 def test_what_was_taken_in_is_answered_before_the_end_and_nothing_else_is_taken_in() -> None:
@@ -359,10 +378,11 @@ def test_a_thread_that_waits_keeps_no_classifier_in_memory(scheduler: Scheduler)
     until(lambda: known() is None)  # whoever is done answers before it forgets
 
 
-def test_no_batch_is_tried_that_would_take_long() -> None:
-    net = Slow(seconds=0.02)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_batch_is_tried_that_would_take_long(threads: int) -> None:
+    net = Slow(seconds=0.04)
     found = Loaded(
-        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=1)
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=threads)
     )
     assert found.measure(batch=None).batch == 1
     assert set(net.batches) == {1}
