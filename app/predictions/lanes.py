@@ -8,6 +8,9 @@ from app.predictions.loaded import Given, Loaded
 from app.predictions.tickets import Ticket, too_late
 from app.runtimes.form import Images
 
+_READY_BATCHES = 2
+"""So many batches for each pass that is made at once may be decoded and wait."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -86,6 +89,11 @@ class Lane:
         batch, passes = self.loaded.batch, self.loaded.passes_at_once
         is_deep = passes == 1 or len(self.encoded) + len(self.ready) >= batch * passes
         return batch if is_deep else 1
+
+    @property
+    def has_enough_ready(self) -> bool:
+        """Whether so many are decoded that no more should be: they take memory, and their time may run out."""
+        return len(self.ready) >= _READY_BATCHES * self.loaded.batch * self.loaded.passes_at_once
 
     @property
     def waits_for_others(self) -> bool:

@@ -237,6 +237,8 @@ class Scheduler:
                     alone = len(batch) == 1 and self._is_alone(lane)
                     return _Step(lane, None, False, batch, alone, charged), None
                 wait_seconds = None
+        if lane.has_enough_ready:  # whoever ends a pass goes on with them
+            return None, wait_seconds
         large = None if self._large_pixels else lane.next_large(now)
         if large is not None:
             item, self._large_pixels = large

@@ -321,6 +321,20 @@ def test_images_of_different_requests_are_passed_together_where_many_wait_and_an
         assert ours.answers[0].logits == pytest.approx(theirs.answers[0].logits, abs=1e-6)
 
 
+def test_no_more_is_decoded_than_can_be_passed_soon() -> None:
+    scheduler = Scheduler(replace(LIMITS, threads=3, max_queued=100))
+    net = Net()
+    lane = scheduler.lane(loaded(net, batch=4))
+    go_on = hold(scheduler, net, lane)  # no more than two passes are made at once, and the third thread decodes
+    asked = [ask(scheduler, lane, [grey(0)]) for _ in range(40)]
+    until(lambda: len(lane.ready) == 16)
+    time.sleep(0.05)
+    assert (len(lane.ready), len(lane.encoded)) == (16, 24)
+    go_on()
+    assert all(each.wait().error is None for each in asked)
+    scheduler.close()
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_lone_image_is_passed_on_all_threads(scheduler: Scheduler, batch: int) -> None:
     net = Net()
