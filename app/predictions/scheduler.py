@@ -234,7 +234,8 @@ class Scheduler:
                 if batch:
                     lane.passing += 1
                     charged = lane.pass_seconds * len(batch)
-                    alone = len(batch) == 1 and self._is_alone(lane)
+                    # Where one pass is made at a time, one alone is as any other, and says what others take.
+                    alone = lane.loaded.passes_at_once > 1 and len(batch) == 1 and self._is_alone(lane)
                     return _Step(lane, None, False, batch, alone, charged), None
                 wait_seconds = None
         if lane.has_enough_ready:  # whoever ends a pass goes on with them
@@ -243,8 +244,12 @@ class Scheduler:
         if large is not None:
             item, self._large_pixels = large
             return self._step_of(lane, item, has_turn=True), None
+        was_empty = not lane.encoded
         small = lane.next_encoded(now)
-        return (None, wait_seconds) if small is None else (self._step_of(lane, small, has_turn=False), None)
+        if small is not None:
+            return self._step_of(lane, small, has_turn=False), None
+        # If nobody waits any more for those that were left, there may be nothing for the decoded ones to wait for.
+        return (None, wait_seconds) if was_empty else self._next_of(lane, now)
 
     def _step_of(self, lane: Lane, item: Item, *, has_turn: bool) -> _Step:
         alone = self._is_alone(lane)

@@ -22,6 +22,7 @@ PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PHOTO = factories.image(factories.COLOURS["red"])
 LIMITS = Limits(threads=2, max_queued=10, batch_wait_seconds=0.005, max_image_pixels=1_000_000, drain_seconds=60)
 PATIENCE = 60.0
+TWO_THREADS = Machine(threads=2)
 
 
 @dataclass
@@ -59,10 +60,8 @@ class Net:
         pass
 
 
-def loaded(net: Net, *, batch: int = 1, form: Form = PLAIN) -> Loaded:
-    found = Loaded(
-        net, form, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
-    )
+def loaded(net: Net, *, batch: int = 1, form: Form = PLAIN, machine: Machine = TWO_THREADS) -> Loaded:
+    found = Loaded(net, form, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=machine)
     found.measure(batch=batch)
     for told in (net.batches, net.alone, net.order):
         told.clear()
@@ -321,6 +320,26 @@ def test_images_of_different_requests_are_passed_together_where_many_wait_and_an
         assert ours.answers[0].logits == pytest.approx(theirs.answers[0].logits, abs=1e-6)
 
 
+def test_what_is_decoded_is_passed_where_nobody_waits_for_the_others_any_more(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net, batch=4))
+    go_on = hold(scheduler, net, lane)
+    stays, late = ask(scheduler, lane, [grey(0)]), ask(scheduler, lane, [grey(0)] * 8)
+    late.ticket.deadline = time.monotonic() - 1
+    go_on()
+    assert stays.wait().error is None
+    assert late.wait().error is not None
+
+
+def test_one_alone_says_what_a_pass_takes_where_no_more_are_made_at_a_time(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net, batch=4, machine=Machine(1, "cuda")))
+    lane.pass_seconds = 5.0
+    ask(scheduler, lane).wait()
+    assert net.alone == [False]
+    until(lambda: lane.pass_seconds < 5.0)
+
+
 def test_no_more_is_decoded_than_can_be_passed_soon() -> None:
     scheduler = Scheduler(replace(LIMITS, threads=3, max_queued=100))
     net = Net()
@@ -400,6 +419,7 @@ def test_no_batch_is_tried_that_would_take_long(threads: int) -> None:
     )
     assert found.measure(batch=None).batch == 1
     assert set(net.batches) == {1}
+    assert len(net.batches) <= 6  # no more than tell what one takes, with those that make it ready
 
 
 def test_a_network_whose_pace_is_known_is_not_timed_again() -> None:
