@@ -23,15 +23,15 @@ _PASSES = 3
 _BATCHES = (8, BATCH)
 _GAIN = 1.15
 """So much more an image must gain by a batch: whoever is in one waits for the others."""
-_BATCHES_SIDE_BY_SIDE = (4, 8)
+_LONGEST_BATCH_SECONDS = 0.1
+"""A batch that would take longer is not tried: its answers would all come late, and it would need much memory."""
+_SIDE_BY_SIDE = 4
+"""Images in a batch where several threads pass some side by side; eight gained no more."""
 _LOSS_SIDE_BY_SIDE = 1.03
-"""Where several threads pass images side by side, they make batches only of what would wait anyway, and what is done
-for a pass, besides the pass, is done once for all: so it is enough that the pass itself takes no more than this."""
-_LONGEST_BATCH_SECONDS, _LONGEST_SIDE_BY_SIDE_SECONDS = 0.1, 0.15
-"""A batch that would take longer is not tried: its answers would all come late, and it would need much memory. Side by
-side it takes longer."""
-_ROUND_SECONDS = 0.05
-"""What is quicker than that for all threads is timed several times in one round: they do not begin at the same time."""
+"""There batches are made only of what would wait anyway, and what is done for a pass, besides the pass, is done once
+for all: so it is enough that the pass itself takes no more than this."""
+_LONGEST_SIDE_BY_SIDE_SECONDS = 0.05
+"""A batch that would take longer is not tried there: the first request would have to wait for that."""
 _HOPELESS = 1.5
 """A batch that takes so many times what it may take once is not timed again."""
 
@@ -213,56 +213,39 @@ class Loaded:
         return nearest.tolist(), (nearest < self._calibration.unknown_below).tolist()
 
     def _best_batch(self, seconds: float, clock: Clock) -> int:
+        """`seconds`: what an image takes by itself."""
         if self.passes_at_once > 1:
             return self._best_side_by_side(seconds, clock)
-
-        def each(count: int, most: float) -> float:
-            return _timed(partial(self.network.run, self._blank(count)), clock, seconds=count * most) / count
-
-        return _best(_BATCHES, seconds / _GAIN, each, longest=_LONGEST_BATCH_SECONDS)
+        best, least = 1, seconds / _GAIN
+        for count in _BATCHES:
+            if count * least > _LONGEST_BATCH_SECONDS:
+                break
+            each = _timed(partial(self.network.run, self._blank(count)), clock, seconds=count * least) / count
+            if each > least:
+                break
+            best, least = count, each
+        return best
 
     def _best_side_by_side(self, seconds: float, clock: Clock) -> int:
         """As many images as are best passed together by each thread while all of them do so: they share the caches,
-        out of which each pass takes the weights of the others. `seconds`: what an image takes by itself."""
-        if min(_BATCHES_SIDE_BY_SIDE) * seconds > _LONGEST_SIDE_BY_SIDE_SECONDS:
+        out of which each pass takes the weights of the others."""
+        if _SIDE_BY_SIDE * seconds > _LONGEST_SIDE_BY_SIDE_SECONDS:
             return 1
-        threads, many = self.passes_at_once, max(_BATCHES_SIDE_BY_SIDE)
-        with ThreadPoolExecutor(threads, thread_name_prefix="measure") as pool:
+        threads = range(self.passes_at_once)
+        with ThreadPoolExecutor(len(threads), thread_name_prefix="measure") as pool:
 
-            def each(count: int, most: float) -> float:
-                images, times = self._blank(count), many // count if many * seconds < _ROUND_SECONDS else 1
+            def passed(batches: Sequence[Images]) -> None:
+                """All of `batches` by each of the threads."""
+                for _ in pool.map(lambda _thread: [self.network.run(batch) for batch in batches], threads):
+                    pass
 
-                def passes(_thread: int) -> None:
-                    for _ in range(times):
-                        self.network.run(images)
-
-                def all_at_once() -> None:
-                    for _ in pool.map(passes, range(threads)):
-                        pass
-
-                return _timed(all_at_once, clock, seconds=times * count * most) / (times * count)
-
-            least = each(1, math.inf) * _LOSS_SIDE_BY_SIDE
-            return _best(_BATCHES_SIDE_BY_SIDE, least, each, longest=_LONGEST_SIDE_BY_SIDE_SECONDS)
+            one_by_one = _timed(partial(passed, [self._blank(1)] * _SIDE_BY_SIDE), clock, seconds=math.inf)
+            together = _timed(partial(passed, [self._blank(_SIDE_BY_SIDE)]), clock, seconds=one_by_one)
+        return _SIDE_BY_SIDE if together <= _LOSS_SIDE_BY_SIDE * one_by_one else 1
 
     def _blank(self, count: int) -> Images:
         size = self.preprocessing.crop
         return np.full((count, size, size, 3), 127, np.uint8)
-
-
-def _best(counts: Sequence[int], least: float, each: Callable[[int, float], float], *, longest: float) -> int:
-    """The one of `counts` by which an image takes least, and no more than `least`, all of them no more than `longest`;
-    1 where there is none. `each` tells what an image takes by so many, as exactly as is needed to see whether that is
-    more than its second argument."""
-    best = 1
-    for count in counts:
-        if count * least > longest:
-            break
-        found = each(count, least)
-        if found > least:
-            break
-        best, least = count, found
-    return best
 
 
 def _timed(run: Callable[[], object], clock: Clock, *, seconds: float) -> float:
