@@ -27,7 +27,7 @@ _LONGEST_BATCH_SECONDS = 0.1
 """A batch that would take longer is not tried: its answers would all come late, and it would need much memory."""
 _SIDE_BY_SIDE = 4
 """Images in a batch where several threads pass some side by side; eight gained no more."""
-_LOSS_SIDE_BY_SIDE = 1.03
+_LOSS_SIDE_BY_SIDE = 1.06
 """There batches are made only of what would wait anyway, and what is done for a pass, besides the pass, is done once
 for all: so it is enough that the pass itself takes no more than this."""
 _LONGEST_SIDE_BY_SIDE_SECONDS = 0.05
