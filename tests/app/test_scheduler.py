@@ -320,15 +320,17 @@ def test_images_of_different_requests_are_passed_together_where_many_wait_and_an
         assert ours.answers[0].logits == pytest.approx(theirs.answers[0].logits, abs=1e-6)
 
 
-def test_what_is_decoded_is_passed_where_nobody_waits_for_the_others_any_more(scheduler: Scheduler) -> None:
+def test_what_is_decoded_is_passed_where_nobody_waits_for_the_others_any_more() -> None:
+    scheduler = Scheduler(replace(LIMITS, threads=1))  # no other thread would come round and see it
     net = Net()
     lane = scheduler.lane(loaded(net, batch=4))
-    go_on = hold(scheduler, net, lane)
+    go_on = hold(scheduler, net, lane, threads=1)
     stays, late = ask(scheduler, lane, [grey(0)]), ask(scheduler, lane, [grey(0)] * 8)
     late.ticket.deadline = time.monotonic() - 1
     go_on()
     assert stays.wait().error is None
     assert late.wait().error is not None
+    scheduler.close()
 
 
 def test_one_alone_says_what_a_pass_takes_where_no_more_are_made_at_a_time(scheduler: Scheduler) -> None:
