@@ -24,9 +24,9 @@ FORMS_ON: Mapping[DeviceKind, tuple[str, ...]] = {
         "onnxruntime-fp32",
         "openvino-fp32",
         "torch-bf16",
+        "openvino-bf16",
         "torch-compiled-fp32",
         "torch-compiled-bf16",
-        "openvino-bf16",
         "onnxruntime-int8",
         "openvino-int8",
     ),
@@ -49,6 +49,10 @@ PLAIN_NAME = "torch-fp32"
 MANIFEST = "optimisation.json"
 """The list of the files that were made, in their folder."""
 _ROUNDING = 1e-9
+_CLOSE = 0.8
+"""Of the rate of the fastest form: by so much a machine's speed changes from minute to minute."""
+_MOST_FOR_TWO = 2**30
+"""Bytes: who optimises has room for one form after the other."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,12 @@ class Speed:
     single_thread_ms: float
     """... and on one thread."""
     images_per_second: float
-    """As many at once as there are threads on a CPU, in batches on a GPU."""
+    """In batches of that size, as many of them at once as there are threads on a CPU."""
     memory_bytes: int | None
     """By which the process grew when it was loaded and first run, on one thread and on all; None where that cannot be
     told."""
+    batch: int | None = None
+    """How many images are best passed together, of the sizes that were tried; None for optimisations of old."""
 
 
 @described
@@ -158,8 +164,16 @@ class Report:
     def unknown_below(self, name: str) -> float | None:
         """The similarity below which the form `name` says that an image is unknown; None where that was not measured,
         and is the version's own."""
-        found = next((form.figures for form in self.forms if form.name == name), None)
-        return None if found is None else found.unknown_below
+        found = self._named(name)
+        return None if found is None or found.figures is None else found.figures.unknown_below
+
+    def batch(self, name: str) -> int | None:
+        """How many images the form `name` is best passed together; None where that was not measured."""
+        found = self._named(name)
+        return None if found is None or found.speed is None else found.speed.batch
+
+    def _named(self, name: str) -> MeasuredForm | None:
+        return next((form for form in self.forms if form.name == name), None)
 
 
 @dataclass(frozen=True)
@@ -224,6 +238,17 @@ def miss(found: Figures, plain: Figures, tolerance: Tolerance) -> str | None:
         told, wanted = 100 * found.unknown_agreement, 100 * tolerance.unknown_agreement
         return f"it agrees on which images are unknown for {told:.2f} % of them; {wanted:g} % are wanted"
     return None
+
+
+def contenders(forms: Sequence[MeasuredForm]) -> list[MeasuredForm]:
+    """The two fastest inside the tolerance, where they are so close that timing them again may turn them round; none
+    where they are not, or might not be in memory at the same time."""
+    fit = [(form.speed.images_per_second, form) for form in forms if form.within and form.speed]
+    fastest = sorted(fit, key=lambda pair: -pair[0])[:2]
+    if len(fastest) < 2 or fastest[1][0] < _CLOSE * fastest[0][0]:
+        return []
+    found = [form for _, form in fastest]
+    return [] if sum((form.speed and form.speed.memory_bytes) or 0 for form in found) > _MOST_FOR_TWO else found
 
 
 def order(forms: Sequence[MeasuredForm]) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ class FormSpeed(msgspec.Struct, frozen=True):
     single_thread_ms: float
     images_per_second: float
     memory_bytes: int | None
+    batch: int | None = None
+    """Images passed together."""
 
 
 class Form(msgspec.Struct, frozen=True):

@@ -204,7 +204,9 @@ def _form(form: Form) -> Iterator[str]:
         speed, refused = form.speed, form.figures.refused
         yield from (f"{100 * form.figures.accuracy:.1f} %", f"{100 * form.figures.agreement:.1f} %")
         yield "" if refused is None else f"{100 * refused:.1f} %"
-        yield from (f"{speed.latency_ms:.1f} ms", f"{speed.single_thread_ms:.1f} ms", f"{speed.images_per_second:.0f}")
+        together = f" ({speed.batch})" if speed.batch and speed.batch > 1 else ""
+        yield from (f"{speed.latency_ms:.1f} ms", f"{speed.single_thread_ms:.1f} ms")
+        yield f"{speed.images_per_second:.0f}{together}"
         yield "" if speed.memory_bytes is None else _size(speed.memory_bytes)
     yield escape(form.reason or "")
 

@@ -15,7 +15,7 @@ from app import errors
 from app.backbones import crops, preprocess
 from app.backbones.preprocess import Preprocessing
 from app.models.artifact import Calibration
-from app.runtimes.form import BATCH, Form, Images, Machine, Network
+from app.runtimes.form import BATCH, SIDE_BY_SIDE, Form, Images, Machine, Network
 
 _WIDE_FROM_SECONDS = 0.01
 """A pass that takes less is not worth a second copy of the network that computes on all threads."""
@@ -25,13 +25,12 @@ _GAIN = 1.15
 """So much more an image must gain by a batch: whoever is in one waits for the others."""
 _LONGEST_BATCH_SECONDS = 0.1
 """A batch that would take longer is not tried: its answers would all come late, and it would need much memory."""
-_SIDE_BY_SIDE = 4
-"""Images in a batch where several threads pass some side by side; eight gained no more."""
 _LOSS_SIDE_BY_SIDE = 1.06
 """There batches are made only of what would wait anyway, and what is done for a pass, besides the pass, is done once
 for all: so it is enough that the pass itself takes no more than this."""
 _LONGEST_SIDE_BY_SIDE_SECONDS = 0.05
-"""A batch that would take longer is not tried there: the first request would have to wait for that."""
+"""A batch that would take longer is not tried there, as the first request would have to wait for that: an optimisation
+knows already whether it gains, and without one each image is passed by itself."""
 _HOPELESS = 1.5
 """A batch that takes so many times what it may take once is not timed again."""
 
@@ -137,11 +136,12 @@ class Loaded:
         self._calibration = calibration
         self._means = None if calibration is None else calibration.means.double().numpy().T
 
-    def measure(self, *, batch: int | None, clock: Clock = time.perf_counter) -> Pace:
+    def measure(self, *, batch: int | None, known: int | None = None, clock: Clock = time.perf_counter) -> Pace:
         """Warm the network up, and find out how long an image takes and, unless that is given as `batch`, whether it
-        gains by others passed with it."""
+        gains by others passed with it: where that would take long, by the batch that was best when it was optimised,
+        `known`."""
         seconds = _timed(partial(self.network.run, self._blank(1)), clock, seconds=math.inf)
-        pace = Pace(seconds, batch or self._best_batch(seconds, clock))
+        pace = Pace(seconds, batch or self._best_batch(seconds, known, clock))
         self.network.settle()
         self.warm_up(pace)
         return pace
@@ -212,10 +212,12 @@ class Loaded:
         nearest = (values @ self._means).max(axis=1) / np.maximum(lengths, 1e-12)
         return nearest.tolist(), (nearest < self._calibration.unknown_below).tolist()
 
-    def _best_batch(self, seconds: float, clock: Clock) -> int:
+    def _best_batch(self, seconds: float, known: int | None, clock: Clock) -> int:
         """`seconds`: what an image takes by itself."""
         if self.passes_at_once > 1:
-            return self._best_side_by_side(seconds, clock)
+            if SIDE_BY_SIDE * seconds > _LONGEST_SIDE_BY_SIDE_SECONDS:
+                return known or 1
+            return self._best_side_by_side(clock)
         best, least = 1, seconds / _GAIN
         for count in _BATCHES:
             if count * least > _LONGEST_BATCH_SECONDS:
@@ -226,11 +228,9 @@ class Loaded:
             best, least = count, each
         return best
 
-    def _best_side_by_side(self, seconds: float, clock: Clock) -> int:
+    def _best_side_by_side(self, clock: Clock) -> int:
         """As many images as are best passed together by each thread while all of them do so: they share the caches,
         out of which each pass takes the weights of the others."""
-        if _SIDE_BY_SIDE * seconds > _LONGEST_SIDE_BY_SIDE_SECONDS:
-            return 1
         threads = range(self.passes_at_once)
         with ThreadPoolExecutor(len(threads), thread_name_prefix="measure") as pool:
 
@@ -239,9 +239,9 @@ class Loaded:
                 for _ in pool.map(lambda _thread: [self.network.run(batch) for batch in batches], threads):
                     pass
 
-            one_by_one = _timed(partial(passed, [self._blank(1)] * _SIDE_BY_SIDE), clock, seconds=math.inf)
-            together = _timed(partial(passed, [self._blank(_SIDE_BY_SIDE)]), clock, seconds=one_by_one)
-        return _SIDE_BY_SIDE if together <= _LOSS_SIDE_BY_SIDE * one_by_one else 1
+            one_by_one = _timed(partial(passed, [self._blank(1)] * SIDE_BY_SIDE), clock, seconds=math.inf)
+            together = _timed(partial(passed, [self._blank(SIDE_BY_SIDE)]), clock, seconds=one_by_one)
+        return SIDE_BY_SIDE if together <= _LOSS_SIDE_BY_SIDE * one_by_one else 1
 
     def _blank(self, count: int) -> Images:
         size = self.preprocessing.crop

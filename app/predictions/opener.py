@@ -62,16 +62,19 @@ class FromStorage:
         wanted = tuple(form.named(name) for name in version.serving.forms)
         place, measured = self._optimised(version)
 
+        report = None if measured is None else measured.report
+
         def make(network: Network, form: Form) -> Loaded:
             loaded = Loaded(
                 network,
                 form,
                 labels=described.labels,
                 preprocessing=described.preprocessing,
-                calibration=_calibrated(described.calibration, None if measured is None else measured.report, form),
+                calibration=_calibrated(described.calibration, report, form),
                 machine=self.machine,
             )
-            self._make_ready(loaded, (form, described.backbone, described.outlet, described.preprocessing.crop))
+            kind = (form, described.backbone, described.outlet, described.preprocessing.crop)
+            self._make_ready(loaded, kind, known=None if report is None else report.batch(form.name))
             return loaded
 
         check = None if measured is None else measured.check
@@ -80,13 +83,13 @@ class FromStorage:
             self.metrics.fallbacks.labels(failed.name).inc()
         return opened.made
 
-    def _make_ready(self, loaded: Loaded, kind: _Kind) -> None:
+    def _make_ready(self, loaded: Loaded, kind: _Kind, *, known: int | None) -> None:
         pace = self._paces.get(kind)
         if pace is None:
             with self._timing:
                 pace = self._paces.get(kind)
                 if pace is None:
-                    self._paces[kind] = loaded.measure(batch=self.batch)
+                    self._paces[kind] = loaded.measure(batch=self.batch, known=known)
                     return
         loaded.warm_up(pace)
 

@@ -62,6 +62,8 @@ class Files:
 
 BATCH = 32
 """Images that are passed together at most where nobody asks for more."""
+SIDE_BY_SIDE = 4
+"""Images that are passed together where several threads do so at the same time; with eight none gained more."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from app.models import service as models
 from app.models.artifact import Artifact, Calibration
 from app.models.service import NewModelVersion
 from app.models.serving import NewOptimisation
-from app.optimisation import DEFAULT_TOLERANCE, Report
+from app.optimisation import DEFAULT_TOLERANCE, NO_PINS, Pins, Report
 from app.settings import Settings
 from app.storage import Storage
 from bench.photos import Photos
@@ -104,8 +104,9 @@ class Folder:
             models.register(session, wanted, now=now)
         return version_id
 
-    def optimise(self, model: str) -> Report:
-        """Let the newest version of `model` be run in its fastest form, as the service does after a training."""
+    def optimise(self, model: str, pins: Pins = NO_PINS) -> Report:
+        """Let the newest version of `model` be run in its fastest form, as the service with such `pins` does after a
+        training."""
         with self.database.read() as session:
             version = models.find_version(session, model, None)
             job_id, version_id = version.job_id, version.id
@@ -120,7 +121,7 @@ class Folder:
             max_image_pixels=MAX_PIXELS,
             tolerance=DEFAULT_TOLERANCE,
             forms=None,
-            kept_forms=(),
+            kept_forms=() if pins.is_open else pins.names,
             device="cpu",
         )
         found = optimise(work, lambda _event: None)
@@ -145,8 +146,9 @@ def make(network: str, folder: Folder, pictures: Pictures, *, versions: int = 1)
 def optimised(folder: Folder, subject: Subject, *, precision: str) -> dict[str, str]:
     """Make the newest version of the model ready to be served at `precision` (`best` or `fp32`), as the service does
     after a training; the settings with which the service is then to be started."""
-    if not folder.is_optimised:
-        report = folder.optimise(subject.model)
+    pins = NO_PINS if precision == "best" else Pins(precision=precision)
+    if not folder.is_optimised or not pins.is_open:  # what is pinned is measured, too, which takes longer
+        report = folder.optimise(subject.model, pins)
         for one in report.forms:
             print(f"  {one.name}: {one.speed or one.reason}, {one.figures}")
         print(f"  in this order: {', '.join(report.order)}", flush=True)

@@ -68,6 +68,9 @@ class Sleeping(Net):
         self.at_once -= 1
         return super().run(images, alone=alone)
 
+    def widen(self) -> None:
+        """Nothing."""
+
 
 @pytest.mark.parametrize(
     ("by_count", "batch"),
@@ -83,3 +86,21 @@ def test_what_is_passed_side_by_side_is_timed_so(by_count: dict[int, float], bat
     )
     assert found.measure(batch=None).batch == batch
     assert net.most_at_once == 2
+
+
+@pytest.mark.parametrize(("known", "batch"), [(None, 1), (4, 4)])
+def test_what_would_take_long_to_time_is_taken_from_the_optimisation(known: int | None, batch: int) -> None:
+    net = Sleeping(by_count={1: 0.02, 4: 0.03})
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
+    assert found.measure(batch=None, known=known).batch == batch
+    assert net.most_at_once == 1
+
+
+def test_what_is_soon_timed_is_timed_whatever_the_optimisation_found() -> None:
+    net = Sleeping(by_count={1: 0.005, 4: 0.03})
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
+    assert found.measure(batch=None, known=4).batch == 1

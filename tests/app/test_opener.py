@@ -20,7 +20,7 @@ from app.models.artifact import Calibration
 from app.models.service import Served
 from app.optimisation import Machine as MeasuredOn
 from app.optimisation import Report, Serving, Tolerance
-from app.predictions.loaded import Loaded
+from app.predictions.loaded import Loaded, Pace
 from app.predictions.opener import FromStorage
 from app.runtimes import in_onnx, in_torch, optimised
 from app.runtimes.form import Files, Images, Machine, Passed
@@ -256,3 +256,24 @@ def test_networks_of_one_kind_are_timed_once(
         second = source.open(Served("mv_2", "birds", 1))
     assert (second.seconds, second.batch) == (first.seconds, first.batch)
     assert source.open(VERSION).form.name == "onnxruntime-fp32"
+
+
+def test_the_batch_that_an_optimisation_found_best_is_known_when_a_network_is_timed(
+    source: FromStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = storage.optimisation("opt_1")
+    found = optimised.read(folder)
+    plain, other = found.report.forms
+    assert other.speed is not None
+    best = replace(other, speed=replace(other.speed, batch=4))
+    optimised.write(folder, Optimised(replace(found.report, forms=(plain, best)), found.check))
+    told: list[int | None] = []
+
+    def measure(_loaded: Loaded, *, batch: int | None, known: int | None) -> Pace:
+        told.append(known)
+        return Pace(seconds=0.001, batch=1)
+
+    monkeypatch.setattr(Loaded, "measure", measure)
+    source.open(VERSION)
+    source.open(Served("mv_1", "insects", 1))
+    assert told == [4, None]

@@ -188,3 +188,35 @@ def test_pins_are_refused_with_the_nearest_names_or_with_what_was_built() -> Non
         optimisation.check(Pins("openvino"), [])
     with pytest.raises(errors.Invalid, match="built are torch-fp32"):
         optimisation.check(Pins("torch", "bf16"), [])
+
+
+def in_memory(form: MeasuredForm, memory_bytes: int) -> MeasuredForm:
+    assert form.speed is not None
+    return replace(form, speed=replace(form.speed, memory_bytes=memory_bytes))
+
+
+@pytest.mark.parametrize(
+    ("forms", "names"),
+    [
+        ([form("torch", "fp32", 50), form("openvino", "fp32", 90), form("onnxruntime", "fp32", 100)], [2, 1]),
+        ([form("torch", "fp32", 50), form("openvino", "fp32", 70), form("onnxruntime", "fp32", 100)], []),
+        ([form("torch", "fp32", 50), form("openvino", "int8", 99, within=False)], []),
+        ([form("torch", "fp32", 99), form("openvino", "fp32", None), form("onnxruntime", "fp32", 100)], [2, 0]),
+        ([form("torch", "fp32", None)], []),
+        ([in_memory(form("torch", "fp32", 99), 2**29), in_memory(form("openvino", "fp32", 99), 2**29)], [0, 1]),
+        ([in_memory(form("torch", "fp32", 99), 2**29), in_memory(form("openvino", "fp32", 99), 2**30)], []),
+    ],
+)
+def test_the_two_fastest_are_contenders_if_they_are_close_and_small(
+    forms: list[MeasuredForm], names: list[int]
+) -> None:
+    assert optimisation.contenders(forms) == [forms[place] for place in names]
+
+
+def test_a_report_says_how_many_images_a_form_takes_best() -> None:
+    assert REPORT.batch("onnxruntime-fp32") is None
+    speed = Speed(1.0, 2.0, 100, None, batch=4)
+    known = replace(REPORT, forms=(replace(FORMS[1], speed=speed), FORMS[5]))
+    assert known.batch("onnxruntime-fp32") == 4
+    assert known.batch("torch-compiled-fp32") is None
+    assert known.batch("tensorrt-fp16") is None

@@ -122,15 +122,15 @@ def test_only_where_it_would_do_something_is_measuring_advised() -> None:
     assert printed(*show.planned(unmeasured, base="insects@1"))[0].startswith("With a base nothing is measured")
 
 
-def test_little_memory_is_not_told_as_none_and_what_is_refused_is_told_where_it_is_known() -> None:
-    speed = FormSpeed(latency_ms=1.0, single_thread_ms=1.0, images_per_second=10.0, memory_bytes=300_000)
+def test_little_memory_is_not_told_as_none_and_what_is_refused_and_batched_is_told_where_it_is_known() -> None:
+    speed = FormSpeed(latency_ms=1.0, single_thread_ms=1.0, images_per_second=10.0, memory_bytes=300_000, batch=1)
     forms = [
         Form("torch", "fp32", FormFigures(0.9, 1.0, 0.1, 0.02), speed, within=True, reason=None),
         Form(
             "openvino",
             "fp32",
             FormFigures(0.9, 1.0, 0.1, 0.02, refused=0.048),
-            msgspec.structs.replace(speed, memory_bytes=12_300_000),
+            msgspec.structs.replace(speed, memory_bytes=12_300_000, images_per_second=87.0, batch=4),
             within=True,
             reason=None,
         ),
@@ -140,6 +140,8 @@ def test_little_memory_is_not_told_as_none_and_what_is_refused_is_told_where_it_
     first, second = (line for line in printed(*show.runtimes(found), columns=120) if "fp32" in line)
     assert "0.3 MB" in first
     assert "12 MB" in second
+    assert "87 (4)" in second
+    assert "(" not in first
     assert "4.8 %" not in first
     assert "4.8 %" in second
 

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -85,6 +86,53 @@ def test_a_disk_without_room_for_decoded_images_is_told(tmp_path: Path, monkeypa
             images, np.array([0]), preprocessing, tmp_path / "decoded", max_pixels=10**6, emit=samples.Recorder()
         )
     assert raised.value.code == "no_room"
+
+
+class ByTheImage(Constant):
+    """A network that sleeps `by_count[N]` seconds for N images."""
+
+    def __init__(self, by_count: dict[int, float]) -> None:
+        super().__init__()
+        self._by_count = by_count
+        self.given: set[int] = set()
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        self.given.add(len(images))
+        time.sleep(self._by_count[len(images)])
+        return super().run(images, alone=alone)
+
+
+@pytest.mark.parametrize(("four", "batch", "rate"), [(0.01, 4, 800), (0.06, 1, 200)])
+def test_a_rate_is_that_of_the_better_of_one_by_one_and_four_together(four: float, batch: int, rate: float) -> None:
+    network = ByTheImage({1: 0.01, 4: four})
+    found = measure.speed(network, BATCH, Pace(Machine(threads=2), seconds=0.06), memory_bytes=None)
+    assert found.batch == batch
+    assert 0.4 * rate < found.images_per_second <= rate
+
+
+@pytest.mark.parametrize(("rival", "given"), [(300.0, {1, 4}), (500.0, {1})])
+def test_batches_are_not_tried_where_another_form_is_out_of_reach(rival: float, given: set[int]) -> None:
+    network = ByTheImage({1: 0.01, 4: 0.01})
+    measure.speed(network, BATCH, Pace(Machine(threads=2), seconds=0.03), memory_bytes=None, rival=rival)
+    assert network.given == given
+
+
+def test_networks_are_timed_in_turn() -> None:
+    order: list[str] = []
+
+    class Named(Constant):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self._name = name
+
+        def run(self, images: Images, *, alone: bool = False) -> Passed:
+            if not order or order[-1] != self._name:
+                order.append(self._name)
+            return super().run(images, alone=alone)
+
+    rates = measure.rates([(Named("a"), 1), (Named("b"), 4)], BATCH, Pace(Machine(threads=1), seconds=0.01))
+    assert order == ["a", "b"] * 3
+    assert min(rates) > 0
 
 
 @pytest.mark.timeout(60)

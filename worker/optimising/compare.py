@@ -1,9 +1,10 @@
 """All forms of a classifier: built, run on the whole validation split, and put in the order that they are served in."""
 
 import gc
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,16 @@ from app.backbones.export import to_onnx
 from app.backbones.preprocess import Preprocessing
 from app.optimisation import Figures, MeasuredForm, Report, Tolerance
 from app.runtimes import in_onnx, in_torch, opening
-from app.runtimes.form import PLAIN, Files, Form, Machine
+from app.runtimes.form import PLAIN, Files, Form, Machine, named
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from worker.optimising import measure, pixels, quantise
-from worker.optimising.events import FormMeasured, FormRefused, FormsOrdered, Quantised
+from worker.optimising.events import FormMeasured, FormRefused, FormsOrdered, FormsRunInTurn, Quantised
 from worker.optimising.measure import Answers, Memory, Pace, Scale
 from worker.training.data import Splits
 from worker.training.events import Emit
+
+logger = logging.getLogger(__name__)
 
 CALIBRATED_ON = 256
 """Training images that show how far activations go."""
@@ -89,10 +92,12 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
     measured, logits = [first], {PLAIN.name: plain.answers.logits}
     for form in setting.forms:
         if form != PLAIN:
-            entry, found = bench.try_form(form, plain, lacking)
+            rivals = (one.speed.images_per_second for one in measured if one.speed and one.precision == form.precision)
+            entry, found = bench.try_form(form, plain, lacking, rival=max(rivals, default=0.0))
             measured.append(entry)
             if found is not None:
                 logits[form.name] = found
+    measured = bench.run_in_turn(measured)
     measured.extend(bench.refused(form, _ELSEWHERE) for form in setting.elsewhere)
     order = optimisation.order(measured)
     emit(FormsOrdered(order))
@@ -117,24 +122,50 @@ class _Bench:
     emit: Emit
 
     def plain(self) -> tuple[_Plain, MeasuredForm]:
-        entry, answers = self._measured(PLAIN, None)
+        entry, answers = self._measured(PLAIN, None, rival=0.0)
         assert entry.figures is not None
         return _Plain(self.images, self.subject.splits.validation.targets, answers, entry.figures), entry
 
     def try_form(
-        self, form: Form, plain: _Plain, lacking: Mapping[str, str]
+        self, form: Form, plain: _Plain, lacking: Mapping[str, str], *, rival: float
     ) -> tuple[MeasuredForm, NDArray[np.float32] | None]:
-        """The form with its logits `(N, K)`; None where it cannot be had, with the reason."""
+        """The form with its logits `(N, K)`; None where it cannot be had, with the reason. `rival` is the best rate of
+        those before in this precision."""
         reason = lacking.get(form.precision) if form.runtime in _OF_ONNX else None
         try:
             if reason is None:
-                entry, answers = self._measured(form, plain)
+                entry, answers = self._measured(form, plain, rival=rival)
                 return entry, answers.logits
         except (
             Exception
         ) as error:  # runtimes raise what they like; an end that was asked for comes out of the next event
             reason = str(error) or type(error).__name__
         return self.refused(form, reason), None
+
+    def run_in_turn(self, measured: list[MeasuredForm]) -> list[MeasuredForm]:
+        """All of `measured`, the two fastest with the speeds that they have one against the other, where these may be
+        otherwise: they were timed minutes apart, and meanwhile machines do other things, too."""
+        close = optimisation.contenders(measured)
+        if not close:
+            return measured
+        machine, names = self.setting.machine, tuple(form.name for form in close)
+        try:
+            networks = [opening.open_form(self.subject.files, named(name), machine) for name in names]
+            sizes = [form.speed.batch or 1 for form in close if form.speed is not None]
+            rates = measure.rates([*zip(networks, sizes, strict=True)], self.images, Pace(machine))
+        except Exception as error:  # runtimes raise what they like, and what each had by itself is known
+            logger.warning("%s could not be run in turn: %s", " and ".join(names), error)
+            return measured
+        self.emit(FormsRunInTurn(names, tuple(rates)))
+        found = dict(zip(names, rates, strict=True))
+        return [
+            replace(
+                form, speed=replace(form.speed, images_per_second=found.get(form.name, form.speed.images_per_second))
+            )
+            if form.speed
+            else form
+            for form in measured
+        ]
 
     def refused(self, form: Form, reason: str) -> MeasuredForm:
         """The form without figures."""
@@ -158,7 +189,7 @@ class _Bench:
             return {"int8": f"the network cannot be quantised: {error}"}
         return {}
 
-    def _measured(self, form: Form, plain: _Plain | None) -> tuple[MeasuredForm, Answers]:
+    def _measured(self, form: Form, plain: _Plain | None, *, rival: float) -> tuple[MeasuredForm, Answers]:
         started = time.perf_counter()
         machine, targets = self.setting.machine, self.subject.splits.validation.targets
         memory = Memory(form.runtime, machine.device)
@@ -171,7 +202,7 @@ class _Bench:
         scale, phase = self.subject.scale, f"run {form.name}"
         answers = measure.answers(network, self.images, machine, scale, phase=phase, emit=self.emit)
         figures = measure.figures(answers, answers if plain is None else plain.answers, targets, scale)
-        speed = measure.speed(network, self.images, Pace(machine), memory_bytes=grown)
+        speed = measure.speed(network, self.images, Pace(machine), memory_bytes=grown, rival=rival)
         del network
         gc.collect()
         reason = None if plain is None else optimisation.miss(figures, plain.figures, self.setting.tolerance)
@@ -185,6 +216,7 @@ class _Bench:
                 refused=figures.refused,
                 latency_ms=speed.latency_ms,
                 images_per_second=speed.images_per_second,
+                batch=speed.batch,
                 within=entry.within,
                 reason=reason,
                 seconds=time.perf_counter() - started,

@@ -28,6 +28,8 @@ class FormMeasured:
     refused: float | None
     latency_ms: float
     images_per_second: float
+    batch: int | None
+    """Of so many images at once, the quickest of the sizes that were tried."""
     within: bool
     reason: str | None
     seconds: float
@@ -40,6 +42,14 @@ class FormRefused:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class FormsRunInTurn:
+    """The two fastest forms were close, so they were timed once more, in turn: in the same order, images a second."""
+
+    names: tuple[str, ...]
+    images_per_second: tuple[float, ...]
 
 
 @dataclass(frozen=True)

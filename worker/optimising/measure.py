@@ -4,7 +4,7 @@ import gc
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from app import errors
 from app.optimisation import Figures, Runtime, Speed
 from app.runtimes import memory
-from app.runtimes.form import BATCH, Machine, Network
+from app.runtimes.form import BATCH, SIDE_BY_SIDE, Machine, Network
 from worker.training import calibrate, data, unknown
 from worker.training.events import Emit, Progress
 
-_BATCHES = {"cpu": 1, "cuda": BATCH}
-"""Images that a network is given at once: a CPU gains nothing by more, for it passes several side by side."""
+SIZES = {"cpu": (1, SIDE_BY_SIDE), "cuda": (BATCH,)}
+"""Images that a network is given at once, the first of which are enough to have its answers: a CPU passes several side
+by side, and what it gains by more is little for some networks and much for others."""
 _SECONDS = 1.0
-_FEWEST_RUNS = 5
-_MOST_RUNS = 100
+_FEWEST_RUNS, _MOST_RUNS = 5, 100
+"""Of one image, or so many images in batches."""
 _WINDOWS = 3
+_HOPEFUL = 0.5
+"""Of the rate of a rival: by batches of four no network did more than twice as much, image by image it was close."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Pace:
     seconds: float = _SECONDS
 
     @property
-    def batch(self) -> int:
-        return _BATCHES[torch.device(self.machine.device).type]
+    def sizes(self) -> tuple[int, ...]:
+        """Of the batches that are tried."""
+        return SIZES[torch.device(self.machine.device).type]
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def answers(
     network: Network, images: NDArray[np.uint8], machine: Machine, scale: Scale, *, phase: str, emit: Emit
 ) -> Answers:
     """What `network` makes of `images (N, H, W, 3)`. Raises `Unavailable` where it is not all numbers."""
-    size = _BATCHES[torch.device(machine.device).type]
+    size = SIZES[torch.device(machine.device).type][0]
     found: list[Answers] = []
     done = 0
 
@@ -129,13 +133,29 @@ def moved(threshold: float, plain: NDArray[np.float64], found: NDArray[np.float6
     return float(np.interp(inside, ordered, np.sort(found)) + (threshold - inside))
 
 
-def speed(network: Network, images: NDArray[np.uint8], pace: Pace, *, memory_bytes: int | None) -> Speed:
-    """Of `network`, which is widened, with nothing else going on in this process."""
-    image, batch = np.array(images[:1]), np.array(images[np.arange(pace.batch) % len(images)])
+def speed(
+    network: Network, images: NDArray[np.uint8], pace: Pace, *, memory_bytes: int | None, rival: float = 0.0
+) -> Speed:
+    """Of `network`, which is widened, with nothing else going on in this process. Where it is hopelessly slower than
+    a `rival`, in images a second, larger batches are not tried, for which some would be compiled anew."""
+    image = np.array(images[:1])
     single = _median(lambda: network.run(image), pace.seconds)
-    rate = _rate(network, batch, pace)
+    sizes = pace.sizes if pace.machine.threads / single >= _HOPEFUL * rival else pace.sizes[:1]
+    rate, batch = max(zip(rates([(network, size) for size in sizes], images, pace), sizes, strict=True))
     alone = _median(lambda: network.run(image, alone=True), pace.seconds)
-    return Speed(1000 * alone, 1000 * single, rate, memory_bytes)
+    return Speed(1000 * alone, 1000 * single, rate, memory_bytes, batch)
+
+
+def rates(contenders: Sequence[tuple[Network, int]], images: NDArray[np.uint8], pace: Pace) -> list[float]:
+    """Images a second of each network in batches of its size, in as many threads as the machine has for them: in the
+    best of some windows, which they have in turn, for what else the machine does meanwhile is no fault of any."""
+    given = [(network, np.array(images[np.arange(size) % len(images)])) for network, size in contenders]
+    found = [0.0] * len(given)
+    with ThreadPoolExecutor(pace.machine.threads, thread_name_prefix="measure") as pool:
+        for _ in range(_WINDOWS):
+            for place, (network, batch) in enumerate(given):
+                found[place] = max(found[place], _window(network, batch, pace, pool))
+    return found
 
 
 class Memory:
@@ -170,9 +190,7 @@ def _median(run: Callable[[], object], seconds: float) -> float:
     return statistics.median(took)
 
 
-def _rate(network: Network, batch: NDArray[np.uint8], pace: Pace) -> float:
-    """Images a second, in as many threads as the machine has for them: in the best of some windows, for what else the
-    machine does meanwhile is no fault of the network's."""
+def _window(network: Network, batch: NDArray[np.uint8], pace: Pace, pool: ThreadPoolExecutor) -> float:
     threads = pace.machine.threads
     ready = threading.Barrier(threads)
 
@@ -185,14 +203,11 @@ def _rate(network: Network, batch: NDArray[np.uint8], pace: Pace) -> float:
         with suppress(threading.BrokenBarrierError):  # what went wrong elsewhere is raised there
             ready.wait()
         started, done = time.perf_counter(), 0
-        while done < _FEWEST_RUNS or time.perf_counter() - started < pace.seconds / _WINDOWS:
+        seconds = pace.seconds / _WINDOWS
+        while done < _FEWEST_RUNS or (done < _MOST_RUNS and time.perf_counter() - started < seconds):
             network.run(batch)
-            done += 1
-        return done * len(batch), started, time.perf_counter()
+            done += len(batch)
+        return done, started, time.perf_counter()
 
-    rates = []
-    with ThreadPoolExecutor(threads, thread_name_prefix="measure") as pool:
-        for _ in range(_WINDOWS):
-            passed, started, ended = zip(*pool.map(work, range(threads)), strict=True)
-            rates.append(float(sum(passed) / (max(ended) - min(started))))
-    return max(rates)
+    passed, started, ended = zip(*pool.map(work, range(threads)), strict=True)
+    return float(sum(passed) / (max(ended) - min(started)))

@@ -1,0 +1,84 @@
+"""How forms that are close to one another are put in order."""
+
+from pathlib import Path
+
+import pytest
+
+from app import errors, optimisation
+from app.models import artifact
+from app.runtimes import opening
+from app.runtimes.form import PLAIN, Files, Form, Machine, Network
+from tests import factories
+from tests.training import samples
+from worker.optimising import compare, measure
+from worker.optimising.compare import Setting, Subject
+from worker.optimising.events import FormMeasured, FormsOrdered, FormsRunInTurn
+from worker.optimising.measure import Scale
+
+OTHER = Form("onnxruntime", "fp32")
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    factories.write_artifact(tmp_path / "version")
+    (tmp_path / "networks").mkdir()
+    stored = artifact.read(tmp_path / "version")
+    splits = samples.split(samples.colours(4), stored.labels, train=0.5, seed=0)
+    return Subject(
+        Files(tmp_path / "version", tmp_path / "networks"), stored.preprocessing, Scale(1.0, None, 0.0), splits, 10**6
+    )
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting((OTHER,), optimisation.DEFAULT_TOLERANCE, Machine(threads=2), "a CPU", tmp_path)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Form]:
+    """All forms are close; those that were opened, and the next after three fails."""
+    found: list[Form] = []
+    open_form = opening.open_form
+
+    def failing(files: Files, form: Form, machine: Machine) -> Network:
+        found.append(form)
+        if len(found) > 3:
+            raise errors.Unavailable("no room for two")
+        return open_form(files, form, machine)
+
+    monkeypatch.setattr(optimisation, "_CLOSE", 0.0)
+    monkeypatch.setattr(opening, "open_form", failing)
+    return found
+
+
+def test_forms_that_are_close_are_ordered_by_what_they_do_in_turn(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimisation, "_CLOSE", 0.0)
+    told = samples.Recorder()
+    report = compare.compare(subject, setting, told).report
+    (again,) = told.of(FormsRunInTurn)
+    assert {*again.names} == {PLAIN.name, OTHER.name}
+    speeds = {form.name: form.speed for form in report.forms if form.speed}
+    assert {name: speed.images_per_second for name, speed in speeds.items()} == dict(
+        zip(again.names, again.images_per_second, strict=True)
+    )
+    assert {event.name: event.batch for event in told.of(FormMeasured)} == {
+        name: speed.batch for name, speed in speeds.items()
+    }
+    assert all(speed.batch in measure.SIZES["cpu"] for speed in speeds.values())
+    fastest = max(speeds, key=lambda name: speeds[name].images_per_second)
+    assert report.order[0] == fastest
+    assert told.of(FormsOrdered)[0].order == report.order
+
+
+def test_forms_that_cannot_be_in_memory_together_keep_what_each_had_by_itself(
+    subject: Subject, setting: Setting, opened: list[Form]
+) -> None:
+    told = samples.Recorder()
+    report = compare.compare(subject, setting, told).report
+    assert len(opened) == 4
+    assert told.of(FormsRunInTurn) == []
+    assert [form.speed.images_per_second for form in report.forms if form.speed] == [
+        event.images_per_second for event in told.of(FormMeasured)
+    ]
