@@ -343,6 +343,9 @@ class Scheduler:
         try:
             answers = lane.loaded.answers([image for _, image in batch], alone=alone)
         except Exception as error:  # runtimes raise what they like
+            if len(batch) > 1 and memory.is_of_memory(error):
+                self._pass_apart(lane, batch)
+                return
             raise _told(error, lane) from error
         each = (time.monotonic() - started) / len(batch)
         if not alone:  # on all threads it takes a part of what one needs
@@ -354,6 +357,14 @@ class Scheduler:
                 is_last = item.ticket.answer(item.place, answer)
             if is_last:
                 item.ticket.end()
+
+    def _pass_apart(self, lane: Lane, batch: Sequence[tuple[Item, Images]]) -> None:
+        """One by one, for which there may be memory where there was too little for all: each has its own answer."""
+        for item, image in batch:
+            try:
+                self._pass(lane, [(item, image)], alone=False)
+            except errors.GraftError as error:
+                item.ticket.end(error)
 
 
 def _smoothed(before: float, now: float) -> float:

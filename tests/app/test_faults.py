@@ -7,7 +7,8 @@ import torch
 
 from app import errors
 from app.predictions.scheduler import Scheduler
-from tests.app.test_scheduler import LIMITS, Net, ask, loaded
+from app.runtimes.form import Images, Passed
+from tests.app.test_scheduler import LIMITS, Net, ask, grey, hold, loaded
 
 
 @pytest.fixture
@@ -36,6 +37,40 @@ def test_too_little_memory_for_a_pass_passes(scheduler: Scheduler, failure: Exce
 
     net.failure = None
     assert ask(scheduler, lane).wait().error is None
+    assert not lane.is_broken
+
+
+class Small(Net):
+    """A network with memory for `most` images at once, but for none that are black."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        passed = super().run(images, alone=alone)
+        if len(images) > self.most or not images.any():
+            raise MemoryError
+        return passed
+
+
+def test_images_for_which_there_is_no_memory_together_are_passed_one_by_one(scheduler: Scheduler) -> None:
+    net = Small(most=4)
+    lane = scheduler.lane(loaded(net, batch=4))
+    net.most = 1
+    release = hold(scheduler, net, lane)
+    values = [9, 0, 30, 60, 90, 120, 150, 180]  # four for each thread
+    asked = [ask(scheduler, lane, [grey(value)]) for value in values]
+    release()
+    tickets = [one.wait() for one in asked]
+    assert 4 in net.batches
+    for ticket, value in zip(tickets, values, strict=True):
+        (answer,) = ticket.answers
+        if value == 0:
+            assert isinstance(ticket.error, errors.Overloaded)
+        else:
+            assert answer is not None
+            assert answer.logits[0] * 255 == pytest.approx(value)
     assert not lane.is_broken
 
 
