@@ -2,7 +2,7 @@
 how fast. Values only, shared by the API, the artifact's neighbours on disk and the work that measures them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
@@ -240,15 +240,36 @@ def miss(found: Figures, plain: Figures, tolerance: Tolerance) -> str | None:
     return None
 
 
+def best_rate(forms: Sequence[MeasuredForm], precision: Precision) -> float:
+    """Of those in `precision` that are inside the tolerance, images a second; 0 where there is none."""
+    fit = (form.speed.images_per_second for form in forms if form.within and form.speed and form.precision == precision)
+    return max(fit, default=0.0)
+
+
 def contenders(forms: Sequence[MeasuredForm]) -> list[MeasuredForm]:
     """The two fastest inside the tolerance, where they are so close that timing them again may turn them round; none
-    where they are not, or might not be in memory at the same time."""
+    where they are not, or are not known to be small enough to be in memory at the same time."""
     fit = [(form.speed.images_per_second, form) for form in forms if form.within and form.speed]
     fastest = sorted(fit, key=lambda pair: -pair[0])[:2]
     if len(fastest) < 2 or fastest[1][0] < _CLOSE * fastest[0][0]:
         return []
     found = [form for _, form in fastest]
-    return [] if sum((form.speed and form.speed.memory_bytes) or 0 for form in found) > _MOST_FOR_TWO else found
+    sizes = [form.speed.memory_bytes for form in found if form.speed]
+    is_small = sum(size for size in sizes if size is not None) <= _MOST_FOR_TWO
+    return found if is_small and None not in sizes else []
+
+
+def in_proportion(forms: Sequence[MeasuredForm], rates: Mapping[str, float]) -> list[MeasuredForm]:
+    """`forms`, those that `rates` names in that proportion to one another, with the highest rate that one of them
+    had."""
+    before = (form.speed.images_per_second for form in forms if form.speed and form.name in rates)
+    factor = max(before) / max(rates.values())
+    return [
+        replace(form, speed=replace(form.speed, images_per_second=factor * rates[form.name]))
+        if form.speed and form.name in rates
+        else form
+        for form in forms
+    ]
 
 
 def order(forms: Sequence[MeasuredForm]) -> tuple[str, ...]:

@@ -23,8 +23,9 @@ from app.storage import Storage
 logger = logging.getLogger(__name__)
 
 
-_Kind = tuple[Form, str, Outlet, int]
-"""What decides how fast a network is: its form, backbone and outlet, and the side of its images."""
+_Kind = tuple[Form, str, Outlet, int, int | None]
+"""What decides how fast a network is: its form, backbone and outlet, and the side of its images; with the batch that an
+optimisation found best."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class FromStorage:
                 calibration=_calibrated(described.calibration, report, form),
                 machine=self.machine,
             )
-            kind = (form, described.backbone, described.outlet, described.preprocessing.crop)
-            self._make_ready(loaded, kind, known=None if report is None else report.batch(form.name))
+            known = None if report is None else report.batch(form.name)
+            kind = (form, described.backbone, described.outlet, described.preprocessing.crop, known)
+            self._make_ready(loaded, kind, known=known)
             return loaded
 
         check = None if measured is None else measured.check

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from app import errors
 from app.predictions import faults
 from app.predictions.lanes import Item, Lane
-from app.predictions.loaded import Loaded
+from app.predictions.loaded import Answer, Loaded
 from app.predictions.tickets import Ticket
 from app.runtimes import memory
 from app.runtimes.form import Images
@@ -340,13 +340,10 @@ class Scheduler:
 
     def _pass(self, lane: Lane, batch: Sequence[tuple[Item, Images]], *, alone: bool) -> None:
         started = time.monotonic()
-        try:
-            answers = lane.loaded.answers([image for _, image in batch], alone=alone)
-        except Exception as error:  # runtimes raise what they like
-            if len(batch) > 1 and memory.is_of_memory(error):
-                self._pass_apart(lane, batch)
-                return
-            raise _told(error, lane) from error
+        answers = _answers(lane, batch, alone=alone)
+        if answers is None:
+            self._pass_apart(lane, batch)
+            return
         each = (time.monotonic() - started) / len(batch)
         if not alone:  # on all threads it takes a part of what one needs
             lane.pass_seconds = _smoothed(lane.pass_seconds, each)
@@ -361,10 +358,22 @@ class Scheduler:
     def _pass_apart(self, lane: Lane, batch: Sequence[tuple[Item, Images]]) -> None:
         """One by one, for which there may be memory where there was too little for all: each has its own answer."""
         for item, image in batch:
-            try:
-                self._pass(lane, [(item, image)], alone=False)
-            except errors.GraftError as error:
-                item.ticket.end(error)
+            if item.is_wanted(time.monotonic()):
+                try:
+                    self._pass(lane, [(item, image)], alone=False)
+                except errors.Overloaded as error:
+                    item.ticket.end(error)
+
+
+def _answers(lane: Lane, batch: Sequence[tuple[Item, Images]], *, alone: bool) -> Sequence[Answer] | None:
+    """What is said of the images; None where there was too little memory for several of them. Raises `Unavailable`."""
+    try:
+        return lane.loaded.answers([image for _, image in batch], alone=alone)
+    except Exception as error:  # runtimes raise what they like
+        if len(batch) == 1 or not memory.is_of_memory(error):
+            raise _told(error, lane) from error
+        logger.warning("too little memory to pass %d images together in %s", len(batch), lane.loaded.form.name)
+    return None  # and not from where the error is handled, which keeps what the pass had in memory
 
 
 def _smoothed(before: float, now: float) -> float:

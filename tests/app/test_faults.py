@@ -1,13 +1,15 @@
 """What becomes of requests and networks where a runtime fails."""
 
+import weakref
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
 from app import errors
 from app.predictions.scheduler import Scheduler
-from app.runtimes.form import Images, Passed
+from app.runtimes.form import Images, Machine, Passed
 from tests.app.test_scheduler import LIMITS, Net, ask, grey, hold, loaded
 
 
@@ -72,6 +74,49 @@ def test_images_for_which_there_is_no_memory_together_are_passed_one_by_one(sche
             assert answer is not None
             assert answer.logits[0] * 255 == pytest.approx(value)
     assert not lane.is_broken
+
+
+class Keeping(Small):
+    """... and that tells how much is kept of passes that failed when another one begins."""
+
+    def __init__(self) -> None:
+        super().__init__(most=4)
+        self.kept: list[bool] = []
+        self._of_a_pass: weakref.ref[Images] | None = None
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        self.kept.append(self._of_a_pass is not None and self._of_a_pass() is not None)
+        activations = images.astype(np.float32)
+        self._of_a_pass = weakref.ref(activations)
+        return super().run(images, alone=alone)
+
+
+def test_what_a_pass_that_failed_had_in_memory_is_free_for_the_next_one(scheduler: Scheduler) -> None:
+    net = Keeping()
+    lane = scheduler.lane(loaded(net, batch=4, machine=Machine(threads=1)))
+    net.most = 1
+    net.kept.clear()
+    (answered,) = [ask(scheduler, lane, [grey(value) for value in (9, 30, 60, 90)])]
+    assert answered.wait().error is None
+    assert net.kept == [False] * len(net.kept)
+    assert 4 in net.batches
+
+
+def test_a_pass_of_several_that_fails_otherwise_is_not_repeated(scheduler: Scheduler) -> None:
+    net = Net()
+    lane = scheduler.lane(loaded(net, batch=4, machine=Machine(threads=1)))
+    net.failure = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert isinstance(ask(scheduler, lane, [grey(9)] * 4).wait().error, errors.Unavailable)
+    assert net.batches == [4]
+
+
+def test_of_a_request_that_was_refused_for_want_of_memory_no_further_image_is_passed(scheduler: Scheduler) -> None:
+    net = Small(most=4)
+    lane = scheduler.lane(loaded(net, batch=4, machine=Machine(threads=1)))
+    net.most = 1
+    assert isinstance(ask(scheduler, lane, [grey(value) for value in (0, 30, 60, 90)]).wait().error, errors.Overloaded)
+    scheduler.close()
+    assert net.batches == [4, 1]
 
 
 def test_a_network_that_fails_is_not_to_be_asked_again(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:

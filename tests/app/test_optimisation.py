@@ -190,21 +190,25 @@ def test_pins_are_refused_with_the_nearest_names_or_with_what_was_built() -> Non
         optimisation.check(Pins("torch", "bf16"), [])
 
 
-def in_memory(form: MeasuredForm, memory_bytes: int) -> MeasuredForm:
-    assert form.speed is not None
-    return replace(form, speed=replace(form.speed, memory_bytes=memory_bytes))
+def small(
+    runtime: Runtime, precision: Precision, rate: float, *, within: bool = True, memory_bytes: int | None = 10**6
+) -> MeasuredForm:
+    found = form(runtime, precision, rate, within=within)
+    assert found.speed is not None
+    return replace(found, speed=replace(found.speed, memory_bytes=memory_bytes))
 
 
 @pytest.mark.parametrize(
     ("forms", "names"),
     [
-        ([form("torch", "fp32", 50), form("openvino", "fp32", 90), form("onnxruntime", "fp32", 100)], [2, 1]),
-        ([form("torch", "fp32", 50), form("openvino", "fp32", 70), form("onnxruntime", "fp32", 100)], []),
-        ([form("torch", "fp32", 50), form("openvino", "int8", 99, within=False)], []),
-        ([form("torch", "fp32", 99), form("openvino", "fp32", None), form("onnxruntime", "fp32", 100)], [2, 0]),
+        ([small("torch", "fp32", 50), small("openvino", "fp32", 90), small("onnxruntime", "fp32", 100)], [2, 1]),
+        ([small("torch", "fp32", 50), small("openvino", "fp32", 70), small("onnxruntime", "fp32", 100)], []),
+        ([small("torch", "fp32", 50), small("openvino", "int8", 99, within=False)], []),
+        ([small("torch", "fp32", 99), form("openvino", "fp32", None), small("onnxruntime", "fp32", 100)], [2, 0]),
         ([form("torch", "fp32", None)], []),
-        ([in_memory(form("torch", "fp32", 99), 2**29), in_memory(form("openvino", "fp32", 99), 2**29)], [0, 1]),
-        ([in_memory(form("torch", "fp32", 99), 2**29), in_memory(form("openvino", "fp32", 99), 2**30)], []),
+        ([small("torch", "fp32", 99, memory_bytes=2**29), small("openvino", "fp32", 99, memory_bytes=2**29)], [0, 1]),
+        ([small("torch", "fp32", 99, memory_bytes=2**29), small("openvino", "fp32", 99, memory_bytes=2**30)], []),
+        ([small("torch", "fp32", 99), small("openvino", "fp32", 99, memory_bytes=None)], []),
     ],
 )
 def test_the_two_fastest_are_contenders_if_they_are_close_and_small(
@@ -220,3 +224,22 @@ def test_a_report_says_how_many_images_a_form_takes_best() -> None:
     assert known.batch("onnxruntime-fp32") == 4
     assert known.batch("torch-compiled-fp32") is None
     assert known.batch("tensorrt-fp16") is None
+
+
+def test_forms_that_were_timed_in_turn_are_not_moved_behind_those_that_were_not() -> None:
+    forms = [
+        form("torch", "fp32", 93),
+        form("onnxruntime", "fp32", 95),
+        form("openvino", "fp32", 100),
+        form("openvino", "bf16", 94),
+        form("onnxruntime", "int8", None),
+    ]
+    found = optimisation.in_proportion(forms, {"openvino-fp32": 76, "onnxruntime-fp32": 80})  # of a slower minute
+    assert [one.speed and one.speed.images_per_second for one in found] == [93, 100, 95, 94, None]
+    assert optimisation.order(found) == ("onnxruntime-fp32", "openvino-fp32", "openvino-bf16", "torch-fp32")
+
+
+def test_a_rival_is_of_the_same_precision_and_inside_the_tolerance() -> None:
+    forms = [*FORMS, form("openvino", "bf16", 500), form("torch-compiled", "fp32", 500, within=False)]
+    assert optimisation.best_rate(forms, "fp32") == 100
+    assert optimisation.best_rate(forms, "fp16") == 0

@@ -1,11 +1,14 @@
 """How forms that are close to one another are put in order."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app import errors, optimisation
 from app.models import artifact
+from app.optimisation import Speed
 from app.runtimes import opening
 from app.runtimes.form import PLAIN, Files, Form, Machine, Network
 from tests import factories
@@ -60,9 +63,9 @@ def test_forms_that_are_close_are_ordered_by_what_they_do_in_turn(
     (again,) = told.of(FormsRunInTurn)
     assert {*again.names} == {PLAIN.name, OTHER.name}
     speeds = {form.name: form.speed for form in report.forms if form.speed}
-    assert {name: speed.images_per_second for name, speed in speeds.items()} == dict(
-        zip(again.names, again.images_per_second, strict=True)
-    )
+    first, second = (speeds[name].images_per_second for name in again.names)
+    assert first / second == pytest.approx(again.images_per_second[0] / again.images_per_second[1])
+    assert max(first, second) == max(event.images_per_second for event in told.of(FormMeasured))
     assert {event.name: event.batch for event in told.of(FormMeasured)} == {
         name: speed.batch for name, speed in speeds.items()
     }
@@ -82,3 +85,28 @@ def test_forms_that_cannot_be_in_memory_together_keep_what_each_had_by_itself(
     assert [form.speed.images_per_second for form in report.forms if form.speed] == [
         event.images_per_second for event in told.of(FormMeasured)
     ]
+
+
+def test_batches_and_rivals_are_those_of_the_forms(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = iter([Speed(1.0, 1.0, 50.0, 10, 1), Speed(1.0, 1.0, 90.0, 10, 4), Speed(1.0, 1.0, 80.0, 10, 1)])
+    rivals: list[float] = []
+    sizes: list[int] = []
+
+    def speed(*_given: object, memory_bytes: int | None, rival: float) -> Speed:
+        rivals.append(rival)
+        return next(speeds)
+
+    def rates(contenders: Sequence[tuple[Network, int]], *_given: object) -> list[float]:
+        sizes.extend(size for _, size in contenders)
+        return [20.0, 40.0]
+
+    monkeypatch.setattr(measure, "speed", speed)
+    monkeypatch.setattr(measure, "rates", rates)
+    forms, missing = (OTHER, Form("openvino", "fp32")), Form("tensorrt", "fp16")
+    report = compare.compare(subject, replace(setting, forms=forms, elsewhere=(missing,)), samples.Recorder()).report
+    assert rivals == [0.0, 50.0, 90.0]
+    assert sizes == [4, 1]
+    assert report.order == ("openvino-fp32", PLAIN.name)  # the other one is slower than that in turn
+    assert [form.speed and form.speed.images_per_second for form in report.forms] == [50.0, 45.0, 90.0, None]

@@ -117,6 +117,42 @@ def test_batches_are_not_tried_where_another_form_is_out_of_reach(rival: float, 
     assert network.given == given
 
 
+class OneByOne(Constant):
+    """A network with memory for one image at a time."""
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        if len(images) > 1:
+            raise MemoryError
+        return super().run(images, alone=alone)
+
+
+def test_a_network_that_cannot_pass_several_images_together_is_timed_one_by_one() -> None:
+    found = measure.speed(OneByOne(), BATCH, Pace(Machine(threads=2), seconds=0.01), memory_bytes=None)
+    assert found.batch == 1
+
+
+@pytest.mark.parametrize(
+    ("machine", "sizes"),
+    [(Machine(1), (1,)), (Machine(2), (1, 4)), (Machine(1, "cuda"), (32,)), (Machine(8, "cuda"), (32,))],
+)
+def test_sizes_are_those_that_are_passed_so_in_serving(machine: Machine, sizes: tuple[int, ...]) -> None:
+    assert Pace(machine).sizes == sizes
+
+
+def test_a_rate_is_of_as_much_time_whatever_a_pass_has_of_images() -> None:
+    passes = 0
+
+    class Counting(Constant):
+        def run(self, images: Images, *, alone: bool = False) -> Passed:
+            nonlocal passes
+            passes += 1
+            time.sleep(0.001)
+            return super().run(images, alone=alone)
+
+    measure.rates([(Counting(), 32)], BATCH, Pace(Machine(1, "cuda"), seconds=0.3))
+    assert passes > 30
+
+
 def test_networks_are_timed_in_turn() -> None:
     order: list[str] = []
 

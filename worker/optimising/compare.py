@@ -4,7 +4,7 @@ import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +92,7 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
     measured, logits = [first], {PLAIN.name: plain.answers.logits}
     for form in setting.forms:
         if form != PLAIN:
-            rivals = (one.speed.images_per_second for one in measured if one.speed and one.precision == form.precision)
-            entry, found = bench.try_form(form, plain, lacking, rival=max(rivals, default=0.0))
+            entry, found = bench.try_form(form, plain, lacking, rival=optimisation.best_rate(measured, form.precision))
             measured.append(entry)
             if found is not None:
                 logits[form.name] = found
@@ -143,8 +142,9 @@ class _Bench:
         return self.refused(form, reason), None
 
     def run_in_turn(self, measured: list[MeasuredForm]) -> list[MeasuredForm]:
-        """All of `measured`, the two fastest with the speeds that they have one against the other, where these may be
-        otherwise: they were timed minutes apart, and meanwhile machines do other things, too."""
+        """All of `measured`, the two fastest in the proportion that they have when they are timed in turn, where that
+        may turn them round: they were timed minutes apart, and meanwhile machines do other things, too. The faster one
+        keeps the rate of the fastest, so that what others do in these minutes moves neither behind the other forms."""
         close = optimisation.contenders(measured)
         if not close:
             return measured
@@ -157,15 +157,7 @@ class _Bench:
             logger.warning("%s could not be run in turn: %s", " and ".join(names), error)
             return measured
         self.emit(FormsRunInTurn(names, tuple(rates)))
-        found = dict(zip(names, rates, strict=True))
-        return [
-            replace(
-                form, speed=replace(form.speed, images_per_second=found.get(form.name, form.speed.images_per_second))
-            )
-            if form.speed
-            else form
-            for form in measured
-        ]
+        return optimisation.in_proportion(measured, dict(zip(names, rates, strict=True)))
 
     def refused(self, form: Form, reason: str) -> MeasuredForm:
         """The form without figures."""

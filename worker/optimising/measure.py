@@ -1,6 +1,7 @@
 """What one form makes of images, how fast it is, and how much memory it takes."""
 
 import gc
+import logging
 import statistics
 import threading
 import time
@@ -20,12 +21,15 @@ from app.runtimes.form import BATCH, SIDE_BY_SIDE, Machine, Network
 from worker.training import calibrate, data, unknown
 from worker.training.events import Emit, Progress
 
+logger = logging.getLogger(__name__)
+
 SIZES = {"cpu": (1, SIDE_BY_SIDE), "cuda": (BATCH,)}
 """Images that a network is given at once, the first of which are enough to have its answers: a CPU passes several side
 by side, and what it gains by more is little for some networks and much for others."""
 _SECONDS = 1.0
-_FEWEST_RUNS, _MOST_RUNS = 5, 100
+_FEWEST_RUNS = 5
 """Of one image, or so many images in batches."""
+_MOST_RUNS = 100
 _WINDOWS = 3
 _HOPEFUL = 0.5
 """Of the rate of a rival: by batches of four no network did more than twice as much, image by image it was close."""
@@ -41,7 +45,8 @@ class Pace:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Of the batches that are tried."""
-        return SIZES[torch.device(self.machine.device).type]
+        sizes = SIZES[torch.device(self.machine.device).type]
+        return sizes if self.machine.threads > 1 else sizes[:1]
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ def speed(
     image = np.array(images[:1])
     single = _median(lambda: network.run(image), pace.seconds)
     sizes = pace.sizes if pace.machine.threads / single >= _HOPEFUL * rival else pace.sizes[:1]
+    sizes = (sizes[0], *(size for size in sizes[1:] if _can(network, _some(images, size))))
     rate, batch = max(zip(rates([(network, size) for size in sizes], images, pace), sizes, strict=True))
     alone = _median(lambda: network.run(image, alone=True), pace.seconds)
     return Speed(1000 * alone, 1000 * single, rate, memory_bytes, batch)
@@ -149,12 +155,15 @@ def speed(
 def rates(contenders: Sequence[tuple[Network, int]], images: NDArray[np.uint8], pace: Pace) -> list[float]:
     """Images a second of each network in batches of its size, in as many threads as the machine has for them: in the
     best of some windows, which they have in turn, for what else the machine does meanwhile is no fault of any."""
-    given = [(network, np.array(images[np.arange(size) % len(images)])) for network, size in contenders]
+    given = [(network, _some(images, size)) for network, size in contenders]
+    seconds = pace.seconds / _WINDOWS / len(given)
     found = [0.0] * len(given)
     with ThreadPoolExecutor(pace.machine.threads, thread_name_prefix="measure") as pool:
         for _ in range(_WINDOWS):
             for place, (network, batch) in enumerate(given):
-                found[place] = max(found[place], _window(network, batch, pace, pool))
+                found[place] = max(
+                    found[place], _window(network, batch, pool, threads=pace.machine.threads, seconds=seconds)
+                )
     return found
 
 
@@ -190,8 +199,25 @@ def _median(run: Callable[[], object], seconds: float) -> float:
     return statistics.median(took)
 
 
-def _window(network: Network, batch: NDArray[np.uint8], pace: Pace, pool: ThreadPoolExecutor) -> float:
-    threads = pace.machine.threads
+def _some(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    return np.array(images[np.arange(count) % len(images)])
+
+
+def _can(network: Network, batch: NDArray[np.uint8]) -> bool:
+    """Whether there is a way, and memory, to pass so many images together."""
+    try:
+        network.run(batch)
+    except Exception as error:  # runtimes raise what they like
+        logger.warning("%d images cannot be passed together: %s", len(batch), error)
+        return False
+    return True
+
+
+def _window(
+    network: Network, batch: NDArray[np.uint8], pool: ThreadPoolExecutor, *, threads: int, seconds: float
+) -> float:
+    """Images a second."""
+    fewest = max(1, _FEWEST_RUNS // len(batch))
     ready = threading.Barrier(threads)
 
     def work(_worker: int) -> tuple[int, float, float]:
@@ -203,11 +229,10 @@ def _window(network: Network, batch: NDArray[np.uint8], pace: Pace, pool: Thread
         with suppress(threading.BrokenBarrierError):  # what went wrong elsewhere is raised there
             ready.wait()
         started, done = time.perf_counter(), 0
-        seconds = pace.seconds / _WINDOWS
-        while done < _FEWEST_RUNS or (done < _MOST_RUNS and time.perf_counter() - started < seconds):
+        while done < fewest or time.perf_counter() - started < seconds:
             network.run(batch)
-            done += len(batch)
-        return done, started, time.perf_counter()
+            done += 1
+        return done * len(batch), started, time.perf_counter()
 
     passed, started, ended = zip(*pool.map(work, range(threads)), strict=True)
     return float(sum(passed) / (max(ended) - min(started)))
