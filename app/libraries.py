@@ -5,9 +5,11 @@ its messages; each is None where there is none for a machine. Others take second
 most of it for torch's compiler, and are imported when a network is first built: many processes never build one.
 """
 
+import gc
 import importlib
 import os
 import sys
+import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +23,24 @@ class _Deferred(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+_one_at_a_time = threading.Lock()
+_is_left_out = threading.Event()
+
+
 def import_deferred() -> None:
-    """Import those that wait for a network to be built: before memory is counted, or while nobody waits for them."""
-    for name in ("timm.data", "torchvision.models"):
-        importlib.import_module(name)
+    """Import those that wait for a network to be built: before memory is counted, or while nobody waits for them.
+
+    The search for garbage leaves out from then on what there is. It went through the half million objects of torch and
+    its like again and again, for which every thread of the process waits a quarter of a second each time. Nothing
+    that goes again, such as a network, should be there yet: what refers to itself would never be freed.
+    """
+    with _one_at_a_time:
+        for name in ("timm.data", "torchvision.models"):
+            importlib.import_module(name)
+        if not _is_left_out.is_set():
+            gc.collect()
+            gc.freeze()
+            _is_left_out.set()
 
 
 if TYPE_CHECKING:

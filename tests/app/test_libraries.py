@@ -1,4 +1,4 @@
-"""Libraries that would report home do not."""
+"""Libraries that would report home do not, and the objects of the large ones are in nobody's way."""
 
 import subprocess
 import sys
@@ -26,3 +26,27 @@ def test_importing_them_opens_no_store_of_events_and_starts_no_sender(tmp_path: 
 
     assert found.stdout.strip() == "[] 1"
     assert list(tmp_path.iterdir()) == []
+
+
+SEARCHED = """
+import gc
+from app import libraries
+libraries.import_deferred()
+left_out, searched = gc.get_freeze_count(), len(gc.get_objects())
+kept = [[] for _ in range(1000)]
+libraries.import_deferred()
+print(left_out > 100_000, searched < 1_000, gc.get_freeze_count() <= left_out)
+"""
+
+
+def test_what_was_imported_is_searched_for_garbage_once(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    found = subprocess.run(
+        [sys.executable, "-c", SEARCHED],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+    )
+    assert found.stdout.strip() == "True True True"
