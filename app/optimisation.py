@@ -105,7 +105,7 @@ class Speed:
     single_thread_ms: float
     """... and on one thread."""
     images_per_second: float
-    """In batches of that size, as many of them at once as there are threads on a CPU."""
+    """In batches of so many as `batch` says; on a CPU, as many batches at once as there are threads."""
     memory_bytes: int | None
     """By which the process grew when it was loaded and first run, on one thread and on all; None where that cannot be
     told."""

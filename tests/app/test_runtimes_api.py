@@ -231,7 +231,7 @@ def test_the_card_and_the_page_have_the_table(
     assert page.count('<td class="text">onnxruntime-int8</td>') == 1
 
 
-def test_what_each_form_refuses_is_told_and_not_of_optimisations_of_old(
+def test_what_each_form_refuses_and_passes_together_is_told_and_not_of_optimisations_of_old(
     http: TestClient, database: Database, files: Storage, register: Callable[..., Any]
 ) -> None:
     register(asdict(measured(LABELS)), LABELS)
@@ -239,23 +239,30 @@ def test_what_each_form_refuses_is_told_and_not_of_optimisations_of_old(
         version_id = models.find_version(session, "insects", 1).id
     plain, other = REPORT.forms[:2]
     assert other.figures is not None
+    assert other.speed is not None
     told = replace(other.figures, refused=0.0475, unknown_agreement=0.976, unknown_below=0.31)
-    forms = (plain, replace(other, figures=told))
+    forms = (plain, replace(other, figures=told, speed=replace(other.speed, images_per_second=87.0, batch=4)))
     optimisation_id = record(database, version_id, replace(REPORT, forms=forms, order=("torch-fp32",)))
     with database.write() as session:
         row = session.get_one(Optimisation, optimisation_id)
         of_old = {name: value for name, value in row.report["forms"][0]["figures"].items() if value is not None}
-        row.report = {**row.report, "forms": [{**row.report["forms"][0], "figures": of_old}, row.report["forms"][1]]}
+        speed_of_old = {name: value for name, value in row.report["forms"][0]["speed"].items() if name != "batch"}
+        first_of_old = {**row.report["forms"][0], "figures": of_old, "speed": speed_of_old}
+        row.report = {**row.report, "forms": [first_of_old, row.report["forms"][1]]}
 
     first, second = http.get(URL).json()["optimisations"][0]["report"]["forms"]
     names = ("refused", "unknown_agreement", "unknown_below")
     assert [first["figures"][name] for name in names] == [None, None, None]
     assert [second["figures"][name] for name in names] == [0.0475, 0.976, 0.31]
+    assert (first["speed"]["batch"], second["speed"]["batch"]) == (None, 4)
     card, page = http.get(f"{VERSION}/card").text, http.get(f"{VERSION}/evaluation?format=html").text
     (row_of_old,) = (line for line in card.splitlines() if line.startswith("| torch-fp32"))
     assert row_of_old.split(" | ")[5] == "\N{EN DASH}"
     assert "| 4.8 % (97.6 %) |" in card
     assert "<td>4.8 % (97.6 %)</td>" in page
+    assert "| 87 (4) |" in card
+    assert "<td>87 (4)</td>" in page
+    assert "(" not in row_of_old
 
 
 def test_little_memory_is_not_told_as_none(

@@ -32,7 +32,8 @@ _FEWEST_RUNS = 5
 _MOST_RUNS = 100
 _WINDOWS = 3
 _HOPEFUL = 0.5
-"""Of the rate of a rival: by batches of four no network did more than twice as much, image by image it was close."""
+"""Of the rate of a rival, image by image: four together gave some networks more than twice as many images a second, but
+no network so far behind came to be the faster one by that."""
 
 
 @dataclass(frozen=True)
