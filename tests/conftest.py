@@ -13,6 +13,7 @@ import redis
 import torch
 from sqlalchemy.engine import URL, make_url
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from app.db import Database
 from app.settings import Settings
@@ -22,24 +23,30 @@ from tests.databases import Emptied
 
 torch.set_num_threads(1)
 
-LONGEST = ("e2e", "worker", "training", "backbones", "pretraining")
-"""Folders of the tests that take long, in the order to run them."""
+ORDER = ("e2e", "worker", "client", "app", "pretraining", "training", "backbones")
+"""The folders, from those whose tests wait most for other processes to those whose tests compute all the time."""
 TEST_DATA = Path(os.environ.get("GRAFT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # What takes longest comes first, so that no process waits long for the other at the end.
-    items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
+    items.sort(key=lambda item: ORDER.index(folder if (folder := item.path.parent.name) in ORDER else "app"))
 
 
 class ByService(LoadScopeScheduling):  # type: ignore[misc]
-    """One process runs a module, or all tests of one running service, which starts once for them."""
+    """One process runs a module, or all tests of one running service, which starts once for them. The first process
+    begins with the first modules, and all others with the last, so that some wait while others compute: they meet
+    among short ones, where none waits long for the rest at the end."""
 
     _SERVICE = re.compile(r"tests/e2e/.*\[(?:.*-)?(embedded|distributed)(?:-.*)?\]")
 
     def _split_scope(self, nodeid: str) -> str:
         service = self._SERVICE.fullmatch(nodeid)
         return f"the {service[1]} service" if service else nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is not self.nodes[0]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -291,7 +291,7 @@ def test_an_optimisation_gives_way_to_a_training_and_costs_it_no_attempt(
     runner = Runner(desk.database, desk.files, settings.model_copy(update={"cancel_grace_seconds": grace}), forkserver)
     sweeper = Sweeper(desk.database, desk.files, settings, Bell(), ["gpu"], forkserver)
     station = Station(settings, desk.database, runner, sweeper)
-    job = submit(desk, OptimisationCreate(forms=FORMS))
+    job = submit(desk, OptimisationCreate(forms=["onnxruntime-fp32"]))
     thread = threading.Thread(target=station.run_next, args=(["gpu"],))
     thread.start()
     until(lambda: bool(job_processes()))
