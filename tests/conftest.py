@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByService(LoadScopeScheduling):  # type: ignore[misc]
-    """One process runs a module, or all tests of one running service, which starts once for them. The first process
-    begins with the first modules, and all others with the last, so that some wait while others compute: they meet
-    among short ones, where none waits long for the rest at the end."""
+    """One process runs a module, or all tests of one running service, which starts once for them. Every other process
+    begins with the last modules, so that some wait while others compute: they meet among short ones, where none waits
+    long for the rest at the end."""
 
     _SERVICE = re.compile(r"tests/e2e/.*\[(?:.*-)?(embedded|distributed)(?:-.*)?\]")
 
@@ -44,7 +44,7 @@ class ByService(LoadScopeScheduling):  # type: ignore[misc]
         return f"the {service[1]} service" if service else nodeid.partition("::")[0]
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if node is not self.nodes[0]:
+        if self.nodes.index(node) % 2:
             self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
         super()._assign_work_unit(node)
 
