@@ -22,6 +22,9 @@ from tests.app.serving import LABELS, Listening
 from tests.training.samples import MAX_PIXELS
 
 TOLERANCE = 1e-4
+PATIENCE = 60.0
+"""Seconds. What the process of the tests has in memory is looked through again and again beside the service in it, and
+other tests have the cores."""
 PHOTOS = tuple(
     factories.image(colour, seed=seed, size=size, kind=kind)
     for seed, (size, kind) in enumerate(
@@ -86,17 +89,19 @@ def of_serving(rows: Sequence[Any]) -> Rows:
 
 def raw(here: Listening, photos: Sequence[bytes]) -> Rows:
     url, headers = f"{here.url}/v1/models/insects/predict", {"Content-Type": "application/octet-stream"}
-    return np.concatenate([of_own(answered(httpx.post(url, content=photo, headers=headers))) for photo in photos])
+    return np.concatenate(
+        [of_own(answered(httpx.post(url, content=photo, headers=headers, timeout=PATIENCE))) for photo in photos]
+    )
 
 
 def form(here: Listening, photos: Sequence[bytes]) -> Rows:
     files = [("file", ("photo", photo)) for photo in photos]
-    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects@1/predict", files=files)))
+    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects@1/predict", files=files, timeout=PATIENCE)))
 
 
 def own_json(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"images": [{"b64": b64(photo)} for photo in photos]}
-    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects/predict", json=body)))
+    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects/predict", json=body, timeout=PATIENCE)))
 
 
 def v2_json(here: Listening, photos: Sequence[bytes]) -> Rows:
@@ -114,7 +119,9 @@ def v2_nested(here: Listening, photos: Sequence[bytes]) -> Rows:
 
 def v2_posted(here: Listening, tensor: dict[str, Any]) -> Rows:
     url = f"{here.url}/v2/models/insects/versions/1/infer"
-    document = answered(httpx.post(url, json={"inputs": [tensor], "outputs": [{"name": "probabilities"}]}))
+    document = answered(
+        httpx.post(url, json={"inputs": [tensor], "outputs": [{"name": "probabilities"}]}, timeout=PATIENCE)
+    )
     (output,) = document["outputs"]
     assert output["shape"] == [tensor["shape"][0], len(LABELS)]
     return np.array(output["data"]).reshape(output["shape"])
@@ -152,18 +159,24 @@ def v2_bytes(here: Listening, photos: Sequence[bytes]) -> Rows:
 
 def serving_rows(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"instances": [{"b64": b64(photo)} for photo in photos], "signature_name": "serving_default"}
-    return of_serving(answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body))["predictions"])
+    return of_serving(
+        answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body, timeout=PATIENCE))["predictions"]
+    )
 
 
 def serving_columns(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"inputs": {"image": [{"b64": b64(photo)} for photo in photos]}}
-    found = answered(httpx.post(f"{here.url}/v1/models/insects/versions/1:predict", json=body))["outputs"]
+    found = answered(httpx.post(f"{here.url}/v1/models/insects/versions/1:predict", json=body, timeout=PATIENCE))[
+        "outputs"
+    ]
     return of_serving([dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)])
 
 
 def serving_pixels(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"instances": [pixels_of(photo).tolist() for photo in photos]}
-    return of_serving(answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body))["predictions"])
+    return of_serving(
+        answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body, timeout=PATIENCE))["predictions"]
+    )
 
 
 @pytest.mark.parametrize("count", range(1, len(PHOTOS) + 1))
