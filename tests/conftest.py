@@ -24,7 +24,8 @@ from tests.databases import Emptied
 torch.set_num_threads(1)
 
 ORDER = ("e2e", "worker", "client", "app", "pretraining", "training", "backbones")
-"""The folders, from those whose tests wait most for other processes to those whose tests compute all the time."""
+"""The folders, from those whose tests wait most for other processes to those whose tests compute all the time; what is
+in none of them goes with the application's."""
 TEST_DATA = Path(os.environ.get("GRAFT_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -23,8 +23,7 @@ from tests.training.samples import MAX_PIXELS
 
 TOLERANCE = 1e-4
 PATIENCE = 60.0
-"""Seconds. What the process of the tests has in memory is looked through again and again beside the service in it, and
-other tests have the cores."""
+"""Seconds: other tests have the cores, too."""
 PHOTOS = tuple(
     factories.image(colour, seed=seed, size=size, kind=kind)
     for seed, (size, kind) in enumerate(
@@ -68,6 +67,10 @@ def normalised(photo: bytes) -> NDArray[np.float32]:
     return values.transpose(2, 0, 1).astype(np.float32)
 
 
+def post(url: str, **given: Any) -> httpx.Response:
+    return httpx.post(url, timeout=PATIENCE, **given)
+
+
 def answered(answer: httpx.Response) -> Any:
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -89,19 +92,17 @@ def of_serving(rows: Sequence[Any]) -> Rows:
 
 def raw(here: Listening, photos: Sequence[bytes]) -> Rows:
     url, headers = f"{here.url}/v1/models/insects/predict", {"Content-Type": "application/octet-stream"}
-    return np.concatenate(
-        [of_own(answered(httpx.post(url, content=photo, headers=headers, timeout=PATIENCE))) for photo in photos]
-    )
+    return np.concatenate([of_own(answered(post(url, content=photo, headers=headers))) for photo in photos])
 
 
 def form(here: Listening, photos: Sequence[bytes]) -> Rows:
     files = [("file", ("photo", photo)) for photo in photos]
-    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects@1/predict", files=files, timeout=PATIENCE)))
+    return of_own(answered(post(f"{here.url}/v1/models/insects@1/predict", files=files)))
 
 
 def own_json(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"images": [{"b64": b64(photo)} for photo in photos]}
-    return of_own(answered(httpx.post(f"{here.url}/v1/models/insects/predict", json=body, timeout=PATIENCE)))
+    return of_own(answered(post(f"{here.url}/v1/models/insects/predict", json=body)))
 
 
 def v2_json(here: Listening, photos: Sequence[bytes]) -> Rows:
@@ -119,9 +120,7 @@ def v2_nested(here: Listening, photos: Sequence[bytes]) -> Rows:
 
 def v2_posted(here: Listening, tensor: dict[str, Any]) -> Rows:
     url = f"{here.url}/v2/models/insects/versions/1/infer"
-    document = answered(
-        httpx.post(url, json={"inputs": [tensor], "outputs": [{"name": "probabilities"}]}, timeout=PATIENCE)
-    )
+    document = answered(post(url, json={"inputs": [tensor], "outputs": [{"name": "probabilities"}]}))
     (output,) = document["outputs"]
     assert output["shape"] == [tensor["shape"][0], len(LABELS)]
     return np.array(output["data"]).reshape(output["shape"])
@@ -159,24 +158,18 @@ def v2_bytes(here: Listening, photos: Sequence[bytes]) -> Rows:
 
 def serving_rows(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"instances": [{"b64": b64(photo)} for photo in photos], "signature_name": "serving_default"}
-    return of_serving(
-        answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body, timeout=PATIENCE))["predictions"]
-    )
+    return of_serving(answered(post(f"{here.url}/v1/models/insects:predict", json=body))["predictions"])
 
 
 def serving_columns(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"inputs": {"image": [{"b64": b64(photo)} for photo in photos]}}
-    found = answered(httpx.post(f"{here.url}/v1/models/insects/versions/1:predict", json=body, timeout=PATIENCE))[
-        "outputs"
-    ]
+    found = answered(post(f"{here.url}/v1/models/insects/versions/1:predict", json=body))["outputs"]
     return of_serving([dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)])
 
 
 def serving_pixels(here: Listening, photos: Sequence[bytes]) -> Rows:
     body = {"instances": [pixels_of(photo).tolist() for photo in photos]}
-    return of_serving(
-        answered(httpx.post(f"{here.url}/v1/models/insects:predict", json=body, timeout=PATIENCE))["predictions"]
-    )
+    return of_serving(answered(post(f"{here.url}/v1/models/insects:predict", json=body))["predictions"])
 
 
 @pytest.mark.parametrize("count", range(1, len(PHOTOS) + 1))
