@@ -11,7 +11,7 @@ from app import errors
 from app.described import described
 from app.numbers import Number
 
-Runtime = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "tensorrt"]
+Runtime = Literal["torch", "torch-winograd", "torch-compiled", "onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -21,6 +21,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FORMS_ON: Mapping[DeviceKind, tuple[str, ...]] = {
     "cpu": (
         "torch-fp32",
+        "torch-winograd-fp32",
         "onnxruntime-fp32",
         "openvino-fp32",
         "torch-bf16",

@@ -62,9 +62,9 @@ class Settings(BaseSettings):
     optimise_after_training: bool = True
     """Whether all forms of each new model version are measured, so that the fastest is served."""
     runtime: str = "auto"
-    """Which of the forms that a version was built in this process runs, whatever was measured: torch, torch-compiled,
-    onnxruntime, openvino, tensorrt; `auto` leaves it to what was measured and pinned. Versions without one run as with
-    `auto`."""
+    """Which of the forms that a version was built in this process runs, whatever was measured: torch, torch-winograd,
+    torch-compiled, onnxruntime, openvino, tensorrt; `auto` leaves it to what was measured and pinned. Versions without
+    one run as with `auto`."""
     precision: str = "auto"
     """... and in which precision: fp32, bf16, fp16, int8."""
 

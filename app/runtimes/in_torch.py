@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import InferenceForm
 from app.models import artifact as artifacts
+from app.runtimes import convolutions
 from app.runtimes.form import Files, Form, Images, Machine, Network, Passed
 from app.runtimes.in_graphs import Forward, InGraphs
 
@@ -94,6 +95,13 @@ def open_plain(files: Files, form: Form, machine: Machine) -> Network:
 def open_compiled(files: Files, form: Form, machine: Machine) -> Network:
     """The same, compiled for this machine, which takes a C++ compiler and its time. Raises `Unavailable`."""
     return _opened(Compiled(_restored(files).to(machine.device)), form, machine)
+
+
+def open_winograd(files: Files, form: Form, machine: Machine) -> Network:
+    """The same, with convolutions by our own code, which takes a C++ compiler. Raises `Unavailable`."""
+    network = _restored(files)
+    convolutions.compute_own(network)
+    return _opened(network, form, machine)
 
 
 def whole(files: Files) -> Whole:

@@ -16,7 +16,7 @@ _STATM = Path("/proc/self/statm")
 # Of mallopt(3): what is free at the end of the heap stays there, and all but the largest pieces are parts of the heap.
 _TRIM_THRESHOLD, _NEVER = -1, -1
 _MMAP_THRESHOLD, _MOST = -3, 2**25
-_OF_TORCH: tuple[Runtime, ...] = ("torch", "torch-compiled")
+_OF_TORCH: tuple[Runtime, ...] = ("torch", "torch-winograd", "torch-compiled")
 _OF_MEMORY = (
     "out of memory",
     "outofmemory",

@@ -120,6 +120,7 @@ def _verify(network: Network, form: Form, check: Check | None) -> None:
 
 _OPENERS: dict[Runtime, Callable[[Files, Form, Machine], Network]] = {
     "torch": in_torch.open_plain,
+    "torch-winograd": in_torch.open_winograd,
     "torch-compiled": in_torch.open_compiled,
     "onnxruntime": in_onnx.open_onnx,
     "openvino": in_openvino.open_openvino,

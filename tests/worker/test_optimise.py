@@ -38,7 +38,7 @@ from worker.splits import splits_of
 from worker.station import Station
 from worker.sweep import Sweeper
 
-FORMS = ["onnxruntime-fp32", "openvino-fp32", "onnxruntime-int8", "openvino-int8"]
+FORMS = ["torch-winograd-fp32", "onnxruntime-fp32", "openvino-fp32", "onnxruntime-int8", "openvino-int8"]
 MACHINE = Machine(threads=1)
 
 

@@ -1,0 +1,178 @@
+"""Our own convolutions in float32, compiled for the CPU of this machine when they are first needed."""
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+import threading
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from app import errors
+
+_SOURCE = "convolve.cpp"
+_COMPILERS = ("g++", "c++", "clang++")
+_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_SECONDS = 120
+_COMPILING = threading.Lock()
+_TRANSFORM = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+"""The matrix G of F(4 x 4, 3 x 3): Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015)."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a convolution sees at a time, and where; two numbers are those of rows and columns."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is one of those that Winograd's way is for: of 3 x 3, one beside the other."""
+        return self.size == (3, 3) and self.stride == (1, 1) and self.padding[0] == self.padding[1]
+
+    def outputs(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that come of maps of so many."""
+        down, across = (
+            (length + 2 * padding - size) // stride + 1
+            for length, size, stride, padding in zip((height, width), self.size, self.stride, self.padding, strict=True)
+        )
+        return down, across
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What becomes of the sums of a convolution of K outputs."""
+
+    bias: Tensor
+    """`(K,) float32`."""
+    low: float = -float("inf")
+    high: float = float("inf")
+    """What values are limited to, after what is added."""
+
+
+class Library:
+    """The compiled code, which computes in as many threads as torch does in the one that calls it."""
+
+    def __init__(self, path: Path) -> None:
+        code = ctypes.CDLL(str(path))
+        pointer, number, value, count = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+        code.winograd_room.restype = number
+        code.winograd_room.argtypes = [number, number, count]
+        code.winograd.restype = code.direct.restype = None
+        code.winograd.argtypes = [pointer] * 6 + [number] * 6 + [value] * 2 + [count]
+        code.direct.argtypes = [pointer] * 5 + [number] * 11 + [value] * 2 + [count]
+        self._code = code
+        self._panel: int = code.panel()
+        self._lanes: int = code.lanes()
+
+    def suits_winograd(self, window: Window, channels: int, outputs: int) -> bool:
+        """Whether `winograd` knows how to do it."""
+        return window.is_small and channels % self._lanes == 0 and outputs % self._lanes == 0
+
+    def transformed(self, weights: Tensor) -> Tensor:
+        """Weights `(K, C, 3, 3)` as `winograd` takes them: four times as many values."""
+        outputs, channels = weights.shape[:2]
+        by = torch.tensor(_TRANSFORM, dtype=torch.float64)
+        planes = torch.empty(6, 6, channels, outputs)
+        for place, row in enumerate(by):  # all at once, in double precision, would take twice as much memory
+            planes[place] = torch.einsum("j,kcjl,ml->mck", row, weights.double(), by)
+        return self._in_panels(planes.flatten(0, 1))
+
+    def packed(self, weights: Tensor) -> Tensor:
+        """Weights `(K, C, H, W)` as `direct` takes them."""
+        return self._in_panels(weights.permute(2, 3, 1, 0).reshape(1, -1, len(weights)))
+
+    def winograd(
+        self, maps: Tensor, weights: Tensor, window: Window, outputs: int, finish: Finish, added: Tensor | None
+    ) -> Tensor:
+        """Maps `(N, C, H, W) float32` to `(N, outputs, H', W')`, both in channels-last order, as is what is `added`."""
+        maps, added = _in_order(maps), None if added is None else _in_order(added)
+        images, channels, height, width = maps.shape
+        threads = torch.get_num_threads()
+        found = _empty(images, outputs, window.outputs(height, width))
+        scratch = torch.empty(self._code.winograd_room(channels, outputs, threads))
+        self._code.winograd(
+            *(_at(values) for values in (maps, weights, finish.bias, added, found, scratch)),
+            *(images, height, width, channels, outputs, window.padding[0]),
+            *(finish.low, finish.high, threads),
+        )
+        return found
+
+    def direct(
+        self, maps: Tensor, weights: Tensor, window: Window, outputs: int, finish: Finish, added: Tensor | None
+    ) -> Tensor:
+        """The same for windows of any size and stride."""
+        down, across = window.outputs(*maps.shape[2:])
+        (rows, columns), added = window.padding, None if added is None else _in_order(added)
+        maps = _in_order(functional.pad(maps, (columns, columns, rows, rows)) if rows or columns else maps)
+        images, channels, height, width = maps.shape
+        found = _empty(images, outputs, (down, across))
+        self._code.direct(
+            *(_at(values) for values in (maps, weights, finish.bias, added, found)),
+            *(images, height, width, channels, down, across, outputs, *window.size, *window.stride),
+            *(finish.low, finish.high, torch.get_num_threads()),
+        )
+        return found
+
+    def _in_panels(self, planes: Tensor) -> Tensor:
+        """`(P, summed, outputs)` as `(P, panels, summed, panel)`."""
+        count, summed, outputs = planes.shape
+        filled = functional.pad(planes, (0, -outputs % self._panel))
+        return filled.reshape(count, summed, -1, self._panel).transpose(1, 2).contiguous()
+
+
+def library(lanes: int | None = None) -> Library:
+    """The code for this machine, compiled by the first call, for vectors of so many values: those of the CPU, if left
+    out. Raises `Unavailable` where it cannot be."""
+    with _COMPILING:
+        # Vectors longer than those of the CPU take ten times as long to compile with all that the compiler can do.
+        return _compiled(() if lanes is None else (f"-DGRAFT_LANES={lanes}", "-O2"))
+
+
+@cache
+def _compiled(options: tuple[str, ...]) -> Library:
+    compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise _unavailable(f"there is no C++ compiler ({', '.join(_COMPILERS)})")
+    with tempfile.TemporaryDirectory(prefix="graft-") as folder:
+        path = Path(folder) / "convolve.so"
+        with resources.as_file(resources.files(__package__) / _SOURCE) as source:
+            command = [compiler, *_OPTIONS, *options, str(source), "-o", str(path)]
+            try:
+                subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+            except subprocess.CalledProcessError as error:
+                raise _unavailable(f"{compiler} does not compile its convolutions: {error.stderr[-500:]}") from error
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise _unavailable(f"{compiler} does not compile its convolutions: {error}") from error
+        return Library(path)
+
+
+def _unavailable(reason: str) -> errors.Unavailable:
+    return errors.Unavailable(reason, code="runtime_unavailable")
+
+
+def _in_order(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(images: int, outputs: int, size: tuple[int, int]) -> Tensor:
+    return torch.empty(images, outputs, *size, memory_format=torch.channels_last)
+
+
+def _at(values: Tensor | None) -> int | None:
+    return None if values is None else values.data_ptr()
