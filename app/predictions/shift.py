@@ -10,7 +10,8 @@ class Shift:
     the caches and in the memory that they have of their own, and with little to do the others are not needed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # One that its thread may take again: whatever it lets go of inside may end something that comes back here.
+        self._lock = threading.RLock()
         self._waiting: list[threading.Lock] = []
 
     def __enter__(self) -> None:

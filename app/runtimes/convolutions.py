@@ -1,18 +1,19 @@
 """Networks whose convolutions are computed by our own code, in float32 on the CPU."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import inception, resnet
-from torchvision.models.googlenet import BasicConv2d
 
 from app import errors
 from app.backbones import formnet, tinynet
 from app.backbones.written import inception_v2
+from app.libraries import torchvision_models
 from app.runtimes import convolve
 from app.runtimes.convolve import Finish, Library, Window
 
@@ -29,15 +30,14 @@ class Convolution(nn.Module):
         is_winograd = _suits(library, layer)
         self._compute = library.winograd if is_winograd else library.direct
         self._weights = library.transformed(layer.weight) if is_winograd else library.packed(layer.weight)
-        self._finish = Finish(torch.zeros(self._outputs) if layer.bias is None else layer.bias.detach())
+        self._finish = Finish(torch.zeros(self._outputs) if layer.bias is None else layer.bias.detach().clone())
 
     def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
         return self._compute(maps, self._weights, self._window, self._outputs, self._finish, added)
 
-    def limit(self, activation: nn.ReLU | nn.ReLU6) -> None:
-        """Apply it, too."""
-        high = 6.0 if isinstance(activation, nn.ReLU6) else float("inf")
-        self._finish = replace(self._finish, low=0.0, high=high)
+    def limit(self, *, is_capped: bool = False) -> None:
+        """Apply a ReLU, too, or where that `is_capped` a ReLU6."""
+        self._finish = replace(self._finish, low=0.0, high=6.0 if is_capped else float("inf"))
 
 
 class Residual(nn.Module):
@@ -69,7 +69,7 @@ class _Block:
             return None
         for one in (*before, last):
             if isinstance(one, Convolution):
-                one.limit(nn.ReLU())
+                one.limit()
         steps = [one if isinstance(one, Convolution) else nn.Sequential(one, nn.ReLU(inplace=True)) for one in before]
         return Residual(steps, last, getattr(module, self.shortcut))
 
@@ -86,19 +86,25 @@ class _WithActivation:
         convolution = module.get_submodule(self.convolution)
         if not (isinstance(convolution, Convolution) and _are_gone(module, (self.norm,))):
             return None
-        convolution.limit(nn.ReLU())
+        convolution.limit()
         return convolution
 
 
-_KINDS: Mapping[type[nn.Module], _Block | _WithActivation] = {
-    resnet.BasicBlock: _Block(("conv1", "conv2"), ("bn1", "bn2"), "downsample"),
-    resnet.Bottleneck: _Block(("conv1", "conv2", "conv3"), ("bn1", "bn2", "bn3"), "downsample"),
-    tinynet.Block: _Block(("conv1", "conv2"), ("norm1", "norm2"), "shortcut"),
-    formnet.Block: _Block(("conv1", "conv2"), ("norm1", "norm2"), "shortcut"),
-    inception_v2.ConvNorm: _WithActivation("conv", "norm"),
-    BasicConv2d: _WithActivation("conv", "bn"),
-    inception.BasicConv2d: _WithActivation("conv", "bn"),
-}
+@cache
+def _kinds() -> Mapping[type[nn.Module], _Block | _WithActivation]:
+    """What is known of the modules of these classes."""
+    resnet, inception = torchvision_models.resnet, torchvision_models.inception
+    # As a name of the package it is the function that makes one.
+    googlenet = importlib.import_module("torchvision.models.googlenet")
+    return {
+        resnet.BasicBlock: _Block(("conv1", "conv2"), ("bn1", "bn2"), "downsample"),
+        resnet.Bottleneck: _Block(("conv1", "conv2", "conv3"), ("bn1", "bn2", "bn3"), "downsample"),
+        tinynet.Block: _Block(("conv1", "conv2"), ("norm1", "norm2"), "shortcut"),
+        formnet.Block: _Block(("conv1", "conv2"), ("norm1", "norm2"), "shortcut"),
+        inception_v2.ConvNorm: _WithActivation("conv", "norm"),
+        googlenet.BasicConv2d: _WithActivation("conv", "bn"),
+        inception.BasicConv2d: _WithActivation("conv", "bn"),
+    }
 
 
 @torch.no_grad()
@@ -119,7 +125,8 @@ def compute_own(network: nn.Module) -> None:
     for module in list(network.modules()):
         _limit_in(module)
         for name, child in list(module.named_children()):
-            found = _KINDS[type(child)].of(child) if type(child) in _KINDS else None
+            kind = _kinds().get(type(child))
+            found = None if kind is None else kind.of(child)
             if found is not None:
                 setattr(module, name, found)
 
@@ -136,12 +143,13 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def _limit_in(module: nn.Module) -> None:
     """Activations right behind a convolution in what is passed in order."""
-    if not isinstance(module, nn.Sequential):
+    if type(module).forward is not nn.Sequential.forward:
         return
-    steps = [(name, child) for name, child in module.named_children() if not isinstance(child, nn.Identity)]
+    # All, and not the named ones, among which one that is passed twice is once.
+    steps = [(name, child) for name, child in module._modules.items() if type(child) is not nn.Identity]
     for (_, before), (name, behind) in pairwise(steps):
-        if isinstance(before, Convolution) and isinstance(behind, nn.ReLU | nn.ReLU6):
-            before.limit(behind)
+        if isinstance(before, Convolution) and type(behind) in (nn.ReLU, nn.ReLU6):
+            before.limit(is_capped=type(behind) is nn.ReLU6)
             setattr(module, name, nn.Identity())
 
 

@@ -231,6 +231,7 @@ void direct(const float* maps, const float* weights, const float* bias, const fl
             long wide_window, long down, long across, float low, float high, int threads) {
   const Finish finish{bias, added, low, high};
   const long depth = wide_window * channels, all = images * tall * wide;
+  if (all <= 0) return;
   // All of about one size, since threads have as many each.
   const long most = std::max(kKept / (channels * down * across + outputs), 8L * kRows);
   const long chunk = padded(blocks(all, std::max(all / most, 1L)), kRows);

@@ -105,6 +105,7 @@ class Library:
         images, channels, height, width = maps.shape
         threads = torch.get_num_threads()
         found = _empty(images, outputs, window.outputs(height, width))
+        _check(maps, found, added)
         scratch = torch.empty(self._code.winograd_room(channels, outputs, threads))
         self._code.winograd(
             *(_at(values) for values in (maps, weights, finish.bias, added, found, scratch)),
@@ -122,6 +123,7 @@ class Library:
         maps = _in_order(functional.pad(maps, (columns, columns, rows, rows)) if rows or columns else maps)
         images, channels, height, width = maps.shape
         found = _empty(images, outputs, (down, across))
+        _check(maps, found, added)
         self._code.direct(
             *(_at(values) for values in (maps, weights, finish.bias, added, found)),
             *(images, height, width, channels, down, across, outputs, *window.size, *window.stride),
@@ -132,7 +134,8 @@ class Library:
     def _in_panels(self, planes: Tensor) -> Tensor:
         """`(P, summed, outputs)` as `(P, panels, summed, panel)`."""
         count, summed, outputs = planes.shape
-        filled = functional.pad(planes, (0, -outputs % self._panel))
+        missing = -outputs % self._panel
+        filled = functional.pad(planes, (0, missing)) if missing else planes
         return filled.reshape(count, summed, -1, self._panel).transpose(1, 2).contiguous()
 
 
@@ -155,11 +158,11 @@ def _compiled(options: tuple[str, ...]) -> Library:
             command = [compiler, *_OPTIONS, *options, str(source), "-o", str(path)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+                return Library(path)
             except subprocess.CalledProcessError as error:
                 raise _unavailable(f"{compiler} does not compile its convolutions: {error.stderr[-500:]}") from error
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise _unavailable(f"{compiler} does not compile its convolutions: {error}") from error
-        return Library(path)
+            except (OSError, subprocess.TimeoutExpired) as error:  # such as a folder that nothing may be run from
+                raise _unavailable(f"its convolutions cannot be compiled and loaded: {error}") from error
 
 
 def _unavailable(reason: str) -> errors.Unavailable:
@@ -168,6 +171,17 @@ def _unavailable(reason: str) -> errors.Unavailable:
 
 def _in_order(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _check(maps: Tensor, found: Tensor, added: Tensor | None) -> None:
+    """Raise `RuntimeError`, as torch does, for what the code would read or write beyond its end."""
+    if not found.numel():
+        raise RuntimeError(f"the window of a convolution is greater than its padded maps of {tuple(maps.shape)}")
+    if added is not None and added.shape != found.shape:
+        raise RuntimeError(f"{tuple(added.shape)} cannot be added to {tuple(found.shape)}")
+    for values in (maps, found if added is None else added):
+        if values.dtype != torch.float32 or values.device.type != "cpu":
+            raise RuntimeError(f"these convolutions take float32 on the CPU, not {values.dtype} on {values.device}")
 
 
 def _empty(images: int, outputs: int, size: tuple[int, int]) -> Tensor:

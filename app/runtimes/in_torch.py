@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from app import errors
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import InferenceForm
 from app.models import artifact as artifacts
@@ -99,6 +100,8 @@ def open_compiled(files: Files, form: Form, machine: Machine) -> Network:
 
 def open_winograd(files: Files, form: Form, machine: Machine) -> Network:
     """The same, with convolutions by our own code, which takes a C++ compiler. Raises `Unavailable`."""
+    if machine.device != "cpu":
+        raise errors.Unavailable("its convolutions are for CPUs", code="runtime_unavailable")
     network = _restored(files)
     convolutions.compute_own(network)
     return _opened(network, form, machine)

@@ -136,9 +136,9 @@ def test_what_is_added_comes_before_the_limits_and_no_number_stays_none(
     plain = layer(maps)
     added = numbers(*plain.shape, seed=3)  # not in channels-last order, which torch does not see to either
     assert_close(own(maps, added), plain + added)
-    own.limit(nn.ReLU())
+    own.limit()
     assert_close(own(maps, added), functional.relu(plain + added))
-    own.limit(nn.ReLU6())
+    own.limit(is_capped=True)
     assert_close(own(5 * maps, added), functional.relu6(layer(5 * maps) + added))
     assert own(20 * maps).max() == 6
     assert own(20 * maps).min() == 0
@@ -276,8 +276,37 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(shutil, "which", lambda _name: str(broken))
     with pytest.raises(errors.Unavailable, match="cc1plus: out of vectors"):
         convolve.library(ANOTHER)
+    broken.write_text("#!/bin/sh\nfor last; do :; done\necho no library > $last\n")
+    with pytest.raises(errors.Unavailable, match="cannot be compiled and loaded"):
+        convolve.library(ANOTHER)
     monkeypatch.undo()
     convolve.library(ANOTHER)  # a failure is not kept
+
+
+def test_what_torch_would_refuse_is_refused(library: Library) -> None:
+    window, finish = Window((3, 3), (2, 2), (0, 0)), Finish(torch.zeros(16))
+    packed = library.packed(numbers(16, 16, 3, 3))
+    for maps, added, reason in (
+        (numbers(1, 16, 2, 2), None, "greater than its padded maps"),
+        (numbers(0, 16, 9, 9), None, "greater than its padded maps"),
+        (numbers(1, 16, 9, 9), numbers(1, 16, 1, 1), "cannot be added"),
+        (numbers(1, 16, 9, 9).bfloat16(), None, "take float32 on the CPU, not torch.bfloat16"),
+        (numbers(1, 16, 9, 9), numbers(1, 16, 4, 4).double(), "not torch.float64"),
+    ):
+        with pytest.raises(RuntimeError, match=reason):
+            library.direct(maps, packed, window, 16, finish, added)
+    small = Window((3, 3), (1, 1), (0, 0))
+    with pytest.raises(RuntimeError, match="greater than its padded maps"):
+        library.winograd(numbers(1, 16, 2, 2), library.transformed(numbers(16, 16, 3, 3)), small, 16, finish, None)
+
+
+def test_a_pool_that_is_passed_twice_keeps_its_place() -> None:
+    pool, layer = nn.AvgPool2d(2), nn.Conv2d(16, 16, 3, padding=1)
+    network = nn.Sequential(pool, layer, pool, nn.ReLU()).requires_grad_(requires_grad=False)
+    own = copy.deepcopy(network)
+    convolutions.compute_own(own)
+    maps = numbers(1, 16, 16, 16)
+    assert_close(own(maps), network(maps))
 
 
 def test_networks_without_such_convolutions_are_refused_untouched() -> None:
