@@ -17,7 +17,6 @@ from app import errors
 from app.predictions import faults
 from app.predictions.lanes import Item, Lane
 from app.predictions.loaded import Answer, Loaded
-from app.predictions.shift import Shift
 from app.predictions.tickets import Ticket
 from app.runtimes import memory
 from app.runtimes.form import Images
@@ -81,7 +80,7 @@ class Scheduler:
         """What a pixel of such took lately; 0 where there was none."""
         self._clock = 0.0
         self._is_closed = False
-        self._change = Shift()
+        self._change = threading.Condition()
         self._threads = [
             threading.Thread(target=self._work, name=f"predict-{number}", daemon=True)
             for number in range(limits.threads)
@@ -173,14 +172,14 @@ class Scheduler:
             pass
 
     def _work_once(self) -> bool:
-        """One step, waited for; whether there was one. Who waits for the next knows no lane, which stayed in memory."""
+        """One step, waited for; whether there was one. Whoever waits for the next is not to know the last one's lane:
+        its classifier would stay in memory."""
         step = self._take()
         if step is None:
             return False
         started = time.monotonic()
-        image: Images | None = None
         try:
-            image = self._carry_out(step)
+            self._carry_out(step)
         except Exception as error:  # the thread must live on, whatever happens
             if not isinstance(error, errors.GraftError):
                 logger.exception("a prediction failed unexpectedly")
@@ -188,10 +187,9 @@ class Scheduler:
                 item.ticket.end(error)
         finally:
             with self._change:
-                self._busy -= 1  # before anybody takes the image, who is to know whether anybody else is at work
+                self._busy -= 1
                 # One photo may take a hundred times as long as the next.
                 step.lane.used += time.monotonic() - started - step.charged
-                self._end(step, image)
         return True
 
     def _take(self) -> _Step | None:
@@ -201,9 +199,6 @@ class Scheduler:
                 step, wait_seconds = self._next(time.monotonic())
                 if step is not None:
                     self._busy += 1
-                    # Whoever ends a step goes on with what there is then; what is left may be for another one.
-                    if any(lane.waiting for lane in self._lanes):
-                        self._change.notify()
                     return step
                 if self._is_closed and not self._lanes:
                     self._change.notify_all()
@@ -266,31 +261,34 @@ class Scheduler:
         """Whether nobody else is at work, and nothing else waits, but what was just taken from `lane`."""
         return self._busy == 0 and len(self._lanes) == 1 and lane.waiting == 0
 
-    def _carry_out(self, step: _Step) -> Images | None:
-        """What was decoded and is not passed yet, if anything."""
+    def _carry_out(self, step: _Step) -> None:
         lane = step.lane
         if step.item is None:
-            self._pass(lane, step.batch, alone=step.alone)
-            return None
-        image = self._decoded(lane, step.item, has_turn=step.has_turn)
-        if image is None or lane.makes_batches:
-            return image
-        self._pass(lane, [(step.item, image)], alone=step.alone)
-        return None
+            try:
+                self._pass(lane, step.batch, alone=step.alone)
+            finally:
+                with self._change:
+                    lane.passing -= 1
+                    self._change.notify()
+            return
+        image: Images | None = None
+        try:
+            image = self._decoded(lane, step.item, has_turn=step.has_turn)
+            if image is not None and not lane.makes_batches:
+                self._pass(lane, [(step.item, image)], alone=step.alone)
+        finally:
+            with self._change:
+                lane.decoding -= 1
+                if image is not None and lane.makes_batches:
+                    self._stand_ready(lane, step.item, image)
 
-    def _end(self, step: _Step, image: Images | None) -> None:
-        lane = step.lane
-        if step.item is None:
-            lane.passing -= 1
-            return
-        lane.decoding -= 1
-        if image is None:
-            return
+    def _stand_ready(self, lane: Lane, item: Item, image: Images) -> None:
         if not lane.ready:
             lane.ready_since = time.monotonic()
-        lane.ready.append((step.item, image))
+        lane.ready.append((item, image))
         if lane not in self._lanes:
             self._lanes.append(lane)
+        self._change.notify()
 
     def _decoded(self, lane: Lane, item: Item, *, has_turn: bool) -> Images | None:
         """The pixels of an image; None for one that is none, which is told, and for a large one that has to wait for

@@ -232,7 +232,7 @@ void direct(const float* maps, const float* weights, const float* bias, const fl
   const Finish finish{bias, added, low, high};
   const long depth = wide_window * channels, all = images * tall * wide;
   if (all <= 0) return;
-  // All of about one size, since threads have as many each.
+  // All of about one size: a small one at the end would leave threads with nothing to do.
   const long most = std::max(kKept / (channels * down * across + outputs), 8L * kRows);
   const long chunk = padded(blocks(all, std::max(all / most, 1L)), kRows);
   const long chunks = blocks(all, chunk), panels = blocks(outputs, kPanel);
