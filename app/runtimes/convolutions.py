@@ -108,9 +108,9 @@ def _kinds() -> Mapping[type[nn.Module], _Block | _WithActivation]:
 
 
 @torch.no_grad()
-def compute_own(network: nn.Module) -> None:
-    """Let `network`, which is only run, compute its convolutions by our own code; its values are copied. Raises
-    `Unavailable` where it has none that are faster so, or there is no such code for this machine."""
+def compute_own(network: nn.Module) -> Library:
+    """Let `network`, which is only run, compute its convolutions by our own code, which is returned; its values are
+    copied. Raises `Unavailable` where it has none that are faster so, or there is no such code for this machine."""
     windows = [_window(layer) for layer in network.modules() if _is_plain(layer)]
     # The code is compiled when it is first asked for, which takes a second.
     if not any(window.is_small for window in windows):
@@ -129,6 +129,7 @@ def compute_own(network: nn.Module) -> None:
             found = None if kind is None else kind.of(child)
             if found is not None:
                 setattr(module, name, found)
+    return library
 
 
 def _suits(library: Library, layer: nn.Conv2d) -> bool:

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "crew.h"
+
 #if defined(GRAFT_LANES)
 constexpr int kLanes = GRAFT_LANES;
 #elif defined(__AVX512F__)
@@ -142,9 +144,112 @@ static inline void back(const Vector* from, int apart, Vector* to, int step) {
   to[3 * step] = b + 8.f * d + from[5 * apart];
 }
 
-static long tiles_at_once(long channels, long outputs, int threads) {
-  const long fit = kBetween / (36 * (channels + padded(outputs, kPanel)));
-  return threads * padded(std::max(fit, kFewest), kRows);
+// Maps as Winograd's way sees them: in tiles of 4 x 4 outputs, each of 6 x 6 inputs.
+struct Tiles {
+  long height, width, channels, padding;  // of the inputs
+  long tall, wide, outputs;               // of the outputs
+  long down, across;
+};
+
+// Tiles from `first` on as 36 planes of `count` rows, `apart` from each other.
+static void read_tiles(const float* maps, const Tiles tiles, long first, long count, float* to, long apart) {
+  const long channels = tiles.channels;
+  for (long tile = 0; tile < count; ++tile) {
+    const long at = first + tile, image = at / (tiles.down * tiles.across);
+    const long top = at / tiles.across % tiles.down * 4 - tiles.padding, left = at % tiles.across * 4 - tiles.padding;
+    const float* const from = maps + ((image * tiles.height + top) * tiles.width + left) * channels;
+    const bool is_whole = top >= 0 && top + 6 <= tiles.height && left >= 0 && left + 6 <= tiles.width;
+    for (long channel = 0; channel < channels; channel += kLanes) {
+      Vector values[36], half[36];
+      for (long i = 0; i < 6; ++i)
+        for (long j = 0; j < 6; ++j) {
+          const bool is_inside = is_whole || (top + i >= 0 && top + i < tiles.height && left + j >= 0 &&
+                                              left + j < tiles.width);
+          values[6 * i + j] = is_inside ? load(from + (i * tiles.width + j) * channels + channel) : Vector{};
+        }
+      for (int j = 0; j < 6; ++j) into(values + j, 6, half + j, 6);
+      for (int i = 0; i < 6; ++i) into(half + 6 * i, 1, values + 6 * i, 1);
+      for (int i = 0; i < 36; ++i) store(to + i * apart + tile * channels + channel, values[i]);
+    }
+  }
+}
+
+// Each of 36 planes by its own weights, which lie `weights_apart` from each other: some of the panels.
+static void multiply(const float* read, long read_apart, const float* weights, long weights_apart, long count,
+                     long channels, long outputs, float* made, long made_apart) {
+  for (long plane = 0; plane < 36; ++plane)
+    for (long output = 0; output < outputs; output += kPanel) {
+      const float* const ours = weights + plane * weights_apart + output * channels;
+      for (long tile = 0; tile < count; tile += kRows) {
+        const float* rows[kRows];
+        for (long r = 0; r < kRows; ++r) rows[r] = read + plane * read_apart + (tile + r) * channels;
+        product<kRows>(int(std::min<long>(kRows, count - tile)), rows, 1, 0, channels, ours, AsItIs{}, output, outputs,
+                       tile, made + plane * made_apart);
+      }
+    }
+}
+
+// Tiles from `first` on: their outputs from one to another, of planes of rows of `held`, `apart` from each other.
+static void write_tiles(const float* made, long held, long apart, const Tiles tiles, long first, long count,
+                        long from, long until, const Finish finish, float* to) {
+  for (long tile = 0; tile < count; ++tile) {
+    const long at = first + tile, image = at / (tiles.down * tiles.across);
+    const long top = at / tiles.across % tiles.down * 4, left = at % tiles.across * 4;
+    for (long output = from; output < until; output += kLanes) {
+      Vector values[36], half[24], found[16];
+      for (int i = 0; i < 36; ++i) values[i] = load(made + i * apart + tile * held + output - from);
+      for (int j = 0; j < 6; ++j) back(values + j, 6, half + j, 6);
+      for (int i = 0; i < 4; ++i) back(half + 6 * i, 1, found + 4 * i, 1);
+      for (long i = 0; i < 4 && top + i < tiles.tall; ++i) {
+        const long place = ((image * tiles.tall + top + i) * tiles.wide + left) * tiles.outputs + output;
+        if (left + 4 <= tiles.wide) finish.write<4>(found + 4 * i, 1, output, to, place, tiles.outputs);
+        else
+          for (long j = 0; left + j < tiles.wide; ++j)
+            finish.write<1>(found + 4 * i + j, 1, output, to, place + j * tiles.outputs, tiles.outputs);
+      }
+    }
+  }
+}
+
+// Maps as windows of any size and stride see them.
+struct Windows {
+  long height, width, channels;  // of the inputs
+  long tall, wide, outputs;      // of the outputs
+  long rows, columns, down, across;
+};
+
+// One panel of the outputs at places from `place` to `end`.
+static void convolve(const float* maps, const Windows windows, const float* panel, long place, long end, long output,
+                     const Finish finish, float* to) {
+  const long channels = windows.channels, width = windows.width;
+  long image = place / (windows.tall * windows.wide), y = place / windows.wide % windows.tall, x = place % windows.wide;
+  for (; place < end; place += kRows) {
+    const int count = int(std::min<long>(kRows, end - place));
+    const float* rows[kRows];
+    for (int r = 0; r < count; ++r) {
+      rows[r] = maps + ((image * windows.height + y * windows.down) * width + x * windows.across) * channels;
+      if (++x == windows.wide) x = 0, ++y;
+      if (y == windows.tall) y = 0, ++image;
+    }
+    product<kRows>(count, rows, windows.rows, width * channels, windows.columns * channels, panel, finish, output,
+                   windows.outputs, place, to);
+  }
+}
+
+// How Winograd's way is cut into pieces, each of which one thread does from maps to maps: to the caches of another core
+// it may be as far as to memory, so what lies between the three steps stays in its own.
+struct Pieces {
+  long tiles;    // of one piece, at the most
+  long outputs;  // of one piece
+};
+
+static Pieces pieces(long all, long channels, long held, int hands) {
+  const long fit = padded(std::max(kBetween / (36 * (channels + held)), kFewest), kRows);
+  // As many for each thread.
+  const long each = blocks(all, padded(blocks(all, fit), hands));
+  if (hands == 1 || each >= kFewest) return {each, held};
+  // Of so few tiles each thread does some outputs of all, or it would read all weights for a few.
+  return {std::min(all, 2 * fit), padded(blocks(held, 2L * hands), kPanel)};
 }
 
 extern "C" {
@@ -153,106 +258,62 @@ int lanes() { return kLanes; }
 
 int panel() { return kPanel; }
 
+// Helpers for a thread: as many as `hands` with itself.
+Crew* crew_of(int hands) { return new Crew(hands); }
+void crew_wake(Crew* crew) { crew->wake(); }
+void crew_sleep(Crew* crew) { crew->sleep(); }
+
 // Values of scratch memory that `winograd` needs.
-long winograd_room(long channels, long outputs, int threads) {
-  const long tiles = tiles_at_once(channels, outputs, threads);
-  return 36 * (tiles * channels + kApart) + 36 * (tiles * padded(outputs, kPanel) + kApart);
+long winograd_room(long tiles, long channels, long outputs, const Crew* crew) {
+  const int threads = crew ? crew->hands() : 1;
+  const Pieces piece = pieces(tiles, channels, padded(outputs, kPanel), threads);
+  return threads * 36 * (piece.tiles * (channels + piece.outputs) + 2 * kApart);
 }
 
 // 3 x 3, stride 1, in tiles of 4 x 4 outputs: 36 products in place of 144. `weights` are 36 times (channels x outputs)
 // in panels; channels and outputs are multiples of the lanes.
 void winograd(const float* maps, const float* weights, const float* bias, const float* added, float* to, float* scratch,
               long images, long height, long width, long channels, long outputs, long padding, float low, float high,
-              int threads) {
+              Crew* crew) {
   const Finish finish{bias, added, low, high};
   const long tall = height + 2 * padding - 2, wide = width + 2 * padding - 2;
-  const long down = blocks(tall, 4), across = blocks(wide, 4), all = images * down * across;
-  const long most = tiles_at_once(channels, outputs, threads), held = padded(outputs, kPanel);
-  const long read_apart = most * channels + kApart, made_apart = most * held + kApart;
-  float *const read = scratch, *const made = scratch + 36 * read_apart;
+  const Tiles tiles{height, width, channels, padding, tall, wide, outputs, blocks(tall, 4), blocks(wide, 4)};
+  const long all = images * tiles.down * tiles.across, held = padded(outputs, kPanel);
+  const Pieces piece = pieces(all, channels, held, crew ? crew->hands() : 1);
+  const long read_apart = piece.tiles * channels + kApart, made_apart = piece.tiles * piece.outputs + kApart;
+  const long count = blocks(all, piece.tiles), parts = blocks(held, piece.outputs);
+  long is_read[kMostHands];
+  std::fill(is_read, is_read + kMostHands, -1);
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  for (long first = 0; first < all; first += most) {
-    const long tiles = std::min(most, all - first);
-#pragma omp for schedule(dynamic, 4)
-    for (long tile = 0; tile < tiles; ++tile) {
-      const long at = first + tile, image = at / (down * across);
-      const long top = at / across % down * 4 - padding, left = at % across * 4 - padding;
-      const float* const from = maps + ((image * height + top) * width + left) * channels;
-      const bool is_whole = top >= 0 && top + 6 <= height && left >= 0 && left + 6 <= width;
-      for (long channel = 0; channel < channels; channel += kLanes) {
-        Vector values[36], half[36];
-        for (long i = 0; i < 6; ++i)
-          for (long j = 0; j < 6; ++j) {
-            const bool is_inside =
-                is_whole || (top + i >= 0 && top + i < height && left + j >= 0 && left + j < width);
-            values[6 * i + j] = is_inside ? load(from + (i * width + j) * channels + channel) : Vector{};
-          }
-        for (int j = 0; j < 6; ++j) into(values + j, 6, half + j, 6);
-        for (int i = 0; i < 6; ++i) into(half + 6 * i, 1, values + 6 * i, 1);
-        for (int i = 0; i < 36; ++i) store(read + i * read_apart + tile * channels + channel, values[i]);
-      }
-    }
-#pragma omp for collapse(2) schedule(dynamic)
-    for (long plane = 0; plane < 36; ++plane)
-      for (long output = 0; output < held; output += kPanel) {
-        const float* const ours = weights + plane * channels * held + output * channels;
-        for (long tile = 0; tile < tiles; tile += kRows) {
-          const float* rows[kRows];
-          for (long r = 0; r < kRows; ++r) rows[r] = read + plane * read_apart + (tile + r) * channels;
-          product<kRows>(int(std::min<long>(kRows, tiles - tile)), rows, 1, 0, channels, ours, AsItIs{}, output, held,
-                         tile, made + plane * made_apart);
-        }
-      }
-#pragma omp for schedule(dynamic, 4)
-    for (long tile = 0; tile < tiles; ++tile) {
-      const long at = first + tile, image = at / (down * across);
-      const long top = at / across % down * 4, left = at % across * 4;
-      for (long output = 0; output < outputs; output += kLanes) {
-        Vector values[36], half[24], found[16];
-        for (int i = 0; i < 36; ++i) values[i] = load(made + i * made_apart + tile * held + output);
-        for (int j = 0; j < 6; ++j) back(values + j, 6, half + j, 6);
-        for (int i = 0; i < 4; ++i) back(half + 6 * i, 1, found + 4 * i, 1);
-        for (long i = 0; i < 4 && top + i < tall; ++i) {
-          const long place = ((image * tall + top + i) * wide + left) * outputs + output;
-          if (left + 4 <= wide) finish.write<4>(found + 4 * i, 1, output, to, place, outputs);
-          else
-            for (long j = 0; left + j < wide; ++j)
-              finish.write<1>(found + 4 * i + j, 1, output, to, place + j * outputs, outputs);
-        }
-      }
-    }
-  }
+  share(crew, count * parts, [=, &is_read](long number, int hand) {
+    float* const read = scratch + 36 * hand * (read_apart + made_apart);
+    float* const made = read + 36 * read_apart;
+    const long one = number / parts, from = number % parts * piece.outputs;
+    const long first = one * all / count, those = (one + 1) * all / count - first;
+    const long panels = std::min(piece.outputs, held - from);
+    if (is_read[hand] != one) read_tiles(maps, tiles, first, those, read, read_apart);
+    is_read[hand] = one;
+    multiply(read, read_apart, weights + from * channels, held * channels, those, channels, panels, made, made_apart);
+    write_tiles(made, panels, made_apart, tiles, first, those, from, std::min(from + panels, outputs), finish, to);
+  });
 }
 
 // Any window and stride, of maps that are padded already, to (images, tall, wide, outputs).
 void direct(const float* maps, const float* weights, const float* bias, const float* added, float* to, long images,
             long height, long width, long channels, long tall, long wide, long outputs, long high_window,
-            long wide_window, long down, long across, float low, float high, int threads) {
+            long wide_window, long down, long across, float low, float high, Crew* crew) {
   const Finish finish{bias, added, low, high};
-  const long depth = wide_window * channels, all = images * tall * wide;
+  const Windows windows{height, width, channels, tall, wide, outputs, high_window, wide_window, down, across};
+  const long depth = high_window * wide_window * channels, all = images * tall * wide;
   if (all <= 0) return;
   // All of about one size: a small one at the end would leave threads with nothing to do.
   const long most = std::max(kKept / (channels * down * across + outputs), 8L * kRows);
   const long chunk = padded(blocks(all, std::max(all / most, 1L)), kRows);
   const long chunks = blocks(all, chunk), panels = blocks(outputs, kPanel);
 
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads) if (threads > 1)
-  for (long one = 0; one < chunks; ++one)
-    for (long output = 0; output < panels; ++output) {
-      const float* const ours = weights + output * kPanel * high_window * depth;
-      long place = one * chunk, image = place / (tall * wide), y = place / wide % tall, x = place % wide;
-      for (const long end = std::min(all, place + chunk); place < end; place += kRows) {
-        const int count = int(std::min<long>(kRows, end - place));
-        const float* rows[kRows];
-        for (int r = 0; r < count; ++r) {
-          rows[r] = maps + ((image * height + y * down) * width + x * across) * channels;
-          if (++x == wide) x = 0, ++y;
-          if (y == tall) y = 0, ++image;
-        }
-        product<kRows>(count, rows, high_window, width * channels, depth, ours, finish, output * kPanel, outputs,
-                       place, to);
-      }
-    }
+  share(crew, chunks * panels, [=](long number, int) {
+    const long place = number / panels * chunk, output = number % panels * kPanel;
+    convolve(maps, windows, weights + output * depth, place, std::min(all, place + chunk), output, finish, to);
+  });
 }
 }

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,9 +18,9 @@ from torch.nn import functional
 
 from app import errors
 
-_SOURCE = "convolve.cpp"
+_SOURCE, _HEADER = "convolve.cpp", "crew.h"
 _COMPILERS = ("g++", "c++", "clang++")
-_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC")
 _SECONDS = 120
 _COMPILING = threading.Lock()
 _TRANSFORM = (
@@ -65,20 +67,51 @@ class Finish:
     """What values are limited to, after what is added."""
 
 
+class _Own(threading.local):
+    crew: int | None = None
+    """Where the code has those that help this thread."""
+
+
 class Library:
-    """The compiled code, which computes in as many threads as torch does in the one that calls it."""
+    """The compiled code, which computes in the thread that calls it, and where that is `helped` in others, too."""
 
     def __init__(self, path: Path) -> None:
         code = ctypes.CDLL(str(path))
         pointer, number, value, count = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
         code.winograd_room.restype = number
-        code.winograd_room.argtypes = [number, number, count]
+        code.winograd_room.argtypes = [number, number, number, pointer]
         code.winograd.restype = code.direct.restype = None
-        code.winograd.argtypes = [pointer] * 6 + [number] * 6 + [value] * 2 + [count]
-        code.direct.argtypes = [pointer] * 5 + [number] * 11 + [value] * 2 + [count]
+        code.winograd.argtypes = [pointer] * 6 + [number] * 6 + [value] * 2 + [pointer]
+        code.direct.argtypes = [pointer] * 5 + [number] * 11 + [value] * 2 + [pointer]
+        code.crew_of.restype = pointer
+        code.crew_of.argtypes = [count]
+        code.crew_wake.argtypes = code.crew_sleep.argtypes = [pointer]
         self._code = code
         self._panel: int = code.panel()
         self._lanes: int = code.lanes()
+        self._crews: dict[int, int] = {}
+        self._helping = threading.Lock()
+        self._own = _Own()
+
+    @contextmanager
+    def helped(self, threads: int) -> Iterator[None]:
+        """Inside, so many threads compute what the one that calls asks for, itself among them, or it alone where
+        another is helped just then. All stay awake meanwhile, and use up a core each."""
+        if threads == 1 or not self._helping.acquire(blocking=False):
+            yield
+            return
+        try:
+            if threads not in self._crews:
+                self._crews[threads] = self._code.crew_of(threads)
+            self._own.crew = self._crews[threads]
+            self._code.crew_wake(self._own.crew)
+            try:
+                yield
+            finally:
+                self._code.crew_sleep(self._own.crew)
+                self._own.crew = None
+        finally:
+            self._helping.release()
 
     def suits_winograd(self, window: Window, channels: int, outputs: int) -> bool:
         """Whether `winograd` knows how to do it."""
@@ -103,14 +136,14 @@ class Library:
         """Maps `(N, C, H, W) float32` to `(N, outputs, H', W')`, both in channels-last order, as is what is `added`."""
         maps, added = _in_order(maps), None if added is None else _in_order(added)
         images, channels, height, width = maps.shape
-        threads = torch.get_num_threads()
         found = _empty(images, outputs, window.outputs(height, width))
         _check(maps, found, added)
-        scratch = torch.empty(self._code.winograd_room(channels, outputs, threads))
+        tiles = images * -(-found.shape[2] // 4) * -(-found.shape[3] // 4)
+        scratch = torch.empty(self._code.winograd_room(tiles, channels, outputs, self._own.crew))
         self._code.winograd(
             *(_at(values) for values in (maps, weights, finish.bias, added, found, scratch)),
             *(images, height, width, channels, outputs, window.padding[0]),
-            *(finish.low, finish.high, threads),
+            *(finish.low, finish.high, self._own.crew),
         )
         return found
 
@@ -127,7 +160,7 @@ class Library:
         self._code.direct(
             *(_at(values) for values in (maps, weights, finish.bias, added, found)),
             *(images, height, width, channels, down, across, outputs, *window.size, *window.stride),
-            *(finish.low, finish.high, torch.get_num_threads()),
+            *(finish.low, finish.high, self._own.crew),
         )
         return found
 
@@ -154,8 +187,9 @@ def _compiled(options: tuple[str, ...]) -> Library:
         raise _unavailable(f"there is no C++ compiler ({', '.join(_COMPILERS)})")
     with tempfile.TemporaryDirectory(prefix="graft-") as folder:
         path = Path(folder) / "convolve.so"
-        with resources.as_file(resources.files(__package__) / _SOURCE) as source:
-            command = [compiler, *_OPTIONS, *options, str(source), "-o", str(path)]
+        here = resources.files(__package__)
+        with resources.as_file(here / _SOURCE) as source, resources.as_file(here / _HEADER) as header:
+            command = [compiler, *_OPTIONS, *options, "-iquote", str(header.parent), str(source), "-o", str(path)]
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
                 return Library(path)

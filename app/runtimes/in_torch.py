@@ -15,6 +15,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.classifier import InferenceForm
 from app.models import artifact as artifacts
 from app.runtimes import convolutions
+from app.runtimes.convolve import Library
 from app.runtimes.form import Files, Form, Images, Machine, Network, Passed
 from app.runtimes.in_graphs import Forward, InGraphs
 
@@ -88,6 +89,18 @@ class InTorch:
             self._own.threads = count
 
 
+class InOwn(InTorch):
+    """The same for a network whose convolutions are computed by our own code, which has threads of its own."""
+
+    def __init__(self, network: Forward, machine: Machine, library: Library) -> None:
+        super().__init__(network, machine, torch.float32)
+        self._library = library
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        with self._library.helped(self._widest if alone else 1):
+            return super().run(images)
+
+
 def open_plain(files: Files, form: Form, machine: Machine) -> Network:
     """The classifier as it was trained. Raises `Unavailable`."""
     return _opened(_restored(files).to(machine.device), form, machine)
@@ -98,13 +111,12 @@ def open_compiled(files: Files, form: Form, machine: Machine) -> Network:
     return _opened(Compiled(_restored(files).to(machine.device)), form, machine)
 
 
-def open_winograd(files: Files, form: Form, machine: Machine) -> Network:
+def open_winograd(files: Files, _form: Form, machine: Machine) -> Network:
     """The same, with convolutions by our own code, which takes a C++ compiler. Raises `Unavailable`."""
     if machine.device != "cpu":
         raise errors.Unavailable("its convolutions are for CPUs", code="runtime_unavailable")
     network = _restored(files)
-    convolutions.compute_own(network)
-    return _opened(network, form, machine)
+    return InOwn(network, machine, convolutions.compute_own(network))
 
 
 def whole(files: Files) -> Whole:

@@ -2,9 +2,10 @@
 
 import copy
 import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from app.runtimes import convolutions, convolve
 from app.runtimes.convolutions import Convolution, Residual
 from app.runtimes.convolve import Finish, Library, Window
 from app.runtimes.form import Machine
-from app.runtimes.in_torch import InTorch, Whole
+from app.runtimes.in_torch import InOwn, InTorch, Whole
 
 CLOSE = 2e-5
 """Of the largest value: Winograd's way rounds where the direct one does not."""
@@ -37,16 +38,6 @@ OTHER, ANOTHER = 4, 2
 @pytest.fixture(scope="module", params=LANES)
 def library(request: pytest.FixtureRequest) -> Library:
     return convolve.library(request.param)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -84,7 +75,7 @@ def test_three_by_three_by_winograd(
     expected = functional.conv2d(maps, weights, bias, padding=padding)
     packed = library.transformed(weights)
     assert packed.numel() == 4 * weights.numel() * -(-outputs // packed.shape[-1]) * packed.shape[-1] / outputs
-    with threads(count):
+    with library.helped(count):
         assert_close(library.winograd(maps, packed, window, outputs, Finish(bias), None), expected)
 
 
@@ -122,7 +113,7 @@ def test_any_window_directly(
     bias = numbers(outputs, seed=2)
     expected = functional.conv2d(maps, weights, bias, stride=stride, padding=padding)
     assert window.outputs(height, width) == expected.shape[2:]
-    with threads(count):
+    with library.helped(count):
         found = library.direct(maps, library.packed(weights), window, outputs, Finish(bias), None)
     assert_close(found, expected)
 
@@ -188,12 +179,12 @@ NETWORKS = {
 def test_networks_say_the_same_with_our_convolutions(name: str) -> None:
     plain = in_inference_form(name)
     own = copy.deepcopy(plain)
-    convolutions.compute_own(own)
+    library = convolutions.compute_own(own)
     assert (count_of(own, Convolution), count_of(own, Residual), count_of(own, nn.ReLU)) == NETWORKS[name]
 
     images = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
     expected = InTorch(Whole(plain), Machine(1), torch.float32).run(images)
-    ours = InTorch(Whole(own), Machine(2), torch.float32)
+    ours = InOwn(Whole(own), Machine(2), library)
     found = ours.run(images)
     ours.widen()
     for one in (found, ours.run(images, alone=True)):
@@ -261,6 +252,53 @@ def test_many_threads_compile_it_once_and_compute_side_by_side() -> None:
     assert len({id(library) for library, _ in found}) == 1
     for (_, own), one in zip(found, maps, strict=True):
         assert_close(own, layer(one))
+
+
+def test_whoever_helps_does_its_part_of_each_of_many_small_ones(library: Library) -> None:
+    layers = [nn.Conv2d(16, outputs, size, padding=1) for size, outputs in ((3, 32), (1, 48), (3, 16))]
+    with torch.inference_mode():
+        own = [Convolution(library, layer) for layer in layers]
+        maps = [numbers(1, 16, side, side, seed=side) for side in (3, 9, 17)]
+        expected = [[layer(one) for one in maps] for layer in layers]
+        for _ in range(60):
+            with library.helped(5):  # more than there are cores
+                found = [[convolution(one) for one in maps] for _ in range(3) for convolution in own]
+            for ours, theirs in zip(found, 3 * expected, strict=True):
+                for this, that in zip(ours, theirs, strict=True):
+                    assert_close(this, that)
+
+
+def test_whoever_helps_is_awake_only_while_there_is_something_to_help_with() -> None:
+    library = convolve.library()
+    with library.helped(2):
+        pass
+    time.sleep(0.1)
+    before = time.process_time()
+    time.sleep(0.5)
+    asleep = time.process_time() - before
+    with library.helped(2):
+        before = time.process_time()
+        while time.process_time() - before < 0.3:  # which it alone uses up
+            time.sleep(0.01)
+    assert asleep < 0.2
+
+
+def test_one_thread_is_helped_at_a_time_and_others_go_on_alone(library: Library) -> None:
+    layer = nn.Conv2d(16, 32, 3, padding=1).requires_grad_(requires_grad=False)
+    own, maps = Convolution(library, layer), [numbers(1, 16, 20, 20, seed=seed) for seed in range(12)]
+    both = threading.Barrier(2)
+
+    def ask(ones: Sequence[Tensor]) -> list[Tensor]:
+        with library.helped(3):
+            both.wait(60)
+            found = [own(one) for one in ones for _ in range(20)]
+            both.wait(60)
+        return found[::20]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [one for ones in pool.map(ask, (maps[:6], maps[6:])) for one in ones]
+    for ours, one in zip(found, maps, strict=True):
+        assert_close(ours, layer(one))
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
