@@ -163,6 +163,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         max_images_per_predict=8,
         threads=1,
         optimise_after_training=False,
+        optimise_seconds=0.1,
     )
 
 

@@ -294,6 +294,7 @@ def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storag
         forms=None if wanted.forms is None else tuple(wanted.forms),
         kept_forms=serving.forms_to_keep(session, version_id, serving.process_pins(settings)),
         device=wanted.device,
+        seconds=settings.optimise_seconds,
     )
 
 

@@ -38,6 +38,7 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
         elsewhere=elsewhere,
         tolerance=work.tolerance,
         machine=Machine(torch.get_num_threads(), str(device)),
+        seconds=work.seconds,
         machine_name=machine.name(device),
         workdir=folder,
     )

@@ -187,6 +187,8 @@ class OptimiseWork:
     """Names of those to compare besides, as far as the machine may run them."""
     device: str
     """`cpu`, or `gpu` for one if there is one."""
+    seconds: float
+    """For how long a form is timed."""
 
 
 @dataclass(frozen=True)

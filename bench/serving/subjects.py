@@ -72,6 +72,7 @@ class Folder:
         self.storage = Storage(settings.data_dir)
         self.storage.root.mkdir()
         self.database = Database(settings.sqlalchemy_url)
+        self._seconds = settings.optimise_seconds
         migrations.upgrade(self.database)
         self._dataset_id = _add_dataset(self.database, self.storage, pictures)
         self._pictures = pictures
@@ -123,6 +124,7 @@ class Folder:
             forms=None,
             kept_forms=() if pins.is_open else pins.names,
             device="cpu",
+            seconds=self._seconds,
         )
         found = optimise(work, lambda _event: None)
         storage.move(found.folder, self.storage.optimisation(found.optimisation_id))

@@ -13,6 +13,7 @@ from tests.e2e.service import Service
 
 FAST = {
     "GRAFT_THREADS": "1",
+    "GRAFT_OPTIMISE_SECONDS": "0.1",
     "GRAFT_LEASE_SECONDS": "4",
     "GRAFT_HEARTBEAT_SECONDS": "0.5",
     "GRAFT_SWEEP_SECONDS": "1",

@@ -1,10 +1,13 @@
 """How forms that are close to one another are put in order."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from app import errors, optimisation
 from app.models import artifact
@@ -16,7 +19,7 @@ from tests.training import samples
 from worker.optimising import compare, measure
 from worker.optimising.compare import Setting, Subject
 from worker.optimising.events import FormMeasured, FormsOrdered, FormsRunInTurn
-from worker.optimising.measure import Scale
+from worker.optimising.measure import Pace, Scale
 
 OTHER = Form("onnxruntime", "fp32")
 
@@ -34,7 +37,7 @@ def subject(tmp_path: Path) -> Subject:
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:
-    return Setting((OTHER,), optimisation.DEFAULT_TOLERANCE, Machine(threads=2), "a CPU", tmp_path)
+    return Setting((OTHER,), optimisation.DEFAULT_TOLERANCE, Machine(threads=2), 0.1, "a CPU", tmp_path)
 
 
 @pytest.fixture
@@ -74,6 +77,25 @@ def test_forms_that_are_close_are_ordered_by_what_they_do_in_turn(
     fastest = max(speeds, key=lambda name: speeds[name].images_per_second)
     assert report.order[0] == fastest
     assert told.of(FormsOrdered)[0].order == report.order
+
+
+def test_each_form_is_timed_as_long_as_is_set(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimisation, "_CLOSE", 0.0)
+    lasted: list[float] = []
+    rates = measure.rates
+
+    def noted(contenders: Sequence[tuple[Network, int]], images: NDArray[np.uint8], pace: Pace) -> list[float]:
+        started = time.perf_counter()
+        found = rates(contenders, images, pace)
+        lasted.append(time.perf_counter() - started)
+        return found
+
+    monkeypatch.setattr(measure, "rates", noted)
+    compare.compare(subject, replace(setting, seconds=0.6), samples.Recorder())
+    assert len(lasted) == 3  # of each by itself, and of both in turn
+    assert min(lasted) >= 0.6
 
 
 def test_forms_that_cannot_be_in_memory_together_keep_what_each_had_by_itself(

@@ -136,7 +136,7 @@ def test_a_network_that_cannot_pass_several_images_together_is_timed_one_by_one(
     [(Machine(1), (1,)), (Machine(2), (1, 4)), (Machine(1, "cuda"), (32,)), (Machine(8, "cuda"), (32,))],
 )
 def test_sizes_are_those_that_are_passed_so_in_serving(machine: Machine, sizes: tuple[int, ...]) -> None:
-    assert Pace(machine).sizes == sizes
+    assert Pace(machine, 1.0).sizes == sizes
 
 
 def test_a_rate_is_of_as_much_time_whatever_a_pass_has_of_images() -> None:

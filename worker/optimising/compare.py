@@ -56,11 +56,17 @@ class Setting:
     forms: tuple[Form, ...]
     tolerance: Tolerance
     machine: Machine
+    seconds: float
+    """For how long a form is timed."""
     machine_name: str
     workdir: Path
     """For the decoded images."""
     elsewhere: tuple[Form, ...] = ()
     """Forms that were asked for and are nothing for this machine."""
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(self.machine, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class _Bench:
         try:
             networks = [opening.open_form(self.subject.files, named(name), machine) for name in names]
             sizes = [form.speed.batch or 1 for form in close if form.speed is not None]
-            rates = measure.rates([*zip(networks, sizes, strict=True)], self.images, Pace(machine))
+            rates = measure.rates([*zip(networks, sizes, strict=True)], self.images, self.setting.pace)
         except Exception as error:  # runtimes raise what they like, and what each had by itself is known
             logger.warning("%s could not be run in turn: %s", " and ".join(names), error)
             return measured
@@ -194,7 +200,7 @@ class _Bench:
         scale, phase = self.subject.scale, f"run {form.name}"
         answers = measure.answers(network, self.images, machine, scale, phase=phase, emit=self.emit)
         figures = measure.figures(answers, answers if plain is None else plain.answers, targets, scale)
-        speed = measure.speed(network, self.images, Pace(machine), memory_bytes=grown, rival=rival)
+        speed = measure.speed(network, self.images, self.setting.pace, memory_bytes=grown, rival=rival)
         del network
         gc.collect()
         reason = None if plain is None else optimisation.miss(figures, plain.figures, self.setting.tolerance)

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 SIZES = {"cpu": (1, SIDE_BY_SIDE), "cuda": (BATCH,)}
 """Images that a network is given at once, the first of which are enough to have its answers: a CPU passes several side
 by side, and what it gains by more is little for some networks and much for others."""
-_SECONDS = 1.0
 _FEWEST_RUNS = 5
 """Of one image, or so many images in batches."""
 _MOST_RUNS = 100
@@ -41,7 +40,7 @@ class Pace:
     """How long a measurement of speed lasts, and on what."""
 
     machine: Machine
-    seconds: float = _SECONDS
+    seconds: float
 
     @property
     def sizes(self) -> tuple[int, ...]:
