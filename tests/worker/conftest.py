@@ -16,6 +16,7 @@ from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
+from tests.worker.made import Shelf
 from worker.forkserver import Forkserver
 from worker.runner import Runner
 
@@ -90,10 +91,19 @@ def desk(database: Database, files: Storage, tmp_path: Path) -> Desk:
     return Desk(database, files, tmp_path)
 
 
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("made"))
+
+
 @pytest.fixture
-def dataset_id(desk: Desk, runner: Runner) -> str:
+def dataset_id(desk: Desk, runner: Runner, shelf: Shelf) -> str:
     """A dataset with a version 1 of 20 images."""
-    job = desk.submit_import(factories.photos(each=10))
-    assert runner.run(job.id)
-    assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
-    return job.dataset_id
+
+    def imported() -> str:
+        job = desk.submit_import(factories.photos(each=10))
+        assert runner.run(job.id)
+        assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
+        return job.dataset_id
+
+    return shelf.have("dataset", desk.database, desk.files, imported)

@@ -29,6 +29,7 @@ from app.runtimes.form import PLAIN, Files, Form, Machine
 from app.settings import Settings
 from app.storage import Storage
 from tests.worker.conftest import Desk, on_sqlite
+from tests.worker.made import Shelf
 from tests.worker.test_runner import files_left, job_processes, until
 from tests.worker.test_sweep import Bell
 from worker import sweep
@@ -43,13 +44,17 @@ MACHINE = Machine(threads=1)
 
 
 @pytest.fixture
-def trained(desk: Desk, runner: Runner, dataset_id: str) -> str:
+def trained(desk: Desk, runner: Runner, dataset_id: str, shelf: Shelf) -> str:
     """Id of a version of the model `colours`."""
-    job = desk.submit_training(dataset_id, epochs=12)
-    runner.run(job.id)
-    assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
-    with desk.database.read() as session:
-        return models.find_version(session, "colours", 1).id
+
+    def learned() -> str:
+        job = desk.submit_training(dataset_id, epochs=12)
+        runner.run(job.id)
+        assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
+        with desk.database.read() as session:
+            return models.find_version(session, "colours", 1).id
+
+    return shelf.have("trained", desk.database, desk.files, learned)
 
 
 def submit(desk: Desk, wanted: OptimisationCreate) -> Job:
