@@ -266,17 +266,3 @@ def test_the_demo_goes_from_nothing_to_predictions(tmp_path: Path) -> None:
     assert f"http://127.0.0.1:{port}/docs" in shown.stdout
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{port}/healthz")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(ELSEWHERE), reason="the demo starts a service of its own")
-def test_the_demo_uses_weights_that_are_at_hand(tmp_path: Path, test_data: Path) -> None:
-    weights = str(test_data / "weights")
-    shown = graft(
-        "demo", "--exit", "--data-dir", str(tmp_path / "data"), "--port", str(service.free_port()),
-        GRAFT_THREADS="1", GRAFT_WEIGHTS_DIR=weights,
-    )  # fmt: skip
-
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "mobilenet_v2: train its head" in shown.stdout
-    assert "100.0 % of 60 held-out photos are right" in shown.stdout

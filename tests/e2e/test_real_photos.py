@@ -1,5 +1,6 @@
 """Real photos and real pre-trained weights, through HTTP alone: as good as the reference."""
 
+import io
 import random
 import zipfile
 from collections.abc import Callable, Iterator
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 
+from client import demo
+from client.api import Client
 from tests.e2e import service
 from tests.e2e.conftest import ELSEWHERE
 from tests.e2e.service import Service
@@ -81,11 +85,11 @@ def test_head_reaches_the_reference_and_serves_what_it_evaluated(
             evaluation = http.get(f"/v1/models/insects-{seed}/versions/1").json()["evaluation"]
             accuracies.append(evaluation["accuracy"])
             assert evaluation["images"] == len(held_out)
-            labels = predicted(http, f"insects-{seed}", held_out)
-            right = sum(name.startswith(f"{label}/") for name, label in labels.items())
-            # To the image: the served classifier is the evaluated one, preprocessing and label index included.
-            assert right == round(evaluation["accuracy"] * evaluation["images"])
             assert job["attempt"] == 1
+        # To the image: the served classifier is the evaluated one, preprocessing and label index included.
+        labels = predicted(http, f"insects-{seed}", held_out)
+        right = sum(name.startswith(f"{label}/") for name, label in labels.items())
+        assert right == round(evaluation["accuracy"] * evaluation["images"])
     mean = sum(accuracies) / len(accuracies)
     record_property("figures", f"accuracy {accuracies}, mean {mean:.4f}")
     assert abs(mean - REFERENCE_ACCURACY) <= 0.02 or mean > REFERENCE_ACCURACY
@@ -113,3 +117,11 @@ def test_the_network_that_is_cut_behind_the_stages_used_serves_what_it_evaluated
             assert evaluation["accuracy"] > 0.6
             told = {event["type"] for event in service.follow(http, job["id"])}
             assert {"best": "stage_chosen", "all": "features_selected"}[stage] in told
+
+
+def test_the_demo_uses_weights_that_are_at_hand(running: Service, tmp_path: Path) -> None:
+    with io.StringIO() as shown, Client(running.url) as client:
+        demo.run(client, Console(file=shown, width=200), folder=tmp_path)
+        told = shown.getvalue()
+    assert "mobilenet_v2: train its head" in told
+    assert "100.0 % of 60 held-out photos are right" in told
