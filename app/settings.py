@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     optimise_after_training: bool = True
     """Whether all forms of each new model version are measured, so that the fastest is served."""
     optimise_seconds: PositiveFloat = 1.0
-    """For how long an optimisation times each form, one image after another, and again all cores at once."""
+    """For how long an optimisation times each form on all cores, and at the most image by image."""
     runtime: str = "auto"
     """Which of the forms that a version was built in this process runs, whatever was measured: torch, torch-winograd,
     torch-compiled, onnxruntime, openvino, tensorrt; `auto` leaves it to what was measured and pinned. Versions without

@@ -262,6 +262,7 @@ int panel() { return kPanel; }
 Crew* crew_of(int hands) { return new Crew(hands); }
 void crew_wake(Crew* crew) { crew->wake(); }
 void crew_sleep(Crew* crew) { crew->sleep(); }
+long crew_helped(const Crew* crew) { return crew->helped(); }
 
 // Values of scratch memory that `winograd` needs.
 long winograd_room(long tiles, long channels, long outputs, const Crew* crew) {

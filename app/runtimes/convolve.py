@@ -85,7 +85,8 @@ class Library:
         code.direct.argtypes = [pointer] * 5 + [number] * 11 + [value] * 2 + [pointer]
         code.crew_of.restype = pointer
         code.crew_of.argtypes = [count]
-        code.crew_wake.argtypes = code.crew_sleep.argtypes = [pointer]
+        code.crew_wake.argtypes = code.crew_sleep.argtypes = code.crew_helped.argtypes = [pointer]
+        code.crew_helped.restype = number
         self._code = code
         self._panel: int = code.panel()
         self._lanes: int = code.lanes()
@@ -105,13 +106,16 @@ class Library:
                 self._crews[threads] = self._code.crew_of(threads)
             self._own.crew = self._crews[threads]
             self._code.crew_wake(self._own.crew)
-            try:
-                yield
-            finally:
+            yield
+        finally:
+            if self._own.crew is not None:
                 self._code.crew_sleep(self._own.crew)
                 self._own.crew = None
-        finally:
             self._helping.release()
+
+    def pieces_helped_with(self) -> int:
+        """How many pieces of convolutions have been done so far by others than those who asked for them."""
+        return sum(self._code.crew_helped(crew) for crew in self._crews.values())
 
     def suits_winograd(self, window: Window, channels: int, outputs: int) -> bool:
         """Whether `winograd` knows how to do it."""
@@ -139,7 +143,8 @@ class Library:
         found = _empty(images, outputs, window.outputs(height, width))
         _check(maps, found, added)
         tiles = images * -(-found.shape[2] // 4) * -(-found.shape[3] // 4)
-        scratch = torch.empty(self._code.winograd_room(tiles, channels, outputs, self._own.crew))
+        room = self._code.winograd_room(tiles, channels, outputs, self._own.crew)
+        scratch = torch.empty(room, dtype=torch.float32)
         self._code.winograd(
             *(_at(values) for values in (maps, weights, finish.bias, added, found, scratch)),
             *(images, height, width, channels, outputs, window.padding[0]),
@@ -219,7 +224,7 @@ def _check(maps: Tensor, found: Tensor, added: Tensor | None) -> None:
 
 
 def _empty(images: int, outputs: int, size: tuple[int, int]) -> Tensor:
-    return torch.empty(images, outputs, *size, memory_format=torch.channels_last)
+    return torch.empty(images, outputs, *size, dtype=torch.float32, memory_format=torch.channels_last)
 
 
 def _at(values: Tensor | None) -> int | None:

@@ -8,12 +8,15 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 constexpr int kMostHands = 64;
-constexpr int kPatience = 20000;
+constexpr long kPatience = 20000;
 
-static inline void rest() {
+// Waits a moment; after many, others may have the core.
+static inline void rest(long waited) {
+  if (waited > kPatience) return std::this_thread::yield();
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -23,11 +26,18 @@ static inline void rest() {
 
 class Crew {
  public:
-  explicit Crew(int hands) : hands_(std::clamp(hands, 1, kMostHands)) {
-    for (int hand = 1; hand < hands_; ++hand) std::thread([this, hand] { help(hand); }).detach();
+  // Of fewer hands where no more threads can be started. Not to be deleted, for they never end.
+  explicit Crew(int hands) {
+    try {
+      for (; hands_ < std::min(hands, kMostHands); ++hands_) std::thread([this, hand = hands_] { help(hand); }).detach();
+    } catch (const std::system_error&) {
+    }
   }
 
   int hands() const { return hands_; }
+
+  // Pieces that others than the one who shares them have done so far.
+  long helped() const { return helped_.load(std::memory_order_relaxed); }
 
   void wake() {
     {
@@ -49,21 +59,18 @@ class Crew {
     piece_ = &piece;
     done_.store(0, std::memory_order_relaxed);
     for (int hand = 0; hand < hands_; ++hand) {
-      parts_[hand].end.store((hand + 1) * count / hands_, std::memory_order_relaxed);
+      parts_[hand].end[turn % 2].store((hand + 1) * count / hands_, std::memory_order_relaxed);
       parts_[hand].next.store(turn << 32 | uint64_t(hand * count / hands_), std::memory_order_release);
     }
     turn_.store(turn, std::memory_order_release);
     work(uint32_t(turn), 0);
-    for (int waited = 0; done_.load(std::memory_order_acquire) < count; ++waited) {
-      if (waited < kPatience) rest();
-      else std::this_thread::yield();
-    }
+    for (long waited = 0; done_.load(std::memory_order_acquire) < count; ++waited) rest(waited);
   }
 
  private:
   struct alignas(64) Part {
     std::atomic<uint64_t> next{0};  // whose turn it is, and the number that is to be done next
-    std::atomic<long> end{0};
+    std::atomic<long> end[2]{};     // of this turn and of the one before
   };
 
   void help(int hand) {
@@ -73,10 +80,10 @@ class Crew {
         std::unique_lock<std::mutex> held(mutex_);
         woken_.wait(held, [this] { return awake_.load(std::memory_order_relaxed); });
       }
-      while (awake_.load(std::memory_order_acquire)) {
+      for (long waited = 0; awake_.load(std::memory_order_acquire); ++waited) {
         const uint64_t turn = turn_.load(std::memory_order_acquire);
-        if (turn == seen) rest();
-        else work(uint32_t(seen = turn), hand);
+        if (turn != seen) work(uint32_t(seen = turn), hand), waited = 0;
+        else rest(waited);
       }
     }
   }
@@ -87,23 +94,26 @@ class Crew {
       for (long number; (number = taken(part, turn)) >= 0;) {
         // Whoever has taken a piece keeps this turn from ending, so these are its own.
         call_(piece_, number, hand);
+        if (hand > 0) helped_.fetch_add(1, std::memory_order_relaxed);
         done_.fetch_add(1, std::memory_order_release);
       }
     }
   }
 
-  // The number of a piece that is left in `part` of this turn; -1: none. One who comes late finds another turn.
+  // The number of a piece that is left in `part` of this turn; -1: none. Whoever is a turn late, while the next one is
+  // being prepared, finds the end of its own beside that of the next; whoever is later finds another turn in `next`.
   static long taken(Part& part, uint32_t turn) {
     uint64_t next = part.next.load(std::memory_order_acquire);
-    while (uint32_t(next >> 32) == turn && long(uint32_t(next)) < part.end.load(std::memory_order_relaxed))
+    while (uint32_t(next >> 32) == turn && long(uint32_t(next)) < part.end[turn % 2].load(std::memory_order_relaxed))
       if (part.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) return long(uint32_t(next));
     return -1;
   }
 
-  const int hands_;
+  int hands_ = 1;
   Part parts_[kMostHands];
   alignas(64) std::atomic<uint64_t> turn_{0};
   alignas(64) std::atomic<long> done_{0};
+  alignas(64) std::atomic<long> helped_{0};
   alignas(64) std::atomic<bool> awake_{false};
   void (*call_)(const void*, long, int) = nullptr;
   const void* piece_ = nullptr;

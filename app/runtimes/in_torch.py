@@ -66,10 +66,9 @@ class InTorch:
         self._machine = machine
         self._dtype = dtype
         self._widest = 1
-        self._own = threading.local()
 
     def run(self, images: Images, *, alone: bool = False) -> Passed:
-        self._take_threads(self._widest if alone else 1)
+        _take_threads(self._widest if alone else 1)
         # Of one type whatever the client gave, or a compiled network would be compiled again in a request.
         given = torch.from_numpy(np.ascontiguousarray(images)).float()
         half = self._dtype != torch.float32
@@ -82,11 +81,6 @@ class InTorch:
 
     def settle(self) -> None:
         """Nothing: torch keeps no memory of a pass that malloc does not have again."""
-
-    def _take_threads(self, count: int) -> None:
-        if getattr(self._own, "threads", None) != count:
-            torch.set_num_threads(count)
-            self._own.threads = count
 
 
 class InOwn(InTorch):
@@ -129,6 +123,12 @@ def _opened(network: Forward, form: Form, machine: Machine) -> Network:
     if device.type == "cpu":
         return InTorch(network, machine, dtype)
     return InGraphs(network, device, dtype, most=machine.batch)
+
+
+def _take_threads(count: int) -> None:
+    """Let torch compute in so many threads what this one asks for; others have numbers of their own."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 def _own_forward(network: Whole) -> Forward:

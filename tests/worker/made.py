@@ -32,13 +32,14 @@ class Shelf:
         self._made: dict[str, Made] = {}
 
     def have(self, name: str, database: Database, files: Storage, make: Callable[[], str]) -> str:
-        """What `make` returns, which is an id: called the first time, and later, whatever database there is by then,
-        with all that it had made put in place of what is there."""
+        """What `make` returns, which is an id: called the first time with each kind of database, and later with all
+        that it had made put in place of what is there."""
+        name = f"{name}-{database.engine.dialect.name}"
         made = self._made.get(name)
         if made is None:
-            named = make()
-            self._made[name] = Made(named, _rows(database), self._folder / name)
-            shutil.copytree(files.root, self._folder / name)
+            named, folder = make(), self._folder / name
+            shutil.copytree(files.root, folder)
+            self._made[name] = Made(named, _rows(database), folder)
             return named
         with database.write() as session:
             for table in reversed(_TABLES):
