@@ -18,7 +18,7 @@ int main(int, char** given) {
   crew->wake();
   for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds; ++turns) {
     // Few and then many, so that whoever is a turn or two late finds more to do than there was.
-    const int counts[] = {crew->hands(), kMost, 7}, count = counts[turns % 3];
+    const int counts[] = {crew->hands(), kMost, 7}, count = counts[turns / 1000 % 2 ? turns % 2 : turns % 3];
     is_open = true;
     crew->share(count, [&](long number, int) {
       if (!is_open) ++late;

@@ -13,7 +13,7 @@ from app.runtimes import convolve
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no g++")
-SECONDS = "2"
+SECONDS = "3"
 
 
 @pytest.fixture(scope="module")
