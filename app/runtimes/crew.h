@@ -7,8 +7,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 constexpr int kMostHands = 64;
@@ -30,7 +30,7 @@ class Crew {
   explicit Crew(int hands) {
     try {
       for (; hands_ < std::min(hands, kMostHands); ++hands_) std::thread([this, hand = hands_] { help(hand); }).detach();
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {  // there are too many threads already, or too little memory
     }
   }
 
