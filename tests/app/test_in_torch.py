@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from app.runtimes import in_torch
-from app.runtimes.form import Files
+from app.runtimes.form import Files, Machine
 from app.runtimes.in_torch import Compiled, Whole
 from tests import factories
 
@@ -87,3 +88,21 @@ def test_a_network_that_torch_would_no_longer_compile_fails(network: Whole, back
         compiled(images(1))
         with pytest.raises(FailOnRecompileLimitHit):
             compiled(images(4))
+
+
+def test_a_thread_computes_for_a_network_in_as_many_threads_as_that_asks_for_whatever_came_before(
+    network: Whole,
+) -> None:
+    one, other = (in_torch.InTorch(network, Machine(2), torch.float32) for _ in range(2))
+    other.widen()
+    blank = np.zeros((1, 64, 64, 3), np.uint8)
+
+    def asked() -> list[int]:
+        found = []
+        for network, alone in ((one, False), (other, True), (one, False)):
+            network.run(blank, alone=alone)
+            found.append(torch.get_num_threads())
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asked).result() == [1, 2, 1]

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,18 +23,21 @@ from app.models import artifact, serving
 from app.models import service as models
 from app.models.service import Served
 from app.models.serving import Process
-from app.optimisation import Pins, Report, Serving, Tolerance
+from app.optimisation import Pins, Report, Serving, Speed, Tolerance
 from app.predictions.opener import FromStorage
 from app.runtimes import opening, optimised
-from app.runtimes.form import PLAIN, Files, Form, Machine
+from app.runtimes.form import PLAIN, Files, Form, Machine, Network
 from app.settings import Settings
 from app.storage import Storage
 from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.made import Shelf
 from tests.worker.test_runner import files_left, job_processes, until
 from tests.worker.test_sweep import Bell
-from worker import sweep
+from worker import kinds, sweep
 from worker.forkserver import Forkserver
+from worker.optimise import optimise
+from worker.optimising import measure
+from worker.optimising.measure import Pace
 from worker.runner import Runner
 from worker.splits import splits_of
 from worker.station import Station
@@ -139,6 +143,28 @@ def test_the_job_tells_of_each_form_and_leaves_nothing_behind(
     assert history[-2:] == ["forms_ordered", "succeeded"]
     assert "quantised" in history
     assert [name for name in files_left(files) if name.startswith("jobs")] == []
+
+
+@on_sqlite
+def test_a_form_is_timed_as_long_as_the_settings_of_the_worker_say(
+    desk: Desk, trained: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(desk, OptimisationCreate(forms=["onnxruntime-fp32"]))
+    with desk.database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+        assert claim is not None
+        given = settings.model_copy(update={"optimise_seconds": 0.07})
+        work = kinds.KINDS["optimise"].prepare(session, claim, given, desk.files)
+    paces: list[Pace] = []
+    speed = measure.speed
+
+    def noted(network: Network, images: NDArray[np.uint8], pace: Pace, **given: Any) -> Speed:
+        paces.append(pace)
+        return speed(network, images, pace, **given)
+
+    monkeypatch.setattr(measure, "speed", noted)
+    assert optimise(work, lambda _event: None).version_id == trained
+    assert [pace.seconds for pace in paces] == [0.07, 0.07]
 
 
 @on_sqlite
