@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.storage import Storage
 from tests import databases
 from tests.databases import Emptied
+from worker.forkserver import Forkserver
 
 torch.set_num_threads(1)
 
@@ -61,6 +62,12 @@ def test_data() -> Path:
     if not (TEST_DATA / "weights").is_dir():
         pytest.skip(f"no real weights and photos at {TEST_DATA}; set GRAFT_TEST_DATA")
     return TEST_DATA
+
+
+@pytest.fixture(scope="session")
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Forkserver:
+    """A forkserver that has imported what jobs need."""
+    return Forkserver(tmp_path_factory.mktemp("workers") / "sockets")
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ class Forkserver:
 
         def start() -> Started:
             ours, theirs = self.context.Pipe()
-            process = self.context.Process(target=target, args=(theirs, *arguments), kwargs=options, name=name)
+            process = self.context.Process(target=_begin, args=(target, theirs, *arguments), kwargs=options, name=name)
             process.start()
             theirs.close()
             return ours, process
@@ -89,6 +89,18 @@ class Forkserver:
             known._forkserver_address = known._forkserver_alive_fd = known._forkserver_pid = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)  # refused where somebody else was faster
+
+
+def _begin(target: Callable[..., None], connection: Connection, *arguments: Any, **options: Any) -> None:
+    """Run `target`, in a process that has just been forked. Processes that it starts by way of a forkserver are forked
+    from the same one, with all that is imported; `multiprocessing` would start it one of its own."""
+    known: Any = servers._forkserver
+    known.ensure_running = _is_running
+    target(connection, *arguments, **options)
+
+
+def _is_running() -> None:
+    """Whoever asks a forkserver that is gone gets an `OSError`."""
 
 
 def _folder_below(sockets: Path) -> Path:

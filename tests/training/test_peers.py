@@ -1,4 +1,4 @@
-"""Several processes that share a training, on the CPU; each takes a moment to start."""
+"""Several processes that share a training, on the CPU."""
 
 import multiprocessing
 import subprocess
@@ -22,12 +22,15 @@ from app.recipe import Recipe
 from tests.training import adding, samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import check_probabilities_are_those_of_the_restored, plan_for, small
+from worker.forkserver import Forkserver
 from worker.training import checkpoint, fit, order, peers, precision, strategies
 from worker.training.data import Splits
 from worker.training.events import BatchShared, EpochFinished, Event, Progress, Resumed
 from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
 from worker.training.peers import Peers
+
+pytestmark = pytest.mark.usefixtures("forkserver")
 
 LABELS = ("red", "blue")
 AT_32 = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
@@ -162,13 +165,9 @@ def test_what_the_other_process_cannot_do_is_said_by_the_leading_one(splits: Spl
 
 
 @pytest.mark.slow
-def test_the_others_end_with_the_leading_process(splits: Splits, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    leading = context.Process(target=lead, args=(theirs, splits, tmp_path))
-    leading.start()
-    theirs.close()
-    other = ours.recv()
+def test_the_others_end_with_the_leading_process(splits: Splits, tmp_path: Path, forkserver: Forkserver) -> None:
+    told, leading = forkserver.start(lead, splits, tmp_path)
+    other = told.recv()
     leading.kill()
     leading.join()
     for _ in range(100):
@@ -201,6 +200,20 @@ def test_all_processes_compute_as_exactly_as_the_leading_one(may: bool, monkeypa
         group.tell("once")
         group.peers.add_up([votes])
     assert bool(votes) == may
+
+
+@pytest.mark.slow
+def test_where_the_forkserver_is_out_of_reach_another_process_imports_all_anew(
+    forkserver: Forkserver, caplog: pytest.LogCaptureFixture
+) -> None:
+    aside = forkserver.folder.rename(forkserver.folder.with_name("aside"))
+    mine = [torch.ones(3, 2), torch.tensor(1.0)]
+    with peers.gathered(adding.bring, [(samples.CPU, 2.0)], device=samples.CPU) as group:
+        group.tell("once")
+        group.peers.add_up(mine)
+    aside.rename(forkserver.folder)
+    assert float(mine[1]) == 3.0
+    assert "the forkserver starts no process ([Errno 2]" in caplog.text
 
 
 @dataclass(frozen=True)

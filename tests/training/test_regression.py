@@ -141,19 +141,19 @@ def _kib(name: str) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell of peaks")
-def test_the_memory_of_many_features_does_not_grow_with_them(tmp_path: Path) -> None:
-    doubles, context = 8 * MANY * 64 / MIB, Forkserver(tmp_path).context
+def test_the_memory_of_many_features_does_not_grow_with_them(forkserver: Forkserver) -> None:
+    doubles = 8 * MANY * 64 / MIB
     # In processes of their own: one that has done other things has memory left from them.
     peaks = []
     for max_bytes in (regression.MAX_BYTES, 8 * MIB):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, mp_context=forkserver.context) as pool:
             peaks.append(pool.submit(peak_of_fit, max_bytes).result())
     assert peaks[0] > doubles
     assert peaks[1] < doubles / 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell of peaks")
-def test_folds_of_many_classes_do_not_take_their_memory_all_at_once(tmp_path: Path) -> None:
+def test_folds_of_many_classes_do_not_take_their_memory_all_at_once(forkserver: Forkserver) -> None:
     weights = 8 * CLASSES * CLASSES_SIZE / MIB
-    with ProcessPoolExecutor(1, mp_context=Forkserver(tmp_path).context) as pool:
+    with ProcessPoolExecutor(1, mp_context=forkserver.context) as pool:
         assert pool.submit(peak_of_many_classes).result() < 130 * weights

@@ -24,12 +24,6 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For tests that train for seconds, where others of the module do what touches the database on both kinds."""
 
 
-@pytest.fixture(scope="session")
-def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Forkserver:
-    """A forkserver that has imported what jobs need."""
-    return Forkserver(tmp_path_factory.mktemp("workers") / "sockets")
-
-
 @pytest.fixture
 def runner(database: Database, files: Storage, settings: Settings, forkserver: Forkserver) -> Runner:
     return Runner(database, files, settings, forkserver)

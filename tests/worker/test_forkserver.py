@@ -1,6 +1,8 @@
 """Where the processes of jobs come from: what is done to the socket at which they are asked for costs no attempt."""
 
 import logging
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import factories
-from tests.worker.conftest import Desk
+from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_runner import MANY_EPOCHS, running, until
 from worker.forkserver import Forkserver, NotStarted
 from worker.runner import Runner
@@ -27,6 +29,25 @@ def test_a_process_has_begun_with_a_connection_to_who_started_it(forkserver: For
     assert process.exitcode == 0
 
 
+def ask_for_another(connection: Connection) -> None:
+    """Tell whose child this process is, and whose the one is that it starts."""
+    another = multiprocessing.get_context("forkserver").Process(target=tell_of_parent, args=(connection,))
+    another.start()
+    another.join()
+    tell_of_parent(connection)
+
+
+def tell_of_parent(connection: Connection) -> None:
+    connection.send(os.getppid())
+
+
+def test_a_process_of_the_forkserver_has_others_from_the_same_one(forkserver: Forkserver) -> None:
+    connection, process = forkserver.start(ask_for_another)
+    assert connection.recv() == connection.recv()
+    process.join()
+
+
+@on_sqlite
 def test_a_job_whose_socket_was_tidied_away_succeeds_at_its_first_attempt(
     desk: Desk, runner: Runner, forkserver: Forkserver, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -41,6 +62,7 @@ def test_a_job_whose_socket_was_tidied_away_succeeds_at_its_first_attempt(
     assert f"whose socket is in {forkserver.folder}, starts no process (FileNotFoundError" in caplog.text
 
 
+@on_sqlite
 def test_a_job_that_runs_goes_on_when_the_forkserver_is_started_anew(
     desk: Desk, runner: Runner, forkserver: Forkserver, dataset_id: str
 ) -> None:
@@ -59,6 +81,7 @@ def test_a_job_that_runs_goes_on_when_the_forkserver_is_started_anew(
     assert (given_back.state, given_back.attempt) == ("queued", 0)
 
 
+@on_sqlite
 def test_a_job_that_no_process_can_be_started_for_has_not_been_attempted(
     desk: Desk, runner: Runner, forkserver: Forkserver
 ) -> None:

@@ -6,6 +6,7 @@ epochs that it names, and end with it, however that comes about.
 """
 
 import copy
+import logging
 import multiprocessing
 import os
 import pickle
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from torch import Tensor
 from app import errors
 from app.backbones.classifier import Classifier
 from worker.training import precision
+
+logger = logging.getLogger(__name__)
 
 Follow = Callable[["Peers", Any, Iterator[Any]], None]
 """What a process does that does not lead: with its place, its work, and the messages of the leading one, until they
@@ -80,7 +83,7 @@ class _Lost:
 class Group:
     """All processes, as the leading one sees them."""
 
-    def __init__(self, connections: Sequence[Connection], processes: Sequence[SpawnProcess]) -> None:
+    def __init__(self, connections: Sequence[Connection], processes: Sequence[BaseProcess]) -> None:
         self.peers = Peers(0, 1 + len(connections))
         self._connections = connections
         self._processes = processes
@@ -200,24 +203,34 @@ def gathered(follow: Follow, works: Sequence[tuple[torch.device, Any]], *, devic
 
 
 def _start(follow: Follow, works: Sequence[tuple[torch.device, Any]], store: Path) -> Group:
-    context = multiprocessing.get_context("spawn")  # neither CUDA nor threads survive a fork
     threads = max(1, torch.get_num_threads() // (1 + len(works)))
-    connections, processes = [], []
+    connections: list[Connection] = []
+    processes: list[BaseProcess] = []
     for place, (device, work) in enumerate(works, 1):
-        ours, theirs = context.Pipe()
+        ours, theirs = multiprocessing.Pipe()
         # As bytes, since tensors sent as such would be shared with this process.
         payload = pickle.dumps((follow, work))
         settings = _Settings(
             store, device, threads, torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
         )
-        process = context.Process(
-            target=_main, args=(theirs, Peers(place, 1 + len(works)), payload, settings), name=f"peer {place}"
-        )
-        process.start()
+        processes.append(_process(f"peer {place}", theirs, Peers(place, 1 + len(works)), payload, settings))
         theirs.close()
         connections.append(ours)
-        processes.append(process)
     return Group(connections, processes)
+
+
+def _process(name: str, *arguments: Any) -> BaseProcess:
+    """A process that has begun with `_main`. Not forked from this one, as neither CUDA nor threads survive that, but
+    from the forkserver that this one comes from; where that is not to be had, one that imports all anew."""
+    try:
+        forked = multiprocessing.get_context("forkserver").Process(target=_main, args=arguments, name=name)
+        forked.start()
+    except OSError as error:
+        logger.warning("the forkserver starts no process (%s), so one is started that imports all anew", error)
+        spawned = multiprocessing.get_context("spawn").Process(target=_main, args=arguments, name=name)
+        spawned.start()
+        return spawned
+    return forked
 
 
 @dataclass(frozen=True)
