@@ -2,35 +2,32 @@
 fork as long as nothing is computed. Lance is not among them, nor pyarrow, which starts a thread.
 """
 
-import numpy
-import PIL.Image
-import pydantic
-import safetensors.torch
-import sqlalchemy.orm
-import timm.data
-import timm.models
-import torch
-import torchvision.models
+import gc
+import importlib
 
-from app import planning, settings
-from app.jobs import leases
-from worker.optimising import compare
-from worker.training import profile, search, strategies
-
-__all__ = [
-    "PIL",
-    "compare",
-    "leases",
+MODULES = (
     "numpy",
-    "planning",
-    "profile",
+    "PIL.Image",
     "pydantic",
-    "safetensors",
-    "search",
-    "settings",
-    "sqlalchemy",
-    "strategies",
-    "timm",
+    "safetensors.torch",
+    "sqlalchemy.orm",
+    "timm.data",
+    "timm.models",
     "torch",
-    "torchvision",
-]
+    "torchvision.models",
+    "app.planning",
+    "app.settings",
+    "app.jobs.leases",
+    "worker.optimising.compare",
+    "worker.training.profile",
+    "worker.training.search",
+    "worker.training.strategies",
+)
+
+# None of it is garbage, neither now nor in the jobs, each of which would go through half a million objects again and
+# again, and would have them copied for itself by that.
+gc.disable()
+for name in MODULES:
+    importlib.import_module(name)
+gc.freeze()
+gc.enable()

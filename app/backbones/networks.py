@@ -1,11 +1,13 @@
 """How each backbone is built: by torchvision, by timm, or here. What it is made of is in the catalogue."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from app.backbones.catalogue import Backbone, Weights
 from app.backbones.formnet import FormNet
@@ -41,12 +43,37 @@ def make(backbone: Backbone, *, auxiliary: bool, size: int | None = None) -> nn.
     return _MAKERS[backbone.source](backbone, auxiliary, size or backbone.input_size)
 
 
+class Undrawn(TorchFunctionMode):
+    """Inside, tensors are zero where random values would be drawn for them: to draw those can take longer than to run
+    the network. Zeros, since what is out of bounds would be drawn again and again."""
+
+    _DRAWING = (
+        Tensor.normal_,
+        Tensor.uniform_,
+        init.normal_,
+        init.uniform_,
+        init.trunc_normal_,
+        init.xavier_uniform_,
+        init.kaiming_normal_,
+        init.kaiming_uniform_,
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in self._DRAWING:
+            drawn: Tensor = args[0] if args else given["tensor"]
+            with torch.no_grad():
+                return drawn.zero_()
+        return func(*args, **given)
+
+
 def hollow(backbone: Backbone, *, auxiliary: bool, size: int | None = None) -> nn.Module:
     """`make` for values that are assigned afterwards: where possible without memory and time for random ones."""
     # RegNet computes its widths with tensors, and networks of timm keep some buffers out of their state.
-    if backbone.family == "RegNet" or backbone.chain is None:
-        return make(backbone, auxiliary=auxiliary, size=size)
-    with torch.device("meta"):
+    somewhere = backbone.family == "RegNet" or backbone.chain is None
+    with torch.device("cpu" if somewhere else "meta"), Undrawn():
         return make(backbone, auxiliary=auxiliary, size=size)
 
 

@@ -1,13 +1,10 @@
 """Networks with values as after training, without any download, and small images for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import init
-from torch.overrides import TorchFunctionMode
 
 from app.backbones import catalogue, networks
 from app.backbones.anatomy import Anatomy
@@ -84,30 +81,12 @@ def live_in(network: nn.Module) -> None:
                 module.bias.normal_(0, 0.1, generator=generator)
 
 
-class Undrawn(TorchFunctionMode):
-    """Networks are made with zeros for the random values that they would start from: to draw those takes longer than
-    to run a network once.
-    """
-
-    _DRAWING = (Tensor.normal_, Tensor.uniform_, init.kaiming_normal_, init.kaiming_uniform_)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        if func in self._DRAWING:
-            drawn: Tensor = args[0] if args else given["tensor"]
-            with torch.no_grad():
-                return drawn.zero_()
-        return func(*args, **given)
-
-
 def library_network(name: str, size: int | None = None) -> nn.Module:
     """The network as its library makes it, with auxiliary heads, in evaluation mode, with made-up values.
 
     For images of `size` pixels, where it works on one size only.
     """
-    with Undrawn():
+    with networks.Undrawn():
         network = networks.make(catalogue.find(name), auxiliary=True, size=size)
     _fill(network)
     live_in(network)
@@ -119,13 +98,10 @@ def _fill(network: nn.Module) -> None:
     table = torch.randn(_TABLE, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         for place, parameter in enumerate(network.parameters()):
-            size = parameter.numel()
             own = table[1009 * place % (_TABLE // 2) :]
-            values = (own if size <= len(own) else own.repeat(-(-size // len(own))))[:size].view_as(parameter)
-            if parameter.ndim > 1:
-                parameter.copy_(values).mul_(parameter[0].numel() ** -0.5)
-            else:
-                parameter.copy_(values).mul_(0.1)
+            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            for part in parameter.view(-1).split(len(own)):
+                torch.mul(own[: len(part)], scale, out=part)
         for layer in network.modules():
             if isinstance(layer, nn.LayerNorm):
                 layer.weight.add_(1.0)
