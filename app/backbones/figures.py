@@ -15,7 +15,7 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from app.backbones import anatomy, catalogue, footprint, networks, tracing
+from app.backbones import anatomy, catalogue, networks, tracing
 from app.backbones.catalogue import Backbone
 from app.backbones.entry import IMAGENET_MEAN, IMAGENET_STD, Entry
 from app.backbones.families import ENTRIES
@@ -27,8 +27,6 @@ Facts = dict[str, Any]
 PACKAGED_WEIGHTS = "FORMULAS_V1"
 """Name of the weights in this package, after what they were trained on."""
 
-_FLOAT = 4
-"""Bytes of a value in single precision."""
 _HUB = "https://huggingface.co"
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
@@ -58,7 +56,7 @@ def of(entry: Entry) -> Facts:
         "feature_dim": feature_dim,
         "min_size": _min_size(backbone, network),
         "normalises": _normalises(network),
-        "kept_bytes": footprint.kept_for_backward(network.train(), (3, size, size), batch=2).bytes(1, _FLOAT),
+        "kept_bytes": found.memory.training_activations,
         "preprocessing": scratch,
         "stages": per_stage,
         "weights": weights,

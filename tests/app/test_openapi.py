@@ -24,7 +24,7 @@ from app.settings import Settings
 from tests import databases
 from tests.problems import problem
 
-EXAMPLES = 6
+EXAMPLES = 4
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
