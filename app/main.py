@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import description, doorbell, labels, logs, operations, problems
+from app import cores, description, doorbell, labels, logs, operations, problems
 from app.arrivals import Arrivals
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
@@ -135,8 +135,7 @@ def assemble(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or min(torch.get_num_threads(), cores.usable()))
     devices.compute_exactly()
     storage = Storage(settings.data_dir)
     database = Database(settings.sqlalchemy_url)

@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     max_attempts: PositiveInt = 3
 
     threads: NonNegativeInt = 0
-    """Threads for training and for inference, each; 0 means one per core."""
+    """Threads for training and for inference, each; 0 means one per core that the process may use: a container's limit
+    may leave few."""
     model_memory_bytes: PositiveInt = 2048 * _MIB
     """What the classifiers that the service keeps loaded may take together, the least recently used one going first."""
     predict_timeout_seconds: PositiveFloat = 10.0

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache
 
 from anyio import CapacityLimiter
 
-from app import errors, libraries
+from app import cores, errors, libraries
 from app.bodies import InFlight
 from app.deps import Parts
 from app.metrics import Metrics
@@ -95,7 +94,7 @@ class Desk:
 def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, *, keeps_loaded: bool) -> Desk:
     """For this machine and a `device` as torch names it; its threads run until it is closed."""
     settings = parts.settings
-    machine = Machine(settings.threads or _cores(), device, max(BATCH, settings.batch_size))
+    machine = Machine(settings.threads or cores.usable(), device, max(BATCH, settings.batch_size))
     scheduler = Scheduler(
         Limits(
             threads=machine.threads + _WAITING_THREADS,
@@ -129,8 +128,3 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
 def _import_soon() -> None:
     """Begin to import, once, what the first request would wait for."""
     threading.Thread(target=libraries.import_deferred, name="import").start()
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,8 @@ from app import errors
 from app.backbones import crops, preprocess
 from app.backbones.preprocess import Preprocessing
 from app.models.artifact import Calibration
-from app.runtimes.form import BATCH, SIDE_BY_SIDE, Form, Images, Machine, Network
+from app.predictions.lone import Lone
+from app.runtimes.form import BATCH, SIDE_BY_SIDE, Form, Images, Machine, Network, Passed
 
 _WIDE_FROM_SECONDS = 0.01
 """A pass that takes less is not worth a second copy of the network that computes on all threads."""
@@ -62,6 +63,8 @@ class Pace:
     """What an image takes on one thread."""
     batch: int
     """How many images are best passed together."""
+    lone: Lone | None = None
+    """What one takes on all threads, where that is worth a try."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Loaded:
         """What an image takes on one thread."""
         self.batch = 1
         """How many images are best passed together, where so many wait."""
+        self._lone: Lone | None = None
         self._calibration = calibration
         self._means = None if calibration is None else calibration.means.double().numpy().T
 
@@ -141,17 +145,21 @@ class Loaded:
         gains by others passed with it: where that would take long, by the batch that was best when it was optimised,
         `known`."""
         seconds = _timed(partial(self.network.run, self._blank(1)), clock, seconds=math.inf)
-        pace = Pace(seconds, batch or self._best_batch(seconds, known, clock))
+        lone = Lone() if self.passes_at_once > 1 and seconds > _WIDE_FROM_SECONDS else None
+        pace = Pace(seconds, batch or self._best_batch(seconds, known, clock), lone)
         self.network.settle()
         self.warm_up(pace)
+        if lone is not None:
+            for is_wide in (True, False) * _PASSES:
+                self._pass_alone(self._blank(1), lone, clock, is_wide=is_wide)
         return pace
 
     def warm_up(self, pace: Pace) -> None:
         """Make ready for the first request."""
-        self.seconds, self.batch = pace.seconds, pace.batch
+        self.seconds, self.batch, self._lone = pace.seconds, pace.batch, pace.lone
         for count in sorted({1, pace.batch}):  # what is compiled is compiled for each number of images
             self.network.run(self._blank(count))
-        if pace.seconds > _WIDE_FROM_SECONDS:
+        if pace.lone is not None:
             self.network.widen()
             self.network.run(self._blank(1), alone=True)
 
@@ -168,7 +176,7 @@ class Loaded:
 
     def answers(self, images: Sequence[Images], *, alone: bool) -> list[Answer]:
         """What is said of images, each `(H, W, 3)` and of the size that `preprocessing` makes."""
-        passed = self.network.run(_stacked(images), alone=alone)
+        passed = self._passed(_stacked(images), alone=alone)
         probabilities = _softmax(passed.logits, 1.0 if self._calibration is None else self._calibration.temperature)
         similar, unknown = self._likeness(passed.features)
         return [
@@ -177,6 +185,17 @@ class Loaded:
                 probabilities, passed.logits, similar, unknown, strict=True
             )
         ]
+
+    def _passed(self, images: Images, *, alone: bool) -> Passed:
+        if not alone or self._lone is None:
+            return self.network.run(images, alone=alone)
+        return self._pass_alone(images, self._lone, time.perf_counter, is_wide=self._lone.next_is_wide())
+
+    def _pass_alone(self, image: Images, lone: Lone, clock: Clock, *, is_wide: bool) -> Passed:
+        started = clock()
+        passed = self.network.run(image, alone=is_wide)
+        lone.took(clock() - started, is_wide=is_wide)
+        return passed
 
     def _checked(self, image: Images | Normalised) -> Images:
         """The pixels of what is no file. Raises `BadImage`."""

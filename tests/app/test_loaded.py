@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from app.predictions.loaded import Loaded
@@ -86,6 +87,60 @@ def test_what_is_passed_side_by_side_is_timed_so(by_count: dict[int, float], bat
     )
     assert found.measure(batch=None).batch == batch
     assert net.most_at_once == 2
+
+
+@dataclass
+class OfTheCpu(Net):
+    """A network that sleeps `slept[True]` seconds for an image on all threads, `slept[False]` on one."""
+
+    slept: dict[bool, float] = field(default_factory=dict)
+    is_widened: bool = False
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        assert self.is_widened or not alone
+        time.sleep(self.slept[alone])
+        return super().run(images, alone=alone)
+
+    def widen(self) -> None:
+        self.is_widened = True
+
+
+def share_on_all_threads(net: OfTheCpu, found: Loaded, passes: int) -> float:
+    net.alone.clear()
+    for _ in range(passes):
+        found.answers([np.zeros((8, 8, 3), np.uint8)], alone=True)
+    return net.alone.count(True) / passes
+
+
+def test_a_lone_image_is_passed_on_all_threads_where_that_is_quicker_than_on_one() -> None:
+    net = OfTheCpu(slept={True: 0.001, False: 0.02})
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
+    pace = found.measure(batch=1)
+    assert share_on_all_threads(net, found, 20) == 1
+    found.answers([np.zeros((8, 8, 3), np.uint8)], alone=False)
+    assert not net.alone[-1]
+
+    net.slept = {True: 0.004, False: 0.001}  # as where others want the cores
+    assert share_on_all_threads(net, found, 600) < 0.5
+    assert share_on_all_threads(net, found, 100) == 0.01
+
+    another = OfTheCpu(slept=net.slept)
+    again = Loaded(
+        another, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
+    again.warm_up(pace)
+    assert share_on_all_threads(another, again, 20) == 0
+
+
+def test_a_quick_network_has_no_second_copy() -> None:
+    net = OfTheCpu(slept={False: 0.001})
+    found = Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
+    assert found.measure(batch=1).lone is None
+    assert not net.is_widened
 
 
 @pytest.mark.parametrize(("known", "batch"), [(None, 1), (4, 4)])
