@@ -98,13 +98,20 @@ def assemble(
     settings: Settings,
     bell: Doorbell,
     *,
-    routers: Sequence[APIRouter] | None = None,
+    routers: Sequence[APIRouter] = _ROUTERS,
     keeps_loaded: bool = True,
     warm_seconds: float | None = None,
 ) -> FastAPI:
     """The application over the given settings, with nothing opened until it is started; with all its routers, or those
     given. `keeps_loaded`: whether the versions that aliases keep loaded are so in this process; `warm_seconds`: for
     how long its start waits for them, where it does."""
+    app = build(routers)
+    equip(app, settings, bell, keeps_loaded=keeps_loaded, warm_seconds=warm_seconds)
+    return app
+
+
+def build(routers: Sequence[APIRouter] = _ROUTERS) -> FastAPI:
+    """The application with these routers, whatever its settings are, which `equip` gives it."""
     app: FastAPI = FastAPIOffline(
         title="Graft",
         version=VERSION,
@@ -116,6 +123,24 @@ def assemble(
         responses=problems.responses(422),
         separate_input_output_schemas=False,
     )
+    problems.install(app)
+    for router in routers:
+        app.include_router(router)
+    app.add_api_route("/", _home, include_in_schema=False)
+    _complete_description(app)
+    description.complete(app)
+    return app
+
+
+def equip(
+    app: FastAPI,
+    settings: Settings,
+    bell: Doorbell,
+    *,
+    keeps_loaded: bool = True,
+    warm_seconds: float | None = None,
+) -> None:
+    """Let `app` be over these settings when it is started next."""
     serving.process_pins(settings)  # names that nothing has end it here
     app.state.settings = settings
     app.state.arrivals = Arrivals(max_seconds=settings.predict_body_seconds)
@@ -123,13 +148,6 @@ def assemble(
     app.state.doorbell = bell
     app.state.keeps_loaded = keeps_loaded
     app.state.warm_seconds = warm_seconds
-    problems.install(app)
-    for router in _ROUTERS if routers is None else routers:
-        app.include_router(router)
-    app.add_api_route("/", _home, include_in_schema=False)
-    _complete_description(app)
-    description.complete(app)
-    return app
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from app.datasets import service as datasets
 from app.datasets.service import NewVersion
 from app.db import Database
 from app.jobs import service
-from app.main import assemble
+from app.main import build, equip
 from app.settings import Settings
 from tests import databases
 
@@ -39,9 +39,17 @@ def bell() -> Bell:
     return Bell()
 
 
+@pytest.fixture(scope="session")
+def built() -> FastAPI:
+    """The application for one test after the other: to build it, and its routes when they are first asked for, takes
+    longer than most tests."""
+    return build()
+
+
 @pytest.fixture
-def api(settings: Settings, bell: Bell) -> FastAPI:
-    return assemble(settings, bell)
+def api(built: FastAPI, settings: Settings, bell: Bell) -> FastAPI:
+    equip(built, settings, bell)
+    return built
 
 
 @pytest.fixture
