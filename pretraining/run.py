@@ -58,7 +58,7 @@ class Together:
     """Processes that exchange their gradients."""
 
     def __init__(self, processes: int, values: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
         self.processes = processes
         self._shared = torch.zeros(processes, values).share_memory_()  # type: ignore[no-untyped-call]
         self._barrier = context.Barrier(processes, timeout=_PATIENCE_SECONDS)
@@ -98,7 +98,7 @@ def train(pictures: Callable[[], Pictures], run: Run, *, shapes: int, textures: 
     """
     values = sum(value.numel() for value in _begin(run, shapes, textures).parameters)
     together = Together(run.processes, values)
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("forkserver")
     workers = [
         context.Process(target=_work, args=(rank, together, pictures, run, shapes, textures, folder))
         for rank in range(run.processes)

@@ -7,6 +7,8 @@ from pretraining import pictures
 from pretraining.drawing.scenes import NOTHING
 from pretraining.pictures import Order
 
+pytestmark = pytest.mark.usefixtures("forkserver")
+
 ORDER = Order(images=600, shapes_each=2, textures_each=2, seed=5)
 
 

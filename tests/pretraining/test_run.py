@@ -15,7 +15,7 @@ from pretraining import export, pictures, run
 from pretraining.pictures import Order, Pictures
 from pretraining.run import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forkserver")]
 
 ORDER = Order(images=48, shapes_each=1, textures_each=1, seed=2)
 TINY = Run(steps=6, batch=8, size=32, warmup=2, log_every=2, save_every=2, processes=1)
