@@ -23,18 +23,14 @@ def _limits(groups: Path, own_group: Path) -> list[int]:
         return []
     own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
     folder = groups / own
-    return [
-        math.ceil(int(quota) / int(period))
-        for place in (folder, *folder.parents)
-        if place.is_relative_to(groups)
-        for quota, period in [_read(place / "cpu.max")]
-        if quota != "max"
-    ]
+    places = [place for place in (folder, *folder.parents) if place.is_relative_to(groups)]
+    return [limit for place in places if (limit := _read(place / "cpu.max")) is not None]
 
 
-def _read(file: Path) -> tuple[str, str]:
+def _read(file: Path) -> int | None:
+    """None where there is no limit, or none that can be read."""
     try:
         quota, period = file.read_text().split()
+        return math.ceil(int(quota) / int(period))
     except (OSError, ValueError):
-        return "max", ""
-    return quota, period
+        return None

@@ -57,7 +57,9 @@ def drawn(order: Order, folder: Path, *, processes: int) -> Pictures:
     chunks = range(-(-order.images // _CHUNK))
     missing = [chunk for chunk in chunks if not _categories(folder, chunk).is_file()]
     if missing:
-        with multiprocessing.get_context("forkserver").Pool(processes) as pool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pretraining.pictures"])
+        with context.Pool(processes) as pool:
             pool.map(functools.partial(_draw_chunk, order, folder), missing, chunksize=1)
     categories = np.concatenate([np.load(_categories(folder, chunk)) for chunk in chunks])
     return Pictures(np.load(folder / _PIXELS, mmap_mode="r"), categories)

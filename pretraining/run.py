@@ -99,6 +99,7 @@ def train(pictures: Callable[[], Pictures], run: Run, *, shapes: int, textures: 
     values = sum(value.numel() for value in _begin(run, shapes, textures).parameters)
     together = Together(run.processes, values)
     context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pretraining.run"])
     workers = [
         context.Process(target=_work, args=(rank, together, pictures, run, shapes, textures, folder))
         for rank in range(run.processes)

@@ -93,9 +93,11 @@ class Forkserver:
 
 def _begin(target: Callable[..., None], connection: Connection, *arguments: Any, **options: Any) -> None:
     """Run `target`, in a process that has just been forked. Processes that it starts by way of a forkserver are forked
-    from the same one, with all that is imported; `multiprocessing` would start it one of its own."""
+    from the same one, with all that is imported; `multiprocessing` would start it one of its own, and from Python 3.14
+    on does, since there its server is reached with a key that processes do not have from it."""
     known: Any = servers._forkserver
-    known.ensure_running = _is_running
+    if not hasattr(known, "_forkserver_authkey"):
+        known.ensure_running = _is_running
     target(connection, *arguments, **options)
 
 

@@ -27,7 +27,9 @@ MODULES = (
 # None of it is garbage, neither now nor in the jobs, each of which would go through half a million objects again and
 # again, and would have them copied for itself by that.
 gc.disable()
-for name in MODULES:
-    importlib.import_module(name)
-gc.freeze()
-gc.enable()
+try:
+    for name in MODULES:
+        importlib.import_module(name)
+    gc.freeze()
+finally:
+    gc.enable()

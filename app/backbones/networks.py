@@ -52,9 +52,6 @@ class Undrawn(TorchFunctionMode):
         Tensor.uniform_,
         init.normal_,
         init.uniform_,
-        init.trunc_normal_,
-        init.xavier_uniform_,
-        init.kaiming_normal_,
         init.kaiming_uniform_,
     )
 

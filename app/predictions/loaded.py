@@ -21,6 +21,8 @@ from app.runtimes.form import BATCH, SIDE_BY_SIDE, Form, Images, Machine, Networ
 _WIDE_FROM_SECONDS = 0.01
 """A pass that takes less is not worth a second copy of the network that computes on all threads."""
 _PASSES = 3
+_LONE_PASSES = 2
+"""On all threads, and on one: what is asked for tells more."""
 _BATCHES = (8, BATCH)
 _GAIN = 1.15
 """So much more an image must gain by a batch: whoever is in one waits for the others."""
@@ -145,13 +147,13 @@ class Loaded:
         gains by others passed with it: where that would take long, by the batch that was best when it was optimised,
         `known`."""
         seconds = _timed(partial(self.network.run, self._blank(1)), clock, seconds=math.inf)
-        lone = Lone() if self.passes_at_once > 1 and seconds > _WIDE_FROM_SECONDS else None
+        lone = Lone(clock) if self.passes_at_once > 1 and seconds > _WIDE_FROM_SECONDS else None
         pace = Pace(seconds, batch or self._best_batch(seconds, known, clock), lone)
         self.network.settle()
         self.warm_up(pace)
         if lone is not None:
-            for is_wide in (True, False) * _PASSES:
-                self._pass_alone(self._blank(1), lone, clock, is_wide=is_wide)
+            for is_wide in (True, False) * _LONE_PASSES:
+                self._pass_alone(self._blank(1), lone, is_wide=is_wide)
         return pace
 
     def warm_up(self, pace: Pace) -> None:
@@ -189,12 +191,12 @@ class Loaded:
     def _passed(self, images: Images, *, alone: bool) -> Passed:
         if not alone or self._lone is None:
             return self.network.run(images, alone=alone)
-        return self._pass_alone(images, self._lone, time.perf_counter, is_wide=self._lone.next_is_wide())
+        return self._pass_alone(images, self._lone, is_wide=self._lone.next_is_wide())
 
-    def _pass_alone(self, image: Images, lone: Lone, clock: Clock, *, is_wide: bool) -> Passed:
-        started = clock()
+    def _pass_alone(self, image: Images, lone: Lone, *, is_wide: bool) -> Passed:
+        started = lone.clock()
         passed = self.network.run(image, alone=is_wide)
-        lone.took(clock() - started, is_wide=is_wide)
+        lone.took(lone.clock() - started, is_wide=is_wide)
         return passed
 
     def _checked(self, image: Images | Normalised) -> Images:

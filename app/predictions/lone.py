@@ -6,29 +6,37 @@ such passes took, and tried again now and then.
 """
 
 from collections import deque
+from collections.abc import Callable
+from statistics import median
 
 _REMEMBERED = 5
-"""Passes of each way, the quickest of which counts: one that was held up says nothing."""
+"""Passes of each way, whose median counts: one that was held up says nothing."""
 _AGAIN_AFTER = 100
-"""Passes, of which the last is made the other way."""
+"""Passes, after which the other way is tried again, if it took no longer; by the square of that more where it did."""
 
 
 class Lone:
     """What passes of one image took on all threads and on one; for any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        """The time in seconds, since whenever."""
         self._seconds = {is_wide: deque[float](maxlen=_REMEMBERED) for is_wide in (True, False)}
         self._passes = 0
 
     def next_is_wide(self) -> bool:
         """Whether the next such pass is to be made on all threads."""
+        wide, single = self._usual(is_wide=True), self._usual(is_wide=False)
+        better, worse = sorted((wide, single))
         self._passes += 1
-        better = self._least(is_wide=True) <= self._least(is_wide=False)
-        return better if self._passes % _AGAIN_AFTER else not better
+        if self._passes * better**2 < _AGAIN_AFTER * worse**2:
+            return wide <= single
+        self._passes = 0
+        return wide > single
 
     def took(self, seconds: float, *, is_wide: bool) -> None:
-        """Such a pass took so long."""
+        """Such a pass took so long. At least one of each way is to be told of before `next_is_wide` is asked."""
         self._seconds[is_wide].append(seconds)
 
-    def _least(self, *, is_wide: bool) -> float:
-        return min(self._seconds[is_wide].copy(), default=0.0)
+    def _usual(self, *, is_wide: bool) -> float:
+        return median(self._seconds[is_wide].copy())

@@ -345,7 +345,7 @@ class Scheduler:
             self._pass_apart(lane, batch)
             return
         each = (time.monotonic() - started) / len(batch)
-        if not alone:  # on all threads it takes a part of what one needs
+        if not alone:  # which may be on all threads, where it takes a part of what one needs
             lane.pass_seconds = _smoothed(lane.pass_seconds, each)
             lane.timed = time.monotonic()
         for (item, _), answer in zip(batch, answers, strict=True):

@@ -43,4 +43,5 @@ def test_the_least_of_a_service_and_what_it_is_in_counts(tmp_path: Path) -> None
 
 
 def test_a_file_of_another_form_limits_nothing(tmp_path: Path) -> None:
-    assert usable(tmp_path, "", root="") == 16
+    for other in ("", "2 cores", "max\n"):
+        assert usable(tmp_path, "", root=other) == 16

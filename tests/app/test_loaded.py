@@ -91,18 +91,26 @@ def test_what_is_passed_side_by_side_is_timed_so(by_count: dict[int, float], bat
 
 @dataclass
 class OfTheCpu(Net):
-    """A network that sleeps `slept[True]` seconds for an image on all threads, `slept[False]` on one."""
+    """A network that takes `takes[True]` seconds, on a clock of its own, for an image on all threads, `takes[False]` on
+    one."""
 
-    slept: dict[bool, float] = field(default_factory=dict)
+    takes: dict[bool, float] = field(default_factory=dict)
+    now: float = 0.0
     is_widened: bool = False
 
     def run(self, images: Images, *, alone: bool = False) -> Passed:
         assert self.is_widened or not alone
-        time.sleep(self.slept[alone])
+        self.now += self.takes[alone]
         return super().run(images, alone=alone)
 
     def widen(self) -> None:
         self.is_widened = True
+
+
+def on_two_threads(net: OfTheCpu) -> Loaded:
+    return Loaded(
+        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+    )
 
 
 def share_on_all_threads(net: OfTheCpu, found: Loaded, passes: int) -> float:
@@ -113,33 +121,51 @@ def share_on_all_threads(net: OfTheCpu, found: Loaded, passes: int) -> float:
 
 
 def test_a_lone_image_is_passed_on_all_threads_where_that_is_quicker_than_on_one() -> None:
-    net = OfTheCpu(slept={True: 0.001, False: 0.02})
-    found = Loaded(
-        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
-    )
-    pace = found.measure(batch=1)
-    assert share_on_all_threads(net, found, 20) == 1
+    net = OfTheCpu(takes={True: 0.02, False: 0.03})
+    found = on_two_threads(net)
+    found.measure(batch=1, clock=lambda: net.now)
+    assert share_on_all_threads(net, found, 50) == 1
     found.answers([np.zeros((8, 8, 3), np.uint8)], alone=False)
     assert not net.alone[-1]
 
-    net.slept = {True: 0.004, False: 0.001}  # as where others want the cores
-    assert share_on_all_threads(net, found, 600) < 0.5
-    assert share_on_all_threads(net, found, 100) == 0.01
 
-    another = OfTheCpu(slept=net.slept)
-    again = Loaded(
-        another, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
-    )
+def test_where_others_want_the_cores_a_lone_image_is_passed_on_one_thread_until_they_do_not() -> None:
+    net, another = (OfTheCpu(takes={True: 0.02, False: 0.03}) for _ in range(2))
+    found = on_two_threads(net)
+    pace = found.measure(batch=1, clock=lambda: net.now + another.now)
+    net.takes = {True: 0.04, False: 0.03}
+    assert share_on_all_threads(net, found, 1000) < 0.1
+    net.takes = {True: 0.02, False: 0.03}
+    share_on_all_threads(net, found, 1000)
+    assert share_on_all_threads(net, found, 1000) > 0.9
+
+    again = on_two_threads(another)
     again.warm_up(pace)
-    assert share_on_all_threads(another, again, 20) == 0
+    assert share_on_all_threads(another, again, 20) > 0.9
+
+
+def test_the_way_that_takes_far_longer_is_hardly_tried() -> None:
+    net = OfTheCpu(takes={True: 0.02, False: 0.2})
+    found = on_two_threads(net)
+    found.measure(batch=1, clock=lambda: net.now)
+    assert share_on_all_threads(net, found, 9000) == 1
+    assert share_on_all_threads(net, found, 2000) == 1 - 1 / 2000
+
+
+def test_a_pass_that_was_held_up_says_nothing() -> None:
+    net = OfTheCpu(takes={True: 0.02, False: 0.03})
+    found = on_two_threads(net)
+    found.measure(batch=1, clock=lambda: net.now)
+    share_on_all_threads(net, found, 5)
+    net.takes = {True: 1.0, False: 0.03}
+    share_on_all_threads(net, found, 2)
+    net.takes = {True: 0.02, False: 0.03}
+    assert share_on_all_threads(net, found, 20) == 1
 
 
 def test_a_quick_network_has_no_second_copy() -> None:
-    net = OfTheCpu(slept={False: 0.001})
-    found = Loaded(
-        net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
-    )
-    assert found.measure(batch=1).lone is None
+    net = OfTheCpu(takes={False: 0.001})
+    assert on_two_threads(net).measure(batch=1, clock=lambda: net.now).lone is None
     assert not net.is_widened
 
 

@@ -12,6 +12,7 @@ import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app import cores
 from app.doorbell import SilentDoorbell
 from app.main import assemble
 from app.settings import Settings
@@ -36,6 +37,18 @@ def test_what_is_in_fp32_is_computed_so_on_every_device(api: FastAPI, monkeypatc
     with TestClient(api):
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_predictions_are_made_in_as_many_threads_as_there_are_cores_to_use(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "usable", lambda: 3)
+    threads = torch.get_num_threads()
+    try:
+        with TestClient(assemble(settings.model_copy(update={"threads": 0}), SilentDoorbell())) as http:
+            assert http.app.state.desk.parsing.total_tokens == 3  # type: ignore[attr-defined]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_database_without_tables_is_not_ready(settings: Settings) -> None:

@@ -151,6 +151,13 @@ def test_layers_are_counted_as_the_case_studies_count_them(name: str, layers: in
     assert catalogue.find(name).layers == layers
 
 
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "mobilenetv1_100", "swin_t"])
+def test_a_network_whose_values_come_later_draws_none(name: str) -> None:
+    before = torch.get_rng_state()
+    networks.hollow(catalogue.find(name), auxiliary=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"), [("googlenet", 13_004_888), ("inception_v3", 27_161_264), ("inception_v1", 13_378_280)]
 )

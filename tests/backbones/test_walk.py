@@ -30,6 +30,11 @@ def floats(backbone: Backbone, size: int | None = None) -> Tensor:
     return normalised
 
 
+def few(backbone: Backbone) -> Tensor:
+    """One image, where the network takes none but large ones."""
+    return floats(backbone)[: 1 if backbone.auxiliary else 2]
+
+
 def outputs_of(network: nn.Module, names: list[str], batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """What these modules give when the network runs as its library means it to, and what the whole network gives."""
     found: dict[str, Tensor] = {}
@@ -69,7 +74,7 @@ def test_every_stage_gives_what_the_librarys_own_network_computes_there(backbone
 
 @pytest.mark.parametrize("backbone", OF_EACH_FAMILY)
 def test_from_any_stage_on_the_result_is_that_of_the_whole_network(backbone: Backbone) -> None:
-    network, walk, batch = library_network(backbone.name), networks.walk(backbone), floats(backbone)[:1]
+    network, walk, batch = library_network(backbone.name), networks.walk(backbone), few(backbone)
     with torch.inference_mode():
         whole = walk.features(network, batch, auxiliary=True)
         pooled = walk.survey(network, batch).stages
@@ -84,7 +89,7 @@ def test_from_any_stage_on_the_result_is_that_of_the_whole_network(backbone: Bac
 
 @pytest.mark.parametrize("backbone", OF_EACH_FAMILY)
 def test_a_network_can_be_cut_at_every_stage(backbone: Backbone) -> None:
-    network, walk, batch = library_network(backbone.name), networks.walk(backbone), floats(backbone)[:1]
+    network, walk, batch = library_network(backbone.name), networks.walk(backbone), few(backbone)
     with torch.inference_mode():
         pooled = dict(zip(walk.stages, walk.survey(network, batch).stages, strict=True))
         before = sum(parameter.numel() for parameter in network.parameters())

@@ -80,7 +80,7 @@ def test_labels_of_what_is_like_nothing_learned_are_not_told_as_if_they_meant_so
     labels = [LabelProbability(label="ants", probability=0.6), LabelProbability(label="bees", probability=0.4)]
     assert show.best(Prediction(labels=labels)) == "ants 60.0 %, bees 40.0 %"
     assert show.best(Prediction(labels=labels, unknown=False)) == "ants 60.0 %, bees 40.0 %"
-    told = "ants 60.0 %, bees 40.0 %; but unlike anything that it was trained on"
+    told = "ants 60.0 %, bees 40.0 %; but less like the photos it knows than 19 of 20 of them are"
     assert show.best(Prediction(labels=labels, unknown=True)) == told
 
 

@@ -1,6 +1,7 @@
 """Several processes that share a training, on the CPU."""
 
 import multiprocessing
+import os
 import subprocess
 import time
 from dataclasses import dataclass, replace
@@ -202,16 +203,35 @@ def test_all_processes_compute_as_exactly_as_the_leading_one(may: bool, monkeypa
     assert bool(votes) == may
 
 
+def lead_politely(connection: Connection) -> None:
+    os.nice(3)
+    sum_of_others = torch.tensor(0.0)
+    with peers.gathered(adding.tell_priority, [(samples.CPU, None)] * 2, device=samples.CPU) as group:
+        group.tell("once")
+        group.peers.add_up([sum_of_others])
+    connection.send((os.nice(0), float(sum_of_others)))
+
+
+@pytest.mark.slow
+def test_all_processes_give_way_as_the_leading_one_does(forkserver: Forkserver) -> None:
+    connection, leading = forkserver.start(lead_politely)
+    own, sum_of_others = connection.recv()
+    assert sum_of_others == 2 * own
+    leading.join()
+
+
 @pytest.mark.slow
 def test_where_the_forkserver_is_out_of_reach_another_process_imports_all_anew(
     forkserver: Forkserver, caplog: pytest.LogCaptureFixture
 ) -> None:
     aside = forkserver.folder.rename(forkserver.folder.with_name("aside"))
     mine = [torch.ones(3, 2), torch.tensor(1.0)]
-    with peers.gathered(adding.bring, [(samples.CPU, 2.0)], device=samples.CPU) as group:
-        group.tell("once")
-        group.peers.add_up(mine)
-    aside.rename(forkserver.folder)
+    try:
+        with peers.gathered(adding.bring, [(samples.CPU, 2.0)], device=samples.CPU) as group:
+            group.tell("once")
+            group.peers.add_up(mine)
+    finally:
+        aside.rename(forkserver.folder)
     assert float(mine[1]) == 3.0
     assert "the forkserver starts no process ([Errno 2]" in caplog.text
 

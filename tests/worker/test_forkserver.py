@@ -1,5 +1,6 @@
 """Where the processes of jobs come from: what is done to the socket at which they are asked for costs no attempt."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -39,6 +40,20 @@ def ask_for_another(connection: Connection) -> None:
 
 def tell_of_parent(connection: Connection) -> None:
     connection.send(os.getppid())
+
+
+def tell_of_imports(connection: Connection) -> None:
+    wanted = sys.modules["worker.preload"].MODULES
+    connection.send((set(wanted) - set(sys.modules), gc.isenabled(), gc.get_freeze_count()))
+
+
+def test_a_process_has_all_imported_and_searches_for_no_garbage_there(forkserver: Forkserver) -> None:
+    connection, process = forkserver.start(tell_of_imports)
+    missing, searches, left_out = connection.recv()
+    assert not missing
+    assert searches
+    assert left_out > 100_000
+    process.join()
 
 
 def test_a_process_of_the_forkserver_has_others_from_the_same_one(forkserver: Forkserver) -> None:

@@ -211,7 +211,12 @@ def _start(follow: Follow, works: Sequence[tuple[torch.device, Any]], store: Pat
         # As bytes, since tensors sent as such would be shared with this process.
         payload = pickle.dumps((follow, work))
         settings = _Settings(
-            store, device, threads, torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
+            store,
+            device,
+            threads,
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.allow_tf32,
+            os.nice(0),
         )
         processes.append(_process(f"peer {place}", theirs, Peers(place, 1 + len(works)), payload, settings))
         theirs.close()
@@ -225,7 +230,7 @@ def _process(name: str, *arguments: Any) -> BaseProcess:
     try:
         forked = multiprocessing.get_context("forkserver").Process(target=_main, args=arguments, name=name)
         forked.start()
-    except OSError as error:
+    except (OSError, EOFError) as error:
         logger.warning("the forkserver starts no process (%s), so one is started that imports all anew", error)
         spawned = multiprocessing.get_context("spawn").Process(target=_main, args=arguments, name=name)
         spawned.start()
@@ -240,9 +245,11 @@ class _Settings:
     threads: int
     deterministic: bool
     tf32: bool
+    niceness: int
 
 
 def _main(connection: Connection, peers: Peers, payload: bytes, settings: _Settings) -> None:
+    os.nice(settings.niceness - os.nice(0))  # which only one that imported all anew has from the leading process
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.allow_tf32 = settings.tf32
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
