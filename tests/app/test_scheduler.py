@@ -421,7 +421,8 @@ def test_no_batch_is_tried_that_would_take_long(threads: int) -> None:
     )
     assert found.measure(batch=None).batch == 1
     assert set(net.batches) == {1}
-    assert len(net.batches) <= 6  # no more than tell what one takes, with those that make it ready
+    # No more than tell what one takes, and on all threads, with those that make it ready.
+    assert len(net.batches) <= (6 if threads == 1 else 10)
 
 
 def test_a_network_whose_pace_is_known_is_not_timed_again() -> None:

@@ -100,7 +100,7 @@ def _fill(network: nn.Module) -> None:
         for place, parameter in enumerate(network.parameters()):
             own = table[1009 * place % (_TABLE // 2) :]
             scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-            for part in parameter.view(-1).split(len(own)):
+            for part in torch.split(parameter.view(-1), len(own)):
                 torch.mul(own[: len(part)], scale, out=part)
         for layer in network.modules():
             if isinstance(layer, nn.LayerNorm):

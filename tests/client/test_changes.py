@@ -15,10 +15,10 @@ from client.api import Client
 from client.errors import Problem, Unreachable
 from client.forms import Pins
 from tests import factories
-from tests.app.conftest import api, bell, dataset_id, http, sqlite_url
+from tests.app.conftest import api, bell, built, dataset_id, http, sqlite_url
 from tests.e2e import service
 
-__all__ = ["api", "bell", "dataset_id", "http"]
+__all__ = ["api", "bell", "built", "dataset_id", "http"]
 
 
 class Line(ThreadingHTTPServer):
