@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from app import connections, problems
+from app import address, connections, problems
 from app import main as applications
 from app.arrivals import Arrivals
 from app.endings import Ending
@@ -21,8 +21,6 @@ from app.predictions.desk import DRAIN_SECONDS
 from app.predictions.shortcut import Shortcut
 
 logger = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
 
 _OPEN_FILES = 65_536
 """Not without end, which some take for a number of files to close."""
@@ -48,15 +46,9 @@ def main() -> None:
         help="predict: predictions alone, in as many processes as there are devices; api: the rest, beside such "
         "processes; all: both in one process (default)",
     )
-    add_address(parser)
+    address.add_to(parser)
     arguments = parser.parse_args()
     serve(_PARTS[arguments.part](), host=arguments.host, port=arguments.port)
-
-
-def add_address(parser: argparse.ArgumentParser) -> None:
-    """The options `--host` and `--port`."""
-    parser.add_argument("--host", default=HOST, help="address to listen at (default: %(default)s)")
-    parser.add_argument("--port", default=8000, type=int, help="port to listen at (default: %(default)s)")
 
 
 def serve(app: FastAPI, *, host: str, port: int) -> None:
@@ -102,7 +94,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def build(app: FastAPI, *, host: str = HOST, port: int = 0, drain_seconds: int = DRAIN_SECONDS) -> Server:
+def build(app: FastAPI, *, host: str = address.HOST, port: int = 0, drain_seconds: int = DRAIN_SECONDS) -> Server:
     """What serves `app` as `assemble` makes it, and takes `drain_seconds` to answer what it has accepted when it is to
     stop: half of them for what has yet to arrive."""
     config = uvicorn.Config(

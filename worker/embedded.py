@@ -1,6 +1,7 @@
 """The embedded service: the API in this process and one worker as its child, with nothing to install beside them."""
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -10,9 +11,8 @@ import threading
 from types import FrameType
 
 import migrations
-from app import logs, server
+from app import address, logs
 from app.db import Database
-from app.main import assemble
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _RESTART_SECONDS = 1.0
 def main() -> None:
     """Bring the database up to date, start the worker, and serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m worker.embedded", description=__doc__)
-    server.add_address(parser)
+    address.add_to(parser)
     arguments = parser.parse_args()
     settings = Settings()
     logs.configure(settings.log_level, process="api")
@@ -35,7 +35,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave)
     try:
         worker.start()
-        server.serve(assemble(settings, worker), host=arguments.host, port=arguments.port)
+        # Which take seconds to import, while the worker imports as much.
+        application, server = (importlib.import_module(f"app.{name}") for name in ("main", "server"))
+        server.serve(application.assemble(settings, worker), host=arguments.host, port=arguments.port)
     finally:
         # Whoever asks twice is not heard: a worker that is left alone would have a second one beside it at a restart.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

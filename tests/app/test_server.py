@@ -54,7 +54,7 @@ async def lifespan(app):
 app = FastAPI(lifespan=lifespan)
 app.state.settings, app.state.arrivals, app.state.answers = Settings(), Arrivals(max_seconds=1), Ending()
 atexit.register(lambda: print(gc.get_freeze_count() > 0))
-server.serve(app, host=server.HOST, port=0)
+server.serve(app, host="127.0.0.1", port=0)
 """
 
 
