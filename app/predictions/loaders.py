@@ -34,6 +34,15 @@ class Loaders:
 
     def _run(self) -> None:
         self._prepare()
-        while (work := self._asked.get()) is not None:
-            if not self._is_closed:
-                work()
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """What was asked for next, waited for; False at the end. Whoever waits is not to know what was loaded last,
+        which would stay in memory."""
+        work = self._asked.get()
+        if work is None:
+            return False
+        if not self._is_closed:
+            work()
+        return True

@@ -85,17 +85,24 @@ def open_first(
     failed: list[tuple[Form, str]] = []
     for form in dict.fromkeys((*wanted, PLAIN)):
         try:
-            network = open_form(files, form, machine)
-            _verify(network, form, check)
-            made = make(network, form)
+            made = _made(files, form, machine, make, check)
         except Exception as error:  # runtimes raise what they like, and the next one may do
             if form == PLAIN:
                 raise
-            logger.warning("%s does not run (%s); the next form is tried", form.name, error)
             failed.append((form, str(error)))
+            logger.warning("%s does not run (%s); the next form is tried", form.name, str(error))
         else:
             return Opened(made, form, tuple(failed))
     raise AssertionError("the plain form is always among them")
+
+
+def _made(
+    files: Files, form: Form, machine: Machine, make: Callable[[Network, Form], Made], check: Check | None
+) -> Made:
+    """By itself, so that what fails is not in memory any more when the next form is opened."""
+    network = open_form(files, form, machine)
+    _verify(network, form, check)
+    return make(network, form)
 
 
 def distance(found: Passed, expected: NDArray[np.float32]) -> float:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from app.optimisation import Machine as MeasuredOn
 from app.optimisation import Report, Serving, Tolerance
 from app.predictions.loaded import Loaded, Pace
 from app.predictions.opener import FromStorage
-from app.runtimes import in_onnx, in_torch, optimised
-from app.runtimes.form import Files, Images, Machine, Passed
+from app.runtimes import in_onnx, in_torch, opening, optimised
+from app.runtimes.form import Files, Images, Machine, Network, Passed
+from app.runtimes.form import Form as MadeOf
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from app.storage import Storage
@@ -54,6 +56,36 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture
 def source(storage: Storage) -> FromStorage:
     return FromStorage(storage, Machine(threads=1), 1, Metrics())
+
+
+def test_a_form_that_fails_is_in_memory_no_more_when_the_next_one_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (MadeOf("onnxruntime", "fp32"), MadeOf("openvino", "fp32"))
+    there: weakref.WeakSet[Opened] = weakref.WeakSet()
+
+    def opened(_files: Files, _form: MadeOf, _machine: Machine) -> Opened:
+        assert not there
+        found = Opened()
+        there.add(found)
+        return found
+
+    def make(network: Network, made_of: MadeOf) -> Network:
+        if made_of == first:
+            raise RuntimeError("out of memory")
+        return network
+
+    for runtime in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(opening._OPENERS, runtime, opened)
+    found = opening.open_first(Files(Path(), None), (first, second), Machine(threads=1), make=make)
+    assert found.form == second
+
+
+class Opened:
+    """A network that is never run."""
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        raise AssertionError("it is never run")
+
+    widen = settle = run
 
 
 def test_a_version_is_opened_in_the_form_that_was_chosen(source: FromStorage) -> None:

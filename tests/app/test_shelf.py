@@ -16,7 +16,7 @@ from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
 from app.predictions.shelf import Opener, Shelf
 from app.runtimes import form
-from tests.app.test_scheduler import Net, loaded
+from tests.app.test_scheduler import Net, loaded, until
 
 PATIENCE = 60.0
 BUDGET = 100
@@ -94,6 +94,16 @@ def test_what_was_needed_to_load_is_free_once_it_is_loaded(shelf: Shelf) -> None
     assert shelf.used_bytes == 60
     load(shelf, THIRD)
     assert on(shelf) == [FIRST, SECOND, THIRD]
+
+
+def test_who_has_left_is_in_memory_no_more_though_whoever_loaded_it_waits_for_others(
+    machine: Machine, shelf: Shelf
+) -> None:
+    machine.need = Need(60, 60)
+    load(shelf, FIRST)
+    load(shelf, SECOND)
+    assert on(shelf) == [SECOND]
+    until(lambda: len(machine.there) == 1)
 
 
 def test_what_loading_takes_counts_while_it_lasts(machine: Machine, shelf: Shelf) -> None:
