@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
-from app.backbones.classifier import Classifier
+from app.backbones.classifier import Classifier, Outputs
 from app.descent import Descent
 from tests.training.test_fit import DESCENT, build
 from worker.training.learner import Criterion, Learner
@@ -37,6 +39,38 @@ def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
     assert not torch.equal(states[0]["head.weight"], build().state_dict()["head.weight"])
     for name, value in states[0].items():
         assert torch.allclose(states[1][name], value, rtol=1e-4, atol=1e-6), name
+
+
+WEIGHTS = torch.tensor([0.525, 10.5])
+"""Of twenty images of the first label to one of the second."""
+
+
+def loss(criterion: Criterion, logits: Tensor, targets: Tensor) -> float:
+    return float(criterion(Outputs(logits, ()), targets))
+
+
+def best_share(criterion: Criterion, targets: Tensor) -> float:
+    """The probability of the second of two labels that has the least loss."""
+    shares = [place / 1000 for place in range(1, 1000)]
+    return min(shares, key=lambda share: loss(criterion, torch.tensor([[1 - share, share]]).log(), targets))
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_smoothed_labels_are_as_smooth_for_every_class_whatever_it_counts(weights: Tensor | None) -> None:
+    for label, share in ((0, 0.05), (1, 0.95)):
+        for targets in (torch.tensor([label]), functional.one_hot(torch.tensor([label]), 2).float()):
+            assert best_share(Criterion(0.1, weights), targets) == pytest.approx(share, abs=0.002)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_class_counts_with_its_weight_also_in_a_mixed_image(smoothing: float) -> None:
+    logits = torch.randn(1, 2, generator=torch.Generator().manual_seed(0))
+    plain, counted = Criterion(smoothing, None), Criterion(smoothing, WEIGHTS)
+    first, second = (float(WEIGHTS[label]) * loss(plain, logits, torch.tensor([label])) for label in (0, 1))
+    assert loss(counted, logits, torch.tensor([0])) == pytest.approx(first)
+    assert loss(counted, logits, torch.tensor([1])) == pytest.approx(second)
+    assert loss(counted, logits, torch.tensor([[0.3, 0.7]])) == pytest.approx(0.3 * first + 0.7 * second)
+    assert loss(counted, logits.expand(2, -1), torch.arange(2)) == pytest.approx((first + second) / 2)
 
 
 def test_a_batch_that_is_all_wrong_does_not_throw_a_network_without_normalisation_away() -> None:

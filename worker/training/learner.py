@@ -53,9 +53,16 @@ class Criterion:
         return loss
 
     def _of(self, logits: Tensor, targets: Tensor) -> Tensor:
-        losses = functional.cross_entropy(
-            logits.float(), targets, weight=self.weights, label_smoothing=self.smoothing, reduction="none"
-        )
+        logits = logits.float()
+        if self.weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        losses = functional.cross_entropy(logits, targets, weight=self.weights, reduction="none")
+        if self.smoothing:
+            # An image's own class decides what it counts. By torch's `label_smoothing` the share that goes to all
+            # classes has the weight of each of these, and images of frequent classes would best be taken for rare ones.
+            counted = self.weights[targets] if targets.ndim == 1 else targets @ self.weights
+            spread = -functional.log_softmax(logits, dim=1).mean(dim=1)
+            losses = (1 - self.smoothing) * losses + self.smoothing * counted * spread
         return losses.mean()
 
 
