@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class Share:
         self._waited_seconds = 0.0
         self._brought_bytes = 0
         self.held_bytes = 0
+        self.complete_at: float | None = None
+        """When the last byte had come, by `time.monotonic`."""
 
     def expect(self, size_bytes: int) -> None:
         """Raise `Overloaded` if as much would find no room now; nothing is reserved for who may never send it."""
@@ -99,7 +102,9 @@ class Share:
             chunk = await anext(source, None)
         else:
             chunk = await self._before_it_stalls(source)
-        if chunk is not None:
+        if chunk is None:
+            self.complete_at = time.monotonic()
+        else:
             self.add(len(chunk))
         return chunk
 

@@ -144,7 +144,9 @@ async def asked(
                 if wanted.timeout_seconds is not None:
                     # Of two that the client names, the shorter one.
                     seconds = min(wanted.timeout_seconds, seconds if TIMEOUT_HEADER in request.headers else math.inf)
-                work = place.engine.classify(reference, version, wanted.images, timeout_seconds=seconds)
+                work = place.engine.classify(
+                    reference, version, wanted.images, timeout_seconds=seconds, since=share.complete_at
+                )
                 found = await _while_connected(request, work)
     except Exception as error:
         place.metrics.predictions.labels(version.model_name, _outcome(error)).inc()

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app import errors
@@ -60,26 +61,34 @@ class Engine:
         self._is_warm = False
 
     async def classify(
-        self, reference: str, target: Served, images: Sequence[Given], *, timeout_seconds: float
+        self,
+        reference: str,
+        target: Served,
+        images: Sequence[Given],
+        *,
+        timeout_seconds: float,
+        since: float | None = None,
     ) -> Answered:
-        """What `target`, which `reference` means now, says of `images`.
+        """What `target`, which `reference` means now, says of `images`, whose time has begun at `since` by
+        `time.monotonic`; now if it is not given.
 
         While `target` is being loaded, who answered to the reference before goes on. Raises `BadImage`, whose detail
         tells which image it is, `Overloaded` and `Unavailable`.
         """
-        arrived = time.monotonic()
+        began = time.monotonic() if since is None else since
+        deadline = began + timeout_seconds
         version = self._answers_to(reference, target)
         try:
             with self._shelf.use(version) as standing:
-                lane = await self._lane(standing, timeout_seconds)
-                ticket = await self._answered(lane, images, arrived, timeout_seconds)
+                lane = await self._lane(standing, deadline)
+                ticket = await self._answered(lane, images, deadline)
         except errors.Overloaded:
             raise
         except errors.Unavailable:
             self._ready.discard(version)  # until it is loaded again
             raise
         answers = [answer for answer in ticket.answers if answer is not None]
-        whole = time.monotonic() - arrived
+        whole = time.monotonic() - began
         timing = Timing(ticket.waited_seconds, ticket.decode_seconds, ticket.pass_seconds, whole)
         return Answered(version, lane.loaded, answers, timing)
 
@@ -159,22 +168,25 @@ class Engine:
         is_there = self._present is None or before.version_id in self._present
         return is_there and not self._shelf.has(target) and self._shelf.has(before)
 
-    async def _lane(self, standing: Standing, timeout_seconds: float) -> Lane:
+    async def _lane(self, standing: Standing, deadline: float) -> Lane:
         if not standing.settled.done():
             try:
-                await asyncio.wait_for(_settled(standing), timeout_seconds)
+                await asyncio.wait_for(_settled(standing), deadline - time.monotonic())
             except TimeoutError as error:
                 raise errors.Overloaded("the model is still being loaded; try again in a moment") from error
         return standing.lane()
 
-    async def _answered(self, lane: Lane, images: Sequence[Given], arrived: float, timeout_seconds: float) -> Ticket:
+    async def _answered(self, lane: Lane, images: Sequence[Given], deadline: float) -> Ticket:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
         def tell(_ticket: Ticket) -> None:
-            loop.call_soon_threadsafe(_settle, done)
+            with suppress(RuntimeError):  # where the loop has ended nobody waits
+                loop.call_soon_threadsafe(_settle, done)
 
-        ticket = Ticket(images, deadline=arrived + timeout_seconds, now=time.monotonic(), done=tell)
+        ticket = Ticket(images, deadline=deadline, now=time.monotonic(), done=tell)
+        if ticket.arrived > deadline:
+            raise too_late()
         self._scheduler.submit(lane, ticket)
         # Where all threads are at work on others, nobody looks at the time.
         late = loop.call_later(ticket.deadline - time.monotonic() + _GRACE_SECONDS, _give_up, ticket)
@@ -185,8 +197,12 @@ class Engine:
             if not ticket.is_gone or ticket.error is not None:
                 ticket.is_gone = True
                 self._scheduler.withdraw(lane, ticket)
-        if ticket.error is not None:
-            raise ticket.error
+        error, ticket.error = ticket.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it knows this frame, and in a circle all that the request has would stay in memory
         return ticket
 
 

@@ -28,8 +28,7 @@ async def read(request: Request, settings: Settings, share: Share) -> list[bytes
             f"{', '.join(IMAGE_TYPES)}, a form with the field 'file', or application/json",
             detail={"accepted": [*_READERS]},
         )
-    async with arrivals.of(request).in_time():
-        return await _READERS[media_type](request, settings, share)
+    return await _READERS[media_type](request, settings, share)
 
 
 def too_many(settings: Settings) -> errors.TooLarge:
@@ -50,12 +49,14 @@ def of_body() -> Iterator[None]:
 
 
 async def _read_raw(request: Request, settings: Settings, share: Share) -> list[bytes]:
-    return [await bodies.whole(request, max_bytes=settings.max_image_bytes, share=share)]
+    async with arrivals.of(request).in_time():
+        return [await bodies.whole(request, max_bytes=settings.max_image_bytes, share=share)]
 
 
 async def _read_form(request: Request, settings: Settings, share: Share) -> list[bytes]:
     images: list[bytes] = []
-    async with aclosing(forms.files(request, "file", max_bytes=settings.max_predict_bytes, share=share)) as files:
+    coming = forms.files(request, "file", max_bytes=settings.max_predict_bytes, share=share)
+    async with arrivals.of(request).in_time(), aclosing(coming) as files:
         async for file in files:
             place = len(images)
             if place == settings.max_images_per_predict:
@@ -65,7 +66,8 @@ async def _read_form(request: Request, settings: Settings, share: Share) -> list
 
 
 async def _read_json(request: Request, settings: Settings, share: Share) -> list[bytes]:
-    raw = await bodies.whole(request, max_bytes=settings.max_predict_bytes, share=share)
+    async with arrivals.of(request).in_time():
+        raw = await bodies.whole(request, max_bytes=settings.max_predict_bytes, share=share)
     if len(raw) <= texts.INLINE_BYTES:
         return _from_json(raw, settings)
     return await asking.parsed(request, _from_json, raw, settings)

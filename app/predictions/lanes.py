@@ -65,6 +65,11 @@ class Lane:
         return (len(self.encoded) + len(self.ready)) * self.seconds
 
     @property
+    def passes_seconds(self) -> float:
+        """What those take of one pass after the other."""
+        return (len(self.encoded) + len(self.ready)) * self.pass_seconds
+
+    @property
     def large_pixels(self) -> int:
         """Of those that wait and were found to be large."""
         return sum(pixels for item, pixels in self.large if not item.ticket.is_gone)
@@ -81,6 +86,11 @@ class Lane:
     @property
     def makes_batches(self) -> bool:
         return self.loaded.batch > 1
+
+    def passes_at_once(self, threads: int) -> int:
+        """How many of so many threads may pass images of this lane at the same time. Where each passes what it has
+        decoded, all of them: if they wait for each other then, a pass is seen to take so much longer."""
+        return min(threads, self.loaded.passes_at_once) if self.makes_batches else threads
 
     @property
     def together(self) -> int:
@@ -106,6 +116,13 @@ class Lane:
         self.encoded = deque(item for item in self.encoded if item.ticket is not ticket)
         self.large = deque(pair for pair in self.large if pair[0].ticket is not ticket)
         self.ready = deque(pair for pair in self.ready if pair[0].ticket is not ticket)
+
+    def end(self, error: Exception) -> None:
+        """Tell all that wait, and take them out."""
+        for item in (*self.encoded, *(item for item, _ in self.large), *(item for item, _ in self.ready)):
+            item.ticket.end(error)
+        for waiting in (self.encoded, self.large, self.ready):
+            waiting.clear()
 
     def next_encoded(self, now: float) -> Item | None:
         """Take the first image that is still wanted."""

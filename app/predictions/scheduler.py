@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from app import errors
-from app.predictions import faults
+from app.predictions import admission, faults
 from app.predictions.lanes import Item, Lane
 from app.predictions.loaded import Answer, Loaded
 from app.predictions.tickets import Ticket
@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 _SMOOTHING = 0.05
 """Weight of the newest of what images took: by the last twenty or so, one that takes long moves no estimate by much."""
-_LIKELY = 0.7
-"""Share of its time by which an image that is let in should have waited: what others take varies, and of those that
-are let in at the very limit half would have waited for nothing."""
 _NICENESS = 5
 _BELIEVED_SECONDS = 10.0
 """For so long it is believed what images took, where nobody waits: whoever is refused by it tells nothing newer."""
@@ -139,31 +136,21 @@ class Scheduler:
         # Whoever finds nobody waiting, and would keep nobody waiting, is let in, whatever the estimate says.
         if wait > 0 or count > self._limits.threads:
             is_believed = wait > 0 or time.monotonic() - lane.timed < _BELIEVED_SECONDS
-            each = lane.seconds if is_believed else lane.loaded.seconds
-            self._refuse_late(wait, each * -(-count // self._limits.threads), ticket.deadline - ticket.arrived)
+            work = admission.work_seconds(lane, count, threads=self._limits.threads, is_believed=is_believed)
+            self._refuse_late(wait, work, ticket.deadline - ticket.arrived)
 
     def _refuse_late(self, wait: float, work: float, timeout_seconds: float) -> None:
-        left = min(timeout_seconds, self._limits.drain_seconds)
-        if wait > _LIKELY * (left - work):
-            more = "more" if wait + work > left else "and may take more"
-            raise errors.Overloaded(
-                f"the answer would take about {wait + work:.1f} s, {more} than the {left:.1f} s that there are",
-                retry_after_seconds=min(wait, wait - _LIKELY * (left - work)),
-            )
+        admission.refuse_late(wait, work, left=min(timeout_seconds, self._limits.drain_seconds))
 
     def _expected_wait(self, lane: Lane) -> float:
-        others = [other for other in self._lanes if other is not lane]
-        whole = sum(other.small_seconds for other in others) + lane.small_seconds
-        shared = lane.small_seconds * (1 + len(others))
-        return min(whole, shared) / self._limits.threads
+        return admission.expected_wait(lane, self._lanes, threads=self._limits.threads)
 
     def _expected_turn(self, lane: Lane) -> float:
         """How long a large image would wait that came to `lane` now."""
-        own = lane.large_pixels
         others = [other.large_pixels for other in self._lanes if other is not lane and other.large]
-        return self._seconds_of(self._large_pixels + min(own + sum(others), own * (1 + len(others))))
+        return self._seconds_of(self._large_pixels) + self._seconds_of(admission.shared(lane.large_pixels, others))
 
-    def _seconds_of(self, large_pixels: int) -> float:
+    def _seconds_of(self, large_pixels: float) -> float:
         return large_pixels * (self._pixel_seconds or _PIXEL_SECONDS)
 
     def _work(self) -> None:
@@ -181,10 +168,7 @@ class Scheduler:
         try:
             self._carry_out(step)
         except Exception as error:  # the thread must live on, whatever happens
-            if not isinstance(error, errors.GraftError):
-                logger.exception("a prediction failed unexpectedly")
-            for item in (*([step.item] if step.item else []), *(item for item, _ in step.batch)):
-                item.ticket.end(error)
+            _end(step, _told_of_step(error))
         finally:
             with self._change:
                 self._busy -= 1
@@ -222,6 +206,8 @@ class Scheduler:
 
     def _next_of(self, lane: Lane, now: float) -> tuple[_Step | None, float | None]:
         wait_seconds: float | None = None
+        if lane.is_broken:
+            lane.end(faults.failed(f"a pass in {lane.loaded.form.name}"))
         if lane.ready and lane.passing < lane.loaded.passes_at_once:
             count = lane.together
             if lane.waits_for_others:
@@ -378,6 +364,22 @@ def _answers(lane: Lane, batch: Sequence[tuple[Item, Images]], *, alone: bool) -
 
 def _smoothed(before: float, now: float) -> float:
     return before + _SMOOTHING * (now - before) if before else now
+
+
+def _end(step: _Step, error: Exception) -> None:
+    for item in (*([step.item] if step.item else []), *(item for item, _ in step.batch)):
+        item.ticket.end(error)
+
+
+def _told_of_step(error: Exception) -> Exception:
+    """What is said of a step that failed."""
+    if isinstance(error, errors.GraftError):
+        return error
+    if memory.is_of_memory(error):
+        logger.warning("too little memory to decode an image: %s", error)
+        return faults.no_memory()
+    logger.error("a prediction failed unexpectedly", exc_info=error)
+    return error
 
 
 def _told(error: Exception, lane: Lane) -> errors.Unavailable:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.predictions import images, texts
 from app.settings import Settings
 from tests import factories
 from tests.app import serving
@@ -51,12 +52,12 @@ def http(here: Listening) -> Iterator[httpx.Client]:
         yield found
 
 
-def body(route: str, texts: list[str]) -> dict[str, Any]:
+def body(route: str, encoded: list[str]) -> dict[str, Any]:
     """As each route takes files in base64."""
     found: dict[str, dict[str, Any]] = {
-        ROUTES[0]: {"images": [{"b64": text} for text in texts]},
-        ROUTES[1]: {"instances": [{"b64": text} for text in texts]},
-        ROUTES[2]: {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]},
+        ROUTES[0]: {"images": [{"b64": text} for text in encoded]},
+        ROUTES[1]: {"instances": [{"b64": text} for text in encoded]},
+        ROUTES[2]: {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(encoded)], "data": encoded}]},
     }
     return found[route]
 
@@ -263,6 +264,21 @@ def test_a_large_body_may_come_slowly_as_long_as_it_comes(tmp_path: Path) -> Non
             time.sleep(0.1)
         assert connection.recv(12) == b"HTTP/1.1 200"
         connection.close()
+
+
+def test_what_has_arrived_is_not_too_slow_however_long_it_takes_to_be_parsed(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = images._from_json
+
+    def slowly(raw: bytes, settings: Settings) -> list[bytes]:
+        time.sleep(1.5 * BODY_SECONDS)
+        return parse(raw, settings)
+
+    monkeypatch.setattr(images, "_from_json", slowly)
+    large = json.dumps(body(ROUTES[0], [b64(PHOTO)])).encode() + b" " * texts.INLINE_BYTES
+    headers = {"Content-Type": "application/json"}
+    assert http.post(ROUTES[0].format("insects"), content=large, headers=headers).is_success
 
 
 def test_bodies_that_come_slowly_keep_nobody_waiting(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,15 +22,17 @@ from app.models.artifact import Calibration
 from app.models.service import Served
 from app.optimisation import Serving
 from app.predictions.engine import Answered, Engine
-from app.predictions.loaded import Answer
+from app.predictions.lanes import Lane
+from app.predictions.loaded import Answer, Given
 from app.predictions.opener import FromStorage
 from app.predictions.scheduler import Limits, Scheduler
 from app.predictions.shelf import Opener, Shelf
+from app.predictions.tickets import Ticket
 from app.runtimes import in_torch
 from app.runtimes.form import PLAIN, Images, Machine, Passed
 from app.storage import Storage
 from tests import factories
-from tests.app.test_scheduler import Net, hold, loaded
+from tests.app.test_scheduler import Net, hold, loaded, until
 
 PHOTO = factories.image(factories.COLOURS["red"])
 LIMITS = Limits(threads=2, max_queued=100, batch_wait_seconds=0.01, max_image_pixels=1_000_000, drain_seconds=60)
@@ -168,6 +171,53 @@ def test_whoever_is_not_answered_in_time_is_told_though_every_thread_is_at_work(
     asyncio.run(scene())
     assert scheduler.queued() == 0
     go_on()
+
+
+@pytest.mark.parametrize("image", [b"no image", np.zeros((3, 5, 3), np.uint8)], ids=["refused", "failed"])
+def test_a_request_that_failed_is_forgotten_at_once(
+    image: Given, versions: Versions, engine: Engine, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = versions.add("model")
+    one(engine, version)
+    known: list[weakref.ref[Ticket]] = []
+    submit = scheduler.submit
+
+    def submitted(lane: Lane, ticket: Ticket) -> None:
+        known.append(weakref.ref(ticket))
+        submit(lane, ticket)
+
+    monkeypatch.setattr(scheduler, "submit", submitted)
+
+    async def scene() -> None:
+        with pytest.raises(errors.GraftError):
+            await engine.classify("model", version, [image], timeout_seconds=60)
+
+    gc.disable()  # which would find it in a while
+    try:
+        asyncio.run(scene())
+        until(lambda: known[0]() is None)
+    finally:
+        gc.enable()
+
+
+def test_an_event_loop_that_ended_before_the_answer_costs_no_thread(
+    versions: Versions, engine: Engine, scheduler: Scheduler
+) -> None:
+    busy, version = Net(), versions.add("model")
+    one(engine, version)
+    lane = scheduler.lane(loaded(busy))
+    go_on = hold(scheduler, busy, lane, threads=LIMITS.threads)
+    loop = asyncio.new_event_loop()
+    left = loop.create_task(engine.classify("model", version, [PHOTO], timeout_seconds=0.05))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert scheduler.queued() == 1
+    loop.close()
+    time.sleep(0.1)  # by then it is too late, which a thread is to tell
+    go_on()
+    until(lambda: scheduler.queued() == 0)
+
+    hold(scheduler, busy, lane, threads=LIMITS.threads)()  # all threads are there
+    assert not left.done()
 
 
 def test_a_form_that_cannot_be_run_is_followed_by_the_next(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -65,11 +66,13 @@ def test_a_large_body_waits_for_threads_of_its_own_and_keeps_nobody_else_waiting
     busy = [object() for _ in range(int(limiter.total_tokens))]
     for thread in busy:
         http.portal.call(limiter.acquire_on_behalf_of, thread)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(http.post, url, content=large, headers=JSON)
+        hurried = pool.submit(http.post, url, content=large, headers={**JSON, "X-Request-Timeout": "0.001"})
         try:
-            while not http.portal.call(limiter.statistics).tasks_waiting:
+            while http.portal.call(limiter.statistics).tasks_waiting < 2:
                 assert not waiting.done()
+            time.sleep(0.05)
             assert http.post(url, content=PHOTO, headers=JPEG).status_code == 200
             assert http.post(url, json=encoded(PHOTO)).status_code == 200
             assert http.get("/v1/models").status_code == 200
@@ -78,6 +81,9 @@ def test_a_large_body_waits_for_threads_of_its_own_and_keeps_nobody_else_waiting
             for thread in busy:
                 http.portal.call(limiter.release_on_behalf_of, thread)
         assert waiting.result().status_code == 200
+        # Which counts from the complete body.
+        assert waiting.result().json()["timing"]["whole_ms"] >= 50
+        assert problem(hurried.result(), 503)["code"] == "deadline_exceeded"
 
 
 def test_too_many_images_are_refused_however_they_come(http: TestClient, url: str, settings: Settings) -> None:

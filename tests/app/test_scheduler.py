@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app import errors
+from app.backbones import crops
 from app.backbones.preprocess import Preprocessing
 from app.predictions.lanes import Lane
 from app.predictions.loaded import Loaded, Pace
@@ -170,7 +171,8 @@ def test_a_full_queue_takes_no_more_and_that_of_another_model_does(scheduler: Sc
 @pytest.mark.parametrize(
     ("seconds", "said", "retry_after"),
     [
-        (3.0, r"about 6\.0 s, more than the 3\.0 s", 2),  # one image of four seconds, on two threads
+        (3.0, r"about 4\.0 s if nobody else asked, more than the 3\.0 s", 6),  # when others are done, and it would be
+        (5.0, r"about 6\.0 s, more than the 5\.0 s", 2),  # one image of four seconds, on two threads
         (6.5, r"about 6\.0 s, and may take more than the 6\.5 s", 1),  # less, but it is told in whole seconds
     ],
 )
@@ -187,6 +189,61 @@ def test_who_could_hardly_be_answered_in_time_is_told_at_once(
     ask(scheduler, lane, seconds=7.0)
     go_on()
     assert refused.value.retry_after_seconds == retry_after
+
+
+def test_where_fewer_passes_are_made_at_once_than_there_are_threads_others_wait_for_those() -> None:
+    limits = replace(LIMITS, threads=4)
+    scheduler, net = Scheduler(limits), Net()
+    lane = scheduler.lane(loaded(net, batch=4, machine=Machine(threads=1)))
+    net.gate.clear()
+    held = ask(scheduler, lane, [grey(0)])
+    assert net.begun.acquire(timeout=PATIENCE)
+    lane.decode_seconds, lane.pass_seconds = 0.0, 0.5
+    waiting = ask(scheduler, lane, [grey(0)] * 8)
+    with pytest.raises(errors.Overloaded, match=r"about 4\.5 s, and may take more than the 5\.0 s"):
+        ask(scheduler, lane, [grey(0)], seconds=5.0)
+    ask(scheduler, lane, [grey(0)], seconds=10.0)
+    net.gate.set()
+    for asked in (held, waiting):
+        assert asked.wait().error is None
+    scheduler.close()
+
+
+def test_who_asks_for_more_than_could_be_done_in_time_is_told_so_though_nobody_waits(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    lane.loaded.seconds = 1.0
+    with pytest.raises(errors.Overloaded, match=r"about 5\.0 s if nobody else asked.*fewer images") as refused:
+        ask(scheduler, lane, [grey(0)] * 10, seconds=3.0)
+    assert refused.value.retry_after_seconds == 5
+
+
+def test_what_waits_for_a_network_that_failed_is_told_and_not_passed() -> None:
+    scheduler, net = Scheduler(LIMITS), Net(failure=RuntimeError("the device is gone"))
+    lane = scheduler.lane(loaded(Net()))
+    lane.loaded.network = net
+    go_on = hold(scheduler, net, lane)
+    waiting = [ask(scheduler, lane) for _ in range(6)]
+    go_on()
+    for asked in waiting:
+        error = asked.wait().error
+        assert isinstance(error, errors.Unavailable)
+        assert "has to be loaded anew" in str(error)
+    assert len(net.batches) == 2  # those that were held
+    scheduler.close()
+
+
+def test_too_little_memory_to_decode_is_told_as_what_passes_by(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = scheduler.lane(loaded(Net()))
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(crops, "centre_crop", fail)
+    error = ask(scheduler, lane).wait().error
+    assert isinstance(error, errors.Overloaded)
+    assert "too little memory" in str(error)
 
 
 def test_who_has_waited_too_long_is_told_and_costs_nothing(scheduler: Scheduler) -> None:

@@ -1,0 +1,47 @@
+"""Who is let in: how long an image would wait for the threads and for the network, and what is said where that would
+be too long."""
+
+from collections.abc import Iterable, Sequence
+
+from app import errors
+from app.predictions.lanes import Lane
+
+_LIKELY = 0.7
+"""Share of its time by which an image that is let in should have waited: what others take varies, and of those that
+are let in at the very limit half would have waited for nothing."""
+
+
+def expected_wait(lane: Lane, lanes: Iterable[Lane], *, threads: int) -> float:
+    """How many seconds an image would wait that came to `lane` now, beside all `lanes` that have something waiting."""
+    others = [other.small_seconds for other in lanes if other is not lane]
+    return max(shared(lane.small_seconds, others) / threads, lane.passes_seconds / lane.passes_at_once(threads))
+
+
+def work_seconds(lane: Lane, count: int, *, threads: int, is_believed: bool) -> float:
+    """What so many images of one request take, if nothing else is to be done; by what others took lately if that
+    `is_believed`, or else by what a pass took when the network was loaded."""
+    passing = lane.pass_seconds if is_believed else lane.loaded.seconds
+    each = lane.seconds if is_believed else passing
+    return max(each * -(-count // threads), passing * -(-count // lane.passes_at_once(threads)))
+
+
+def shared(own: float, others: Sequence[float]) -> float:
+    """What is done before the end of one's `own` work where all have their share of the threads alike."""
+    return min(own + sum(others), own * (1 + len(others)))
+
+
+def refuse_late(wait: float, work: float, *, left: float) -> None:
+    """Raise `Overloaded` where such `work` after such a `wait` would hardly be done in the seconds that are `left`."""
+    if wait <= _LIKELY * (left - work):
+        return
+    if work > left:
+        raise errors.Overloaded(
+            f"the answer would take about {work:.1f} s if nobody else asked, more than the {left:.1f} s that there "
+            "are; fewer images at a time take less",
+            retry_after_seconds=wait + work,
+        )
+    more = "more" if wait + work > left else "and may take more"
+    raise errors.Overloaded(
+        f"the answer would take about {wait + work:.1f} s, {more} than the {left:.1f} s that there are",
+        retry_after_seconds=min(wait, wait - _LIKELY * (left - work)),
+    )
