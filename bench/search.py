@@ -62,7 +62,7 @@ def run(seen: Splits, test: Photos, recipe: Recipe, *, folder: Path, cache: Path
         return trained.train_in(workdir, seen, plan, backbone, file, cache=cache, emit=emit)
 
     work = SearchWork(recipe, plan, facts, backbone, file, measured.costs, began, cache)
-    kept = searching.carry_out(work, seen, train, folder=cache / "search", others=(), emit=told)
+    kept = searching.carry_out(work, seen, train, folder=cache / "search", emit=told)
     seconds = time.monotonic() - began
     first = trials.restore(cache / "search", trials.FIRST, seen)
     assert told.ended is not None

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,13 +40,10 @@ class SearchWork:
     """Whether an attempt was lost before this one, and none is left after it."""
 
 
-def carry_out(
-    work: SearchWork, splits: Splits, train: CarryOut, *, folder: Path, others: Iterable[Path], emit: Emit
-) -> Trained:
-    """Search as the recipe says, going on in the new folder `folder` with what the furthest of `others` holds."""
+def carry_out(work: SearchWork, splits: Splits, train: CarryOut, *, folder: Path, emit: Emit) -> Trained:
+    """Search as the recipe says, going on with what `folder` holds."""
     limits = work.recipe.search
     assert limits is not None
-    trials.take_over(folder, others)
     fingerprint = _fingerprint(work, splits)
     state = trials.load(folder)
     if state is None or state.fingerprint != fingerprint:

@@ -29,14 +29,14 @@ from worker import analyse, bases, rank, searching
 from worker.places import Places
 from worker.searching import SearchWork
 from worker.splits import splits_of
-from worker.training import caches, checkpoint, costs, frequencies, report, strategies
+from worker.training import caches, checkpoint, costs, frequencies, report, strategies, trials
 from worker.training.data import Splits
 from worker.training.events import Emit, Planned
 from worker.training.rivals import Trained
 from worker.training.warm import Base
 from worker.works import TrainOutcome, TrainWork
 
-_CHECKPOINTS, _ARTIFACT = "checkpoints", "artifact"
+_CHECKPOINTS, _SEARCH, _ARTIFACT = "checkpoints", "search", "artifact"
 """In the folder of an attempt."""
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
@@ -64,11 +64,11 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     folder = work.folder / work.version_id
     earlier = _earlier_attempts(work)
     training = _Training(work, splits, backbone, file, base)
+    _take_over(earlier, folder)
     if work.recipe.search is None:
-        _take_over(earlier, folder)
         trained = training.carry_out(plan, folder / _CHECKPOINTS, emit)
     else:
-        trained = training.search(plan, settled.measured or work.profile, folder / "search", emit, began=began)
+        trained = training.search(plan, settled.measured or work.profile, folder / _SEARCH, emit, began=began)
     chosen = _is_choosing(plan) or work.recipe.search is not None
     most = work.places.max_image_pixels
     found = report.report(trained, splits, also_chosen_by=chosen, max_pixels=most, emit=emit)
@@ -154,8 +154,7 @@ class _Training:
             job_folder=self.work.folder,
             is_last_retry=self.work.is_last_retry,
         )
-        others = self.work.folder.glob("*/search")
-        return searching.carry_out(work, self.splits, self.carry_out, folder=workdir, others=others, emit=emit)
+        return searching.carry_out(work, self.splits, self.carry_out, folder=workdir, emit=emit)
 
 
 def _earlier_attempts(work: TrainWork) -> list[Path]:
@@ -172,11 +171,16 @@ def _earlier_attempts(work: TrainWork) -> list[Path]:
 
 def _take_over(earlier: list[Path], folder: Path) -> None:
     """Make the furthest of the `earlier` states that of `folder`, and remove those that have nothing more."""
-    checkpoints = folder / _CHECKPOINTS
-    checkpoint.take_over(checkpoints, [path / _CHECKPOINTS for path in earlier])
+    checkpoint.take_over(folder / _CHECKPOINTS, [path / _CHECKPOINTS for path in earlier])
+    trials.take_over(folder / _SEARCH, [path / _SEARCH for path in earlier])
     for path in earlier:
-        if checkpoint.reach(path / _CHECKPOINTS) <= checkpoint.reach(checkpoints):
+        if _reach(path) <= _reach(folder):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _reach(folder: Path) -> tuple[tuple[int, ...], ...]:
+    """Of an attempt, which has trained or searched."""
+    return checkpoint.reach(folder / _CHECKPOINTS), trials.reach(folder / _SEARCH)
 
 
 def _base(work: TrainWork) -> Base | None:

@@ -12,6 +12,7 @@ from app.db import Database, new_id, utc_now
 from app.jobs import events, service
 from app.jobs.schemas import JobCreate
 from app.jobs.tables import Job
+from app.limits import Search
 from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
@@ -47,8 +48,16 @@ class Desk:
             _, job = service.submit_import(session, dataset_id, archive, max_attempts=max_attempts, now=utc_now())
             return job
 
-    def submit_training(self, dataset_id: str, *, epochs: int, model: str = "colours", max_attempts: int = 2) -> Job:
-        recipe = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=epochs, batch_size=8)
+    def submit_training(
+        self,
+        dataset_id: str,
+        *,
+        epochs: int,
+        model: str = "colours",
+        max_attempts: int = 2,
+        search: Search | None = None,
+    ) -> Job:
+        recipe = Recipe(backbone="tinynet", strategy="full", weights="none", epochs=epochs, batch_size=8, search=search)
         wanted = JobCreate(dataset=dataset_id, model=model, recipe=recipe)
         with self.database.write() as session:
             return service.submit_training(

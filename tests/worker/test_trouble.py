@@ -18,6 +18,7 @@ from app.datasets import store
 from app.db import Database, utc_now
 from app.jobs import leases
 from app.jobs.leases import Claim
+from app.limits import Search
 from app.models import service as models
 from app.plan import resolve
 from app.recipe import Recipe
@@ -123,10 +124,12 @@ def test_a_stale_attempt_at_an_import_changes_nothing_of_the_one_that_counts(
     assert len(items(desk, files, dataset_id, 3)) == 36
 
 
+@pytest.mark.parametrize("search", [None, Search(trials=2)])
 def test_an_attempt_leaves_nothing_of_earlier_ones_and_a_stale_one_leaves_it_alone(
-    desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings
+    search: Search | None, desk: Desk, dataset_id: str, database: Database, files: Storage, settings: Settings
 ) -> None:
-    job = desk.submit_training(dataset_id, epochs=4)
+    job = desk.submit_training(dataset_id, epochs=4, search=search)
+    checkpoints = "checkpoints" if search is None else "search/trial-0001"
     works: list[TrainWork] = []
     with database.write() as session:
         claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
@@ -140,7 +143,7 @@ def test_an_attempt_leaves_nothing_of_earlier_ones_and_a_stale_one_leaves_it_alo
         assert told.of(Resumed) == ([] if number == 1 else [Resumed(number - 1, 0)])
         assert [path.name for path in folder.iterdir()] == [work.version_id]
         # As one leaves them whose process was killed.
-        (folder / work.version_id / "checkpoints" / "images").mkdir()
+        (folder / work.version_id / checkpoints / "images").mkdir()
         (folder / work.version_id / "artifact").mkdir()
 
     before = sorted((folder / works[2].version_id).rglob("*"))

@@ -181,7 +181,7 @@ def take_over(folder: Path, others: Iterable[Path]) -> None:
     Whoever wrote them may still be at it, so their files may go while this looks at them, but never change.
     """
     others = list(others)
-    for other in sorted(others, key=_reach, reverse=True):
+    for other in sorted(others, key=reach, reverse=True):
         for _ in range(_TRIES):
             try:
                 state = _link(other, folder)
@@ -195,6 +195,18 @@ def take_over(folder: Path, others: Iterable[Path]) -> None:
             return
 
 
+def reach(folder: Path) -> tuple[int, ...]:
+    """How many trials the state of `folder` has behind it, and what of the one that runs; less than of any other where
+    there is no state."""
+    try:
+        state = _FORM.validate_json((folder / _INDEX).read_bytes())
+    except (OSError, ValidationError):
+        return (-1,)
+    if state.running is None:
+        return (len(state.trials),)
+    return len(state.trials), state.running.epochs, *checkpoint.reach(workdir(folder, state.running.number))
+
+
 def _link(source: Path, folder: Path) -> State:
     index = (source / _INDEX).read_bytes()
     state = _FORM.validate_json(index)
@@ -204,14 +216,6 @@ def _link(source: Path, folder: Path) -> State:
         os.link(source / name, folder / name)
     checkpoint.write(folder / _INDEX, index)
     return state
-
-
-def _reach(folder: Path) -> tuple[int, int]:
-    try:
-        state = _FORM.validate_json((folder / _INDEX).read_bytes())
-    except (OSError, ValidationError):
-        return -1, 0
-    return len(state.trials), 0 if state.running is None else state.running.epochs
 
 
 def _names(state: State) -> set[str]:
