@@ -110,6 +110,14 @@ def leaving(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Rec
     )
 
 
+def about_leaving(recipe: Recipe) -> Iterator[str]:
+    """The sentence about what `leaving` makes of `recipe`; none where that leaves nothing open."""
+    open_ways = {"as many": recipe.epochs is None, "as long": recipe.learning_rate is None}
+    ways = " and ".join(way for way, is_open in open_ways.items() if is_open)
+    if ways:
+        yield f"So steps are {ways} as from random values."
+
+
 def _batch(recipe: Recipe, version: VersionFacts) -> tuple[int, int]:
     """Images of a batch, and batches of a step."""
     return recipe.batch_size or max(2, min(32, version.train_images // 8)), recipe.accumulate or 1

@@ -253,6 +253,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
             told_of_views,
+            *_about_single_view(views, descent),
             *descents.told(descent, recipe, version, network),
             *_about_end(reinit, descent),
         ),
@@ -278,6 +279,11 @@ def _views(
     if views == 0:
         return 0, f"{_ANEW}: {limit}."
     return views, f"{_ONCE}, for {counted(views, 'view')} of each image in place of {wanted}, and kept: {limit}."
+
+
+def _about_single_view(views: int, descent: Descent) -> Iterator[str]:
+    if views == 1 and descent.augmentation.changes_images:
+        yield "A single view is the one that serving sees, so no image is changed."
 
 
 _ONCE = "What the frozen stages give is computed once"

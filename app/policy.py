@@ -80,7 +80,7 @@ class Decision:
 def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: NetworkFacts) -> Plan:
     """The plan for a `recipe` that leaves the strategy open; what it sets by hand stays as it is. Raises `UnknownName`
     and `Invalid`."""
-    decision = decide(profile, network.stages)
+    decision = decide(recipe, profile, network.stages)
     fields = {"stage": decision.rival_stage} if decision.strategy == "stage_probe" else {"freeze": decision.freeze}
     settled, lost = narrowed(recipe, decision.strategy, **{name: value for name, value in fields.items() if value})
     if decision.is_leaving:
@@ -122,12 +122,13 @@ def _rival(recipe: Recipe, decision: Decision, version: VersionFacts, network: N
     return resolve(settled, version, network)
 
 
-def decide(profile: Profile, stages: Sequence[str]) -> Decision:
-    """What to train of a network with these `stages` on the version that `profile` tells of."""
+def decide(recipe: Recipe, profile: Profile, stages: Sequence[str]) -> Decision:
+    """What to train of a network with these `stages` on the version that `profile` tells of, where `recipe` leaves that
+    open."""
     quadrant = locate(profile, stages)
     rival, stage = _best_fixed(profile)
     choose = _RULES[quadrant.amount, quadrant.likeness]
-    strategy, freeze, reason = choose(profile, stages)
+    strategy, freeze, reason = choose(profile, stages, recipe.freeze)
     if strategy not in ("top", "full"):
         strategy = rival
     left = _left_behind(profile, stages, quadrant.amount) if strategy == "full" else None
@@ -138,7 +139,12 @@ def decide(profile: Profile, stages: Sequence[str]) -> Decision:
         rival_stage=stage,
         freeze=freeze,
         is_leaving=left is not None,
-        reasons=(*quadrant.evidence, reason, *([left] if left else []), _about_fixed(profile, rival, stage)),
+        reasons=(
+            *quadrant.evidence,
+            reason,
+            *([left, *descents.about_leaving(recipe)] if left else []),
+            _about_fixed(profile, rival, stage),
+        ),
     )
 
 
@@ -226,10 +232,7 @@ def _left_behind(profile: Profile, stages: Sequence[str], amount: Amount) -> str
     useless = _of_little_use(profile, stage)
     if useless is None:
         return None
-    return (
-        f"What it knows {where} is of little use here: {useless}. So steps are as many and as long as from random "
-        "values."
-    )
+    return f"What it knows {where} is of little use here: {useless}."
 
 
 def _best_fixed(profile: Profile) -> tuple[Chosen, str | None]:
@@ -261,20 +264,22 @@ def _best_accuracy(profile: Profile) -> float:
     return max(profile.together.accuracy, *(depth.probe.accuracy for depth in profile.depths))
 
 
-def _little_similar(profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
+def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> tuple[Chosen, str | None, str]:
     missed = 1 - _best_accuracy(profile)
     if missed < TELLING or len(stages) < 2:
         return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
-    freeze = max(0, len(stages) - 1 - FEW_STAGES)
+    freeze = by_hand or stages[max(0, len(stages) - 1 - FEW_STAGES)]
     return (
         "top",
-        stages[freeze],
+        freeze,
         f"Little and similar data, of which classifiers on fixed features miss {percent(missed)}: from a new "
-        f"classifier on, what comes behind {stages[freeze]} is trained too, and kept if that does better.",
+        f"classifier on, what comes behind {freeze} is trained too, and kept if that does better.",
     )
 
 
-def _little_dissimilar(profile: Profile, _stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
+def _little_dissimilar(
+    profile: Profile, _stages: Sequence[str], _by_hand: str | None
+) -> tuple[Chosen, str | None, str]:
     missed = 1 - _best_accuracy(profile)
     if missed < ROOM:
         return "stage_probe", None, "Little and dissimilar data: a classifier on the stage that suits it best."
@@ -286,20 +291,24 @@ def _little_dissimilar(profile: Profile, _stages: Sequence[str]) -> tuple[Chosen
     )
 
 
-def _much_similar(profile: Profile, stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
+def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> tuple[Chosen, str | None, str]:
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
-    freeze = halfway(stages)
+    freeze = by_hand or halfway(stages)
     if _of_little_use(profile, freeze) is not None:
         return "full", None, "Much data, similar at the top alone: all stages are trained."
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 
 
-def _much_dissimilar(_profile: Profile, _stages: Sequence[str]) -> tuple[Chosen, str | None, str]:
+def _much_dissimilar(_profile: Profile, _stages: Sequence[str], _by_hand: str | None) -> tuple[Chosen, str | None, str]:
     return "full", None, "Much and dissimilar data: all stages are trained."
 
 
-_RULES: dict[tuple[Amount, Likeness], Callable[[Profile, Sequence[str]], tuple[Chosen, str | None, str]]] = {
+_Rule = Callable[[Profile, Sequence[str], str | None], tuple[Chosen, str | None, str]]
+"""From a profile, the stages, and the last of them that is to stay as it is, if that was set by hand, to a strategy,
+that stage and the reason."""
+
+_RULES: dict[tuple[Amount, Likeness], _Rule] = {
     ("little", "similar"): _little_similar,
     ("little", "dissimilar"): _little_dissimilar,
     ("much", "similar"): _much_similar,

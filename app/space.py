@@ -114,6 +114,8 @@ def of(recipe: Recipe, default: Plan, version: VersionFacts, network: NetworkFac
     space = Space(recipe, default, version, network, {"layers": Ways(layers)} if layers else {})
     descent = default.descent or (space.plan({"layers": next(iter(layers))}).descent if layers else None)
     numbers = {} if descent is None else _of_descent(descent)
+    if recipe.strategy == "top" and all(plan.views == 1 for plan in _by_layers(space)):
+        del numbers["augmentation"]  # of a single view nothing is changed
     opened = {name: dimension for name, dimension in numbers.items() if getattr(recipe, name) is None}
     space = replace(space, dimensions={**space.dimensions, **opened})
     if not space.dimensions or (
@@ -122,6 +124,12 @@ def of(recipe: Recipe, default: Plan, version: VersionFacts, network: NetworkFac
         said = "the recipe leaves nothing open that could be searched"
         raise errors.Invalid(said, code="nothing_to_search").at("recipe.search")
     return space
+
+
+def _by_layers(space: Space) -> list[Plan]:
+    """The plans that differ by the layers alone."""
+    layers = space.dimensions.get("layers")
+    return [space.plan({"layers": way}) for way in layers.fields] if isinstance(layers, Ways) else [space.default]
 
 
 def _is_open(dimension: Numbers | Ways) -> bool:

@@ -174,6 +174,14 @@ def test_images_that_look_the_same_in_every_view_have_one() -> None:
     assert views(augmentation={"policy": "rand", "strength": 0.9}, views=5) == 5
 
 
+def test_a_plan_with_a_single_view_says_that_no_image_is_changed() -> None:
+    said = "A single view is the one that serving sees, so no image is changed."
+    assert said in plan(strategy="top", views=1, augmentation={"policy": "trivial"}).reasons
+    assert said in plan(strategy="top", epochs=1).reasons
+    assert said not in plan(strategy="top").reasons
+    assert said not in plan(strategy="top", augmentation={"policy": "none"}).reasons
+
+
 def test_full_without_weights_and_scratch_are_the_same_plan() -> None:
     assert plan(strategy="full", weights="none") == scratch() == scratch(weights="none")
     assert scratch().weights == "none"

@@ -13,6 +13,7 @@ from app.policy import Decision
 from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
 from app.recipe import Recipe, Strategy
 
+AUTO = Recipe(backbone="resnet18")
 COSTS = Costs(decode=0.002, forward=0.01, step=0.03, device="cpu", threads=2)
 
 
@@ -75,7 +76,7 @@ def stages_of(measured: Profile) -> list[str]:
 
 
 def decide(measured: Profile) -> Decision:
-    return policy.decide(measured, stages_of(measured))
+    return policy.decide(AUTO, measured, stages_of(measured))
 
 
 def locate(measured: Profile) -> Quadrant:
@@ -112,7 +113,7 @@ def test_each_quadrant_has_its_strategy(measured: Profile, amount: str, likeness
     decision = decide(measured)
     assert (decision.quadrant.amount, decision.quadrant.likeness) == (amount, likeness)
     assert decision.strategy == strategy
-    short = policy.decide(without_last_stage(measured), stages_of(measured))
+    short = policy.decide(AUTO, without_last_stage(measured), stages_of(measured))
     assert (short.quadrant, short.strategy, short.freeze) == (decision.quadrant, strategy, decision.freeze)
 
 
@@ -273,6 +274,46 @@ def test_what_the_network_knows_is_left_behind_where_random_values_know_as_much(
     by_hand = policy.plan(set_, measured, version, network).descent
     assert by_hand is not None
     assert (by_hand.epochs, by_hand.learning_rate) == (3, 0.002)
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "said"),
+    [
+        ({}, ["So steps are as many and as long as from random values."]),
+        ({"epochs": 3}, ["So steps are as long as from random values."]),
+        ({"learning_rate": 0.002}, ["So steps are as many as from random values."]),
+        ({"epochs": 3, "learning_rate": 0.002}, []),
+    ],
+)
+def test_what_is_set_by_hand_is_not_said_to_follow_from_what_was_measured(
+    by_hand: dict[str, float], said: list[str]
+) -> None:
+    decision = policy.decide(
+        replace(AUTO, **by_hand),  # type: ignore[arg-type]
+        profile(images=3000, stages=(0.4, 0.54, 0.8, 0.9, 0.9)),
+        ["stage1", "stage2", "stage3", "stage4"],
+    )
+    assert decision.is_leaving
+    assert [reason for reason in decision.reasons if reason.startswith("So ")] == said
+
+
+@pytest.mark.parametrize("images", [300, 3000])
+def test_where_the_frozen_stage_is_set_by_hand_the_reasons_speak_of_that_one(images: int) -> None:
+    version = VersionFacts(classes=5, train_images=images, validation_images=images // 4, smallest_class=images // 5)
+    network = NetworkFacts(stages=("stage1", "stage2", "stage3", "stage4"))
+    made = policy.plan(replace(AUTO, freeze="stage3"), profile(images=images), version, network)
+    assert (made.strategy, made.freeze) == ("top", "stage3")
+    told = " ".join(made.reasons)
+    assert "behind stage3" in told
+    assert "stage1" not in told
+    assert "stage2" not in told
+
+
+def test_what_would_stay_by_hand_has_to_be_of_use() -> None:
+    measured = profile(images=3000, stages=(0.5, 0.58, 0.8, 0.9, 0.9))
+    stages = stages_of(measured)
+    assert policy.decide(AUTO, measured, stages).strategy == "top"
+    assert policy.decide(replace(AUTO, freeze="stage1"), measured, stages).strategy == "full"
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,19 @@ def test_an_augmentation_that_changes_nothing_is_tried_with_one_view_whatever_th
     assert {name: found.plan(values).views for name, values in ways.items()} == {"none": 1, "trivial": 3}
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_tried"),
+    [
+        ({"strategy": "top", "views": 1}, False),
+        ({"strategy": "top", "epochs": 1}, False),
+        ({"strategy": "top"}, True),
+        ({"strategy": "full", "epochs": 1}, True),
+    ],
+)
+def test_where_no_image_is_changed_no_ways_to_do_it_are_tried(fields: dict[str, Any], is_tried: bool) -> None:
+    assert ("augmentation" in space_of(recipe(**fields)).dimensions) == is_tried
+
+
 def test_what_the_recipe_sets_rules_out_layers_that_do_not_know_it() -> None:
     by_stage = space_of(recipe(layer_decay=0.5), planned(strategy="full", layer_decay=0.5))
     assert by_stage.dimensions["layers"] == Ways({"all": {"strategy": "full"}})
