@@ -35,6 +35,11 @@ def test_of_too_few_images_to_leave_one_out_every_label_is_in_the_set() -> None:
     assert (found.coverage, found.coverage_range.low, found.mean_size) == (1.0, 1.0, 2.0)
 
 
+@pytest.mark.parametrize(("images", "judged"), [(2, 1 / 2), (4, 1 / 4), (5, 1 / 5), (7, 1 / 5)])
+def test_of_few_images_a_larger_share_is_judged(images: int, judged: float) -> None:
+    assert conformal.evaluate(*guesses(images, 2), temperature=1.0, seed=0)[0].judged_share == judged
+
+
 def test_images_that_the_threshold_was_not_chosen_on_are_covered_too() -> None:
     covered = []
     for seed in range(20):

@@ -174,6 +174,8 @@ def test_a_disk_without_room_costs_time_and_not_the_training(
     assert told.of(NotKept) == [NotKept(reason)]
     assert f"What the frozen stages give was computed anew in each epoch after all: {reason}." in trained.plan.reasons
     assert told.of(FeaturesNotKept) == [FeaturesNotKept(reason)]
+    count = len(splits.train)
+    assert Progress("features", count, count) in told.of(Progress)
     assert len(told.of(EpochFinished)) == 2
 
 

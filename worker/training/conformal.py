@@ -49,7 +49,10 @@ def evaluate(
             held = members[np.arange(len(judged)), targets[judged]]
             found.append(_Judged(float(held.mean()), members.sum(axis=1)))
     scaled = calibrate.tempered(probabilities, temperature)
-    return tuple(_figures(alpha, threshold(scaled, targets, alpha=alpha), found) for alpha, found in splits.items())
+    return tuple(
+        _figures(alpha, threshold(scaled, targets, alpha=alpha), found, count=len(targets))
+        for alpha, found in splits.items()
+    )
 
 
 def threshold(probabilities: NDArray[np.float64], targets: NDArray[np.int64], *, alpha: float) -> float:
@@ -74,11 +77,15 @@ def _splits(count: int, *, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArr
     """The images that choose and those that are judged, each image as often as the others."""
     for number in range(ROUNDS):
         order = np.random.default_rng([seed, number]).permutation(count)
-        for judged in np.array_split(order, min(FOLDS, count)):
+        for judged in np.array_split(order, _folds(count)):
             yield np.setdiff1d(order, judged), judged
 
 
-def _figures(alpha: float, least: float, splits: Sequence[_Judged]) -> Conformal:
+def _folds(count: int) -> int:
+    return min(FOLDS, count)
+
+
+def _figures(alpha: float, least: float, splits: Sequence[_Judged], *, count: int) -> Conformal:
     coverage, sizes = [split.coverage for split in splits], np.concatenate([split.sizes for split in splits])
     return Conformal(
         alpha=alpha,
@@ -89,5 +96,5 @@ def _figures(alpha: float, least: float, splits: Sequence[_Judged]) -> Conformal
         mean_size=float(sizes.mean()),
         empty=float((sizes == 0).mean()),
         single=float((sizes == 1).mean()),
-        judged_share=1 / FOLDS,
+        judged_share=1 / _folds(count),
     )

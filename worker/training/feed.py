@@ -287,6 +287,7 @@ def _gathered(batches: Iterable[Tensor], count: int, folder: Path, emit: Emit) -
                 found = _table(folder, (count, batch.shape[1]), emit)
             found[start : start + len(batch)] = batch.float().cpu().numpy()
             start += len(batch)
+            emit(Progress("features", start, count))
     assert found is not None
     return found
 
