@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import torch
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import cores, description, doorbell, labels, logs, operations, problems
+from app import description, doorbell, labels, logs, operations, problems
 from app.arrivals import Arrivals
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
@@ -153,7 +152,7 @@ def equip(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    torch.set_num_threads(settings.threads or min(torch.get_num_threads(), cores.usable()))
+    devices.compute_in(settings.threads)
     devices.compute_exactly()
     storage = Storage(settings.data_dir)
     database = Database(settings.sqlalchemy_url)

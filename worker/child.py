@@ -11,9 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
-
-from app import cores, errors, logs
+from app import errors, logs
 from app.jobs.leases import Failure
 from app.runtimes import devices, memory
 from worker.analyse import analyse
@@ -47,7 +45,7 @@ def main(connection: Connection, kind: str, work: Any, *, threads: int, log_leve
     logs.configure(log_level, process="job")
     # Whoever answers requests on this machine goes first.
     os.nice(_NICENESS)
-    torch.set_num_threads(threads or min(torch.get_num_threads(), cores.usable()))
+    devices.compute_in(threads)
     devices.compute_exactly()
     if kind != "optimise":  # which measures what memory each candidate takes
         memory.keep_freed()

@@ -106,7 +106,8 @@ def _spawn() -> subprocess.Popen[bytes]:
     # Threads that spin while they wait for each other are a little faster on an idle machine, and many times slower on
     # one whose cores others want too. OpenMP reads this when it is loaded.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    return subprocess.Popen([sys.executable, "-m", "worker"], stdin=subprocess.PIPE, env=environment)
+    # In a group of its own, where the terminal's Ctrl-C does not reach it: the service decides when its worker ends.
+    return subprocess.Popen([sys.executable, "-m", "worker"], stdin=subprocess.PIPE, env=environment, process_group=0)
 
 
 def _close_quietly(process: subprocess.Popen[bytes]) -> None:

@@ -22,8 +22,6 @@ def main() -> None:
     """Run jobs until standard input ends, which is when the service does."""
     settings = Settings()
     logs.configure(settings.log_level, process="worker")
-    # Ctrl-C reaches every process of the terminal; the service decides when its worker ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     slots: list[_Slot] = []
     here = station.build(settings, _Bells(slots), _QUEUES)

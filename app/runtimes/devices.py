@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from app import cores
 from app.optimisation import DeviceKind
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,12 @@ def compute_exactly() -> None:
     multiply to TF32 (11 significant bits), and no two kinds of devices would give the same answers."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def compute_in(threads: int) -> None:
+    """Let torch compute in so many threads from now on; for 0 in as many as it would by itself, which knows cores and
+    `OMP_NUM_THREADS`, but in no more than there are cores to use."""
+    torch.set_num_threads(threads or min(torch.get_num_threads(), cores.usable()))
 
 
 def trouble(name: str) -> str | None:

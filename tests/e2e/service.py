@@ -62,7 +62,7 @@ def free_port() -> int:
         return port
 
 
-def start(arguments: list[str], environment: dict[str, str], log: Path) -> Process:
+def start(arguments: list[str], environment: dict[str, str], log: Path, *, process_group: int | None = None) -> Process:
     """Start a process of the service with only its own GRAFT_ settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
     with log.open("ab") as output:
@@ -77,6 +77,7 @@ def start(arguments: list[str], environment: dict[str, str], log: Path) -> Proce
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=Path(__file__).parents[2],
+            process_group=process_group,
         )
     return Process(popen, log)
 

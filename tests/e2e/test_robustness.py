@@ -1,9 +1,11 @@
 """What happens when parts of the service die while jobs run: nothing that was acknowledged is lost."""
 
+import os
 import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +170,32 @@ def test_a_client_that_stalls_does_not_hold_the_shutdown(alone: Alone) -> None:
     assert not psutil.pid_exists(worker)
     assert "Traceback" not in alone.process.log.read_text()[before:]
     assert list((alone.data / "uploads").iterdir()) == []
+
+
+INTERRUPTED = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is not the default of what runs in the background
+runpy.run_module("worker.embedded", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_it_starts_ends_the_embedded_service_quietly(tmp_path: Path) -> None:
+    """As a terminal does it, which tells all processes of the group in its foreground."""
+    arguments = ["-c", INTERRUPTED, "--port", str(service.free_port())]
+    environment = {"GRAFT_DATA_DIR": str(tmp_path / "data"), **FAST}
+    process = service.start(arguments, environment, tmp_path / "service.log", process_group=0)
+    try:
+        while not (workers := psutil.Process(process.popen.pid).children()):
+            time.sleep(0.05)
+        (worker,) = workers
+        while worker.cpu_times().user < 0.5:  # it imports, which takes some seconds of it
+            time.sleep(0.05)
+        os.killpg(process.popen.pid, signal.SIGINT)
+        assert process.popen.wait(timeout=60) == 0
+    finally:
+        process.stop()
+    assert not worker.is_running()
+    assert "Traceback" not in process.log.read_text()
 
 
 def test_a_broker_emptied_while_jobs_wait_loses_none(

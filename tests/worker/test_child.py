@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
+from app import cores
 from worker import child
 from worker.forkserver import Forkserver
 from worker.messages import Done
@@ -28,6 +29,28 @@ def test_what_is_in_fp32_is_computed_so_on_every_device(forkserver: Forkserver) 
     told = connection.recv()
     process.join()
     assert told == Done((False, False))
+
+
+def threads(_work: None, _emit: Emit) -> int:
+    return torch.get_num_threads()
+
+
+def ask_for_threads(connection: Connection, wanted: int) -> None:
+    """On four cores as torch sees them, of which three may be used."""
+    torch.set_num_threads(4)
+    vars(cores)["usable"] = lambda: 3
+    child._CARRIED_OUT["threads"] = threads
+    child.main(connection, "threads", None, threads=wanted, log_level="INFO")
+
+
+@pytest.mark.parametrize(("wanted", "taken"), [(0, 3), (2, 2), (5, 5)])
+def test_a_job_computes_in_as_many_threads_as_there_are_cores_to_use_or_as_were_asked_for(
+    forkserver: Forkserver, wanted: int, taken: int
+) -> None:
+    connection, process = forkserver.start(ask_for_threads, wanted)
+    told = connection.recv()
+    process.join()
+    assert told == Done(taken)
 
 
 PIECES, ROUNDS = 8, 10
