@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from types import FrameType
 
 import migrations
@@ -19,6 +18,8 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 1.0
+_HEARD_SECONDS = 2.0
+"""After which a signal has been heard, if it is."""
 
 
 def main() -> None:
@@ -26,24 +27,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.embedded", description=__doc__)
     address.add_to(parser)
     arguments = parser.parse_args()
+    asked = _AskedToEnd()
     settings = Settings()
     logs.configure(settings.log_level, process="api")
     database = Database(settings.sqlalchemy_url)
     migrations.upgrade(database)
     database.close()
     worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
-    # The server raises what has ended it again when it has, and by default that would be the end of this process.
-    signal.signal(signal.SIGTERM, _leave)
     try:
         worker.start()
         # Which take seconds to import, while the worker imports as much.
         application, server = (importlib.import_module(f"app.{name}") for name in ("main", "server"))
+        asked.check()
         server.serve(application.assemble(settings, worker), host=arguments.host, port=arguments.port)
     finally:
         # Whoever asks twice is not heard: a worker that is left alone would have a second one beside it at a restart.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         worker.stop()
+
+
+class _AskedToEnd:
+    """Ends this process when it is told to, by Ctrl-C or by SIGTERM; so also when the server, which hears them while it
+    runs, raises again what has ended it."""
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is for what runs in the background
+                signal.signal(number, self._hear)
+
+    def check(self) -> None:
+        """To be called after imports, in which others may catch whatever is raised."""
+        if self._is_asked:
+            raise SystemExit(0)
+
+    def _hear(self, _signal: int, _frame: FrameType | None) -> None:
+        self._is_asked = True
+        raise SystemExit(0)
 
 
 class LocalWorker:
@@ -71,17 +92,18 @@ class LocalWorker:
                 logger.warning("the worker did not hear the ring for job %s (%s); its sweep will", job_id, error)
 
     def stop(self) -> None:
-        """End the worker, which gives back the job it runs."""
+        """End the worker, which gives back the job it runs; one that still imports has none, and ends at once."""
         self._stopping.set()
         with self._lock:
             process = self._process
-            if process is None:
-                return
-            if process.stdin is not None:
-                _close_quietly(process)
-        try:
-            process.wait(timeout=self._stop_seconds)
-        except subprocess.TimeoutExpired:
+        if process is None:
+            return
+        process.terminate()
+        if _ends(process, _HEARD_SECONDS):
+            return
+        with self._lock:
+            _close_quietly(process)  # for a worker in which something that it called has caught that
+        if not _ends(process, self._stop_seconds):
             logger.warning("the worker did not stop in %g s and is killed", self._stop_seconds)
             process.kill()
             process.wait()
@@ -98,16 +120,20 @@ class LocalWorker:
                 self._process = _spawn()
 
 
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
-
-
 def _spawn() -> subprocess.Popen[bytes]:
     # Threads that spin while they wait for each other are a little faster on an idle machine, and many times slower on
     # one whose cores others want too. OpenMP reads this when it is loaded.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     # In a group of its own, where the terminal's Ctrl-C does not reach it: the service decides when its worker ends.
     return subprocess.Popen([sys.executable, "-m", "worker"], stdin=subprocess.PIPE, env=environment, process_group=0)
+
+
+def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _close_quietly(process: subprocess.Popen[bytes]) -> None:
@@ -118,5 +144,4 @@ def _close_quietly(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):  # as while it imports, which takes seconds
-        main()
+    main()

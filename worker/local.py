@@ -22,14 +22,15 @@ def main() -> None:
     """Run jobs until standard input ends, which is when the service does."""
     settings = Settings()
     logs.configure(settings.log_level, process="worker")
-    signal.signal(signal.SIGTERM, _leave)
     slots: list[_Slot] = []
     here = station.build(settings, _Bells(slots), _QUEUES)
     slots += [_Slot(here, queue) for queue in _QUEUES]
-    here.start()
-    for slot in slots:
-        slot.start()
+    # Until here there is nothing to give back, and a signal ends the process as it does by default.
+    signal.signal(signal.SIGTERM, _leave)
     try:
+        here.start()
+        for slot in slots:
+            slot.start()
         for _ring in sys.stdin.buffer:
             for slot in slots:
                 slot.wake()
@@ -69,7 +70,8 @@ class _Slot:
     def join(self) -> None:
         self._stopping = True
         self.wake()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping:

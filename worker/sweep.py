@@ -73,7 +73,8 @@ class Sweeper:
     def stop(self) -> None:
         """End the thread and strike this worker off the list."""
         self._stopping.set()
-        self._thread.join(timeout=self._settings.sweep_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout=self._settings.sweep_seconds)
         try:
             with self._database.write() as session:
                 leases.forget_worker(session, self._worker_id)
