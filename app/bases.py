@@ -10,7 +10,7 @@ from app import errors, warmstart
 from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
-from app.facts import NetworkFacts
+from app.facts import NetworkFacts, VersionFacts
 from app.models import service as models
 from app.models.tables import ModelVersion
 from app.recipe import Recipe
@@ -26,8 +26,20 @@ class FoundBase:
     start: WarmStart
     network: NetworkFacts
     """Of the base's network, which may be cut."""
-    can_replay: bool
-    """Whether the images that it was made from are still there."""
+    images: DatasetVersion | None
+    """The version of a data set that it was made from; None where that is deleted."""
+
+    def trained_on(self, version: DatasetVersion, facts: VersionFacts) -> VersionFacts:
+        """`facts` of `version` with the images that are replayed, about: which of these it has already is not known
+        here, of a data set that both are from it is taken to have as many as it can."""
+        if not self.start.replay or self.images is None:
+            return facts
+        is_same = self.images.dataset_id == version.dataset_id
+        own = {label: counts["train"] for label, counts in version.counts.items()}
+        more = {one.new: self.images.counts.get(one.old, {}).get("train", 0) for one in self.start.kept}
+        least = {label: max(count, more.get(label, 0)) for label, count in own.items()}
+        whole = least if is_same else {label: count + more.get(label, 0) for label, count in own.items()}
+        return replace(facts, train_images=sum(whole.values()), smallest_class=min(least.values()))
 
 
 def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> FoundBase:
@@ -43,8 +55,8 @@ def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetV
             detail={"base": reference, "base_backbone": base.backbone, "backbone": recipe.backbone},
         ).at("recipe.base")
     network = replace(backbone.facts, stages=_stages(recipe, backbone, base, reference))
-    can_replay = _has_images(session, base)
-    if recipe.replay and not can_replay:
+    images = _images_of(session, base)
+    if recipe.replay and images is None:
         raise errors.Conflict(
             f"the data set that {reference} was made from is deleted, so its images cannot be added; leave replay out",
             code="base_images_gone",
@@ -60,7 +72,7 @@ def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetV
         replay=bool(recipe.replay),
         label_prior=recipe.label_prior or ("training" if recipe.is_evened_out else "learned"),
     )
-    return FoundBase(replace(recipe, base=reference), start, network, can_replay)
+    return FoundBase(replace(recipe, base=reference), start, network, images)
 
 
 def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
@@ -86,9 +98,8 @@ def _stages(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: s
     return names[: names.index(last) + 1] if last in names else names
 
 
-def _has_images(session: Session, base: ModelVersion) -> bool:
+def _images_of(session: Session, base: ModelVersion) -> DatasetVersion | None:
     try:
-        datasets.find_version(session, base.dataset_id, base.dataset_version)
+        return datasets.find_version(session, base.dataset_id, base.dataset_version)
     except errors.NotFound:
-        return False
-    return True
+        return None

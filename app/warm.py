@@ -16,10 +16,17 @@ strengths that Li et al. (2018, L2-SP) found to be best from data set to data se
 
 
 def plan(
-    recipe: Recipe, start: WarmStart, version: VersionFacts, network: NetworkFacts, *, can_replay: bool = True
+    recipe: Recipe,
+    start: WarmStart,
+    version: VersionFacts,
+    network: NetworkFacts,
+    *,
+    can_replay: bool = True,
+    replayed: int = 0,
 ) -> Plan:
     """The plan for a `recipe` with a base whose network is of these facts, and whose images are there if it
-    `can_replay` them. Raises `UnknownName` and `Invalid`."""
+    `can_replay` them; about so many `replayed` ones count among the training images of `version`. Raises `UnknownName`
+    and `Invalid`."""
     reasons: list[str] = []
     if recipe.strategy == "auto":
         recipe, lost = narrowed(recipe, "head")
@@ -41,7 +48,7 @@ def plan(
             *made.reasons,
             *_about_pull(made),
             *_about_prior(start),
-            _about_replay(start, can_replay=can_replay),
+            _about_replay(start, can_replay=can_replay, replayed=replayed),
         ),
     )
 
@@ -84,10 +91,12 @@ def _about_prior(start: WarmStart) -> Iterator[str]:
         )
 
 
-def _about_replay(start: WarmStart, *, can_replay: bool) -> str:
+def _about_replay(start: WarmStart, *, can_replay: bool, replayed: int) -> str:
     if start.replay:
+        counts = f": about {counted(replayed, 'image')}, which count above" if replayed else ""
         return (
-            f"The training images that {start.base} was made from are trained on besides, where the version lacks them."
+            f"The training images that {start.base} was made from are trained on besides, where the version lacks them"
+            f"{counts}."
         )
     if not can_replay:
         return f"Only the version's own images are trained on; those that {start.base} was made from are deleted."

@@ -99,7 +99,15 @@ def resolve_recipe(session: Session, version: DatasetVersion, recipe: Recipe, *,
     facts = version_facts(version, max_activation_bytes=max_activation_bytes)
     if recipe.base is not None:
         found = bases.find(session, recipe, backbone, version)
-        plan = warm.plan(found.recipe, found.start, facts, found.network, can_replay=found.can_replay)
+        trained_on = found.trained_on(version, facts)
+        plan = warm.plan(
+            found.recipe,
+            found.start,
+            trained_on,
+            found.network,
+            can_replay=found.images is not None,
+            replayed=trained_on.train_images - facts.train_images,
+        )
         return Resolved(found.recipe, version, backbone, plan)
     row = profiles.of_recipe(session, version, recipe, backbone)
     known = None if row is None else profiles.figures(row)

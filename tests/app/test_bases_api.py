@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.datasets import service as datasets
+from app.datasets.service import NewVersion
 from app.db import Database
+from app.jobs import service
 from app.models import service as models
 from app.models.service import NewModelVersion
 from tests.app.conftest import NOW
@@ -84,6 +87,39 @@ def test_how_frequent_old_labels_are_taken_to_be_is_the_recipes_choice(
 def test_a_renamed_label_is_mapped(http: TestClient, versioned: str, base: str) -> None:
     plan = http.post("/v1/jobs", json=asked(versioned, label_map={"wasps": "ants"})).json()["plan"]
     assert plan["base"]["kept"] == [{"old": "wasps", "new": "ants"}, {"old": "bees", "new": "bees"}]
+
+
+def few(http: TestClient, database: Database) -> str:
+    """Another data set: one bee, and more ants."""
+    dataset_id: str = http.post("/v1/datasets", json={"name": "few"}).json()["id"]
+    with database.write() as session:
+        service.submit_import(
+            session, dataset_id, service.Archive("imp_2", None, 10, "1" * 64), max_attempts=1, now=NOW
+        )
+        counts = {"ants": {"train": 9, "validation": 2}, "bees": {"train": 1, "validation": 1}}
+        version = NewVersion(1, ("ants", "bees"), counts, 13, "1" * 64, "v1-second")
+        datasets.add_version(session, "imp_2", dataset_id, version, accepted=13, ignored=0, now=NOW)
+    return dataset_id
+
+
+def test_the_plan_goes_by_the_images_that_are_replayed_too(
+    http: TestClient, database: Database, versioned: str, base: str
+) -> None:
+    def planned(dataset_id: str, **recipe: object) -> dict[str, Any]:
+        wanted = asked(dataset_id, base=base, **recipe)["recipe"]
+        found: dict[str, Any] = http.post("/v1/plans", json={"dataset": dataset_id, "recipe": wanted}).json()["plan"]
+        return found
+
+    other = few(http, database)
+    alone, together = planned(other), planned(other, replay=True)
+    assert alone["l2_grid"] == [1.0]  # of a single bee there is nothing to cross-validate with
+    assert (len(together["l2_grid"]) > 1, together["folds"]) == (True, 5)
+    assert "too few to cross-validate" not in " ".join(together["reasons"])
+    assert "about 7 images, which count above" in together["reasons"][-1]  # those of bees: the base knows no ants
+    assert planned(other, strategy="full", replay=True)["descent"]["batch_size"] == (9 + 1 + 7) // 8
+    assert planned(other, strategy="full")["descent"]["batch_size"] == 2
+    # Of the data set that the base is from, the version has them already.
+    assert "count above" not in planned(versioned, replay=True)["reasons"][-1]
 
 
 @pytest.mark.parametrize(
