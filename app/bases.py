@@ -6,13 +6,14 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app import errors, warmstart
+from app import errors, warm, warmstart
 from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.facts import NetworkFacts, VersionFacts
 from app.models import service as models
 from app.models.tables import ModelVersion
+from app.plan import Plan
 from app.recipe import Recipe
 from app.warmstart import WarmStart
 
@@ -29,17 +30,24 @@ class FoundBase:
     images: DatasetVersion | None
     """The version of a data set that it was made from; None where that is deleted."""
 
-    def trained_on(self, version: DatasetVersion, facts: VersionFacts) -> VersionFacts:
-        """`facts` of `version` with the images that are replayed, about: which of these it has already is not known
-        here, of a data set that both are from it is taken to have as many as it can."""
+    def plan(self, version: DatasetVersion, facts: VersionFacts) -> Plan:
+        """That for `version`, of which these are the `facts`. Raises `UnknownName` and `Invalid`."""
+        trained_on = self._trained_on(version, facts)
+        replayed = trained_on.train_images - facts.train_images
+        can_replay = self.images is not None
+        return warm.plan(self.recipe, self.start, trained_on, self.network, can_replay=can_replay, replayed=replayed)
+
+    def _trained_on(self, version: DatasetVersion, facts: VersionFacts) -> VersionFacts:
+        """`facts` of `version` with the images that are replayed, about: which of these it has already, maybe with
+        another label, is not known here; of a data set that both are from it is taken to have as many as it can."""
         if not self.start.replay or self.images is None:
             return facts
         is_same = self.images.dataset_id == version.dataset_id
         own = {label: counts["train"] for label, counts in version.counts.items()}
         more = {one.new: self.images.counts.get(one.old, {}).get("train", 0) for one in self.start.kept}
-        least = {label: max(count, more.get(label, 0)) for label, count in own.items()}
-        whole = least if is_same else {label: count + more.get(label, 0) for label, count in own.items()}
-        return replace(facts, train_images=sum(whole.values()), smallest_class=min(least.values()))
+        most = {label: max(count, more.get(label, 0)) for label, count in own.items()}
+        images = sum(most.values() if is_same else (*own.values(), *more.values()))
+        return replace(facts, train_images=images, smallest_class=min((own if is_same else most).values()))
 
 
 def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> FoundBase:

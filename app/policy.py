@@ -295,7 +295,7 @@ def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) 
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
     freeze = by_hand or halfway(stages)
-    if _of_little_use(profile, freeze) is not None:
+    if by_hand is None and _of_little_use(profile, freeze) is not None:
         return "full", None, "Much data, similar at the top alone: all stages are trained."
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 

@@ -114,7 +114,7 @@ def of(recipe: Recipe, default: Plan, version: VersionFacts, network: NetworkFac
     space = Space(recipe, default, version, network, {"layers": Ways(layers)} if layers else {})
     descent = default.descent or (space.plan({"layers": next(iter(layers))}).descent if layers else None)
     numbers = {} if descent is None else _of_descent(descent)
-    if recipe.strategy == "top" and all(plan.views == 1 for plan in _by_layers(space)):
+    if all(plan.strategy == "top" and plan.views == 1 for plan in _by_layers(space)):
         del numbers["augmentation"]  # of a single view nothing is changed
     opened = {name: dimension for name, dimension in numbers.items() if getattr(recipe, name) is None}
     space = replace(space, dimensions={**space.dimensions, **opened})

@@ -16,7 +16,7 @@ from client.errors import GraftError, Refused
 HOST = "127.0.0.1"
 PORT = 8000
 _START_SECONDS = 120.0
-_STOP_SECONDS = 40.0
+_STOP_SECONDS = 45.0
 _LOG_CHARACTERS = 3000
 _NEEDED = ("fastapi", "lance", "torch")
 

@@ -19,7 +19,7 @@ _QUEUES = (CPU_QUEUE, GPU_QUEUE)
 
 
 def main() -> None:
-    """Run jobs until standard input ends, which is when the service does."""
+    """Run jobs until the service ends it, or has gone, with which standard input ends."""
     settings = Settings()
     logs.configure(settings.log_level, process="worker")
     slots: list[_Slot] = []
@@ -35,6 +35,7 @@ def main() -> None:
             for slot in slots:
                 slot.wake()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice, and what follows is to be done
         here.stop()
         for slot in slots:
             slot.join()

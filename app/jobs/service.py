@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import bases, errors, planning, policy, profile, warm
+from app import bases, errors, planning, policy, profile
 from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.datasets import service as datasets
@@ -99,16 +99,7 @@ def resolve_recipe(session: Session, version: DatasetVersion, recipe: Recipe, *,
     facts = version_facts(version, max_activation_bytes=max_activation_bytes)
     if recipe.base is not None:
         found = bases.find(session, recipe, backbone, version)
-        trained_on = found.trained_on(version, facts)
-        plan = warm.plan(
-            found.recipe,
-            found.start,
-            trained_on,
-            found.network,
-            can_replay=found.images is not None,
-            replayed=trained_on.train_images - facts.train_images,
-        )
-        return Resolved(found.recipe, version, backbone, plan)
+        return Resolved(found.recipe, version, backbone, found.plan(version, facts))
     row = profiles.of_recipe(session, version, recipe, backbone)
     known = None if row is None else profiles.figures(row)
     made = planning.plan(recipe, facts, backbone, known)

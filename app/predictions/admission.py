@@ -20,8 +20,9 @@ def expected_wait(lane: Lane, lanes: Iterable[Lane], *, threads: int) -> float:
 def work_seconds(lane: Lane, count: int, *, threads: int, is_believed: bool) -> float:
     """What so many images of one request take, if nothing else is to be done; by what others took lately if that
     `is_believed`, or else by what a pass took when the network was loaded."""
-    passing = lane.pass_seconds if is_believed else lane.loaded.seconds
-    each = lane.seconds if is_believed else passing
+    alone = lane.pass_seconds if is_believed else lane.loaded.seconds
+    each = lane.seconds if is_believed else alone
+    passing = min(alone, lane.together_seconds or alone)
     return max(each * -(-count // threads), passing * -(-count // lane.passes_at_once(threads)))
 
 
@@ -30,11 +31,13 @@ def shared(own: float, others: Sequence[float]) -> float:
     return min(own + sum(others), own * (1 + len(others)))
 
 
-def refuse_late(wait: float, work: float, *, left: float) -> None:
-    """Raise `Overloaded` where such `work` after such a `wait` would hardly be done in the seconds that are `left`."""
+def refuse_late(wait: float, work: float, *, left: float, count: int = 1) -> None:
+    """Raise `Overloaded` where such `work` at so many images would, after such a `wait`, hardly be done in the seconds
+    that are `left`."""
+    left = max(0.0, left)
     if wait <= _LIKELY * (left - work):
         return
-    if work > left:
+    if work > left and count > 1:
         raise errors.Overloaded(
             f"the answer would take about {work:.1f} s if nobody else asked, more than the {left:.1f} s that there "
             "are; fewer images at a time take less",

@@ -1,13 +1,17 @@
 """The queue of one model: images of requests in the order they came, and what is known of how long they take."""
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from app import errors
 from app.predictions.loaded import Given, Loaded
 from app.predictions.tickets import Ticket, too_late
 from app.runtimes.form import Images
 
+_SMOOTHING = 0.05
+"""Weight of the newest of what images took: by the last twenty or so, one that takes long moves no estimate by much."""
 _READY_BATCHES = 2
 """So many batches for each pass that is made at once may be decoded and wait."""
 
@@ -39,6 +43,8 @@ class Lane:
     """What an image took lately to be decoded, on one thread; large ones aside."""
     pass_seconds: float = 0.0
     """And to be passed through the network."""
+    together_seconds: float = 0.0
+    """And each of several that were passed together; 0 where none were."""
     timed: float = 0.0
     """When an image was last, by the clock of `time.monotonic`."""
     encoded: deque[Item] = field(default_factory=deque)
@@ -67,7 +73,7 @@ class Lane:
     @property
     def passes_seconds(self) -> float:
         """What those take of one pass after the other."""
-        return (len(self.encoded) + len(self.ready)) * self.pass_seconds
+        return (len(self.encoded) + len(self.ready)) * (self.together_seconds or self.pass_seconds)
 
     @property
     def large_pixels(self) -> int:
@@ -111,16 +117,23 @@ class Lane:
         so many wait that the batch fills while others are decoded, or there is none."""
         return self.loaded.passes_at_once == 1
 
+    def learn(self, seconds: float, *, are_several: bool) -> None:
+        """What an image took in a pass, maybe of several together."""
+        self.pass_seconds = smoothed(self.pass_seconds, seconds)
+        if are_several:
+            self.together_seconds = smoothed(self.together_seconds, seconds)
+        self.timed = time.monotonic()
+
     def withdraw(self, ticket: Ticket) -> None:
         """Take out the images of a request."""
         self.encoded = deque(item for item in self.encoded if item.ticket is not ticket)
         self.large = deque(pair for pair in self.large if pair[0].ticket is not ticket)
         self.ready = deque(pair for pair in self.ready if pair[0].ticket is not ticket)
 
-    def end(self, error: Exception) -> None:
+    def end(self, error: errors.GraftError) -> None:
         """Tell all that wait, and take them out."""
         for item in (*self.encoded, *(item for item, _ in self.large), *(item for item, _ in self.ready)):
-            item.ticket.end(error)
+            item.ticket.end(error.anew())
         for waiting in (self.encoded, self.large, self.ready):
             waiting.clear()
 
@@ -148,3 +161,8 @@ class Lane:
             if item.is_wanted(now):
                 batch.append((item, image))
         return batch
+
+
+def smoothed(before: float, now: float) -> float:
+    """What images take, by what it was `before` and what the newest took; by that alone where before it is 0."""
+    return before + _SMOOTHING * (now - before) if before else now

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from app import errors
 from app.predictions import admission, faults
-from app.predictions.lanes import Item, Lane
+from app.predictions.lanes import Item, Lane, smoothed
 from app.predictions.loaded import Answer, Loaded
 from app.predictions.tickets import Ticket
 from app.runtimes import memory
@@ -23,8 +23,6 @@ from app.runtimes.form import Images
 
 logger = logging.getLogger(__name__)
 
-_SMOOTHING = 0.05
-"""Weight of the newest of what images took: by the last twenty or so, one that takes long moves no estimate by much."""
 _NICENESS = 5
 _BELIEVED_SECONDS = 10.0
 """For so long it is believed what images took, where nobody waits: whoever is refused by it tells nothing newer."""
@@ -137,10 +135,10 @@ class Scheduler:
         if wait > 0 or count > self._limits.threads:
             is_believed = wait > 0 or time.monotonic() - lane.timed < _BELIEVED_SECONDS
             work = admission.work_seconds(lane, count, threads=self._limits.threads, is_believed=is_believed)
-            self._refuse_late(wait, work, ticket.deadline - ticket.arrived)
+            self._refuse_late(wait, work, ticket.deadline - ticket.arrived, count=count)
 
-    def _refuse_late(self, wait: float, work: float, timeout_seconds: float) -> None:
-        admission.refuse_late(wait, work, left=min(timeout_seconds, self._limits.drain_seconds))
+    def _refuse_late(self, wait: float, work: float, timeout_seconds: float, *, count: int = 1) -> None:
+        admission.refuse_late(wait, work, left=min(timeout_seconds, self._limits.drain_seconds), count=count)
 
     def _expected_wait(self, lane: Lane) -> float:
         return admission.expected_wait(lane, self._lanes, threads=self._limits.threads)
@@ -319,10 +317,10 @@ class Scheduler:
     def _learn(self, lane: Lane, large_pixels: int, seconds: float) -> None:
         """What it took to decode an image."""
         if large_pixels:
-            self._pixel_seconds = _smoothed(self._pixel_seconds, seconds / large_pixels)
+            self._pixel_seconds = smoothed(self._pixel_seconds, seconds / large_pixels)
         else:
-            lane.decode_seconds = _smoothed(lane.decode_seconds, seconds)
-            self._decode_seconds = _smoothed(self._decode_seconds, seconds)
+            lane.decode_seconds = smoothed(lane.decode_seconds, seconds)
+            self._decode_seconds = smoothed(self._decode_seconds, seconds)
 
     def _pass(self, lane: Lane, batch: Sequence[tuple[Item, Images]], *, alone: bool) -> None:
         started = time.monotonic()
@@ -332,8 +330,7 @@ class Scheduler:
             return
         each = (time.monotonic() - started) / len(batch)
         if not alone:  # which may be on all threads, where it takes a part of what one needs
-            lane.pass_seconds = _smoothed(lane.pass_seconds, each)
-            lane.timed = time.monotonic()
+            lane.learn(each, are_several=len(batch) > 1)
         for (item, _), answer in zip(batch, answers, strict=True):
             with self._change:
                 item.ticket.pass_seconds += each
@@ -360,10 +357,6 @@ def _answers(lane: Lane, batch: Sequence[tuple[Item, Images]], *, alone: bool) -
             raise _told(error, lane) from error
         logger.warning("too little memory to pass %d images together in %s", len(batch), lane.loaded.form.name)
     return None  # and not from where the error is handled, which keeps what the pass had in memory
-
-
-def _smoothed(before: float, now: float) -> float:
-    return before + _SMOOTHING * (now - before) if before else now
 
 
 def _end(step: _Step, error: Exception) -> None:

@@ -309,11 +309,13 @@ def test_where_the_frozen_stage_is_set_by_hand_the_reasons_speak_of_that_one(ima
     assert "stage2" not in told
 
 
-def test_what_would_stay_by_hand_has_to_be_of_use() -> None:
-    measured = profile(images=3000, stages=(0.5, 0.58, 0.8, 0.9, 0.9))
+def test_what_is_to_stay_by_hand_stays_whatever_it_is_of_use() -> None:
+    measured = profile(images=3000, stages=(0.4, 0.54, 0.8, 0.9, 0.9))
     stages = stages_of(measured)
-    assert policy.decide(AUTO, measured, stages).strategy == "top"
-    assert policy.decide(replace(AUTO, freeze="stage1"), measured, stages).strategy == "full"
+    assert policy.decide(AUTO, measured, stages).strategy == "full"
+    for stage in ("stage1", "stage2"):
+        by_hand = policy.decide(replace(AUTO, freeze=stage), measured, stages)
+        assert (by_hand.strategy, by_hand.freeze) == ("top", stage)
 
 
 @pytest.mark.parametrize(

@@ -95,10 +95,13 @@ def test_an_augmentation_that_changes_nothing_is_tried_with_one_view_whatever_th
         ({"strategy": "top", "epochs": 1}, False),
         ({"strategy": "top"}, True),
         ({"strategy": "full", "epochs": 1}, True),
+        ({"strategy": "auto", "views": 1}, False),  # which `full` does not know
+        ({"strategy": "auto", "epochs": 1}, True),
     ],
 )
 def test_where_no_image_is_changed_no_ways_to_do_it_are_tried(fields: dict[str, Any], is_tried: bool) -> None:
-    assert ("augmentation" in space_of(recipe(**fields)).dimensions) == is_tried
+    default = planned(**{**fields, "strategy": "top"}) if fields["strategy"] == "auto" else None
+    assert ("augmentation" in space_of(recipe(**fields), default).dimensions) == is_tried
 
 
 def test_what_the_recipe_sets_rules_out_layers_that_do_not_know_it() -> None:

@@ -60,7 +60,7 @@ class Criterion:
         if self.smoothing:
             # An image's own class decides what it counts. By torch's `label_smoothing` the share that goes to all
             # classes has the weight of each of these, and images of frequent classes would best be taken for rare ones.
-            counted = self.weights[targets] if targets.ndim == 1 else targets @ self.weights
+            counted = self.weights[targets] if targets.ndim == 1 else (targets * self.weights).sum(dim=1)
             spread = -functional.log_softmax(logits, dim=1).mean(dim=1)
             losses = (1 - self.smoothing) * losses + self.smoothing * counted * spread
         return losses.mean()
