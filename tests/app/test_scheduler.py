@@ -208,14 +208,6 @@ def test_where_fewer_passes_are_made_at_once_than_there_are_threads_others_wait_
     scheduler.close()
 
 
-def test_who_asks_for_more_than_could_be_done_in_time_is_told_so_though_nobody_waits(scheduler: Scheduler) -> None:
-    lane = scheduler.lane(loaded(Net()))
-    lane.loaded.seconds = 1.0
-    with pytest.raises(errors.Overloaded, match=r"about 5\.0 s if nobody else asked.*fewer images") as refused:
-        ask(scheduler, lane, [grey(0)] * 10, seconds=3.0)
-    assert refused.value.retry_after_seconds == 5
-
-
 def test_what_images_take_together_counts_where_several_come(scheduler: Scheduler) -> None:
     net = Net()
     lane = scheduler.lane(loaded(net, batch=4, machine=Machine(threads=1)))
