@@ -39,12 +39,16 @@ def refuse_late(wait: float, work: float, *, left: float, count: int = 1) -> Non
         return
     if work > left and count > 1:
         raise errors.Overloaded(
-            f"the answer would take about {work:.1f} s if nobody else asked, more than the {left:.1f} s that there "
+            f"the answer would take about {_told(work)} if nobody else asked, more than the {_told(left)} that there "
             "are; fewer images at a time take less",
             retry_after_seconds=wait + work,
         )
     more = "more" if wait + work > left else "and may take more"
     raise errors.Overloaded(
-        f"the answer would take about {wait + work:.1f} s, {more} than the {left:.1f} s that there are",
+        f"the answer would take about {_told(wait + work)}, {more} than the {_told(left)} that there are",
         retry_after_seconds=min(wait, wait - _LIKELY * (left - work)),
     )
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"

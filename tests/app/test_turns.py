@@ -133,6 +133,13 @@ def test_a_lone_request_of_more_images_than_can_be_answered_in_time_is_refused_a
     assert ask(scheduler, lane, [PHOTO] * 8, seconds=5).wait().error is None
 
 
+def test_short_times_are_told_as_what_they_are(scheduler: Scheduler) -> None:
+    classifier = loaded(Net())
+    classifier.seconds = 0.0311
+    with pytest.raises(errors.Overloaded, match=r"about 0\.12 s .* more than the 0\.05 s"):
+        ask(scheduler, scheduler.lane(classifier), [PHOTO] * 8, seconds=0.05)
+
+
 def test_what_images_took_some_time_ago_refuses_nobody_who_is_alone(scheduler: Scheduler) -> None:
     lane = scheduler.lane(loaded(Net()))
     ask(scheduler, lane, [PHOTO] * 4).wait()
