@@ -23,3 +23,8 @@ def size(count: float) -> str:
     if count < 1e6:
         return "< 1 MB"
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """`12.3 s`, `0.05 s`: with one decimal, or two figures of what is less than a second."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from app import errors
 from app.predictions.lanes import Lane
+from app.wording import duration
 
 _LIKELY = 0.7
 """Share of its time by which an image that is let in should have waited: what others take varies, and of those that
@@ -39,16 +40,12 @@ def refuse_late(wait: float, work: float, *, left: float, count: int = 1) -> Non
         return
     if work > left and count > 1:
         raise errors.Overloaded(
-            f"the answer would take about {_told(work)} if nobody else asked, more than the {_told(left)} that there "
+            f"the answer would take about {duration(work)} if nobody else asked, more than the {duration(left)} that there "
             "are; fewer images at a time take less",
             retry_after_seconds=wait + work,
         )
     more = "more" if wait + work > left else "and may take more"
     raise errors.Overloaded(
-        f"the answer would take about {_told(wait + work)}, {more} than the {_told(left)} that there are",
+        f"the answer would take about {duration(wait + work)}, {more} than the {duration(left)} that there are",
         retry_after_seconds=min(wait, wait - _LIKELY * (left - work)),
     )
-
-
-def _told(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
