@@ -40,8 +40,8 @@ def refuse_late(wait: float, work: float, *, left: float, count: int = 1) -> Non
         return
     if work > left and count > 1:
         raise errors.Overloaded(
-            f"the answer would take about {duration(work)} if nobody else asked, more than the {duration(left)} that there "
-            "are; fewer images at a time take less",
+            f"the answer would take about {duration(work)} if nobody else asked, more than the {duration(left)} that "
+            "there are; fewer images at a time take less",
             retry_after_seconds=wait + work,
         )
     more = "more" if wait + work > left else "and may take more"
