@@ -26,17 +26,17 @@ class InOnnx:
 
     def __init__(self, path: Path, machine: Machine, providers: Providers) -> None:
         self._path, self._machine, self._providers = path, machine, providers
-        self._single = _session(path, 1, providers)
+        self._single = session(path, 1, providers)
         self._wide: onnxruntime.InferenceSession | None = None
 
     def run(self, images: Images, *, alone: bool = False) -> Passed:
-        session = self._wide if alone and self._wide is not None else self._single
-        features, logits = session.run(OUTPUTS, {INPUT: images.astype(np.float32, copy=False)})
+        chosen = self._wide if alone and self._wide is not None else self._single
+        features, logits = chosen.run(OUTPUTS, {INPUT: images.astype(np.float32, copy=False)})
         return Passed(features, logits)
 
     def widen(self) -> None:
         memory.give_back()  # what it took to make the first one, which this one would have beside it
-        self._wide = _session(self._path, self._machine.threads, self._providers)
+        self._wide = session(self._path, self._machine.threads, self._providers)
 
     def settle(self) -> None:
         """Nothing: without an arena, memory of a pass is free after it."""
@@ -91,7 +91,8 @@ def _profile(side: int, machine: Machine) -> dict[str, str]:
     return {f"trt_profile_{end}_shapes": f"{INPUT}:{count}x{side}x{side}x3" for end, count in counts.items()}
 
 
-def _session(path: Path, threads: int, providers: Providers) -> "onnxruntime.InferenceSession":
+def session(path: Path, threads: int, providers: Providers) -> "onnxruntime.InferenceSession":
+    """The network at `path` as the first of the `providers` runs it. Raises `Unavailable`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -101,14 +102,14 @@ def _session(path: Path, threads: int, providers: Providers) -> "onnxruntime.Inf
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        made = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its own classes, which share no base but this
         raise errors.Unavailable(
             f"ONNX Runtime cannot load the network: {error}", code="runtime_unavailable"
         ) from error
     # Where a provider cannot be had, it takes the next one, here and at any pass, and says so in its log alone.
-    session.disable_fallback()
+    made.disable_fallback()
     first = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    if first not in session.get_providers():
+    if first not in made.get_providers():
         raise errors.Unavailable(f"ONNX Runtime does not run the network by {first}", code="runtime_unavailable")
-    return session
+    return made

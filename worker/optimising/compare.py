@@ -22,6 +22,7 @@ from app.runtimes.optimised import Optimised
 from worker.optimising import measure, pixels, quantise
 from worker.optimising.events import FormMeasured, FormRefused, FormsOrdered, FormsRunInTurn, Quantised
 from worker.optimising.measure import Answers, Memory, Pace, Scale
+from worker.optimising.quantise import Quantiser
 from worker.training.data import Splits
 from worker.training.events import Emit
 
@@ -245,13 +246,14 @@ class _Bench:
             max_pixels=self.subject.max_pixels,
             emit=self.emit,
         )
-        target, small = self._path("int8"), quantise.saturates()
+        target = self._path("int8")
+        quantiser = Quantiser(self._path("fp32"), seen, small_range=quantise.saturates(), emit=self.emit)
         places = pixels.spread(len(self.images), most=_JUDGED_ON, seed=_SEED)
         images, targets, expected = self.images[places], plain.targets[places], plain.answers.at(places)
         plainly = measure.figures(expected, expected, targets, scale)
         tried: list[tuple[float, bytes]] = []
         for way in quantise.WAYS:
-            quantise.quantise(self._path("fp32"), target, way, seen, small_range=small, emit=self.emit)
+            quantiser.write(target, way)
             network = opening.open_form(self.subject.files, Form("onnxruntime", "int8"), machine)
             answers = measure.answers(network, images, machine, scale, phase="judge int8", emit=self.emit)
             found = measure.figures(answers, expected, targets, scale)

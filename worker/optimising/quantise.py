@@ -19,6 +19,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from app.runtimes.in_onnx import INPUT
+from worker.optimising import rounding
+from worker.optimising.rounding import Integers
 from worker.training import data
 from worker.training.events import Emit, Progress
 
@@ -35,34 +37,51 @@ class Way:
     """Whether what comes before the first operation with weights does, which is the normalisation."""
     ends: bool
     """Whether the first and the last operation with weights do."""
+    is_fitted: bool = True
+    """Whether weights are rounded for what layers give, which takes longer to make, and not each by itself."""
 
 
 WAYS = (
-    Way("all", from_start=False, ends=False),
-    Way("all but the normalisation", from_start=True, ends=False),
-    Way("all but the normalisation, the first and the last layer", from_start=True, ends=True),
+    Way("all", from_start=False, ends=False, is_fitted=False),
+    Way("all, fitted", from_start=False, ends=False),
+    Way("all but the normalisation, fitted", from_start=True, ends=False),
+    Way("all but the normalisation, the first and the last layer, fitted", from_start=True, ends=True),
 )
-"""In the order that they are tried in, the fastest first. To quantise only the operations with weights was slower and
-further off: what a ReLU6 cuts off then counts for the range."""
+"""In the order that they are tried in: the fastest first, and of those that are as fast the one that is made sooner. To
+quantise only the operations with weights was slower and further off: what a ReLU6 cuts off then counts for the
+range."""
 
 
-def quantise(network: Path, target: Path, way: Way, seen: NDArray[np.uint8], *, small_range: bool, emit: Emit) -> None:
-    """Write the ONNX file `network` to `target` in int8, the ranges of activations those of the images `seen (N, H, W,
-    3)`. `small_range` leaves a bit of the weights unused, which see `saturates`."""
-    with tempfile.TemporaryDirectory(prefix="graft-") as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(network), str(prepared), skip_symbolic_shape=True)
-        quantize_static(
-            str(prepared),
-            str(target),
-            _Seen(seen, emit),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=small_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_in_float(prepared, way),
-        )
+class Quantiser:
+    """Makes a network in float one in int8, the ranges of activations those of the images `seen (N, H, W, 3)`.
+    `small_range` leaves a bit of the weights unused, which see `saturates`."""
+
+    def __init__(self, network: Path, seen: NDArray[np.uint8], *, small_range: bool, emit: Emit) -> None:
+        self._network, self._seen = network, seen
+        self._small_range = small_range
+        self._emit = emit
+        self._fitted: dict[str, Integers] = {}
+        """The same in all ways, which differ in what of it they have."""
+
+    def write(self, target: Path, way: Way) -> None:
+        """The network in that way as the ONNX file `target`."""
+        with tempfile.TemporaryDirectory(prefix="graft-") as folder:
+            prepared = Path(folder) / "prepared.onnx"
+            quant_pre_process(str(self._network), str(prepared), skip_symbolic_shape=True)
+            quantize_static(
+                str(prepared),
+                str(target),
+                _Seen(self._seen, self._emit),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=self._small_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=_in_float(prepared, way),
+            )
+            if way.is_fitted:
+                self._fitted = self._fitted or rounding.rounded(prepared, target, self._seen, self._emit)
+                rounding.put(target, self._fitted)
 
 
 def saturates() -> bool:
