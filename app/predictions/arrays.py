@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -71,16 +72,36 @@ def refuse_rubble(raw: bytes | memoryview, *, max_images: int) -> None:
         )
 
 
-def numbers(value: Any, what: str) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Nested lists of numbers as an array: `uint8` where all are whole and 0-255, and `float32` else. Raises `Invalid`
-    with the code `ragged_array` or `not_numbers`."""
+def numbers(value: Any, what: str, *, may_have_texts: bool) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Nested lists of numbers as an array: `uint8` where all are whole and 0-255, and `float32` else. `may_have_texts`:
+    whether there is a text in the JSON that they are from. Raises `Invalid` with the code `ragged_array` or
+    `not_numbers`."""
+    if may_have_texts and _has_text(value):
+        raise _no_numbers(what)
     try:
         found = np.asarray(value)
     except ValueError as error:
         raise errors.Invalid(f"{what}: lists of unequal length", code="ragged_array") from error
     if found.dtype.kind not in "iuf":
-        raise errors.Invalid(f"{what}: something else than numbers", code="not_numbers")
+        raise _no_numbers(what)
     if found.dtype.kind != "f" and found.size and found.min() >= 0 and found.max() <= 255:
         return found.astype(np.uint8)
     with np.errstate(over="ignore"):
         return found.astype(np.float32)
+
+
+def _has_text(value: Any) -> bool:
+    """Whether a text is in nested lists: an array of it and numbers would have four bytes for each of its characters in
+    the place of each of the numbers."""
+    lists = [[value]]
+    while lists:
+        kinds = set(map(type, chain.from_iterable(lists)))
+        if str in kinds:
+            return True
+        is_deeper = list in kinds
+        lists = [part for part in chain.from_iterable(lists) if isinstance(part, list)] if is_deeper else []
+    return False
+
+
+def _no_numbers(what: str) -> errors.Invalid:
+    return errors.Invalid(f"{what}: something else than numbers", code="not_numbers")

@@ -113,7 +113,7 @@ def _files_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings
 
 
 def _floats_in_json(tensor: TensorGiven, _: LongTexts, settings: Settings) -> list[Given]:
-    values = arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}").astype(np.float32, copy=False)
+    values = _numbers(tensor, settings).astype(np.float32, copy=False)
     return [Normalised(image) for image in _shaped(tensor, values)]
 
 
@@ -123,7 +123,7 @@ def _floats_in_binary(tensor: TensorGiven, behind: memoryview, settings: Setting
 
 
 def _bytes_in_json(tensor: TensorGiven, _: LongTexts, settings: Settings) -> list[Given]:
-    values = _shaped(tensor, arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}"))
+    values = _shaped(tensor, _numbers(tensor, settings))
     if values.dtype != np.uint8:
         raise errors.Invalid(f"input {tensor.name!r} has values that are not whole or not 0-255", code="not_uint8")
     return [*values]
@@ -167,6 +167,11 @@ INPUTS: dict[str, Input] = {
 def _in_json(tensor: TensorGiven, settings: Settings) -> Any:
     arrays.refuse_rubble(tensor.data, max_images=settings.max_images_per_predict)
     return arrays.decoded(tensor.data, _ANY, within=("inputs", 0, "data"))
+
+
+def _numbers(tensor: TensorGiven, settings: Settings) -> NDArray[np.uint8] | NDArray[np.float32]:
+    has_texts = b'"' in bytes(tensor.data)
+    return arrays.numbers(_in_json(tensor, settings), f"input {tensor.name!r}", may_have_texts=has_texts)
 
 
 def _flat(tensor: TensorGiven, value: Any) -> list[Any]:

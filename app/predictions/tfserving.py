@@ -117,22 +117,29 @@ class _Call:
         if self._is_by_row == arrays.is_there(body.inputs):
             raise errors.Invalid("a request has either instances or inputs", code="not_one_format")
         field, content = ("instances", body.instances) if self._is_by_row else ("inputs", body.inputs)
-        if bytes(content).count(b'"b64"') > self._settings.max_images_per_predict:
+        text = bytes(content)
+        if text.count(b'"b64"') > self._settings.max_images_per_predict:
             raise images.too_many(self._settings)
-        arrays.refuse_rubble(content, max_images=self._settings.max_images_per_predict)
-        values = arrays.decoded(content, _ANY, within=(field,))
-        found = _images(values, long_texts, self._settings, is_by_row=self._is_by_row)
+        arrays.refuse_rubble(text, max_images=self._settings.max_images_per_predict)
+        values = arrays.decoded(text, _ANY, within=(field,))
+        given = _listed(values if self._is_by_row else _of_input(values), self._settings)
+        may_have_texts = b'"' in text
+        found = [
+            _pixels(value, place, may_have_texts=may_have_texts)
+            if isinstance(value, list)
+            else _file(value, place, long_texts, self._settings)
+            for place, value in enumerate(map(_of_input, given))
+        ]
         long_texts.refuse_others()
         return found
 
 
-def _images(found: Any, long: LongTexts, settings: Settings, *, is_by_row: bool) -> list[Given]:
-    values = found if is_by_row else _of_input(found)
+def _listed(values: Any, settings: Settings) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise errors.Invalid("the images are a list with at least one", code="no_images")
     if len(values) > settings.max_images_per_predict:
         raise images.too_many(settings)
-    return [_image(_of_input(value), place, long, settings) for place, value in enumerate(values)]
+    return values
 
 
 def _of_input(value: Any) -> Any:
@@ -145,14 +152,16 @@ def _of_input(value: Any) -> Any:
     return value[_INPUT]
 
 
-def _image(value: Any, place: int, long: LongTexts, settings: Settings) -> Given:
+def _file(value: Any, place: int, long: LongTexts, settings: Settings) -> Given:
     if isinstance(value, dict) and [*value] == ["b64"] and isinstance(value["b64"], str):
         return long.image(value["b64"], place, settings.max_image_bytes)
-    if not isinstance(value, list):
-        raise errors.BadImage(
-            f'image {place}: neither {{"b64": "…"}} nor rows of pixels', code="not_an_image", detail={"image": place}
-        )
-    pixels = arrays.numbers(value, f"image {place}")
+    raise errors.BadImage(
+        f'image {place}: neither {{"b64": "…"}} nor rows of pixels', code="not_an_image", detail={"image": place}
+    )
+
+
+def _pixels(value: Sequence[Any], place: int, *, may_have_texts: bool) -> Given:
+    pixels = arrays.numbers(value, f"image {place}", may_have_texts=may_have_texts)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise errors.Invalid(
             f"image {place}: pixels are rows of [red, green, blue], not an array of the shape {[*pixels.shape]}",

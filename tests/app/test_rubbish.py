@@ -47,7 +47,8 @@ def listed(part: bytes) -> bytes:
     return b"[" + part * (MIB // len(part)) + part.removesuffix(b",") + b"]"
 
 
-def check(http: TestClient, url: str, body: bytes) -> None:
+def check(http: TestClient, url: str, body: bytes) -> str:
+    """The code with which the body is refused."""
     tracemalloc.start()
     try:
         answer = http.post(url, content=body, headers={"Content-Type": "application/json"})
@@ -58,6 +59,8 @@ def check(http: TestClient, url: str, body: bytes) -> None:
     assert answer.status_code in (413, 422), answer.text
     assert most < MOST_BYTES_PER_BYTE * len(body)
     assert len(answer.content) < 10_000
+    code: str = answer.json()["code"]
+    return code
 
 
 @pytest.mark.parametrize("part", RUBBISH)
@@ -82,3 +85,17 @@ def test_lists_of_rubbish_in_place_of_images(http: TestClient, part: bytes) -> N
 def test_rubbish_around_the_images(http: TestClient, body: bytes) -> None:
     check(http, V2, body)
     check(http, SERVING, body)
+
+
+@pytest.mark.parametrize("length", [1000, 16_000])
+@pytest.mark.parametrize("numbers", [16_000, 400_000])
+def test_a_text_among_numbers_is_not_given_the_place_of_each_of_them(
+    http: TestClient, length: int, numbers: int
+) -> None:
+    mixed = b'["%s"%s]' % (b"a" * length, b",1" * numbers)
+    pixels = b'{"name":"raw_pixels","datatype":"UINT8","shape":[1,9999,9999,3],"data":%s}'
+    floats = b'{"name":"pixels","datatype":"FP32","shape":[1,3,9999,9999],"data":%s}'
+    for tensor in (pixels, floats):
+        assert check(http, V2, b'{"inputs":[' + tensor % mixed + b"]}") == "not_numbers"
+    assert check(http, SERVING, b'{"instances":[[%s]]}' % mixed) == "not_numbers"
+    assert check(http, SERVING, b'{"inputs":{"image":[%s]}}' % mixed) == "not_numbers"
