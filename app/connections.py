@@ -1,19 +1,27 @@
 """HTTP on one connection: what uvicorn does, and what clients ask of a server besides."""
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app import logs
+from app import logs, problems
 
+_HEAD_BYTES = 64 * 1024
+"""Of the address and the headers of a request, and the trailers of its body."""
+_AROUND_HEADER_BYTES = len(": \r\n")
 _UNREAD_BYTES = 256 * 1024
 """As much of a body as there may be before it is asked for. Photos are less: to stop reading, and begin again, takes
 longer than to read them."""
 _HELD_BYTES = 64 * 1024
+
+
+class HeadTooLarge(httptools.HttpParserError):
+    """More than there may be before and after the body of a request."""
 
 
 class Connection(HttpToolsProtocol):
@@ -21,7 +29,8 @@ class Connection(HttpToolsProtocol):
     answered as any other. The parser takes all that follows its head for the other protocol, its body among it.
 
     Ends where the head of a request does not come, however much of it does: clients that never ask anything would take
-    the place of those that do.
+    the place of those that do. It ends also, with a problem document, where a head is larger than any has to be, and
+    where what comes is no request.
     """
 
     head_seconds: ClassVar[float] = 30.0
@@ -38,6 +47,12 @@ class Connection(HttpToolsProtocol):
         self.access_logger = cast("Any", logs.Requests(self.access_logger))
         self._head_timer: asyncio.TimerHandle | None = None
         self._together: Together | None = None
+        self.url = b""
+        self._is_in_head = False
+        self._head_bytes = 0
+        """That the parser has told of the request, without its body."""
+        self._untold_bytes = 0
+        """That came since it told anything: it keeps what it has of a header until that has ended."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,17 +68,30 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
-        except httptools.HttpParserError:
-            message = "Invalid HTTP request received."
-            self.logger.warning(message)
-            self.send_400_response(message)
+        except httptools.HttpParserError as error:
+            self._refuse(error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes, self._untold_bytes = True, 0, 0
+
+    def on_url(self, url: bytes) -> None:
+        self._take(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._take(len(name) + len(value) + _AROUND_HEADER_BYTES)
+        if self._is_in_head:  # and not behind the body, where nobody looks for headers any more
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._is_in_head = False
         if not self._is_offer():
             self._stop_waiting()
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._untold_bytes = 0
         if self.cycle.response_complete:
             return
         self.cycle.body += body
@@ -94,8 +122,10 @@ class Connection(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
+            self._untold_bytes += len(rest)
             try:
                 self.parser.feed_data(rest)
+                self._check_size()
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 if not self._is_offer():
@@ -103,6 +133,40 @@ class Connection(HttpToolsProtocol):
                 (head_bytes,) = upgrade.args
                 rest = rest[head_bytes:]
                 self._take_head_without_offer()
+
+    def _take(self, size_bytes: int) -> None:
+        self._head_bytes += size_bytes
+        self._untold_bytes = 0
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if self._head_bytes + self._untold_bytes > _HEAD_BYTES:
+            raise HeadTooLarge(f"the address and the headers of a request have {_HEAD_BYTES // 1024} KiB at the most")
+
+    def _refuse(self, reason: BaseException | None) -> None:
+        """Say why this is no request, unless an answer to it has begun, and end."""
+        self.logger.warning("Invalid HTTP request received: %s", reason)
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(self._refusal(reason))
+        self.transport.close()
+
+    def _refusal(self, reason: BaseException | None) -> bytes:
+        status, code, detail = HTTPStatus.BAD_REQUEST, "bad_request", "this cannot be read as HTTP/1.1"
+        if isinstance(reason, HeadTooLarge):
+            status, code, detail = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", str(reason)
+        elif isinstance(reason, httptools.HttpParserInvalidURLError):
+            detail += f" ({reason}): in an address, all but plain ASCII is percent-encoded"
+        elif isinstance(reason, httptools.HttpParserError):
+            detail += f" ({reason})"
+        document = problems.unrouted(status, code, detail, self.url.partition(b"?")[0].decode(errors="replace"))
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", problems.MEDIA_TYPE.encode()),
+            (b"content-length", b"%d" % len(document)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        return STATUS_LINE[status] + lines + b"\r\n" + document
 
     def _is_offer(self) -> bool:
         """Whether the request that is being parsed can be answered without its upgrade: CONNECT is one in itself."""

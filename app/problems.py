@@ -88,6 +88,13 @@ def _example(status: int, error: errors.GraftError, instance: str) -> dict[str, 
     return {**_members(error), **_document(status, error.code, error.title, error.message, instance)}
 
 
+def unrouted(status: HTTPStatus, code: str, detail: str, path: str) -> bytes:
+    """The document for what is no request: `path` is what could be read of its address, by which one cannot tell what
+    its client speaks."""
+    document = {**_document(status, code, status.phrase, detail, path), "error": detail}
+    return bytes(JSONResponse(_brief(document)).body)
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
     for kind, handle in HANDLERS.items():

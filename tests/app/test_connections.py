@@ -4,10 +4,11 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -116,10 +117,81 @@ def test_an_offer_of_a_web_socket_is_ignored(connection: socket.socket) -> None:
     assert answer(connection)[0] == 200
 
 
-def test_a_tunnel_is_refused(connection: socket.socket) -> None:
-    connection.sendall(b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n")
+def refused(connection: socket.socket) -> dict[str, Any]:
+    """The problem document that comes before the other side ends the connection."""
+    response = HTTPResponse(connection, method="POST")
+    response.begin()
+    document: dict[str, Any] = json.loads(response.read())
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["connection"] == "close"
+    assert document["status"] == response.status
+    assert document["error"] == document["detail"]
+    with suppress(ConnectionResetError):  # where more was sent than the other side has read
+        assert connection.recv(1) == b""
+    return document
 
-    assert answer(connection)[0] == 400
+
+@pytest.mark.parametrize(
+    ("rubbish", "detail", "path"),
+    [
+        ("GET /v1/models/käfer HTTP/1.1\r\nHost: here\r\n\r\n".encode(), "percent-encoded", ""),
+        (b"GET /healthz HTTP/1.1\r\nno header\r\n\r\n", "Invalid header token", "/healthz"),
+        (b"\x16\x03\x01\x02\x00", "HTTP/1.1", ""),
+        (b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n", "elsewhere:443", "elsewhere:443"),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", "chunk", "/v1/jobs"),
+    ],
+    ids=["beyond ASCII", "no header", "TLS", "tunnel", "no chunk"],
+)
+def test_what_is_no_request_is_told_so(connection: socket.socket, rubbish: bytes, detail: str, path: str) -> None:
+    connection.sendall(rubbish)
+    document = refused(connection)
+
+    assert (document["status"], document["code"], document["instance"]) == (400, "bad_request", path)
+    assert detail in document["detail"]
+
+
+HEADERS = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
+CHUNKS = head().replace(b"Content-Length: %d" % len(PHOTO), b"Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "sending"),
+    [
+        (HEADERS, b"ab:cd\r\n"),
+        (HEADERS + b"X: ", b"abcd"),
+        (HEADERS + OFFER.encode(), b"ab:cd\r\n"),
+        (b"GET /healthz?", b"abcd"),
+        (b"", b"\r\n"),
+        (CHUNKS, b"ab:cd\r\n"),
+        (CHUNKS + b"X: ", b"abcd"),
+    ],
+    ids=["headers", "header", "offer", "address", "blank lines", "trailers", "trailer"],
+)
+def test_what_has_no_end_is_refused(connection: socket.socket, beginning: bytes, sending: bytes) -> None:
+    """Headers take twenty times their bytes of memory, and a long one is copied with each piece that comes."""
+    connection.sendall(beginning)
+    with suppress(ConnectionError):
+        for _ in range(1000):
+            connection.sendall(sending * 250)
+    document = refused(connection)
+
+    assert (document["status"], document["code"]) == (431, "head_too_large")
+    assert "64 KiB" in document["detail"]
+
+
+def test_a_head_has_as_much_as_there_may_be_and_each_request_anew(connection: socket.socket) -> None:
+    for _ in range(3):
+        connection.sendall(head(PHOTO, f"X: {'x' * 65_000}\r\n") + PHOTO)
+        assert labels(answer(connection))
+    connection.sendall(head(PHOTO, f"X: {'x' * 65_536}\r\n") + PHOTO)
+    assert refused(connection)["code"] == "head_too_large"
+
+
+def test_what_is_said_behind_a_body_is_no_header(connection: socket.socket) -> None:
+    given = head(PHOTO).replace(b"Content-Length: %d" % len(PHOTO), b"Transfer-Encoding: chunked")
+    connection.sendall(given + b"%x\r\n%s\r\n0\r\nX-Request-Timeout: never\r\n\r\n" % (len(PHOTO), PHOTO))
+
+    assert labels(answer(connection))
 
 
 def test_bodies_that_do_not_come_are_given_up_before_a_server_has_stopped(tmp_path: Path) -> None:
