@@ -19,6 +19,8 @@ from app.settings import Settings
 T = TypeVar("T", bound=np.generic)
 
 _ANY = msgspec.json.Decoder()
+_LARGEST = 2**63 - 1
+"""What one number of a shape can be in the protocol."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def images_of(given: InferGiven, behind: memoryview, long: LongTexts, settings: 
             code="wrong_datatype",
             detail={"datatype": form.datatype},
         )
-    if not tensor.shape or min(tensor.shape) < 1 or not form.fits(tensor.shape):
+    if not form.fits(tensor.shape) or not all(1 <= length <= _LARGEST for length in tensor.shape):
         raise errors.Invalid(
             f"input {tensor.name!r} has the shape {form.axes}, N at least 1, not {tensor.shape[:8]}", code="wrong_shape"
         )

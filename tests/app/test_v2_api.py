@@ -265,6 +265,8 @@ def test_clients_are_told_which_of_several_images_is_wrong(client: triton.Infere
         ("wrong_shape", {"shape": [0, 64, 64, 3]}),
         ("wrong_shape", {"shape": [1, -64, -64, 3]}),
         ("wrong_shape", {"shape": []}),
+        ("wrong_shape", {"shape": [1, 10**2200, 10**2200, 3]}),
+        ("wrong_shape", {"shape": [1, 10**4200, 2**63, 3], "data": None, "parameters": {"binary_data_size": 0}}),
         ("wrong_image_size", {"shape": [1, 32, 128, 3]}),
         ("wrong_data_length", {"shape": [2, 64, 64, 3]}),
         ("wrong_data_length", {"data": []}),
