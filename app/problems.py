@@ -44,7 +44,6 @@ _LONG_WORD = re.compile(rf"\S{{{_MAX_WORD + 1},}}")
 _PROTOCOLS = re.compile(r"/v2(/.*)?|/v1/models/.+:predict")
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_JSON = re.compile(r"\s*application/([\w.-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
 class FieldProblem(BaseModel):
@@ -126,7 +125,7 @@ def _headers(error: errors.GraftError) -> dict[str, str]:
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    places = [_of_media_type(request, _field_problem(entry)) for entry in found[:_MAX_FIELD_PROBLEMS]]
+    places = [_field_problem(entry, request) for entry in found[:_MAX_FIELD_PROBLEMS]]
     summary = "; ".join(f"{_dotted(place.location)}: {place.message}" for place in places[:3])
     if len(found) > 3:
         summary += f"; and {len(found) - 3} more"
@@ -237,21 +236,16 @@ def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"
 
 
-def _field_problem(entry: dict[str, Any]) -> FieldProblem:
+def _field_problem(entry: dict[str, Any], request: Request) -> FieldProblem:
     location = [part for part in entry["loc"] if isinstance(part, str | int)]
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         message = "no such field"
+    if location == ["body"] and isinstance(entry.get("input"), bytes):  # no object, for it was not read as JSON
+        declared = request.headers.get("content-type", "")
+        said = f"sent as {declared[:100]}" if declared else "sent without a Content-Type"
+        message = f"{said}; JSON is sent as Content-Type: application/json"
     return FieldProblem(location=location, message=message, code=entry["type"])
-
-
-def _of_media_type(request: Request, place: FieldProblem) -> FieldProblem:
-    """A body that is no object for it was not read as JSON has that said of it."""
-    declared = request.headers.get("content-type", "")
-    if place.location != ["body"] or place.code == "missing" or _JSON.fullmatch(declared):
-        return place
-    said = f"sent as {declared[:100]}" if declared else "sent without a Content-Type"
-    return place.model_copy(update={"message": f"{said}; JSON is sent as Content-Type: application/json"})
 
 
 def _step(part: str) -> str | int:

@@ -114,3 +114,9 @@ def test_each_wrong_body_has_a_code_that_says_what_is_wrong(http: TestClient, co
     assert document["code"] == code, document
     assert document["status"] == (413 if code == "too_many_images" else 422)
     assert document["error"] == document["detail"]
+
+
+def test_what_is_wrong_is_told_of_json_that_curl_calls_a_form(http: TestClient) -> None:
+    as_form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = http.post(URL, content=b'{"instances": [1], "top_k": 3}', headers=as_form)
+    assert "`top_k`" in problem(answer, 422)["detail"]

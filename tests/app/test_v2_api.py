@@ -340,6 +340,12 @@ def test_a_number_that_is_none_is_told_with_its_place(http: httpx.Client) -> Non
     assert problem(rows, 422)["errors"][0]["location"] == ["body", "instances", 0, 0, 0, 2]
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/octet-stream"}], ids=["none", "binary"])
+def test_what_is_wrong_with_json_is_told_whatever_it_is_sent_as(http: httpx.Client, headers: dict[str, str]) -> None:
+    length = {"Inference-Header-Content-Length": "2"}
+    assert "`inputs`" in problem(http.post(URL, content=b"{}", headers={**headers, **length}), 422)["detail"]
+
+
 IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES"}
 PIXELS = {"name": "pixels", "shape": [1, 3, 64, 64], "datatype": "FP32"}
 
