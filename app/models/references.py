@@ -17,7 +17,8 @@ MAX_ALIAS = 63
 COMPARED = 200
 """Names that a wrong one is compared with: each takes some thirty microseconds, and rubbish shall cost little."""
 
-_REFERENCE = re.compile(r"(?P<name>[^@:]+)(?:@(?P<number>[1-9]\d{0,8})|:(?P<alias>[a-z0-9][a-z0-9_-]{0,62}))?")
+_REFERENCE = re.compile(r"(?P<name>[^@:]+)(?:@(?P<number>[0-9]+)|:(?P<alias>[a-z0-9][a-z0-9_-]{0,62}))?")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def parse(text: str) -> Reference:
             code="model_not_found",
         )
     number = match["number"]
+    if number is not None and _NUMBER.fullmatch(number) is None:
+        raise errors.NotFound(
+            f"model {match['name']!r} has no version {number[:50]!r}: they are numbered 1, 2, 3 …",
+            code="model_version_not_found",
+        )
     return Reference(match["name"], None if number is None else int(number), match["alias"])
 
 

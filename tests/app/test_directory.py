@@ -105,7 +105,7 @@ def test_it_answers_as_the_database_would_and_does_not_ask_it(
 
 
 @pytest.mark.parametrize(
-    "reference", ["insect", "insects@9", "insects:prod", "insects:1", "insects@0", "a@b@c", "", ":"]
+    "reference", ["insect", "insects@9", "insects:prod", "insects:1", "insects@0", "insects@01", "a@b@c", "", ":"]
 )
 def test_what_is_not_there_is_said_as_the_database_would_say_it(
     database: Database, directory: Directory, add_version: Callable[[], str], reference: str

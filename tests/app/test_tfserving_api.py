@@ -61,9 +61,9 @@ def test_versions_are_addressed_in_each_way(http: TestClient) -> None:
     assert http.post("/v1/models/insects:production:predict", json=body).json() == expected
     assert http.post("/v1/models/insects/labels/production:predict", json=body).json() == expected
     assert http.post("/v1/models/insects:production/predict", json={"images": [FILE]}).status_code == 200
-    assert problem(http.post("/v1/models/insects/versions/2:predict", json=body), 404)["code"] == (
-        "model_version_not_found"
-    )
+    for missing in ("insects/versions/2", "insects/versions/0", "insects@0"):
+        document = problem(http.post(f"/v1/models/{missing}:predict", json=body), 404)
+        assert document["code"] == "model_version_not_found"
     assert problem(http.post("/v1/models/insects/labels/nowhere:predict", json=body), 404)["error"]
     assert problem(http.post("/v1/models/bugs:predict", json=body), 404)["code"] == "model_not_found"
 
