@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2 over REST, with Triton's binary tensor data and classification extensions."""
 
 import json
+import re
 from itertools import islice
 from typing import Any
 
@@ -45,6 +46,7 @@ _INLINE_BYTES = 1024 * 1024
 _SPOKEN_FOR = ("timeout", "priority", "binary_data_output", "sequence_id", "sequence_start", "sequence_end")
 _MOST_VERSIONS = 100
 _REQUEST = msgspec.json.Decoder(InferGiven)
+_OBJECT = re.compile(rb"\s*\{")
 
 _MODEL = {"parameters": [parameters.REFERENCE]}
 _VERSION = {"parameters": [parameters.MODEL, parameters.VERSION]}
@@ -236,6 +238,8 @@ class _Call:
         if length == 0:
             self._wanted.parameters = {"binary_data_output": True}
             return Asked([body])
+        if length is None:
+            _check_is_json(self._request, body)
         header = body if length is None else body[:length]
         if length is not None and length > len(body):
             raise errors.Invalid(
@@ -276,7 +280,7 @@ class _Call:
 
 def _header_length(request: Request) -> int | None:
     """Of the JSON before binary tensors; None where the body has nothing else."""
-    media_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     if media_type not in (_JSON, _BINARY):
         raise errors.UnsupportedMedia(
             f"{media_type} is not taken here; send {_JSON}, or {_BINARY} with Inference-Header-Content-Length",
@@ -286,6 +290,20 @@ def _header_length(request: Request) -> int | None:
     if given is None:
         return None
     return asking.whole_number(given, ("header", "Inference-Header-Content-Length"), least=0, most=999_999_999)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+
+
+def _check_is_json(request: Request, body: bytes) -> None:
+    """Raise `Invalid` where the body was sent as more than JSON, and as no JSON comes first is most likely an image."""
+    if _media_type(request) == _BINARY and _OBJECT.match(body) is None:
+        raise errors.Invalid(
+            f"{_BINARY} needs Inference-Header-Content-Length: the bytes of JSON before the tensors, or 0 where the body "
+            "is one image file and nothing else",
+            code="header_length_missing",
+        )
 
 
 def _timeout_seconds(wanted: InferGiven) -> float | None:

@@ -347,6 +347,7 @@ def test_what_is_wrong_with_json_is_told_whatever_it_is_sent_as(http: httpx.Clie
 
 
 IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES"}
+AS_BINARY = {"Content-Type": "application/octet-stream"}
 PIXELS = {"name": "pixels", "shape": [1, 3, 64, 64], "datatype": "FP32"}
 
 
@@ -360,6 +361,10 @@ def with_size(described: dict[str, Any], size: int) -> dict[str, Any]:
         ("invalid_request", {"content": PHOTO, "headers": {"Inference-Header-Content-Length": "x"}}),
         ("invalid_request", {"content": PHOTO, "headers": {"Inference-Header-Content-Length": "-1"}}),
         ("wrong_header_length", {"content": PHOTO, "headers": {"Inference-Header-Content-Length": "999999"}}),
+        ("header_length_missing", {"content": PHOTO, "headers": AS_BINARY}),
+        ("header_length_missing", {"content": b"", "headers": AS_BINARY}),
+        ("invalid_request", {"content": b" \n{}", "headers": AS_BINARY}),
+        ("broken_json", {"content": b"{" + PHOTO, "headers": AS_BINARY}),
         ("broken_json", binary({}, b"", 1)),
         ("broken_json", {"content": b""}),
         ("invalid_request", {"content": b"[" * 1_000_000}),
