@@ -201,15 +201,15 @@ class Loaded:
 
     def _checked(self, image: Images | Normalised) -> Images:
         """The pixels of what is no file. Raises `BadImage`."""
-        pixels = self._denormalised(image) if isinstance(image, Normalised) else image
+        height, width = image.values.shape[1:] if isinstance(image, Normalised) else image.shape[:2]
         size = self.preprocessing.crop
-        if pixels.shape != (size, size, 3):
+        if (height, width) != (size, size):
             raise errors.BadImage(
-                f"pixels of {pixels.shape[1]} x {pixels.shape[0]} where this version takes {size} x {size}",
+                f"pixels of {width} x {height} where this version takes {size} x {size}",
                 code="wrong_image_size",
                 detail={"width": size, "height": size},
             )
-        return pixels
+        return self._denormalised(image) if isinstance(image, Normalised) else image
 
     def _denormalised(self, image: Normalised) -> Images:
         mean, std = (np.array(values, np.float32) for values in (self.preprocessing.mean, self.preprocessing.std))

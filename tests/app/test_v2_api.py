@@ -303,7 +303,7 @@ def test_clients_are_told_which_of_several_images_is_wrong(client: triton.Infere
         ("too_large", {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["A" * 2_000_000]}),
         ("not_normalised", {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 64, 64]}),
         ("not_normalised", {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 64, 64], "data": [1e300] * 12288}),
-        ("wrong_image_size", {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 2, 2], "data": [0] * 12}),
+        ("wrong_image_size", {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 2, 2], "data": [1e6] * 12}),
     ],
 )
 def test_each_wrong_tensor_has_a_code_that_says_what_is_wrong(
