@@ -12,7 +12,7 @@ from app import errors
 from app.predictions import loaded
 from app.predictions.asking import wrong
 from app.predictions.loaded import Answer
-from app.predictions.tensors import LENGTH_BYTES, InferGiven, OutputWanted
+from app.predictions.tensors import LENGTH_BYTES, InferGiven, OutputWanted, Parameters
 
 _MAX_CLASSES = 1000
 
@@ -76,14 +76,17 @@ class Written:
 
 
 def check(given: InferGiven) -> None:
-    """Raise `Invalid` for outputs that no version has, or that cannot be had in that way."""
+    """Raise `Invalid` for outputs that no version has, or that cannot be had in that way, and `RequestValidationError`
+    for parameters that are not what they should be."""
     names = [output.name for output in given.outputs or ()]
     for name in names:
         if name not in OUTPUTS:
             raise errors.UnknownName("output", name[:100], OUTPUTS)
     if len(names) != len(set(names)):
         raise errors.Invalid("an output is asked for twice", code="output_twice")
+    all_binary = _all_binary(given)
     for output in given.outputs or ():
+        _is_binary(output, all_binary)
         if _classes(output) and OUTPUTS[output.name].scores is None:
             raise errors.Invalid(f"output {output.name!r} has no classes to rank", code="not_classes")
         if "shared_memory_region" in (output.parameters or {}):
@@ -94,13 +97,12 @@ def written(given: InferGiven, answers: Sequence[Answer]) -> list[Written]:
     """The outputs that are wanted, or all that the version has. Raises `UnknownName` for one that it has not."""
     is_calibrated = answers[0].similarity is not None
     names = [name for name, output in OUTPUTS.items() if is_calibrated or not output.is_calibrated]
-    all_binary = (given.parameters or {}).get("binary_data_output") is True
+    all_binary = _all_binary(given)
     found = []
     for wanted in given.outputs or [OutputWanted(name) for name in names]:
         if wanted.name not in names:
             raise errors.UnknownName("output", wanted.name, names)
-        is_binary = (wanted.parameters or {}).get("binary_data", all_binary) is True
-        found.append(_written(wanted, answers, is_binary))
+        found.append(_written(wanted, answers, _is_binary(wanted, all_binary)))
     return found
 
 
@@ -115,6 +117,24 @@ def _written(wanted: OutputWanted, answers: Sequence[Answer], is_binary: bool) -
         return Written({**tensor, "data": values}, None)
     behind = _PACKED[datatype](values)
     return Written({**tensor, "parameters": {"binary_data_size": len(behind)}}, behind)
+
+
+def _all_binary(given: InferGiven) -> bool:
+    return _flag(given.parameters, "binary_data_output", ("body",), default=False)
+
+
+def _is_binary(wanted: OutputWanted, all_binary: bool) -> bool:
+    return _flag(wanted.parameters, "binary_data", ("body", "outputs", wanted.name), default=all_binary)
+
+
+def _flag(parameters: Parameters | None, name: str, place: tuple[str, ...], *, default: bool) -> bool:
+    """What a parameter says, or the default where it is left out. Raises `RequestValidationError`."""
+    value = (parameters or {}).get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise wrong((*place, "parameters", name), "should be true or false", "bool_type")
+    return value
 
 
 def _classes(wanted: OutputWanted) -> int:

@@ -137,6 +137,26 @@ def test_only_what_is_asked_for_comes_each_in_its_way(client: triton.InferenceSe
         assert first.decode().split(":")[1:] == [place, name]
 
 
+@pytest.mark.parametrize("value", ["true", 1, 0.0])
+def test_whether_an_output_is_binary_is_true_or_false(http: httpx.Client, value: Any) -> None:
+    one = {"inputs": [tensor()], "outputs": [{"name": "label", "parameters": {"binary_data": value}}]}
+    all_ = {"inputs": [tensor()], "parameters": {"binary_data_output": value}}
+    places = [problem(http.post(URL, json=body), 422)["errors"][0]["location"] for body in (one, all_)]
+    assert places == [
+        ["body", "outputs", "label", "parameters", "binary_data"],
+        ["body", "parameters", "binary_data_output"],
+    ]
+
+
+def test_an_output_is_as_all_are_where_it_does_not_say_otherwise(http: httpx.Client) -> None:
+    def is_binary(*, said: bool | None) -> bool:
+        wanted = {"name": "label", "parameters": {"binary_data": said}}
+        body = {"inputs": [tensor()], "outputs": [wanted], "parameters": {"binary_data_output": True}}
+        return http.post(URL, json=body).headers["content-type"] == "application/octet-stream"
+
+    assert [is_binary(said=said) for said in (None, True, False)] == [True, True, False]
+
+
 def test_a_body_may_be_one_image_and_nothing_else(http: httpx.Client) -> None:
     asked = {"Inference-Header-Content-Length": "0"}
     alone = http.post(URL, content=PHOTO, headers={**asked, "Content-Type": "application/octet-stream"})
