@@ -17,7 +17,7 @@ from app.bodies import Share
 from app.endings import Ending
 from app.predictions.desk import Desk
 from app.predictions.engine import Answered
-from app.predictions.loaded import Given
+from app.predictions.loaded import Given, Loaded
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -61,6 +61,8 @@ class Asked:
     images: Sequence[Given]
     timeout_seconds: float | None = None
     """How long the answer may take; None where that is not in the body."""
+    check: Callable[[Loaded], None] | None = None
+    """Raises where the version that is to answer has not what is asked of it."""
 
 
 def router(prefix: str, tag: str, route_class: type[PlainRoute] = PlainRoute) -> APIRouter:
@@ -145,7 +147,12 @@ async def asked(
                     # Of two that the client names, the shorter one.
                     seconds = min(wanted.timeout_seconds, seconds if TIMEOUT_HEADER in request.headers else math.inf)
                 work = place.engine.classify(
-                    reference, version, wanted.images, timeout_seconds=seconds, since=share.complete_at
+                    reference,
+                    version,
+                    wanted.images,
+                    timeout_seconds=seconds,
+                    since=share.complete_at,
+                    check=wanted.check,
                 )
                 found = await _while_connected(request, work)
     except Exception as error:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -68,9 +68,10 @@ class Engine:
         *,
         timeout_seconds: float,
         since: float | None = None,
+        check: Callable[[Loaded], None] | None = None,
     ) -> Answered:
         """What `target`, which `reference` means now, says of `images`, whose time has begun at `since` by
-        `time.monotonic`; now if it is not given.
+        `time.monotonic`; now if it is not given. Nothing is computed where `check` raises of whoever answers.
 
         While `target` is being loaded, who answered to the reference before goes on. Raises `BadImage`, whose detail
         tells which image it is, `Overloaded` and `Unavailable`.
@@ -81,6 +82,8 @@ class Engine:
         try:
             with self._shelf.use(version) as standing:
                 lane = await self._lane(standing, deadline)
+                if check is not None:
+                    check(lane.loaded)
                 ticket = await self._answered(lane, images, deadline)
         except errors.Overloaded:
             raise

@@ -142,6 +142,11 @@ class Loaded:
         self._calibration = calibration
         self._means = None if calibration is None else calibration.means.double().numpy().T
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether its answers say how similar images are to what it knows."""
+        return self._calibration is not None
+
     def measure(self, *, batch: int | None, known: int | None = None, clock: Clock = time.perf_counter) -> Pace:
         """Warm the network up, and find out how long an image takes and, unless that is given as `batch`, whether it
         gains by others passed with it: where that would take long, by the batch that was best when it was optimised,

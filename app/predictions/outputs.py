@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from app import errors
 from app.predictions import loaded
 from app.predictions.asking import wrong
-from app.predictions.loaded import Answer
+from app.predictions.loaded import Answer, Loaded
 from app.predictions.tensors import LENGTH_BYTES, InferGiven, OutputWanted, Parameters
 
 _MAX_CLASSES = 1000
@@ -93,17 +93,27 @@ def check(given: InferGiven) -> None:
             raise errors.Invalid("shared memory is not written to here", code="shared_memory")
 
 
-def written(given: InferGiven, answers: Sequence[Answer]) -> list[Written]:
-    """The outputs that are wanted, or all that the version has. Raises `UnknownName` for one that it has not."""
-    is_calibrated = answers[0].similarity is not None
-    names = [name for name, output in OUTPUTS.items() if is_calibrated or not output.is_calibrated]
-    all_binary = _all_binary(given)
-    found = []
-    for wanted in given.outputs or [OutputWanted(name) for name in names]:
+def of_version(*, is_calibrated: bool) -> dict[str, Output]:
+    """Those that a version has."""
+    return {name: output for name, output in OUTPUTS.items() if is_calibrated or not output.is_calibrated}
+
+
+def check_version(given: InferGiven, version: Loaded) -> None:
+    """Raise `UnknownName` for outputs that it has not."""
+    names = of_version(is_calibrated=version.is_calibrated)
+    for wanted in given.outputs or ():
         if wanted.name not in names:
             raise errors.UnknownName("output", wanted.name, names)
-        found.append(_written(wanted, answers, _is_binary(wanted, all_binary)))
-    return found
+
+
+def written(given: InferGiven, answers: Sequence[Answer]) -> list[Written]:
+    """The outputs that are wanted, or all that the version has."""
+    names = of_version(is_calibrated=answers[0].similarity is not None)
+    all_binary = _all_binary(given)
+    return [
+        _written(wanted, answers, _is_binary(wanted, all_binary))
+        for wanted in given.outputs or [OutputWanted(name) for name in names]
+    ]
 
 
 def _written(wanted: OutputWanted, answers: Sequence[Answer], is_binary: bool) -> Written:

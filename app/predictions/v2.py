@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.predictions.asking import Asked
 from app.predictions.engine import Answered
 from app.predictions.inputs import INPUTS
 from app.predictions.loaded import Given
-from app.predictions.outputs import OUTPUTS, Written
+from app.predictions.outputs import Written
 from app.predictions.protocol_schemas import (
     InferBody,
     InferRead,
@@ -177,8 +178,7 @@ async def _metadata(request: Request, reference: str) -> Response:
             ],
             "outputs": [
                 {"name": name, "datatype": output.datatype, "shape": output.shape_of(labels)}
-                for name, output in OUTPUTS.items()
-                if described.calibration is not None or not output.is_calibrated
+                for name, output in outputs.of_version(is_calibrated=described.calibration is not None).items()
             ],
             "parameters": {
                 "labels": json.dumps(described.labels),
@@ -251,10 +251,10 @@ class _Call:
             found = self._parsed(header, behind)
         else:
             found = await asking.parsed(self._request, self._parsed, header, behind)
-        return Asked(found, _timeout_seconds(self._wanted))
+        return Asked(found, _timeout_seconds(self._wanted), partial(outputs.check_version, self._wanted))
 
     def answer(self, found: Answered) -> Response:
-        """The tensors that were asked for. Raises `UnknownName`."""
+        """The tensors that were asked for."""
         written = outputs.written(self._wanted, found.answers)
         document: dict[str, Any] = {
             "model_name": found.version.model_name,
@@ -300,8 +300,8 @@ def _check_is_json(request: Request, body: bytes) -> None:
     """Raise `Invalid` where the body was sent as more than JSON, and as no JSON comes first is most likely an image."""
     if _media_type(request) == _BINARY and _OBJECT.match(body) is None:
         raise errors.Invalid(
-            f"{_BINARY} needs Inference-Header-Content-Length: the bytes of JSON before the tensors, or 0 where the body "
-            "is one image file and nothing else",
+            f"{_BINARY} needs Inference-Header-Content-Length: the bytes of JSON before the tensors, or 0 where the "
+            "body is one image file and nothing else",
             code="header_length_missing",
         )
 

@@ -86,6 +86,21 @@ def test_a_large_body_waits_for_threads_of_its_own_and_keeps_nobody_else_waiting
         assert problem(hurried.result(), 503)["code"] == "deadline_exceeded"
 
 
+def test_an_output_that_the_version_has_not_is_refused_before_anything_is_computed(http: TestClient, url: str) -> None:
+    image = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [encoded(PHOTO)["images"][0]["b64"]]}
+    infer = url.replace("v1", "v2").replace("predict", "infer")
+    answer = http.post(infer, json={"inputs": [image], "outputs": [{"name": "label"}, {"name": "similarity"}]})
+
+    assert problem(answer, 422)["code"] == "unknown_output"
+    counts = [line for line in http.get("/metrics").text.splitlines() if line.startswith("graft_predictions_total")]
+    assert counts == ['graft_predictions_total{model="insects",outcome="unknown_output"} 1.0']
+    assert [each["name"] for each in http.post(infer, json={"inputs": [image]}).json()["outputs"]] == [
+        "probabilities",
+        "logits",
+        "label",
+    ]
+
+
 def test_too_many_images_are_refused_however_they_come(http: TestClient, url: str, settings: Settings) -> None:
     too_many = [b"no image"] * (settings.max_images_per_predict + 1)
     for answer in (
