@@ -146,13 +146,20 @@ class Engine:
         if lane is not None:
             self._scheduler.check(lane, timeout_seconds)
 
-    def _answers_to(self, reference: str, target: Served) -> Served:
+    def answering(self, reference: str, target: Served) -> Served:
+        """Who answers to `reference`, which means `target` now: that one or, until it is loaded, the one before."""
         if self._answering.get(reference) != target:
             before = self._before.get(reference) or self._answering.get(reference)
             if before is not None and self._goes_on(before, target):
-                # It begins to load, and this request does not wait for it.
-                self._shelf.release(self._shelf.want(target, replacing=before))
                 return before
+        return target
+
+    def _answers_to(self, reference: str, target: Served) -> Served:
+        version = self.answering(reference, target)
+        if version != target:
+            # It begins to load, and this request does not wait for it.
+            self._shelf.release(self._shelf.want(target, replacing=version))
+            return version
         self._answering[reference] = target
         self._answering.move_to_end(reference)
         if len(self._answering) > _REFERENCES:

@@ -42,7 +42,8 @@ class ModelMetadataRead(BaseModel):
     inputs: list[TensorMetadata] = Field(description="Of which a request has one.")
     outputs: list[TensorMetadata]
     parameters: Parameters = Field(
-        description="As JSON in texts: the `labels` in the order of the outputs, and `mean` and `std` of `pixels`."
+        description="As JSON in texts: the `version` that is described, its `labels` in the order of the outputs, and "
+        "`mean` and `std` of `pixels`."
     )
 
 

@@ -105,7 +105,8 @@ async def read_version_metadata(request: Request) -> Response:
     "/models/{reference}", responses={200: {"model": ModelMetadataRead}, **responses(404, 503)}, openapi_extra=_MODEL
 )
 async def read_metadata(request: Request) -> Response:
-    """The inputs, one of which a request has, and outputs of a model's newest version, or the one addressed."""
+    """The inputs, one of which a request has, and outputs of a model's newest version, or the one addressed; while that
+    is being loaded, of the one that answers in its place."""
     return await _metadata(request, request.path_params["reference"])
 
 
@@ -164,7 +165,7 @@ def _version(request: Request) -> str:
 
 async def _metadata(request: Request, reference: str) -> Response:
     place = asking.desk(request)
-    version = await place.directory.find(reference)
+    version = place.engine.answering(reference, await place.directory.find(reference))
     folder = place.parts.storage.model_version(version.version_id)
     described = await run_sync(artifacts.describe, folder)
     side, labels = described.preprocessing.crop, len(described.labels)
@@ -181,6 +182,7 @@ async def _metadata(request: Request, reference: str) -> Response:
                 for name, output in outputs.of_version(is_calibrated=described.calibration is not None).items()
             ],
             "parameters": {
+                "version": json.dumps(version.number),
                 "labels": json.dumps(described.labels),
                 "mean": json.dumps(described.preprocessing.mean),
                 "std": json.dumps(described.preprocessing.std),

@@ -13,8 +13,11 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from app.db import Database
+from app.models import service as models
 from app.predictions.engine import Engine
 from app.settings import Settings
+from app.storage import Storage
 from tests import factories
 from tests.app import serving
 from tests.app.conftest import sqlite_url
@@ -227,6 +230,36 @@ def test_a_process_that_is_not_asked_for_predictions_keeps_no_models(tmp_path: P
         assert "graft_loaded_models 0.0" in http.get("/metrics").text
         assert http.post(URL, content=PHOTO, headers={"Inference-Header-Content-Length": "0"}).status_code == 200
         assert "graft_loaded_models 1.0" in http.get("/metrics").text
+
+
+def test_an_alias_is_described_by_who_answers(tmp_path: Path) -> None:
+    given = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=1)
+    with serving.listening(given) as here, httpx.Client(base_url=here.url, timeout=60) as http:
+        alias, production = "/v1/models/insects/aliases/production", "/v2/models/insects:production"
+        made = http.put(alias, json={"version": 1})
+        body = {"inputs": [tensor()]}
+        assert http.post(f"{production}/infer", json=body).json()["model_version"] == "1"
+        dataset_id = http.get("/v1/datasets").json()["data"][0]["id"]
+        _register_one_that_does_not_load(given, dataset_id)
+        assert http.put(alias, json={"version": 2}, headers={"If-Match": made.headers["etag"]}).is_success
+
+        assert http.post(f"{production}/infer", json=body).json()["model_version"] == "1"
+        described = [http.get(f"/v2/models/{one}").json() for one in ("insects:production", "insects@2")]
+        assert [one["parameters"]["version"] for one in described] == ["1", "2"]
+        assert [len(one["outputs"]) for one in described] == [5, 3]
+        assert [one["versions"] for one in described] == [["2", "1"]] * 2
+
+
+def _register_one_that_does_not_load(settings: Settings, dataset_id: str) -> None:
+    """Without a calibration, too."""
+    version_id = models.new_version_id()
+    folder = Storage(settings.data_dir).model_version(version_id)
+    factories.write_artifact(folder)
+    (weights,) = folder.glob("*.safetensors")
+    weights.write_bytes(b"damaged")
+    database = Database(settings.sqlalchemy_url)
+    factories.register_version(database, version_id, dataset_id, labels=LABELS)
+    database.close()
 
 
 def test_a_call_that_cannot_be_in_time_is_told_so(http: httpx.Client) -> None:
