@@ -12,6 +12,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -27,6 +29,8 @@ _LEFT_PART = 4
 _LEAST_BYTES = 64 * 1024
 """What a large body brings at the least while it may stall; slower ones would not arrive in the time there is."""
 _MAX_JSON_BYTES = 1024 * 1024
+_JOINING = 4
+"""Bodies that are put together at once, as fast as memory is."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class InFlight:
     def __init__(self, max_bytes: int, *, stall_seconds: float) -> None:
         self.stall_seconds = stall_seconds
         """How long a body that takes much may bring next to nothing."""
+        self.joining = CapacityLimiter(_JOINING)
+        """Of threads that put bodies together; those of the framework may all be waiting for the database."""
         self._max_bytes = max_bytes
         self._bytes = 0
 
@@ -89,6 +95,14 @@ class Share:
         """Account for bytes before they are kept. Raises `Overloaded`."""
         self._whole.add(size_bytes, held_bytes=self.held_bytes)
         self.held_bytes += size_bytes
+
+    async def joined(self, pieces: list[bytes]) -> bytes:
+        """`pieces` as one."""
+        # Large ones take a tenth of a second, in which the event loop would do nothing else; a thread lets go of the
+        # interpreter meanwhile.
+        if sum(map(len, pieces)) <= _INLINE_BYTES:
+            return b"".join(pieces)
+        return await run_sync(b"".join, pieces, limiter=self._whole.joining)
 
     async def coming(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """`source`, accounted for. Raises as `next`."""
@@ -146,7 +160,7 @@ async def whole(request: Request, *, max_bytes: int, share: Share) -> bytes:
         if received > max_bytes:
             raise too_large(max_bytes)
         gathered.append(chunk)
-    return await _joined(gathered)
+    return await share.joined(gathered)
 
 
 def _expect(request: Request, max_bytes: int, share: Share | None) -> None:
@@ -181,8 +195,8 @@ class _Pieces:
         return body
 
 
-async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "the body") -> bytes:
-    """All of `source` in memory. Raises `TooLarge`, which calls it `what`."""
+async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "the body") -> list[bytes]:
+    """All of `source` in memory, in the pieces in which it came. Raises `TooLarge`, which calls it `what`."""
     gathered: list[bytes] = []
     size = 0
     async for chunk in source:
@@ -190,7 +204,7 @@ async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "t
         if size > max_bytes:
             raise too_large(max_bytes, what)
         gathered.append(chunk)
-    return await _joined(gathered)
+    return gathered
 
 
 async def save(source: AsyncIterator[bytes], path: Path) -> Received:
@@ -221,7 +235,7 @@ class JsonRoute(APIRoute):
 
         async def limited(request: Request) -> Response:
             async with arrivals.of(request).in_time():
-                body = await gather(request.stream(), max_bytes=_MAX_JSON_BYTES, what="a JSON body")
+                body = b"".join(await gather(request.stream(), max_bytes=_MAX_JSON_BYTES, what="a JSON body"))
             try:
                 return await handle(Request(request.scope, _again(body, request.receive)))
             except HTTPException as error:
@@ -258,13 +272,6 @@ async def _write(source: AsyncIterator[bytes], file: IO[bytes]) -> Received:
     await run_in_threadpool(write, bytes(pending))
     await run_in_threadpool(_make_durable, file)
     return Received(size_bytes=size, sha256=digest.hexdigest())
-
-
-async def _joined(pieces: list[bytes]) -> bytes:
-    # Large ones take a tenth of a second, in which the event loop would do nothing else; a thread of its own lets go of
-    # the interpreter meanwhile.
-    is_large = sum(map(len, pieces)) > _INLINE_BYTES
-    return await run_in_threadpool(b"".join, pieces) if is_large else b"".join(pieces)
 
 
 def _make_durable(file: IO[bytes]) -> None:

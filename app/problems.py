@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -44,6 +44,9 @@ _LONG_WORD = re.compile(rf"\S{{{_MAX_WORD + 1},}}")
 _PROTOCOLS = re.compile(r"/v2(/.*)?|/v1/models/.+:predict")
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+Handler = Callable[[Request, Exception], Response]
+"""What makes an answer of an error."""
 
 
 class FieldProblem(BaseModel):
@@ -97,7 +100,16 @@ def unrouted(status: HTTPStatus, code: str, detail: str, path: str) -> bytes:
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
     for kind, handle in HANDLERS.items():
-        app.add_exception_handler(kind, handle)
+        app.add_exception_handler(kind, _at_once(handle))
+
+
+def _at_once(handle: Handler) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """For the event loop: what is no coroutine is run in a thread, and those may all be waiting for the database."""
+
+    async def handled(request: Request, error: Exception) -> Response:
+        return handle(request, error)
+
+    return handled
 
 
 def _graft_error(request: Request, error: Exception) -> Response:
@@ -256,7 +268,7 @@ def _dotted(location: Sequence[str | int]) -> str:
     return ".".join(map(str, location))
 
 
-HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+HANDLERS: dict[type[Exception], Handler] = {
     errors.GraftError: _graft_error,
     RequestValidationError: _validation_error,
     HTTPException: _http_exception,

@@ -167,7 +167,7 @@ async def _metadata(request: Request, reference: str) -> Response:
     place = asking.desk(request)
     version = place.engine.answering(reference, await place.directory.find(reference))
     folder = place.parts.storage.model_version(version.version_id)
-    described = await run_sync(artifacts.describe, folder)
+    described = await run_sync(artifacts.describe, folder, limiter=place.looking)
     side, labels = described.preprocessing.crop, len(described.labels)
     return _answer(
         {
@@ -200,11 +200,11 @@ def _numbers(known: Snapshot, version: Served) -> list[str]:
 
 
 async def _check_device(request: Request) -> None:
-    device = asking.desk(request).device
-    trouble = None if device == "cpu" else await run_sync(devices.trouble, device)
+    place = asking.desk(request)
+    trouble = None if place.device == "cpu" else await run_sync(devices.trouble, place.device, limiter=place.looking)
     if trouble is not None:
         raise errors.Unavailable(
-            f"{device} does not compute for this process any more ({trouble}): it has to be started anew",
+            f"{place.device} does not compute for this process any more ({trouble}): it has to be started anew",
             code="device_failed",
         )
 

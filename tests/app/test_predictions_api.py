@@ -10,6 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from anyio import CapacityLimiter
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app import errors
@@ -84,6 +88,37 @@ def test_a_large_body_waits_for_threads_of_its_own_and_keeps_nobody_else_waiting
         # Which counts from the complete body.
         assert waiting.result().json()["timing"]["whole_ms"] >= 50
         assert problem(hurried.result(), 503)["code"] == "deadline_exceeded"
+
+
+def test_predictions_do_not_wait_for_threads_that_wait_for_the_database(
+    api: FastAPI, http: TestClient, url: str, settings: Settings
+) -> None:
+    large = PHOTO.ljust(settings.max_image_bytes, b"\0")
+    assert len(large) > MIB
+    api.state.desk = replace(api.state.desk, device=f"cuda:{torch.cuda.device_count()}")  # which is not there
+    of_v2 = url.replace("v1", "v2").replace("/predict", "")
+    assert http.post(url, content=large, headers=JPEG).status_code == 200
+    assert http.portal is not None
+    limiter = http.portal.call(_limiter_of_the_framework)
+    busy = [object() for _ in range(int(limiter.total_tokens))]
+    for thread in busy:
+        http.portal.call(limiter.acquire_on_behalf_of, thread)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [
+            pool.submit(http.post, url, content=large, headers=JPEG),
+            pool.submit(http.post, url, files=[("file", ("1.jpg", large))]),
+            pool.submit(http.get, of_v2),
+            pool.submit(http.get, "/v2/health/live"),
+        ]
+        try:
+            assert [one.result(60).status_code for one in asked] == [200, 200, 200, 503]
+        finally:
+            for thread in busy:
+                http.portal.call(limiter.release_on_behalf_of, thread)
+
+
+async def _limiter_of_the_framework() -> CapacityLimiter:
+    return current_default_thread_limiter()
 
 
 def test_an_output_that_the_version_has_not_is_refused_before_anything_is_computed(http: TestClient, url: str) -> None:
