@@ -17,6 +17,7 @@ import typer
 from client import aliases, archives, demo, jobs, local, optimising, removing, show
 from client.api import Client
 from client.connection import DEFAULT_URL
+from client.errors import Refused
 from client.recipe import Budget, Recipe, Search
 from client.terminal import Url, console, told_plainly
 from client.values import Job, Planned
@@ -268,10 +269,14 @@ def plan(
 
 
 def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, *, measure: bool) -> Planned:
-    found = client.plan(dataset, recipe, version=version, measure=measure)
+    """The plan, after the jobs that it takes. Raises `Refused` where one of them would have to be done again."""
+    found, done = client.plan(dataset, recipe, version=version, measure=measure), set[str]()
     while isinstance(found, Job):
-        what = "rank backbones on" if found.kind == "rank" else "measure"
-        with show.step(console, f"{what} {dataset}") as step:
+        what = f"{'rank backbones on' if found.kind == 'rank' else 'measure'} {dataset}"
+        if found.kind in done:
+            raise Refused(f"{found.id} is to {what}, which another job has just done: ask again once it has ended")
+        done.add(found.kind)
+        with show.step(console, what) as step:
             show.succeeded(client.wait(found.id, step.tell))
         found = client.plan(dataset, recipe, version=version, measure=measure)
     return found

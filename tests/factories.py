@@ -135,8 +135,9 @@ SMALL = "timm:test_resnet"
 """A network of timm with five stages and half a million values, for which weights are published."""
 
 
-def write_weights(folder: Path, backbone: str = SMALL) -> str:
-    """A weights file of drawn values in `folder`, named as an operator would; its sha256."""
+def write_weights(folder: Path, backbone: str = SMALL, *, named: str = "") -> str:
+    """A weights file of drawn values in `folder`, named as an operator would, maybe as the weights called `named`; its
+    sha256."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         network = networks.make(catalogue.find(backbone), auxiliary=True)
@@ -144,5 +145,5 @@ def write_weights(folder: Path, backbone: str = SMALL) -> str:
     path = folder / "drawn.pth"
     torch.save(network.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.rename(folder / f"{backbone.replace(':', '-')}-{digest[:8]}.pth")
+    path.rename(folder / f"{backbone.replace(':', '-')}{named and f'.{named}'}-{digest[:8]}.pth")
     return digest

@@ -195,7 +195,8 @@ def _publish_train(session: Session, claim: Claim, outcome: TrainOutcome, storag
     if outcome.ranked is not None:
         rankings.record(session, version, outcome.ranked, is_of_all=True, job_id=claim.job_id, now=now)
     if outcome.measured is not None:
-        profiles.record(session, version, outcome.measured, job_id=claim.job_id, now=now)
+        choice = profiles.choice_of(_RECIPE.validate_python(claim.spec))
+        profiles.record(session, version, outcome.measured, choice=choice, job_id=claim.job_id, now=now)
     number = models.register(session, wanted, now=now)
     result = {"model": name, "model_version": number, "accuracy": outcome.evaluation["accuracy"]}
     leases.succeed(session, claim, result, plan=asdict(outcome.plan), now=now)
@@ -226,7 +227,8 @@ def _prepare_analyse(session: Session, claim: Claim, settings: Settings, storage
 
 def _publish_analyse(session: Session, claim: Claim, outcome: Profile, _storage: Storage, now: datetime) -> None:
     version = datasets.version_of(session, claim.dataset_id, int(claim.dataset_version or 0))
-    profile_id = profiles.record(session, version, outcome, job_id=claim.job_id, now=now)
+    choice = claim.spec["weights"]
+    profile_id = profiles.record(session, version, outcome, choice=choice, job_id=claim.job_id, now=now)
     leases.succeed(session, claim, {"profile": profile_id}, now=now)
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import datetime
 
 from pydantic import TypeAdapter
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -27,15 +27,18 @@ def find(session: Session, profile_id: str) -> StoredProfile:
     return row
 
 
-def newest(session: Session, version: DatasetVersion, *, backbone: str, weights: str) -> StoredProfile | None:
-    """What was measured last of the content of `version` with this backbone and its weights of this name.
+def newest(session: Session, version: DatasetVersion, backbone: Backbone, *, choice: str) -> StoredProfile | None:
+    """What was measured last of the content of `version` with the weights `choice` of `backbone`. Raises `UnknownName`
+    for them.
 
-    By name, as which file will be used is known to the worker alone: an operator may exchange it.
+    By name, as which file will be used is known to the worker alone: an operator may exchange it. It may be one of
+    other weights that stands in for `pretrained`, so what was asked for counts as well as what came of it.
     """
+    made_with = StoredProfile.body["weights"].as_string()
     query = select(StoredProfile).where(
         StoredProfile.content_hash == version.content_hash,
-        StoredProfile.backbone == backbone,
-        StoredProfile.weights == weights,
+        StoredProfile.backbone == backbone.name,
+        or_(StoredProfile.weights == choice, made_with == backbone.find_weights(choice).name),
     )
     return session.scalar(query.order_by(StoredProfile.created_at.desc(), StoredProfile.id.desc()).limit(1))
 
@@ -46,7 +49,7 @@ def of_recipe(session: Session, version: DatasetVersion, recipe: Recipe, backbon
     if recipe.base is not None or not backbone.weights:
         # Nothing was measured with the values of a model version, and published ones would tell of another network.
         return None
-    return newest(session, version, backbone=backbone.name, weights=backbone.find_weights(choice_of(recipe)).name)
+    return newest(session, version, backbone, choice=choice_of(recipe))
 
 
 def choice_of(recipe: Recipe) -> str:
@@ -60,8 +63,11 @@ def figures(row: StoredProfile) -> Profile:
     return _PROFILE.validate_python(row.body)
 
 
-def record(session: Session, version: DatasetVersion, profile: Profile, *, job_id: str, now: datetime) -> str:
-    """Keep what a job has measured of `version`, in place of what was measured of the same before. Returns its id."""
+def record(
+    session: Session, version: DatasetVersion, profile: Profile, *, choice: str, job_id: str, now: datetime
+) -> str:
+    """Keep what a job that was to take the weights `choice` has measured of `version`, in place of what was measured of
+    the same before. Returns its id."""
     place = (
         StoredProfile.content_hash == version.content_hash,
         StoredProfile.backbone == profile.backbone,
@@ -73,7 +79,7 @@ def record(session: Session, version: DatasetVersion, profile: Profile, *, job_i
         dataset_version=version.number,
         content_hash=version.content_hash,
         backbone=profile.backbone,
-        weights=profile.weights,
+        weights=choice,
         weights_sha256=profile.weights_sha256,
         body=asdict(profile),
         job_id=job_id,
@@ -83,7 +89,7 @@ def record(session: Session, version: DatasetVersion, profile: Profile, *, job_i
         with session.begin_nested():
             session.add(row)
     except IntegrityError:
-        values = {"weights": profile.weights, "body": asdict(profile), "job_id": job_id, "created_at": now}
+        values = {"weights": choice, "body": asdict(profile), "job_id": job_id, "created_at": now}
         return session.execute(
             update(StoredProfile).where(*place).values(**values).returning(StoredProfile.id)
         ).scalar_one()

@@ -26,8 +26,10 @@ class StoredProfile(Base):
     content_hash: Mapped[str]
     backbone: Mapped[str]
     weights: Mapped[str]
-    """Name of the published weights that the file was taken for; `weights_sha256` is that of the file."""
+    """What was asked for: `pretrained`, or the name of published weights. `body` names those that the file was taken
+    for, which may be others."""
     weights_sha256: Mapped[str]
+    """Of the file."""
     body: Mapped[dict[str, Any]]
     """An `app.profile.Profile`."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))

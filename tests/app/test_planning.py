@@ -37,7 +37,7 @@ def record(database: Database, dataset_id: str, *, job_id: str, memory_bytes: in
     measured = replace(measured, costs=replace(measured.costs, memory_bytes=memory_bytes))
     with database.write() as session:
         version = datasets.version_of(session, dataset_id, 1)
-        profiles.record(session, version, measured, job_id=job_id, now=NOW)
+        profiles.record(session, version, measured, choice="pretrained", job_id=job_id, now=NOW)
 
 
 @pytest.fixture

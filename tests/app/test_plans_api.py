@@ -1,7 +1,7 @@
 """Plans over HTTP: a dry run at once, or the job that measures first."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -61,7 +61,8 @@ def measure(database: Database, job_id: str, found: Profile | None = None, *, da
         assert claim is not None
         assert claim.kind == "analyse"
         version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
-        profile_id = profiles.record(session, version, found or profile(), job_id=job_id, now=now)
+        choice = claim.spec["weights"]
+        profile_id = profiles.record(session, version, found or profile(), choice=choice, job_id=job_id, now=now)
         leases.succeed(session, claim, {"profile": profile_id}, now=now)
     return profile_id
 
@@ -251,7 +252,8 @@ def test_the_newest_profile_counts_and_the_same_weights_have_one(
     def recorded(found: Profile, days: int) -> str:
         with database.write() as session:
             version = datasets.find_version(session, versioned, 1)
-            return profiles.record(session, version, found, job_id=job_id, now=NOW + timedelta(days=days))
+            now = NOW + timedelta(days=days)
+            return profiles.record(session, version, found, choice="pretrained", job_id=job_id, now=now)
 
     job_id = asked(http, wanted(versioned, measure=True))["id"]
     first = recorded(profile(), 0)
@@ -261,6 +263,35 @@ def test_the_newest_profile_counts_and_the_same_weights_have_one(
     assert recorded(profile(images=20), 2) == first
     found = http.post("/v1/plans", json=wanted(versioned)).json()["profile"]
     assert (found["id"], found["figures"]["images"]) == (first, 20)
+
+
+def test_a_profile_is_found_by_what_it_was_asked_for_and_by_the_weights_that_it_was_made_with(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    def found(weights: str) -> str:
+        answer = http.post("/v1/plans", json=wanted(versioned, measure=True, weights=weights))
+        assert answer.status_code == 200, answer.text
+        profile_id: str = answer.json()["profile"]["id"]
+        return profile_id
+
+    # All that there is at the worker is a file of the second set, which stands in for the first.
+    stand_in = replace(profile(), weights="IMAGENET1K_V2")
+    first = measure(database, asked(http, wanted(versioned, measure=True))["id"], stand_in)
+    assert found("pretrained") == found("IMAGENET1K_V2") == first
+    job = asked(http, wanted(versioned, measure=True, weights="IMAGENET1K_V1"))
+    second = measure(database, job["id"], profile("6" * 64), days=1)
+    assert found("IMAGENET1K_V1") == second
+    assert found("IMAGENET1K_V2") == first
+
+
+def test_a_profile_of_weights_by_their_name_is_not_measured_in_vain_for_those_they_stand_in_for(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    stand_in = replace(profile(), weights="IMAGENET1K_V2")
+    for choice in ("IMAGENET1K_V2", "pretrained"):
+        measure(database, asked(http, wanted(versioned, measure=True, weights=choice))["id"], stand_in)
+    for choice in ("IMAGENET1K_V2", "pretrained"):
+        assert http.post("/v1/plans", json=wanted(versioned, measure=True, weights=choice)).status_code == 200
 
 
 def test_a_backbone_without_weights_cannot_be_measured(http: TestClient, versioned: str) -> None:

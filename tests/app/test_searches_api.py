@@ -33,7 +33,7 @@ def measured(http: TestClient, database: Database, versioned: str) -> str:
     job = http.post("/v1/plans", json={"dataset": versioned, "recipe": FULL, "measure": True}).json()
     with database.write() as session:
         version = datasets.version_of(session, versioned, 1)
-        profiles.record(session, version, profile(), job_id=job["id"], now=NOW)
+        profiles.record(session, version, profile(), choice="pretrained", job_id=job["id"], now=NOW)
     return versioned
 
 

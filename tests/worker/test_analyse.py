@@ -1,14 +1,22 @@
 """Analyses in real processes: a version and a backbone become a profile."""
 
+from dataclasses import replace
+
 import pytest
 from pydantic import TypeAdapter
 
 from app import errors
+from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases
+from app.jobs.tables import Job
+from app.plans import service as plans
+from app.plans.schemas import PlanCreate
+from app.plans.service import Planned
 from app.profile import HEAD, Profile
 from app.profiles import service as profiles
+from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
@@ -36,7 +44,7 @@ def test_a_version_is_measured_and_the_job_names_its_profile(
     with database.read() as session:
         row = profiles.find(session, ended.result["profile"])
         version = datasets.find_version(session, dataset_id, 1)
-        assert profiles.newest(session, version, backbone=factories.SMALL, weights="r160_in1k") is row
+        assert profiles.newest(session, version, catalogue.find(factories.SMALL), choice="pretrained") is row
     found = PROFILE.validate_python(row.body)
     train = [counts["train"] for counts in version.counts.values()]
     assert (found.images, found.smallest_class, found.classes) == (sum(train), min(train), 2)
@@ -45,6 +53,30 @@ def test_a_version_is_measured_and_the_job_names_its_profile(
     assert found.depth(HEAD).probe.accuracy == 1.0
     assert desk.history(job.id)[-2:] == ["profiled", "succeeded"]
     assert files_left(files) == []
+
+
+def test_a_file_of_other_weights_that_stands_in_for_pretrained_is_measured_once_and_known_then(
+    desk: Desk, dataset_id: str, files: Storage
+) -> None:
+    job = planned(desk, dataset_id)
+    assert isinstance(job, Job)
+    with desk.database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=30)
+        assert claim is not None
+        measured = replace(test_plans_api.profile(), weights="IMAGENET1K_V2")
+        kinds.KINDS["analyse"].publish(session, claim, measured, files, utc_now())
+
+    found = planned(desk, dataset_id)
+    assert isinstance(found, Planned)
+    assert found.profile is not None
+    assert found.profile.body["weights"] == "IMAGENET1K_V2"
+
+
+def planned(desk: Desk, dataset_id: str) -> Planned | Job:
+    """What a request for a plan of `auto` is answered with."""
+    wanted = PlanCreate(dataset=dataset_id, recipe=Recipe(backbone="mobilenet_v2"))
+    with desk.database.write() as session:
+        return plans.plan(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now())
 
 
 def test_without_weights_it_fails_with_every_place_that_was_tried(desk: Desk, runner: Runner, dataset_id: str) -> None:
