@@ -135,6 +135,11 @@ SMALL = "timm:test_resnet"
 """A network of timm with five stages and half a million values, for which weights are published."""
 
 
+def unreadable(parent: Path) -> Path:
+    """A folder that the system refuses to read, also to one who may read all: its name is too long."""
+    return parent / ("x" * 300)
+
+
 def write_weights(folder: Path, backbone: str = SMALL, *, named: str = "") -> str:
     """A weights file of drawn values in `folder`, named as an operator would, maybe as the weights called `named`; its
     sha256."""

@@ -10,11 +10,11 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import httpx
 import httpx2
@@ -27,6 +27,7 @@ from app.backbones.catalogue import Backbone, Weights
 from app.backbones.preprocess import Preprocessing
 
 Source = Literal["weights_dir", "package", "cache", "download"]
+Entry = TypeVar("Entry")
 
 _PACKAGED = Path(__file__).with_name("data")
 
@@ -79,7 +80,11 @@ def obtain(
     else:
         places.append(lambda: _from_package(published, tried))
     for look in places:
-        found = look()
+        try:
+            found = look()
+        except OSError as error:
+            tried.append(f"{error.filename} cannot be read: {error.strerror}")
+            continue
         if found is not None:
             return found
     raise errors.WeightsUnavailable(backbone.name, tried)
@@ -88,15 +93,10 @@ def obtain(
 def at_hand(
     backbone: Backbone, published: Weights, *, weights_dir: Path | None, cache_dir: Path, hub_cache_dir: Path
 ) -> Literal["weights_dir", "package", "cache"] | None:
-    """Where a file with these weights of `backbone` lies on this machine; its content is not looked at."""
-    choice = catalogue.PRETRAINED if published == backbone.weights[0] else published.name
-    if weights_dir is not None and any(_candidates(backbone, choice, weights_dir)):
-        return "weights_dir"
-    if published.hub is not None:
-        return None if _in_hub_cache(published, published.hub, hub_cache_dir) is None else "cache"
-    if published.url is None:
-        return "package" if (_PACKAGED / published.file_name).is_file() else None
-    return "cache" if (cache_dir / published.file_name).is_file() else None
+    """Where a file with these weights of `backbone` lies on this machine; its content is not looked at, nor a place
+    that cannot be read."""
+    found = next(_files(backbone, published, weights_dir, cache_dir, hub_cache_dir), None)
+    return None if found is None else found.source
 
 
 def identify(
@@ -105,37 +105,68 @@ def identify(
     """Which file `obtain` would take without a download: leading hex digits of its sha256, None where there is none.
 
     They are those of the file's name. Only where several files could be meant is it looked at whether the first is
-    what it claims to be, and again once it changes.
+    what it claims to be, and again once it changes. Places and files that cannot be read are passed over.
     """
     found = list(_files(backbone, published, weights_dir, cache_dir, hub_cache_dir))
     if len(found) > 1:
-        for path, digits in found:
-            facts = path.stat()
-            digest = _digest(path, facts.st_size, facts.st_mtime_ns)
-            if digest.startswith(digits):
+        for file in found:
+            digest = _digest(file.path)
+            if digest is not None and digest.startswith(file.digits):
                 return digest
-    return found[0][1] if found else None
+    return found[0].digits if found else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file whose sha256 is to begin with `digits`."""
+
+    path: Path
+    source: Literal["weights_dir", "package", "cache"]
+    digits: str
 
 
 def _files(
     backbone: Backbone, published: Weights, weights_dir: Path | None, cache_dir: Path, hub_cache_dir: Path
-) -> Iterator[tuple[Path, str]]:
-    """The files that `obtain` looks at, in that order, each with the digits that its sha256 is to begin with."""
+) -> Iterator[_Found]:
+    """The files that `obtain` looks at, in that order."""
     choice = catalogue.PRETRAINED if published == backbone.weights[0] else published.name
     if weights_dir is not None:
-        yield from ((path, path.stem.rpartition("-")[2]) for path, _ in _candidates(backbone, choice, weights_dir))
+        for path, _ in _readable(_candidates(backbone, choice, weights_dir)):
+            yield _Found(path, "weights_dir", path.stem.rpartition("-")[2])
+    yield from _readable(_kept(published, cache_dir, hub_cache_dir))
+
+
+def _kept(published: Weights, cache_dir: Path, hub_cache_dir: Path) -> Iterator[_Found]:
+    """The file in the package or the cache that is the one for these weights."""
     if published.hub is not None:
         cached = _in_hub_cache(published, published.hub, hub_cache_dir)
         if cached is not None:
-            yield cached, cached.resolve().name
+            yield _Found(cached, "cache", cached.resolve().name)
         return
     path = (_PACKAGED if published.url is None else cache_dir) / published.file_name
     if path.is_file():
-        yield path, _known_digits(published)
+        yield _Found(path, "package" if published.url is None else "cache", _known_digits(published))
+
+
+def _readable(found: Iterable[Entry]) -> list[Entry]:
+    """What is `found` at a place, nothing where that cannot be read."""
+    try:
+        return list(found)
+    except OSError:
+        return []
+
+
+def _digest(path: Path) -> str | None:
+    """None where the file cannot be read."""
+    try:
+        facts = path.stat()
+        return _digest_of(path, facts.st_size, facts.st_mtime_ns)
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=1024)
-def _digest(path: Path, _size: int, _changed: int) -> str:
+def _digest_of(path: Path, _size: int, _changed: int) -> str:
     return files.sha256(path)
 
 
@@ -264,12 +295,14 @@ def _chunks(url: str) -> Iterator[bytes]:
 def _candidates(backbone: Backbone, choice: str, weights_dir: Path) -> Iterator[tuple[Path, Weights]]:
     """The files in the folder that may hold the weights `choice`, with the weights that they are taken for.
 
-    A file without the name of weights in its own is known by its hash; one of other values stands in for `pretrained`.
+    A file without the name of weights in its own is known by its hash; one of other values stands in for `pretrained`,
+    for which files come in the order in which their weights are listed. Raises `OSError` where it cannot be read.
     """
     sets = {weights.name: weights for weights in backbone.weights}
     digits = {weights.sha256_prefix: weights for weights in backbone.weights if weights.sha256_prefix}
     names = {weights.file_name for weights in digits.values()}
     pattern = re.compile(rf"{re.escape(_file_stem(backbone))}(?:\.(\w+))?-[0-9a-f]{{8}}\.(?:pth|safetensors)")
+    found: list[tuple[Path, Weights]] = []
     for path in sorted(weights_dir.iterdir()) if weights_dir.is_dir() else ():
         match = pattern.fullmatch(path.name)
         if (match is None and path.name not in names) or not path.is_file():
@@ -277,9 +310,10 @@ def _candidates(backbone: Backbone, choice: str, weights_dir: Path) -> Iterator[
         known = digits.get(path.stem.rpartition("-")[2])
         named = sets.get(match[1]) if match is not None and match[1] else known
         if choice == catalogue.PRETRAINED:
-            yield path, named or backbone.weights[0]
+            found.append((path, named or backbone.weights[0]))
         elif named is not None and named.name == choice:
-            yield path, named
+            found.append((path, named))
+    yield from sorted(found, key=lambda candidate: backbone.weights.index(candidate[1]))
 
 
 def _file_stem(backbone: Backbone) -> str:

@@ -1,6 +1,8 @@
 import dataclasses
+import errno
 import hashlib
 import http.server
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,9 +11,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from app import errors
+from app import errors, files
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
+from tests import factories
 
 CONTENT = b"the values of a network" * 1000
 HUB_FOLDER = "/timm/mobilenetv1_100.ra4_e3600_r224_in1k/resolve/main"
@@ -252,6 +255,63 @@ def test_weights_of_ones_own_may_carry_the_name_of_published_ones(tmp_path: Path
     for choice in ("pretrained", "IMAGENET1K_V2"):
         found = weights.obtain(resnet50, choice=choice, weights_dir=tmp_path, cache_dir=tmp_path, download=False)
         assert (found.sha256, found.weights.name) == (digest, "IMAGENET1K_V2")
+
+
+@pytest.mark.parametrize("first_known_by", ["its hash", "no hash"])
+def test_the_weights_that_are_listed_first_come_before_others_in_the_folder(
+    tmp_path: Path, first_known_by: str
+) -> None:
+    contents = sorted((b"values", b"others"), key=lambda content: hashlib.sha256(content).hexdigest())
+    other, first = (hashlib.sha256(content).hexdigest() for content in contents)
+    real = catalogue.find("mobilenet_v2")
+    published = real.weights[0]
+    if first_known_by == "its hash":
+        published = dataclasses.replace(published, file_name=f"mobilenet_v2-{first[:8]}.pth")
+    entry = dataclasses.replace(
+        real, weights=(published, dataclasses.replace(real.weights[1], file_name=f"mobilenet_v2-{other[:8]}.pth"))
+    )
+    for content, digest in zip(contents, (other, first), strict=True):
+        (tmp_path / f"mobilenet_v2-{digest[:8]}.pth").write_bytes(content)
+
+    found = weights.obtain(entry, weights_dir=tmp_path, cache_dir=tmp_path / "none", download=False)
+    assert (found.weights.name, found.sha256) == ("IMAGENET1K_V1", first)
+    assert identified(entry, tmp_path, tmp_path / "none") == first
+
+
+def test_a_weights_folder_that_cannot_be_read_is_passed_over_and_named(tmp_path: Path) -> None:
+    closed, formnet = factories.unreadable(tmp_path), catalogue.find("formnet")
+    assert at_hand(formnet, closed, tmp_path) == "package"
+    assert (identified(formnet, closed, tmp_path) or "none") in formnet.weights[0].file_name
+    assert weights.obtain(formnet, weights_dir=closed, cache_dir=tmp_path, download=False).source == "package"
+    assert refusal(backbone(), closed, tmp_path)[0] == f"{closed} cannot be read: File name too long"
+
+
+def test_a_cache_that_cannot_be_read_is_passed_over_and_named(tmp_path: Path) -> None:
+    closed, name = factories.unreadable(tmp_path), f"resnet18-{SHA256[:8]}.pth"
+    assert at_hand(backbone(), None, closed) is None
+    assert identified(backbone(), None, closed) is None
+    assert f"{closed / name} cannot be read: File name too long" in refusal(backbone(), None, closed)
+    (tmp_path / name).write_bytes(CONTENT)
+    assert at_hand(backbone(), tmp_path, closed) == "weights_dir"
+
+
+def test_a_file_that_may_not_be_read_is_passed_over_where_it_is_identified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"resnet18-{SHA256[:8]}.pth"
+    folder, cache = tmp_path / "weights", tmp_path / "cache"
+    for place in (folder, cache):
+        place.mkdir()
+        (place / name).write_bytes(CONTENT)
+    read = files.sha256
+
+    def lost(path: Path) -> str:
+        if path.parent == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path)
+
+    monkeypatch.setattr(files, "sha256", lost)
+    assert identified(backbone(), folder, cache) == SHA256
 
 
 def test_a_network_of_timm_does_not_take_the_file_of_its_namesake(tmp_path: Path) -> None:

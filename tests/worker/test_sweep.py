@@ -139,6 +139,15 @@ def test_a_worker_that_ranks_says_which_weights_it_has(
     assert weights_told(database)["cpu", "gpu"] == {"squeezenet1_1": digest[:8], **told}
 
 
+def test_a_worker_that_cannot_read_its_weights_folder_is_listed_all_the_same(
+    database: Database, files: Storage, settings: Settings, bell: Bell, forkserver: Forkserver, tmp_path: Path
+) -> None:
+    unreadable = settings.model_copy(update={"weights_dir": factories.unreadable(tmp_path)})
+    Sweeper(database, files, unreadable, bell, ["gpu"], forkserver).sweep()
+
+    assert "formnet" in (weights_told(database)[("gpu",)] or {})
+
+
 def weights_told(database: Database) -> dict[tuple[str, ...], dict[str, str] | None]:
     """By the queues of each worker the weights that it has."""
     with database.read() as session:
