@@ -202,11 +202,23 @@ def _memory(plan: Plan, backbone: Backbone, images: int | None = None) -> int | 
     weights = backbone.parameters * _BYTES
     if plan.descent is None:
         return weights + backbone.activations * _BYTES
-    trained = 1 - share_up_to(backbone, plan.freeze)
     larger = backbone.preprocessing_with(plan.weights).crop / backbone.input_size
-    kept = trained * backbone.kept_bytes * larger**2 * (images or plan.descent.batch_size)
+    behind = 1 - share_up_to(backbone, plan.freeze)
+    kept = behind * backbone.kept_bytes * larger**2 * (images or plan.descent.batch_size)
+    beside = _trained(backbone, plan.freeze) * _BYTES * _BESIDES[plan.descent.optimizer]
     average = weights if plan.descent.ema else 0
-    return round(weights + trained * weights * _BESIDES[plan.descent.optimizer] + average + _PEAK * kept)
+    return round(weights + beside + average + _PEAK * kept)
+
+
+def _trained(backbone: Backbone, freeze: str | None) -> float:
+    """How many parameters are trained behind the stage `freeze`, by multiply-adds where those of stages are not known:
+    the last layers of a network may take few of these and have most parameters."""
+    names = [facts.name for facts in backbone.stages]
+    frozen = [facts.parameters for facts in backbone.stages[: names.index(freeze) + 1 if freeze else 0]]
+    known = [count for count in frozen if count is not None]
+    if len(known) == len(frozen):
+        return backbone.parameters - sum(known)
+    return (1 - share_up_to(backbone, freeze)) * backbone.parameters
 
 
 def share_up_to(backbone: Backbone, stage: str | None) -> float:

@@ -162,9 +162,18 @@ def test_memory_knows_what_the_optimizer_keeps_and_the_moving_average() -> None:
     assert memory(replace(usual, optimizer="adamw")) - memory(usual) == weights
     assert memory(replace(usual, ema=0.99)) - memory(usual) == weights
     top = replace(usual, strategy="top")
-    trained = 1 - estimates.share_up_to(RESNET, "layer3")
-    assert memory(replace(top, optimizer="adamw")) - memory(top) == pytest.approx(trained * weights, abs=1)
+    frozen = sum(stage.parameters or 0 for stage in RESNET.stages[: RESNET.facts.stages.index("layer3") + 1])
+    assert memory(replace(top, optimizer="adamw")) - memory(top) == pytest.approx(weights - 4 * frozen, abs=1)
     assert memory(replace(top, ema=0.99)) - memory(top) == weights  # of frozen layers as well
+
+
+def test_memory_goes_by_the_parameters_that_are_trained_also_where_they_take_few_multiply_adds() -> None:
+    network = catalogue.find("vgg16")
+    plan = resolve(Recipe(backbone="vgg16", strategy="top", freeze="conv4"), FACTS, network.facts)
+    trained = network.parameters - sum(stage.parameters or 0 for stage in network.stages[:4])
+    found = estimates.of(plan, FACTS, network, COSTS).memory_bytes
+    assert found is not None
+    assert found >= 4 * (network.parameters + 2 * trained)  # the dense layers, with their gradients and momenta
 
 
 def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
