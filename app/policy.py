@@ -9,7 +9,7 @@ Each side is measured, not asked for. Nothing here knows a dataset by name; thre
 reasons beside them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ from app.facts import NetworkFacts, VersionFacts
 from app.narrowing import left_out, narrowed
 from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
 from app.profile import HEAD, Depth, Probe, Profile
-from app.recipe import ALL_STAGES, BEST_STAGE, Recipe, Strategy
+from app.recipe import ALL_STAGES, BEST_STAGE, FIELDS, Recipe, Strategy
 from app.wording import percent
 
 Chosen = Literal["head", "stage_probe", "top", "full"]
@@ -89,13 +89,26 @@ def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: Netwo
     # A head that is fitted first competes anyway, as the network before its first step.
     competes = decision.rival != "head" or resolved.reinit != "none"
     trains = decision.strategy in ("top", "full")
+    rival = _rival(recipe, decision, version, network) if trains and competes else None
     return replace(
         resolved,
-        rival=_rival(recipe, decision, version, network) if trains and competes else None,
+        rival=rival,
         quadrant=decision.quadrant,
         expected=expected(profile, strategy=decision.strategy, stage=resolved.stage),
-        reasons=(*decision.reasons, *resolved.reasons, *left_out(decision.strategy, lost)),
+        reasons=(
+            *decision.reasons,
+            *resolved.reasons,
+            *_about_lost(lost, decision.strategy, rival),
+        ),
     )
+
+
+def _about_lost(lost: Sequence[str], strategy: Strategy, rival: Plan | None) -> Iterator[str]:
+    """What is set by hand and not for `strategy` is left out, unless the classifier that competes takes it."""
+    of_rival = [name for name in lost if rival is not None and name in FIELDS[rival.strategy]]
+    yield from left_out(strategy, tuple(name for name in lost if name not in of_rival))
+    if of_rival:
+        yield f"Set by hand for the classifier on fixed features alone: {', '.join(of_rival)}."
 
 
 def unmeasured(recipe: Recipe, version: VersionFacts, why: str, network: NetworkFacts) -> Plan:
@@ -174,14 +187,14 @@ def _gain_of_doubling(profile: Profile) -> float | None:
 
 
 def _likeness(profile: Profile, stages: Sequence[str]) -> tuple[Likeness, tuple[str, ...]]:
-    known = {depth.name: depth for depth in profile.reference or profile.depths}
-    pretrained = known[HEAD].probe.accuracy
-    random = max(depth.probe.accuracy for depth in profile.random)
+    pretrained, random = _with_and_without(profile)
     share = (pretrained - random) / max(1 - random, 1e-9)
+    is_solved = _is_solved(profile)
+    worth = f"pre-training removes {percent(max(share, 0.0))} of the errors."
     evidence = [
         f"on {profile.random_images} images a linear classifier on {profile.backbone}'s features is right for "
         f"{percent(pretrained)}, with random values in place of the pre-trained ones for {percent(random)}: "
-        f"pre-training removes {percent(max(share, 0.0))} of the errors."
+        f"{'too few errors are left to tell what pre-training is worth.' if is_solved else worth}"
     ]
     earlier = _better_than_top(profile, stages)
     if earlier is not None:
@@ -190,9 +203,20 @@ def _likeness(profile: Profile, stages: Sequence[str]) -> tuple[Likeness, tuple[
             f"({percent(earlier.probe.accuracy)} against {percent(profile.depth(HEAD).probe.accuracy)}): "
             "what comes behind it is made for other things."
         )
-    likeness: Likeness = "similar" if share >= FAMILIAR and earlier is None else "dissimilar"
+    likeness: Likeness = "similar" if (is_solved or share >= FAMILIAR) and earlier is None else "dissimilar"
     evidence[0] = f"{likeness.capitalize()} data: {evidence[0]}"
     return likeness, tuple(evidence)
+
+
+def _with_and_without(profile: Profile) -> tuple[float, float]:
+    """The accuracy of the probe at the head, and the best one on random values, on the same images."""
+    known = {depth.name: depth for depth in profile.reference or profile.depths}
+    return known[HEAD].probe.accuracy, max(depth.probe.accuracy for depth in profile.random)
+
+
+def _is_solved(profile: Profile) -> bool:
+    """Whether random values, as the pre-trained ones, leave too few errors to tell what the pre-training is worth."""
+    return min(_with_and_without(profile)) > 1 - TELLING
 
 
 def _better_than_top(profile: Profile, stages: Sequence[str]) -> Depth | None:
@@ -292,6 +316,8 @@ def _little_dissimilar(
 
 
 def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> tuple[Chosen, str | None, str]:
+    if _is_solved(profile) and 1 - _best_accuracy(profile) < TELLING:
+        return "head", None, "Much data that features tell apart as they are: only a new classifier is trained."
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
     freeze = by_hand or halfway(stages)

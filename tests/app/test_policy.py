@@ -107,6 +107,12 @@ def without_last_stage(measured: Profile) -> Profile:
         (profile(images=3000, stages=(0.4, 0.5, 0.6, 0.6), random=0.55), "much", "dissimilar", "full"),
         # Random values do nearly as well, and next to nothing is left to be learnt.
         (profile(images=300, stages=(0.9, 0.95, 0.96, 0.96), random=0.94), "little", "dissimilar", "head"),
+        # Random values leave no errors that pre-training could remove.
+        (profile(images=300, stages=(1,) * 5, random=1), "little", "similar", "head"),
+        (profile(images=3000, stages=(1,) * 5, random=1), "much", "similar", "head"),
+        (profile(images=3000, stages=(0.98, 0.99, 0.99, 0.99, 0.99), random=0.985), "much", "similar", "head"),
+        (profile(images=3000, stages=(0.98, 0.99, 0.99, 0.99, 0.99), random=0.975), "much", "similar", "top"),
+        (profile(images=3000, stages=(0.9, 0.95, 0.95, 0.95, 0.95), random=0.99), "much", "dissimilar", "full"),
     ],
 )
 def test_each_quadrant_has_its_strategy(measured: Profile, amount: str, likeness: str, strategy: str) -> None:
@@ -184,6 +190,12 @@ def test_the_reasons_give_the_figures_that_decided() -> None:
     assert "stage2 are trained" in told
 
 
+def test_where_random_values_solve_the_task_no_errors_are_said_to_be_removed() -> None:
+    (told,) = locate(profile(images=3000, stages=(1,) * 5, random=1)).evidence[1:]
+    assert "too few errors are left to tell what pre-training is worth" in told
+    assert "removes" not in told
+
+
 def test_what_is_expected_reaches_further_up_where_layers_are_trained() -> None:
     measured = profile(images=3000)
     head, top = policy.expected(measured, strategy="head"), policy.expected(measured, strategy="top")
@@ -234,6 +246,21 @@ def test_what_the_chosen_strategy_cannot_take_is_left_out_and_told(images: int, 
     made = policy.plan(asked, profile(images=images), version, network)
     assert made.strategy == "top"
     assert f"Not for strategy 'top', and so left out: {lost}." in made.reasons
+
+
+@pytest.mark.parametrize("best", ["stage3", HEAD])
+def test_a_stage_set_by_hand_is_left_out_unless_the_classifier_that_competes_is_on_it(best: str) -> None:
+    version = VersionFacts(classes=5, train_images=3000, validation_images=600, smallest_class=600)
+    stages = (0.4, 0.5, 0.8, 0.6, 0.6) if best == "stage3" else (0.4, 0.5, 0.55, 0.6, 0.6)
+    network = NetworkFacts(stages=("stage1", "stage2", "stage3", "stage4"))
+    measured = profile(images=3000, stages=stages, random=0.55)
+    made = policy.plan(Recipe(backbone="resnet18", stage="stage1"), measured, version, network)
+    told = " ".join(made.reasons)
+    assert made.strategy == "full"
+    assert (made.rival is not None) == (best == "stage3")
+    is_taken = made.rival is not None and made.rival.stage == "stage1"
+    assert ("Not for strategy 'full', and so left out: stage." in told) == (not is_taken)
+    assert ("Set by hand for the classifier on fixed features alone: stage." in told) == is_taken
 
 
 def test_what_cannot_be_reinitialised_in_full_is_left_out_and_told() -> None:
