@@ -7,6 +7,7 @@ from typing import Literal
 from app import intervals
 from app.described import described
 from app.intervals import Interval, Pairs, Score
+from app.wording import counted, duration
 
 Arm = Literal["probe", "fine_tune", "scratch"]
 ARMS: tuple[Arm, ...] = ("probe", "fine_tune", "scratch")
@@ -97,6 +98,11 @@ class Race:
     @property
     def speed_up(self) -> float:
         return self.scratch.seconds / max(self.fine_tuned.seconds, 1e-9)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether scratch was first judged after `CLEARLY` times the time that fine-tuning took."""
+        return self.behind.seconds > CLEARLY * self.fine_tuned.seconds
 
     @property
     def is_shown(self) -> bool:
@@ -227,8 +233,8 @@ def _said(main: Difference, finding: Finding) -> str:
 def _span(one: Difference) -> str:
     low, high, difference = 100 * one.interval.low, 100 * one.interval.high, 100 * one.accuracy
     images = ""
-    if one.differing is not None:
-        images = f"; {one.first_only} images only the former gets right, {one.second_only} only the latter"
+    if one.first_only is not None:
+        images = f"; {counted(one.first_only, 'image')} only the former gets right, {one.second_only} only the latter"
     if low > 0:
         return f"{difference:.1f} points (95 %: {low:.1f} to {high:.1f}{images})"
     if high < 0:
@@ -243,12 +249,19 @@ def _about_speed(scratch: Run, race: Race | None) -> list[str]:
     first, second, behind = race.fine_tuned, race.scratch, race.behind
     low, high = 100 * race.missing.low, 100 * race.missing.high
     told = "which is less by more than chance" if race.is_shown else "which is not shown to be less"
+    factor = f"{CLEARLY:g} times the time that fine-tuning took to it"
+    when = f"With {factor}, scratch was"
+    if race.is_late:
+        when = f"When scratch was first judged, after {duration(behind.seconds)} and so more than {factor}, it was"
     return [
-        f"The {_percent(race.goal)} that scratch ended with fine-tuning had after {first.seconds:.1f} s "
-        f"({first.epoch} epochs), scratch after {second.seconds:.1f} s ({second.epoch} epochs).",
-        f"With {CLEARLY:g} times the time that fine-tuning took to it, scratch was at {_percent(behind.accuracy)}, "
-        f"{told} (95 %: {low:+.1f} to {high:+.1f} points short of it).",
+        f"The {_percent(race.goal)} that scratch ended with fine-tuning had after {_told(first)}, scratch after "
+        f"{_told(second)}.",
+        f"{when} at {_percent(behind.accuracy)}, {told} (95 %: {low:+.1f} to {high:+.1f} points short of it).",
     ]
+
+
+def _told(point: Point) -> str:
+    return f"{duration(point.seconds)} ({counted(point.epoch, 'epoch')})"
 
 
 def _about_probe(differences: Sequence[Difference]) -> list[str]:

@@ -46,7 +46,7 @@ def test_the_speed_up_is_the_time_to_the_score_that_scratch_ended_with() -> None
         {"fine_tune": run(0.5, 0.9, 0.95, seconds=20), "scratch": run(0.1, 0.2, 0.6, 0.8, seconds=15)}
     )
     assert found.speed_up == pytest.approx(45 / 20)
-    assert any("after 20.0 s (1 epochs), scratch after 45.0 s (3 epochs)" in reason for reason in found.reasons)
+    assert any("after 20.0 s (1 epoch), scratch after 45.0 s (3 epochs)" in reason for reason in found.reasons)
 
 
 def test_how_far_behind_scratch_was_then_is_said_with_what_chance_leaves_open() -> None:
@@ -60,6 +60,17 @@ def test_how_far_behind_scratch_was_then_is_said_with_what_chance_leaves_open() 
     assert found.reasons[2] == (
         "With 1.5 times the time that fine-tuning took to it, scratch was at 30.0 %, which is less by more than chance "
         "(95 %: +54.3 to +65.0 points short of it)."
+    )
+
+
+def test_where_scratch_was_not_judged_by_then_it_is_said_when_it_was() -> None:
+    early = Run((Point(0, 20, 0.9, 1.0),), Score(360, 400))
+    late = Run((Point(1, 60, 0.3, 1.0), Point(2, 120, 0.9, 1.0)), Score(360, 400))
+    found = verdict.judge({"fine_tune": early, "scratch": late})
+    assert found.reasons[1:3] == (
+        "The 90.0 % that scratch ended with fine-tuning had after 20.0 s (0 epochs), scratch after 120.0 s (2 epochs).",
+        "When scratch was first judged, after 60.0 s and so more than 1.5 times the time that fine-tuning took to it, "
+        "it was at 30.0 %, which is less by more than chance (95 %: +54.3 to +65.0 points short of it).",
     )
 
 
@@ -149,6 +160,8 @@ def test_the_sentence_has_the_difference_its_interval_and_the_images_that_make_i
     )
     (difference,) = found.differences
     assert (difference.first_only, difference.second_only) == (16, 4)
+    one = verdict.judge(paired(both=5, fine_tuned_only=1, scratch_only=0, neither=0))
+    assert "; 1 image only the former gets right, 0 only the latter" in one.reasons[0]
     few = verdict.judge(paired(both=5, fine_tuned_only=5, scratch_only=0, neither=0))
     assert few.reasons[0].endswith("5 images only the former gets right, 0 only the latter), "
                                    "and so few images that differ show nothing.")  # fmt: skip
