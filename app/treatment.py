@@ -21,7 +21,7 @@ class Treatment:
     """That it begins with; `fitted` is a head that is the best linear classifier on the features as they are. `base`
     are those of the model version that the training starts from: of a head, its rows for the labels that are kept."""
     learning_rate: float | None
-    """At its peak; None where it stays as it is."""
+    """At its peak; None for a stage that stays as it is, and for a head that is fitted to the features at once."""
 
 
 def treatments(

@@ -28,3 +28,12 @@ def size(count: float) -> str:
 def duration(seconds: float) -> str:
     """`12.3 s`, `0.05 s`: with one decimal, or two figures of what is less than a second."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
+
+
+def estimated(seconds: float) -> str:
+    """A time that is not known to the second: `0.05 s`, `2.3 s`, `95 s`, `24 min`, `36 h`."""
+    if seconds < 10:
+        return duration(seconds)
+    if seconds < 180:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.3g} h"

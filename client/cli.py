@@ -264,7 +264,7 @@ def plan(
             base=base,
             budget=budget,
         )
-        for part in show.planned(_planned(client, dataset, recipe, version, measure=measure), base=base):
+        for part in show.planned(_planned(client, dataset, recipe, version, measure=measure), recipe):
             console.print(part)
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from client.errors import Refused
 from client.forms import Form, Runtimes
+from client.recipe import Recipe
 from client.values import (
     Alias,
     Backbone,
@@ -33,6 +34,7 @@ from client.values import (
     Probe,
     Progress,
     Ranking,
+    Treatment,
 )
 
 _PHASES = {
@@ -224,10 +226,11 @@ def _ranked(place: Place, entry: Candidate) -> Iterator[str]:
     yield from (_size(cost.size_bytes), f"{1000 * cost.latency.seconds:.1f} ms")
 
 
-def planned(found: Planned, *, base: str | None = None) -> Iterator[RenderableType]:
-    """What a training, maybe from a `base`, would do: what was measured, and then the plan with its reasons."""
+def planned(found: Planned, asked: Recipe) -> Iterator[RenderableType]:
+    """What a training with the recipe that was `asked` for would do: what was measured, and then the plan with its
+    reasons."""
     if found.profile is None:
-        yield Text(f"{_NOT_MEASURED if base is None else _NEVER_MEASURED}\n", style="dim")
+        yield Text(f"{_why_unmeasured(asked)}\n", style="dim")
     else:
         figures = found.profile.figures
         yield from (_depths(figures), Text(), _curve(figures), Text(), Text(_costs(figures.costs), style="dim"), Text())
@@ -238,8 +241,12 @@ def planned(found: Planned, *, base: str | None = None) -> Iterator[RenderableTy
     yield Text(_forecast(found.plan))
 
 
-_NOT_MEASURED = "Not measured with this backbone yet; --measure or strategy auto does that."
-_NEVER_MEASURED = "With a base nothing is measured, as the figures would be those of another network."
+def _why_unmeasured(asked: Recipe) -> str:
+    if asked.base is not None:
+        return "With a base nothing is measured, as the figures would be those of another network."
+    if asked.strategy == "auto":
+        return "Nothing is measured for this, as the plan says."
+    return "Not measured with this backbone yet; --measure does that where there are weights and enough images."
 
 
 def experiment(found: Experiment) -> Iterator[RenderableType]:
@@ -272,9 +279,16 @@ _SPLITS = {"base": "base", "version": "new version"}
 def _treatments(plan: Plan) -> Table:
     table = _table("Stage", "Starts as", "Learning rate")
     for each in plan.treatments:
-        rate = "stays as it is" if each.learning_rate is None else f"{each.learning_rate:.2g}"
-        table.add_row(each.stage, each.values, "" if each.values == "fitted" and each.learning_rate is None else rate)
+        table.add_row(each.stage, each.values, _rate(each))
     return table
+
+
+def _rate(each: Treatment) -> str:
+    if each.learning_rate is not None:
+        return f"{each.learning_rate:.2g}"
+    if each.stage != "head":
+        return "stays as it is"
+    return "" if each.values == "fitted" else "fitted"
 
 
 def _forecast(plan: Plan) -> str:
@@ -284,13 +298,22 @@ def _forecast(plan: Plan) -> str:
     if plan.estimate is not None:
         seconds, memory = plan.estimate.seconds, plan.estimate.memory_bytes
         room = "" if memory is None else f", {_size(memory)} of memory"
-        said.append(f"Estimated: {f'{seconds:.0f} s' if seconds < 180 else f'{seconds / 60:.0f} min'}{room}.")
+        said.append(f"Estimated: {_time(seconds)}{room}.")
     return " ".join(said)
 
 
 def counted(number: int, noun: str) -> str:
     """`1 image`, `2 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _time(seconds: float) -> str:
+    """As the pages of the service tell times that are estimated."""
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
+    if seconds < 180:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.3g} h"
 
 
 def _size(size_bytes: int) -> str:

@@ -48,7 +48,8 @@ class JobError(msgspec.Struct, frozen=True):
 
 
 class Treatment(msgspec.Struct, frozen=True):
-    """What happens to a stage; without a learning rate it stays as it is."""
+    """What happens to a stage, or to the head; without a learning rate a stage stays as it is, and a head is fitted to
+    the features at once."""
 
     stage: str
     values: str

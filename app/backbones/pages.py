@@ -12,7 +12,7 @@ import jinja2
 from app.backbones import palette
 from app.backbones.anatomy import COUNTED, Anatomy, Row, StageTotals
 from app.backbones.operators import WEIGHTED_LAYERS
-from app.wording import counted, moment
+from app.wording import counted, estimated, moment
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -83,7 +83,8 @@ def environment(package: str = "app.backbones") -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"bytes": in_bytes, "short": short, "sides": sides, "counted": counted, "moment": moment}
+    made.filters |= {"bytes": in_bytes, "short": short, "sides": sides}
+    made.filters |= {"counted": counted, "moment": moment, "estimated": estimated}
     made.globals |= {"light": palette.LIGHT, "dark": palette.DARK}
     return made
 

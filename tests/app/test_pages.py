@@ -14,6 +14,7 @@ from app.jobs.tables import Worker
 from app.models import service as models
 from app.models.tables import ModelVersion
 from tests import factories
+from tests.app import test_plans_api
 from tests.problems import problem
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -106,6 +107,15 @@ def test_a_job_is_a_page_with_its_plan_and_its_history(http: TestClient, databas
     ended = page(http, f"/v1/jobs/{job}")
     assert f"graft retry {job}" in ended
     assert "refresh" not in ended
+
+
+def test_a_short_job_is_not_estimated_to_take_no_time(http: TestClient, database: Database, versioned: str) -> None:
+    body = test_plans_api.wanted(versioned, measure=True)
+    test_plans_api.measure(database, test_plans_api.asked(http, body)["id"])
+    recipe = body["recipe"]
+    job = http.post("/v1/jobs", json={"dataset": "photos", "model": "insects", "recipe": recipe}).json()
+    assert job["plan"]["estimate"]["seconds"] == pytest.approx(0.3)
+    assert "<dt>estimated</dt><dd>0.3 s</dd>" in page(http, f"/v1/jobs/{job['id']}")
 
 
 def test_of_a_long_history_the_end_is_shown(http: TestClient, database: Database, versioned: str) -> None:

@@ -10,13 +10,16 @@ import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
+from app import wording
 from client import show
 from client.forms import Form, FormFigures, FormMachine, FormReport, FormSpeed, Optimisation, Pins, Runtimes
+from client.recipe import Recipe
 from client.values import (
     Candidate,
     Cost,
     Costs,
     Depth,
+    Estimate,
     Figures,
     Job,
     JobError,
@@ -31,6 +34,7 @@ from client.values import (
     Progress,
     Ranking,
     RankingFigures,
+    Treatment,
 )
 
 JOB = Job(
@@ -65,6 +69,7 @@ FIGURES = Figures(
     costs=COSTS,
 )
 PLAN = Plan(backbone="resnet50", strategy="head", treatments=[], expected=None, estimate=None, reasons=[])
+AUTO = Recipe(backbone="resnet50")
 PLANNED = Planned(dataset_id=JOB.dataset_id, dataset_version=1, plan=PLAN, profile=Profile("prf_1", FIGURES))
 
 
@@ -109,17 +114,57 @@ def test_what_a_job_failed_with_or_is_at_follows_on_a_line_of_its_own() -> None:
 
 
 def test_a_profile_is_told_with_no_heading_broken() -> None:
-    assert any("cpu, 1 thread)" in line for line in printed(*show.planned(PLANNED), columns=200))
-    (heading,) = (line for line in printed(*show.planned(PLANNED)) if line.startswith("Depth"))
+    assert any("cpu, 1 thread)" in line for line in printed(*show.planned(PLANNED, AUTO), columns=200))
+    (heading,) = (line for line in printed(*show.planned(PLANNED, AUTO)) if line.startswith("Depth"))
 
     assert heading.split()[3:] == ["Log-loss", "LogME", "H-score", "Neighbours", "Untrained"]
 
 
-def test_only_where_it_would_do_something_is_measuring_advised() -> None:
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (Recipe(backbone="resnet50", strategy="head"), "Not measured with this backbone yet; --measure does that"),
+        (Recipe(backbone="tinynet"), "Nothing is measured for this"),  # or auto would have done so
+        (Recipe(backbone="resnet50", strategy="head", base="insects@1"), "With a base nothing is measured"),
+        (Recipe(backbone="resnet50", base="insects@1"), "With a base nothing is measured"),
+    ],
+)
+def test_only_where_it_would_do_something_is_measuring_advised(asked: Recipe, told: str) -> None:
     unmeasured = msgspec.structs.replace(PLANNED, profile=None)
 
-    assert printed(*show.planned(unmeasured))[0].endswith("--measure or strategy auto does that.")
-    assert printed(*show.planned(unmeasured, base="insects@1"))[0].startswith("With a base nothing is measured")
+    assert printed(*show.planned(unmeasured, asked), columns=200)[0].startswith(told)
+
+
+@pytest.mark.parametrize("values", ["fitted", "base"])
+def test_a_head_without_a_learning_rate_is_fitted_and_does_not_stay_as_it_is(values: str) -> None:
+    treatments = [Treatment("layer4", "pretrained", None), Treatment("head", values, None)]
+    plan = msgspec.structs.replace(PLAN, treatments=treatments)
+
+    lines = printed(*show.planned(msgspec.structs.replace(PLANNED, plan=plan), AUTO), columns=200)
+
+    (layer,) = (line for line in lines if line.startswith("layer4"))
+    (head,) = (line for line in lines if line.startswith("head") and values in line)
+    assert layer.split("  ")[-1].strip() == "stays as it is"
+    assert head.split()[-1] == "fitted"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.0, "0 s"),
+        (0.0482, "0.048 s"),
+        (2.34, "2.3 s"),
+        (95.4, "95 s"),
+        (1440.0, "24 min"),
+        (5 * 3600.0, "5 h"),
+        (86_400.0 * 1.5, "36 h"),
+    ],
+)
+def test_what_a_training_takes_is_told_in_the_unit_that_people_would_use(seconds: float, told: str) -> None:
+    plan = msgspec.structs.replace(PLAN, estimate=Estimate(seconds, None))
+
+    assert printed(*show.planned(msgspec.structs.replace(PLANNED, plan=plan), AUTO))[-1] == f"Estimated: {told}."
+    assert wording.estimated(seconds) == told  # pages say the same
 
 
 def test_little_memory_is_not_told_as_none_and_what_is_refused_and_batched_is_told_where_it_is_known() -> None:
