@@ -139,7 +139,12 @@ class Ranking:
     @property
     def best(self) -> MeasuredNetwork:
         """The first that has not seen the images, or the first of all where every one has."""
-        return _comparable(self.measured)[0]
+        return self.comparable[0]
+
+    @property
+    def comparable(self) -> Sequence[MeasuredNetwork]:
+        """Those that have not seen the images, or all where every one has, in order."""
+        return _comparable(self.measured)
 
     @property
     def names(self) -> set[str]:

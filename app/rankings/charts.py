@@ -89,19 +89,23 @@ def tradeoff(found: Ranking, cost: CostName) -> str:
     )
 
 
-def page(read: RankingRead) -> str:
-    """A page of its own, without scripts, for light and dark screens."""
+def page(read: RankingRead, hindrances: Mapping[str, str]) -> str:
+    """A page of its own, without scripts, for light and dark screens; `hindrances` says of networks why no training can
+    start from them."""
     template = pages.environment("app.rankings").get_template("ranking.html")
     found = read.figures
     # What is not ranked has a table.
     told = {ranking.not_ranked(entry) for entry in found.refused}
+    start = next((entry for entry in found.comparable if entry.name not in hindrances), None)
     return template.render(
         read=read,
         found=found,
         rows=[Row(*pair, _address(pair[1])) for pair in zip(found.places, found.measured, strict=True)],
         remarks=[remark for remark in found.remarks if remark not in told],
         costs=[name for name, kind in COSTS.items() if any(kind.of(entry) is not None for entry in found.measured)],
-        command=_command(found.best, read),
+        hindrance=hindrances.get(found.best.name),
+        start=start,
+        command=None if start is None else _command(start, read),
         titles=TITLES,
     )
 

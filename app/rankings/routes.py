@@ -44,9 +44,11 @@ def read_ranking(
     wanted: PageFormat = None,
 ) -> Response:
     """The networks in order with their scores and costs, and where the scores disagree; for browsers as a page."""
-    found = _read(database, ranking_id)
+    with database.read() as session:
+        row = service.find(session, ranking_id)
+        found, hindrances = service.read(session, row), service.hindrances(session, row)
     return answering.answer(
-        request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: charts.page(found)}
+        request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: charts.page(found, hindrances)}
     )
 
 

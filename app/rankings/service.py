@@ -12,7 +12,8 @@ from app import errors
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.db import new_id
-from app.ranking import Ranking
+from app.models import service as models
+from app.ranking import MeasuredNetwork, Ranking
 from app.rankings.schemas import RankingRead, RankingSummary
 from app.rankings.tables import StoredRanking
 
@@ -48,6 +49,22 @@ def summary(row: StoredRanking) -> RankingSummary:
 
 def read(session: Session, row: StoredRanking) -> RankingRead:
     return RankingRead.of(row, datasets.name_of(session, row.dataset_id))
+
+
+def hindrances(session: Session, row: StoredRanking) -> dict[str, str]:
+    """By the names of its networks, why no training on the version that was ranked on can start from them."""
+    labels = set(datasets.version_of(session, row.dataset_id, row.dataset_version).labels)
+    found = {entry.name: _hindrance(session, entry, labels) for entry in figures(row).measured if entry.is_own}
+    return {name: why for name, why in found.items() if why is not None}
+
+
+def _hindrance(session: Session, entry: MeasuredNetwork, labels: set[str]) -> str | None:
+    name, _, number = entry.name.rpartition("@")
+    try:
+        known = models.find_version(session, name, int(number)).labels
+    except errors.NotFound:
+        return f"{entry.name} is deleted"
+    return None if labels.intersection(known) else f"none of the labels of {entry.name} is one of this version"
 
 
 def newest_of_all(session: Session, version: DatasetVersion) -> StoredRanking | None:

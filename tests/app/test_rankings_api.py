@@ -13,7 +13,9 @@ from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases
+from app.models import service as models
 from app.rankings import service as rankings
+from tests import factories
 from tests.app import test_plans_api
 from tests.app.conftest import NOW, Bell
 from tests.app.test_ranking import SETTING, measured
@@ -178,19 +180,50 @@ def test_a_page_marks_what_has_seen_the_images_and_highlights_the_best_of_the_ot
 
 
 def test_the_page_of_a_model_says_how_to_go_on_from_it(http: TestClient, versioned: str, database: Database) -> None:
-    alone = replace(measured("mine@1", 0.99, has_seen=True), weights=ranking.OWN)
+    factories.register_version(database, models.new_version_id(), versioned, labels=("bees", "wasps"))
+    alone = replace(measured("insects@1", 0.99, has_seen=True), weights=ranking.OWN)
     ranking_id = ranked(database, asked(http, versioned)["id"], found=ranking.order(SETTING, [alone], []))
     assert http.patch(f"/v1/datasets/{versioned}", json={"name": "two words"}, headers={"If-Match": "*"}).is_success
     page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"}).text
-    assert "graft train PHOTOS --dataset &#39;two words&#39; --model NAME --base mine@1" in page
+    assert "graft train PHOTOS --dataset &#39;two words&#39; --model NAME --base insects@1" in page
 
     assert http.get(f"/v1/rankings/{ranking_id}").json()["dataset_name"] == "two words"
     assert http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"}).status_code == 204
     page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"}).text
     assert f"Ranking of 1 network on {versioned}, version 1</h1>" in page
     assert "The data set is deleted." in page
-    assert "graft train PHOTOS --model NAME --base mine@1" in page
+    assert "graft train PHOTOS --model NAME --base insects@1" in page
     assert http.get(f"/v1/rankings/{ranking_id}").json()["dataset_name"] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (("roses", "tulips"), "none of the labels of insects@1 is one of this version"),
+        (None, "insects@1 is deleted"),
+    ],
+)
+def test_where_no_training_can_start_from_the_best_model_the_page_says_so_and_what_to_take_instead(
+    http: TestClient, versioned: str, database: Database, labels: tuple[str, ...] | None, why: str
+) -> None:
+    if labels is not None:
+        factories.register_version(database, models.new_version_id(), versioned, labels=labels)
+    own = replace(measured("insects@1", 0.99, log_me=0.9, h_score=0.9), weights=ranking.OWN)
+
+    def told(*others: ranking.MeasuredNetwork) -> str:
+        job_id = asked(http, versioned, candidates=[{"backbone": "formnet"}])["id"]
+        ranking_id = ranked(database, job_id, found=ranking.order(SETTING, [own, *others], []))
+        return http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"}).text
+
+    page = told(measured("formnet", 0.7))
+    assert "--base" not in page
+    assert f"insects@1 is the best, but no training can start from it: {why}." in page
+    assert "Train with formnet, on a folder" in page
+    assert "graft train PHOTOS --dataset photos --model NAME --backbone formnet" in page
+
+    alone = told()
+    assert f"insects@1 is the best, but no training can start from it: {why}." in alone
+    assert "graft train" not in alone
 
 
 def test_rankings_are_listed_newest_first_page_by_page(http: TestClient, versioned: str, database: Database) -> None:
