@@ -340,4 +340,5 @@ class Client(Connection):
 
 
 def _asked(recipe: Recipe) -> dict[str, object]:
-    return {name: value for name, value in asdict(recipe).items() if value is not None}
+    """What `recipe` leaves to the service is not sent."""
+    return asdict(recipe, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})

@@ -18,7 +18,8 @@ from client import aliases, archives, demo, jobs, local, optimising, removing, s
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Refused
-from client.recipe import Budget, Recipe, Search
+from client.options import Options, with_options
+from client.recipe import Recipe
 from client.terminal import Url, console, told_plainly
 from client.values import Job, Planned
 
@@ -28,27 +29,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-DEFAULT_BACKBONE = "mobilenet_v2"
 
 Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="Port to listen at; if left out, 8000 or another that is free.")
-]
-BackboneName = Annotated[
-    str | None,
-    typer.Option(
-        help="Network to fine-tune; `graft backbones` lists them. auto: the best that is at hand, within the limits. "
-        "If left out, that of the base, or mobilenet_v2."
-    ),
-]
-MaxLatency = Annotated[
-    float | None, typer.Option(help="Milliseconds that an image may take (--backbone auto).", min=0.001)
-]
-MaxSize = Annotated[float | None, typer.Option(help="Megabytes that a network may have (--backbone auto).", min=0.001)]
-Base = Annotated[
-    str | None,
-    typer.Option(
-        help="Model version to start from: name, name@version, or name:alias; labels it knows keep their rows."
-    ),
 ]
 DataDir = Annotated[
     Path | None,
@@ -111,75 +94,19 @@ def migrate() -> None:
 
 
 @app.command()
+@with_options
 def train(
     photos: Annotated[Path, typer.Argument(help="Folder with a folder of images per class, or a zip or tar of it.")],
     model: Annotated[str, typer.Option(help="Name of the model; one that exists gets a new version.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the data set; the model's if left out.")] = None,
-    backbone: BackboneName = None,
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="auto: measures and decides; head: a new classifier only; stage_probe: the same on the stage that "
-            "suits best; top: the last stages, too; full: every layer; scratch: every layer from random values."
-        ),
-    ] = "auto",
-    weights: Annotated[
-        str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
-    ] = None,
-    base: Base = None,
-    label_map: Annotated[
-        list[str] | None, typer.Option("--label-map", help="Label of the base that is called otherwise now: OLD=NEW.")
-    ] = None,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Train on the images that the base was made from, besides.")
-    ] = False,
-    label_prior: Annotated[
-        str | None,
-        typer.Option(help="learned: labels of the base are as frequent as it learnt; training: as in the photos."),
-    ] = None,
-    stage: Annotated[str | None, typer.Option(help="Name of a stage, best, or all (stage_probe).")] = None,
-    freeze: Annotated[str | None, typer.Option(help="Last stage that stays as it is (top).")] = None,
-    reinit: Annotated[str | None, typer.Option(help="What starts anew: none, head, or retrained (top, full).")] = None,
-    layer_decay: Annotated[
-        float | None, typer.Option(help="Learning rate of a stage by that of the next one (full).")
-    ] = None,
-    unfreeze: Annotated[str | None, typer.Option(help="at_once or gradual (full).")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (top, full, scratch).")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16 (top, full, scratch).")] = None,
-    devices: Annotated[int | None, typer.Option(min=1, help="GPUs at most (top, full, scratch).")] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same model each time on GPUs.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    max_latency: MaxLatency = None,
-    max_size: MaxSize = None,
-    search: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Look so long for better settings than the plan's own.")
-    ] = None,
+    *,
+    options: Options,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
-    recipe = Recipe(
-        backbone=backbone or DEFAULT_BACKBONE,
-        strategy=strategy,
-        weights=weights,
-        base=base,
-        label_map=_label_map(label_map or []),
-        replay=replay or None,
-        label_prior=label_prior,
-        seed=seed,
-        epochs=epochs,
-        stage=stage,
-        freeze=freeze,
-        reinit=reinit,
-        layer_decay=layer_decay,
-        unfreeze=unfreeze,
-        precision=precision,
-        devices=devices,
-        deterministic=deterministic or None,
-        budget=_budget(max_latency, max_size),
-        search=None if search is None else Search(seconds=search),
-    )
+    recipe = options.recipe()
     with told_plainly(), Client(url) as client:
-        recipe = replace(recipe, backbone=backbone or _backbone_of(client, base))
+        recipe = _with_its_backbone(client, recipe, options)
         _train(client, _import(client, photos, dataset or model), model, recipe)
 
 
@@ -197,19 +124,11 @@ def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:
     console.print(f"In a browser: {page}", highlight=False, soft_wrap=True)
 
 
-def _backbone_of(client: Client, base: str | None) -> str:
-    """The network of a model version, or what is usual where there is none."""
-    if base is None:
-        return DEFAULT_BACKBONE
-    return client.model_version(*client.resolve(base)).backbone
-
-
-def _label_map(given: list[str]) -> dict[str, str] | None:
-    """Of `OLD=NEW` each."""
-    for pair in given:
-        if not all(pair.partition("=")):
-            raise typer.BadParameter(f"{pair!r} is not OLD=NEW", param_hint="--label-map")
-    return {old: new for old, _, new in (pair.partition("=") for pair in given)} or None
+def _with_its_backbone(client: Client, recipe: Recipe, options: Options) -> Recipe:
+    """`recipe` with the network of its base, where none is named."""
+    if options.backbone is not None or recipe.base is None:
+        return recipe
+    return replace(recipe, backbone=client.model_version(*client.resolve(recipe.base)).backbone)
 
 
 def _import(client: Client, photos: Path, name: str) -> str:
@@ -233,14 +152,9 @@ def _import(client: Client, photos: Path, name: str) -> str:
 
 
 @app.command()
+@with_options
 def plan(
     dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
-    backbone: BackboneName = None,
-    strategy: Annotated[str, typer.Option(help="auto, head, stage_probe, top, full or scratch.")] = "auto",
-    weights: Annotated[
-        str | None, typer.Option(help="pretrained, the name of weights, or none for random values.")
-    ] = None,
-    base: Base = None,
     version: Annotated[int | None, typer.Option(min=1, help="Version of the data set; the newest if left out.")] = None,
     measure: Annotated[
         bool,
@@ -250,20 +164,14 @@ def plan(
             "auto always does. Not with a base.",
         ),
     ] = False,
-    max_latency: MaxLatency = None,
-    max_size: MaxSize = None,
+    *,
+    options: Options,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Say what a training would do and why, without training."""
-    budget = _budget(max_latency, max_size)
+    recipe = options.recipe()
     with told_plainly(), Client(url) as client:
-        recipe = Recipe(
-            backbone=backbone or _backbone_of(client, base),
-            strategy=strategy,
-            weights=weights,
-            base=base,
-            budget=budget,
-        )
+        recipe = _with_its_backbone(client, recipe, options)
         for part in show.planned(_planned(client, dataset, recipe, version, measure=measure), recipe):
             console.print(part)
 
@@ -280,12 +188,6 @@ def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, 
             show.succeeded(client.wait(found.id, step.tell))
         found = client.plan(dataset, recipe, version=version, measure=measure)
     return found
-
-
-def _budget(max_latency: float | None, max_size: float | None) -> Budget | None:
-    if max_latency is None and max_size is None:
-        return None
-    return Budget(latency_ms=max_latency, size_bytes=None if max_size is None else round(1e6 * max_size))
 
 
 @app.command()

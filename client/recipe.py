@@ -14,6 +14,17 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images are changed: `policy` is none, crop, trivial or rand."""
+
+    policy: str | None = None
+    strength: float | None = None
+    erasing: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Search:
     """How long to look for better settings than the plan's own."""
 
@@ -35,12 +46,20 @@ class Recipe:
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
+    accumulate: int | None = None
+    optimizer: str | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
+    label_smoothing: float | None = None
+    balance: str | None = None
+    augmentation: Augmentation | None = None
+    ema: float | None = None
+    patience: int | None = None
     l2: float | None = None
     stage: str | None = None
     freeze: str | None = None
     reinit: str | None = None
+    views: int | None = None
     layer_decay: float | None = None
     unfreeze: str | None = None
     precision: str | None = None
