@@ -1,7 +1,10 @@
 """How a model version gets from its folders into memory."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -16,7 +19,7 @@ from app.predictions import needs
 from app.predictions.loaded import Loaded, Pace
 from app.predictions.needs import Need
 from app.runtimes import form, opening, optimised
-from app.runtimes.form import Files, Form, Machine, Network
+from app.runtimes.form import PLAIN, Files, Form, Machine, Network
 from app.runtimes.optimised import Optimised
 from app.storage import Storage
 
@@ -45,45 +48,59 @@ class FromStorage:
         """The memory that the version takes, about. Raises `Unavailable`."""
         if version.serving.is_of_torch:
             libraries.import_deferred()  # or what they take would be taken for the version's
-        return needs.of(version, self.storage)
+        with self._failures_counted():
+            return needs.of(version, self.storage)
 
     def open(self, version: Served) -> Loaded:
         """The version, warmed up. Raises `Unavailable`."""
-        described = artifacts.describe(self.storage.model_version(version.version_id))
-        try:
+        with self._failures_counted():
+            described = artifacts.describe(self.storage.model_version(version.version_id))
             loaded = self._opened(version, described)
-        except Exception:
-            self.metrics.loads.labels("failed").inc()
-            raise
         self.metrics.loads.labels(loaded.form.name).inc()
         return loaded
 
+    @contextmanager
+    def _failures_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.metrics.loads.labels("failed").inc()
+            raise
+
     def _opened(self, version: Served, described: Description) -> Loaded:
         folder = self.storage.model_version(version.version_id)
-        wanted = tuple(form.named(name) for name in version.serving.forms)
         place, measured = self._optimised(version)
-
         report = None if measured is None else measured.report
+        wanted = tuple(form.named(name) for name in version.serving.forms)
+        if measured is None and version.serving.optimisation_id is not None:
+            wanted = (PLAIN,)  # of the others nothing says any more what they are to answer
+        return opening.open_first(
+            Files(folder, place),
+            wanted,
+            self.machine,
+            make=partial(self._made, described, report),
+            pass_over=partial(self._pass_over, version),
+            check=None if measured is None else measured.check,
+        )
 
-        def make(network: Network, form: Form) -> Loaded:
-            loaded = Loaded(
-                network,
-                form,
-                labels=described.labels,
-                preprocessing=described.preprocessing,
-                calibration=_calibrated(described.calibration, report, form),
-                machine=self.machine,
-            )
-            known = None if report is None else report.batch(form.name)
-            kind = (form, described.backbone, described.outlet, described.preprocessing.crop, known)
-            self._make_ready(loaded, kind, known=known)
-            return loaded
+    def _made(self, described: Description, report: Report | None, network: Network, form: Form) -> Loaded:
+        loaded = Loaded(
+            network,
+            form,
+            labels=described.labels,
+            preprocessing=described.preprocessing,
+            calibration=_calibrated(described.calibration, report, form),
+            machine=self.machine,
+        )
+        known = None if report is None else report.batch(form.name)
+        kind = (form, described.backbone, described.outlet, described.preprocessing.crop, known)
+        self._make_ready(loaded, kind, known=known)
+        return loaded
 
-        check = None if measured is None else measured.check
-        opened = opening.open_first(Files(folder, place), wanted, self.machine, make=make, check=check)
-        for failed, _ in opened.failed:
-            self.metrics.fallbacks.labels(failed.name).inc()
-        return opened.made
+    def _pass_over(self, version: Served, form: Form, reason: str) -> None:
+        self.metrics.fallbacks.labels(form.name).inc()
+        name = f"{version.model_name}@{version.number}"
+        logger.warning("%s: %s does not run (%s); the next form is tried", name, form.name, reason)
 
     def _make_ready(self, loaded: Loaded, kind: _Kind, *, known: int | None) -> None:
         pace = self._paces.get(kind)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,16 +32,6 @@ class Check:
 
 
 Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Opened(Generic[Made]):
-    """A classifier ready to run, as what was made of its network."""
-
-    made: Made
-    form: Form
-    failed: tuple[tuple[Form, str], ...]
-    """Those that would have been preferred, and why they do not run."""
 
 
 def forms(device: torch.device) -> tuple[Form, ...]:
@@ -77,22 +67,20 @@ def open_first(
     machine: Machine,
     *,
     make: Callable[[Network, Form], Made],
+    pass_over: Callable[[Form, str], None],
     check: Check | None = None,
-) -> Opened[Made]:
+) -> Made:
     """What `make` makes of the classifier in the first of the forms `wanted` that loads, passes the `check` where there
-    is one, and can be made so; in `PLAIN` where none does, however far its answers are from those of the check. Raises
-    `Unavailable`, or what `make` raises, where even that cannot be had, or its answers are no numbers."""
-    failed: list[tuple[Form, str]] = []
+    is one, and can be made so; in `PLAIN` where none does, however far its answers are from those of the check.
+    `pass_over` is told each form that does not run, and why. Raises `Unavailable`, or what `make` raises, where even
+    the plain form cannot be had, or its answers are no numbers."""
     for form in dict.fromkeys((*wanted, PLAIN)):
         try:
-            made = _made(files, form, machine, make, check)
+            return _made(files, form, machine, make, check)
         except Exception as error:  # runtimes raise what they like, and the next one may do
             if form == PLAIN:
                 raise
-            failed.append((form, str(error)))
-            logger.warning("%s does not run (%s); the next form is tried", form.name, str(error))
-        else:
-            return Opened(made, form, tuple(failed))
+            pass_over(form, str(error))
     raise AssertionError("the plain form is always among them")
 
 

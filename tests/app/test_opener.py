@@ -68,15 +68,22 @@ def test_a_form_that_fails_is_in_memory_no_more_when_the_next_one_is_opened(monk
         there.add(found)
         return found
 
-    def make(network: Network, made_of: MadeOf) -> Network:
+    def make(_network: Network, made_of: MadeOf) -> MadeOf:
         if made_of == first:
             raise RuntimeError("out of memory")
-        return network
+        return made_of
+
+    failed: list[tuple[MadeOf, str]] = []
+
+    def pass_over(made_of: MadeOf, reason: str) -> None:
+        failed.append((made_of, reason))
 
     for runtime in ("onnxruntime", "openvino"):
         monkeypatch.setitem(opening._OPENERS, runtime, opened)
-    found = opening.open_first(Files(Path(), None), (first, second), Machine(threads=1), make=make)
-    assert found.form == second
+    wanted = (first, second)
+    made = opening.open_first(Files(Path(), None), wanted, Machine(threads=1), make=make, pass_over=pass_over)
+    assert made == second
+    assert failed == [(first, "out of memory")]
 
 
 class Opened:
@@ -212,8 +219,18 @@ def test_damage_to_an_optimisation_is_told_without_its_place_and_the_network_is_
     with pytest.raises(errors.Unavailable, match=re.escape(told)) as caught:
         optimised.read(storage.optimisation("opt_1"))
     assert str(storage.root) not in str(caught.value)
-    assert source.open(VERSION).form.name == "torch-fp32"
+    others = Served("mv_1", "insects", 1, Serving("opt_1", ("torch-winograd-fp32", "onnxruntime-fp32", "torch-fp32")))
+    assert source.open(others).form.name == "torch-fp32"
     assert "insects@1 is run as it was trained: the optimisation" in caplog.text
+    assert b"graft_runtime_fallbacks_total{" not in source.metrics.text()
+
+
+def test_what_cannot_be_read_counts_as_a_failure_to_load(source: FromStorage, storage: Storage) -> None:
+    (storage.model_version("mv_1") / "artifact.json").unlink()
+    for attempt in (source.need, source.open):
+        with pytest.raises(errors.Unavailable):
+            attempt(VERSION)
+    assert b'graft_model_loads_total{form="failed"} 2.0' in source.metrics.text()
 
 
 def test_what_a_runtime_keeps_beside_the_networks_changes_nothing(source: FromStorage, storage: Storage) -> None:
@@ -246,7 +263,7 @@ def test_a_form_that_answers_otherwise_than_it_did_is_passed_over(
     moved = {name: logits + 1 for name, logits in found.check.logits.items()}
     optimised.write(folder, Optimised(found.report, Check(found.check.images, moved)))
     assert source.open(VERSION).form.name == "torch-fp32"
-    assert "onnxruntime-fp32 does not run (its answers here are" in caplog.text
+    assert "insects@1: onnxruntime-fp32 does not run (its answers here are" in caplog.text
 
 
 def test_the_plain_form_is_run_however_a_machine_rounds(
