@@ -39,7 +39,7 @@ class Opener:
     """How a model version gets into memory."""
 
     need: Callable[[Served], Need]
-    """The memory that it will take, about. Raises `Unavailable`."""
+    """The memory that it will take in the first of its forms, about. Raises `Unavailable`."""
     open: Callable[[Served], Loaded]
     """Raises `Unavailable`."""
     lane: Callable[[Loaded], Lane]
@@ -223,7 +223,9 @@ class Shelf:
             need = self._opener.need(standing.wanted)
             self._make_room(standing, need)
             try:
-                lane = self._opener.lane(self._opener.open(standing.wanted))
+                loaded = self._opener.open(standing.wanted)
+                need = self._need_of(standing.wanted, loaded, need)
+                lane = self._opener.lane(loaded)
             finally:
                 memory.give_back()
                 self._settle(standing, need)
@@ -237,6 +239,11 @@ class Shelf:
                 self._free(standing)
                 self._let_stay(standing.replaces)
             standing.fail(_told(error, standing.version), time.monotonic())
+
+    def _need_of(self, wanted: Served, loaded: Loaded, foretold: Need) -> Need:
+        """That of the form that was opened, where it is not the first, for which it was `foretold`."""
+        form = loaded.form.name
+        return foretold if form == wanted.serving.forms[0] else self._opener.need(_in_forms(wanted, (form,)))
 
     def _make_room(self, standing: Standing, need: Need) -> None:
         if need.kept > self._max_bytes:
@@ -363,8 +370,11 @@ def _after(form: str, wanted: Served) -> Served:
     """The version with those of its forms that come after one; with none after the plain one where that was not among
     them, for then it was the last."""
     forms = wanted.serving.forms
-    left = forms[forms.index(form) + 1 :] if form in forms else ()
-    return replace(wanted, serving=replace(wanted.serving, forms=left))
+    return _in_forms(wanted, forms[forms.index(form) + 1 :] if form in forms else ())
+
+
+def _in_forms(wanted: Served, forms: tuple[str, ...]) -> Served:
+    return replace(wanted, serving=replace(wanted.serving, forms=forms))
 
 
 def _stopping() -> errors.Overloaded:

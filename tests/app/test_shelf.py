@@ -269,6 +269,19 @@ def test_a_version_whose_network_failed_is_loaded_in_the_next_of_its_forms(machi
     assert shelf.used_bytes == machine.need.kept
 
 
+def test_what_is_opened_in_another_form_than_was_foretold_counts_as_that(machine: Machine) -> None:
+    needs = {"openvino-int8": Need(10, 20), "onnxruntime-fp32": Need(40, 60)}
+
+    def fallen_back(version: Served) -> Loaded:
+        return machine.open(replace(version, serving=replace(version.serving, forms=version.serving.forms[1:])))
+
+    opener = Opener(lambda version: needs[version.serving.forms[0]], fallen_back, Lane, lambda: None, print)
+    shelf = Shelf(opener, max_bytes=BUDGET)
+    load(shelf, replace(FIRST, serving=Serving("opt_1", tuple(needs))))
+    assert shelf.used_bytes == 40
+    shelf.close()
+
+
 def test_a_version_that_failed_in_the_last_of_its_forms_cannot_be_had_for_a_while(
     machine: Machine, shelf: Shelf
 ) -> None:
