@@ -5,6 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -55,6 +56,8 @@ class Engine:
         """What each reference means, as was told last."""
         self._before: Mapping[str, Served] = {}
         """For each that was moved then, who answers until its new target is loaded."""
+        self._arrivals: dict[str, tuple[Served, Future[bool]]] = {}
+        """For each whose target is loaded while another answers, that target, and what tells when it is there."""
         self._present: frozenset[str] | None = None
         """Ids of the versions that there are, as far as that was told."""
         self._ready: set[Served] = set()
@@ -109,8 +112,10 @@ class Engine:
         self._before = {name: before for name, before in moved.items() if self._goes_on(before, served[name])}
         self._followed = served
         self._shelf.pin(frozenset(kept), moves=[(before, served[name]) for name, before in self._before.items()])
-        for version in (*kept, *(served[name] for name in moved)):
+        for version in kept:
             self._shelf.release(self._shelf.want(version))
+        for name in moved:
+            self._await(name, served[name])
 
     async def prepare(self, version: Served) -> Loaded:
         """Load it, if it is not there. Raises `Unavailable`."""
@@ -148,7 +153,7 @@ class Engine:
 
     def answering(self, reference: str, target: Served) -> Served:
         """Who answers to `reference`, which means `target` now: that one or, until it is loaded, the one before."""
-        if self._answering.get(reference) != target:
+        if self._answering.get(reference) != target and not self._has_arrived(reference, target):
             before = self._before.get(reference) or self._answering.get(reference)
             if before is not None and self._goes_on(before, target):
                 return before
@@ -158,8 +163,9 @@ class Engine:
         version = self.answering(reference, target)
         if version != target:
             # It begins to load, and this request does not wait for it.
-            self._shelf.release(self._shelf.want(target, replacing=version))
+            self._await(reference, target, replacing=version)
             return version
+        self._arrivals.pop(reference, None)
         self._answering[reference] = target
         self._answering.move_to_end(reference)
         if len(self._answering) > _REFERENCES:
@@ -169,9 +175,20 @@ class Engine:
     def _who_answers(self, reference: str) -> Served | None:
         """To a reference, as it was followed last."""
         target, asked = self._followed.get(reference), self._answering.get(reference)
-        if target is not None and (target == asked or self._shelf.has(target)):
+        if target is not None and (target == asked or self._shelf.has(target) or self._has_arrived(reference, target)):
             return target
         return self._before.get(reference) or asked
+
+    def _await(self, reference: str, target: Served, *, replacing: Served | None = None) -> None:
+        standing = self._shelf.want(target, replacing=replacing)
+        self._arrivals[reference] = (target, standing.settled)
+        self._shelf.release(standing)
+
+    def _has_arrived(self, reference: str, target: Served) -> bool:
+        """Whether `target` was loaded since `reference` was moved to it, though it may have gone again: then the one
+        before answers no more."""
+        arrival = self._arrivals.get(reference)
+        return arrival is not None and arrival[0] == target and arrival[1].done() and arrival[1].result()
 
     def _goes_on(self, before: Served, target: Served) -> bool:
         """Whether the one before answers until `target` is loaded."""

@@ -56,8 +56,8 @@ class Standing:
     version: Served
     wanted: Served
     """The same, with those of its forms that are tried: all until one of them has failed in a pass."""
-    settled: Future[None] = field(default_factory=Future)
-    """Done once it is loaded or could not be; never an error."""
+    settled: Future[bool] = field(default_factory=Future)
+    """Done once it is loaded or could not be, which it tells; never an error."""
     memory_bytes: int = 0
     users: int = 0
     failed_at: float | None = None
@@ -96,7 +96,7 @@ class Standing:
 
     def _settle(self) -> None:
         with suppress(InvalidStateError):  # the shelf was closed while it was loaded
-            self.settled.set_result(None)
+            self.settled.set_result(self._lane is not None)
 
 
 class Shelf:

@@ -103,6 +103,47 @@ def test_where_the_new_target_cannot_be_loaded_the_old_one_goes_on(
         assert who(engine, FOURTH) == FIRST
 
 
+def leave_unasked(machine: Machine, shelf: Shelf) -> None:
+    """Let the second go for the third, while the first is asked for by another name."""
+    machine.need = Need(40, 40)
+    load(shelf, FIRST, THIRD)
+    assert (shelf.has(FIRST), shelf.has(SECOND)) == (True, False)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_old_target_answers_no_more_once_the_new_one_was_loaded_though_it_had_to_go_before_it_was_asked(
+    machine: Machine, shelf: Shelf, engine: Engine, *, is_there: bool
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [])
+    assert who(engine, FIRST) == FIRST
+    if is_there:
+        load(shelf, SECOND)
+    engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
+    load(shelf, SECOND)
+    leave_unasked(machine, shelf)
+    machine.gate.clear()
+    for _ in range(2):
+        with pytest.raises(errors.Overloaded, match="still being loaded"):
+            who(engine, SECOND, seconds=0.1)
+        engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])  # for another change
+    machine.gate.set()
+    assert who(engine, SECOND) == SECOND
+
+
+def test_the_old_target_answers_again_where_it_is_left_and_come_back_to(
+    machine: Machine, shelf: Shelf, engine: Engine
+) -> None:
+    for target in (FIRST, SECOND):
+        engine.follow({PRODUCTION: target, **VERSIONS}, [])
+        load(shelf, target)
+        assert who(engine, target) == target
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [])
+    assert who(engine, FIRST) == FIRST
+    leave_unasked(machine, shelf)
+    begin_move(machine, engine, SECOND, is_kept=False)
+    assert who(engine, SECOND, seconds=1) == FIRST
+
+
 def test_others_make_room_before_who_answers_in_the_place_of_the_new_one(
     machine: Machine, shelf: Shelf, engine: Engine
 ) -> None:
