@@ -1,7 +1,6 @@
 """Request bodies read in pieces and never beyond a limit."""
 
 import asyncio
-import errno
 import hashlib
 import os
 import time
@@ -21,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from app import arrivals, errors
+from app import arrivals, errors, files
 
 _WRITE_BYTES = 4 * 1024 * 1024
 _INLINE_BYTES = 1024 * 1024
@@ -217,7 +216,7 @@ async def save(source: AsyncIterator[bytes], path: Path) -> Received:
             return await _write(source, file)
     except BaseException as error:
         path.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if files.is_of_full_disk(error):
             raise errors.NoRoom("the service has no room left on its disk for this upload") from error
         raise
 

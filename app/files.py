@@ -1,10 +1,14 @@
-"""Files of what is kept for good: JSON documents, digests to see whether a file has changed, and writing that lasts."""
+"""Files of what is kept for good: JSON documents, digests to see whether a file has changed, writing that lasts, and
+what it means that there is no room for it."""
 
+import errno
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_json(path: Path, document: Any, *, allow_nan: bool = True) -> None:
@@ -30,3 +34,11 @@ def make_durable(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_of_full_disk(error: BaseException) -> bool:
+    """Whether a disk had no room for what raised this, or whoever runs this may have no more of it."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # Libraries that write files by themselves have errors of their own for it.
+    return any(os.strerror(code) in str(error) for code in _FULL)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from app import errors, logs
+from app import errors, files, logs
 from app.jobs.leases import Failure
 from app.runtimes import devices, memory
 from worker.analyse import analyse
@@ -67,6 +67,9 @@ def _outcome(emitter: "_Emitter", kind: str, work: Any) -> Message:
         if memory.is_of_memory(error):
             logger.exception("the job had too little memory")
             return Failed(Failure("out_of_memory", f"there was too little memory for the job: {error}", {}))
+        if files.is_of_full_disk(error):
+            logger.exception("the job had no room on the disk")
+            return Failed(Failure("no_room", f"there was no room on the disk for the job: {error}", {}))
         logger.exception("the job failed unexpectedly")
         return Failed(Failure("internal_error", f"{type(error).__name__}: {error}", {}))
 

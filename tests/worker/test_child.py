@@ -1,5 +1,7 @@
 """The process of a job."""
 
+import errno
+import os
 import platform
 import resource
 from multiprocessing.connection import Connection
@@ -10,7 +12,7 @@ import torch
 from app import cores
 from worker import child
 from worker.forkserver import Forkserver
-from worker.messages import Done
+from worker.messages import Done, Failed
 from worker.training.events import Emit
 
 
@@ -51,6 +53,24 @@ def test_a_job_computes_in_as_many_threads_as_there_are_cores_to_use_or_as_were_
     told = connection.recv()
     process.join()
     assert told == Done(taken)
+
+
+def fill_the_disk(_work: None, _emit: Emit) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def ask_for_room(connection: Connection) -> None:
+    child._CARRIED_OUT["room"] = fill_the_disk
+    child.main(connection, "room", None, threads=1, log_level="INFO")
+
+
+def test_a_job_for_which_the_disk_has_no_room_says_so(forkserver: Forkserver) -> None:
+    connection, process = forkserver.start(ask_for_room)
+    told = connection.recv()
+    process.join()
+    assert isinstance(told, Failed)
+    assert told.failure.code == "no_room"
+    assert "No space left on device" in told.failure.message
 
 
 PIECES, ROUNDS = 8, 10

@@ -1,9 +1,13 @@
 """How forms that are close to one another are put in order."""
 
+import errno
+import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +16,17 @@ from numpy.typing import NDArray
 from app import errors, optimisation
 from app.models import artifact
 from app.optimisation import Speed
-from app.runtimes import opening
+from app.runtimes import in_onnx, opening
 from app.runtimes.form import PLAIN, Files, Form, Machine, Network
 from tests import factories
 from tests.training import samples
-from worker.optimising import compare, measure
+from worker.optimising import compare, measure, quantise
 from worker.optimising.compare import Setting, Subject
 from worker.optimising.events import FormMeasured, FormsOrdered, FormsRunInTurn
 from worker.optimising.measure import Pace, Scale
 
 OTHER = Form("onnxruntime", "fp32")
+INT8 = Form("onnxruntime", "int8")
 
 
 @pytest.fixture
@@ -108,6 +113,53 @@ def test_forms_that_cannot_be_in_memory_together_keep_what_each_had_by_itself(
     assert [form.speed.images_per_second for form in report.forms if form.speed] == [
         event.images_per_second for event in told.of(FormMeasured)
     ]
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ((compare, "to_onnx"), FULL),
+        ((quantise, "quantise"), RuntimeError(f"onnxruntime: {FULL}")),
+        ((quantise, "quantise"), errors.Unavailable("decoded images have no room", code="no_room")),
+        ((quantise, "quantise"), errors.BadImage("a photo that is gone", code="broken_image")),
+        ((in_onnx, "InOnnx"), FULL),
+    ],
+)
+def test_what_says_nothing_of_a_network_ends_the_comparison(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch, place: tuple[object, str], error: Exception
+) -> None:
+    monkeypatch.setattr(*place, failing(error))
+    forms = (OTHER, INT8) if place[0] is quantise else (OTHER,)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        compare.compare(subject, replace(setting, forms=forms), samples.Recorder())
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_given: object, **_more: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_network_that_cannot_be_quantised_is_said_so_and_leaves_no_file(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_written(_network: Path, target: Path, *_given: object, **_more: object) -> None:
+        target.write_bytes(b"half of a network")
+        raise ValueError("it knows no such operation")
+
+    monkeypatch.setattr(quantise, "quantise", half_written)
+    report = compare.compare(subject, replace(setting, forms=(OTHER, INT8)), samples.Recorder()).report
+    assert [form.reason for form in report.forms] == [
+        None,
+        None,
+        "the network cannot be quantised: it knows no such operation",
+    ]
+    assert subject.files.optimised is not None
+    assert [path.name for path in subject.files.optimised.iterdir()] == ["fp32.onnx"]
 
 
 def test_batches_and_rivals_are_those_of_the_forms(

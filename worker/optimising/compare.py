@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app import optimisation
+from app import errors, optimisation
+from app import files as kept
 from app.backbones.export import to_onnx
 from app.backbones.preprocess import Preprocessing
 from app.optimisation import Figures, MeasuredForm, Report, Tolerance
@@ -81,8 +82,8 @@ class _Plain:
 
 
 def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
-    """Measure all forms of `setting`, the plain one always among them. Raises `BadImage`, and `Unavailable` where not
-    even that one can be had."""
+    """Measure all forms of `setting`, the plain one always among them. Raises `BadImage`, `Unavailable` where not even
+    that one can be had, and `OSError` and the like where the disk has no room."""
     validation = subject.splits.validation
     everything = np.arange(len(validation), dtype=np.int64)
     images = pixels.decode(
@@ -136,7 +137,7 @@ class _Bench:
         self, form: Form, plain: _Plain, lacking: Mapping[str, str], *, rival: float
     ) -> tuple[MeasuredForm, NDArray[np.float32] | None]:
         """The form with its logits `(N, K)`; None where it cannot be had, with the reason. `rival` is the best rate of
-        those before in this precision."""
+        those before in this precision. Raises what says nothing of the form."""
         reason = lacking.get(form.precision) if form.runtime in _OF_ONNX else None
         try:
             if reason is None:
@@ -145,6 +146,8 @@ class _Bench:
         except (
             Exception
         ) as error:  # runtimes raise what they like; an end that was asked for comes out of the next event
+            if _passes(error):
+                raise
             reason = str(error) or type(error).__name__
         return self.refused(form, reason), None
 
@@ -172,21 +175,31 @@ class _Bench:
         return MeasuredForm(form.runtime, form.precision, None, None, within=False, reason=reason)
 
     def write_down(self, plain: _Plain) -> dict[str, str]:
-        """Write the networks that the forms need; for each precision that could not be had, why."""
+        """Write the networks that the forms need; for each precision that could not be had, why. Raises what says
+        nothing of the network."""
         wanted = [form for form in self.setting.forms if form.runtime in _OF_ONNX]
         if not wanted:
             return {}
         try:
             self._write_plain()
         except Exception as error:  # of the exporter, for what has no ONNX form
+            self._give_up("fp32", error)
             return {form.precision: f"the network has no ONNX form: {error}" for form in wanted}
         if not any(form.precision == "int8" for form in wanted):
             return {}
         try:
             self._write_int8(plain)
         except Exception as error:  # of the quantiser, which knows fewer operations than ONNX has
+            self._give_up("int8", error)
             return {"int8": f"the network cannot be quantised: {error}"}
         return {}
+
+    def _give_up(self, precision: str, error: Exception) -> None:
+        """Leave nothing of the network that could not be written. Raises the `error` that another attempt may not
+        meet."""
+        self._path(precision).unlink(missing_ok=True)
+        if _passes(error):
+            raise error
 
     def _measured(self, form: Form, plain: _Plain | None, *, rival: float) -> tuple[MeasuredForm, Answers]:
         started = time.perf_counter()
@@ -267,6 +280,15 @@ class _Bench:
     def _path(self, precision: str) -> Path:
         assert self.subject.files.optimised is not None
         return self.subject.files.optimised / in_onnx.NAMES[precision]
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it says nothing of a network or a form, which could be had with room on the disk or all images."""
+    return (
+        isinstance(error, errors.BadImage)
+        or (isinstance(error, errors.Unavailable) and error.code == "no_room")
+        or kept.is_of_full_disk(error)
+    )
 
 
 def _check(images: NDArray[np.uint8], logits: Mapping[str, NDArray[np.float32]]) -> Check:
