@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from pydantic import TypeAdapter
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import delete, exists, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from app import errors, optimisation
@@ -16,6 +16,8 @@ from app.optimisation import NO_PINS, UNOPTIMISED, DeviceKind, Pins, Report, Ser
 from app.settings import Settings
 
 _REPORT = TypeAdapter(Report)
+_AGE = (Optimisation.created_at, Optimisation.id)
+"""By the database's clock, which all share; ids are made when an attempt begins, by the clock of its worker."""
 _IDS_A_STATEMENT = 10_000
 """Databases take no more than some thirty thousand values."""
 
@@ -54,9 +56,8 @@ class Choices:
 
     def of_all(self, session: Session) -> Mapping[str, Serving]:
         """How each version that there is now is to be run, by its id."""
-        newest = select(Optimisation.version_id, func.max(Optimisation.id))
-        newest = newest.where(Optimisation.device == self._process.device).group_by(Optimisation.version_id)
-        optimised = dict(session.execute(newest).all())
+        found = select(Optimisation.version_id, Optimisation.id).where(Optimisation.device == self._process.device)
+        optimised = dict(session.execute(found.order_by(*_AGE)).all())  # the last of a version is its newest
         present = select(ModelVersion.id, ModelVersion.runtime, ModelVersion.precision)
         versions = session.execute(present.where(ModelVersion.deleted_at.is_(None))).all()
         cases = {
@@ -104,7 +105,7 @@ def forget_unserved(session: Session, *, before: datetime) -> list[str]:
     is_superseded = exists().where(
         newer.version_id == Optimisation.version_id,
         newer.device == Optimisation.device,
-        newer.id > Optimisation.id,
+        tuple_(newer.created_at, newer.id) > tuple_(*_AGE),
         newer.created_at < before,
     )
     is_of_deleted = exists().where(ModelVersion.id == Optimisation.version_id, ModelVersion.deleted_at < before)
@@ -114,7 +115,7 @@ def forget_unserved(session: Session, *, before: datetime) -> list[str]:
 
 def newest(session: Session, version_id: str) -> dict[DeviceKind, Optimisation]:
     """What counts for each kind of device."""
-    query = select(Optimisation).where(Optimisation.version_id == version_id).order_by(Optimisation.id)
+    query = select(Optimisation).where(Optimisation.version_id == version_id).order_by(*_AGE)
     return {"cuda" if row.device == "cuda" else "cpu": row for row in session.scalars(query)}
 
 

@@ -49,8 +49,8 @@ class ModelVersion(Base):
 
 
 class Optimisation(Base):
-    """The forms of a model version as one machine has measured them; the newest for a kind of device counts. The
-    networks lie in a folder of its own."""
+    """The forms of a model version as one machine has measured them; the one that came last for a kind of device
+    counts. The networks lie in a folder of its own."""
 
     __tablename__ = "optimisations"
 

@@ -13,7 +13,7 @@ from app.db import Database, utc_now
 from app.jobs import leases, service
 from app.models import service as models
 from app.models import serving
-from app.models.serving import NewOptimisation
+from app.models.serving import Choices, NewOptimisation, Process
 from app.optimisation import DEFAULT_TOLERANCE, DeviceKind, Machine, Report
 from app.settings import Settings
 from app.storage import Storage
@@ -268,6 +268,19 @@ def test_an_optimisation_goes_some_time_after_a_newer_one_for_its_device(
         assert serving.forget_unserved(session, before=now + timedelta(seconds=1)) == ["opt_3"]
     sweeper.sweep()
     assert on_disk(files) == ["opt_2", "opt_4"]
+
+
+def test_of_two_optimisations_at_once_the_one_that_ended_last_counts(
+    desk: Desk, database: Database, files: Storage
+) -> None:
+    factories.register_version(database, "mv_1", desk.submit_import(factories.photos()).dataset_id, labels=["a", "b"])
+    now = utc_now()
+    record(database, files, "opt_2", device="cpu", at=now - timedelta(seconds=1))
+    record(database, files, "opt_1", device="cpu", at=now)
+    with database.write() as session:
+        assert serving.newest(session, "mv_1")["cpu"].id == "opt_1"
+        assert Choices(Process()).of_all(session)["mv_1"].optimisation_id == "opt_1"
+        assert serving.forget_unserved(session, before=now + timedelta(seconds=1)) == ["opt_2"]
 
 
 def test_a_deleted_version_and_its_optimisations_go_some_time_after(
