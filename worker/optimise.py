@@ -1,5 +1,7 @@
 """The work of an optimisation: a model version in all forms that this machine can run, compared with one another."""
 
+import shutil
+
 import torch
 
 from app import errors
@@ -25,6 +27,7 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
     folder = work.folder / work.optimisation_id
     networks = folder / "optimisation"
     networks.mkdir(parents=True)
+    _remove_earlier_attempts(work)
     forms, elsewhere = _forms(work.forms, work.kept_forms, device)
     subject = Subject(
         files=Files(work.artifact, networks),
@@ -45,6 +48,15 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
     found = compare.compare(subject, setting, emit)
     optimised.write(networks, found)
     return OptimiseOutcome(networks, work.optimisation_id, work.version_id, found.report)
+
+
+def _remove_earlier_attempts(work: OptimiseWork) -> None:
+    """Nothing of them is gone on with. One of them may still be at work, which ends by what it misses."""
+    # Ids sort by the time they were made: an attempt that begins late, its lease being over, spoils nothing of the one
+    # that has taken its place.
+    for path in work.folder.glob("*"):
+        if path.is_dir() and path.name < work.optimisation_id:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _scale(calibration: Calibration | None) -> Scale:

@@ -168,6 +168,23 @@ def test_a_form_is_timed_as_long_as_the_settings_of_the_worker_say(
 
 
 @on_sqlite
+def test_an_attempt_removes_what_earlier_ones_have_left_and_nothing_of_one_that_took_its_place(
+    desk: Desk, trained: str, settings: Settings
+) -> None:
+    job = submit(desk, OptimisationCreate(forms=["onnxruntime-fp32"]))
+    with desk.database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+        assert claim is not None
+        earlier, work, later = (kinds.KINDS["optimise"].prepare(session, claim, settings, desk.files) for _ in range(3))
+    for attempt in (earlier, later):
+        folder = attempt.folder / attempt.optimisation_id
+        folder.mkdir()
+        (folder / "validation.pixels").write_bytes(b"left")
+    optimise(work, lambda _event: None)
+    assert sorted(path.name for path in work.folder.iterdir()) == [work.optimisation_id, later.optimisation_id]
+
+
+@on_sqlite
 def test_a_form_outside_the_tolerance_is_not_served_unless_it_is_pinned(
     desk: Desk, runner: Runner, trained: str, database: Database
 ) -> None:
