@@ -17,7 +17,7 @@ from app.datasets.tables import DatasetVersion
 from app.experiments import service as experiments
 from app.jobs import events, leases
 from app.jobs import service as jobs
-from app.jobs.leases import Claim
+from app.jobs.leases import Claim, Failure
 from app.jobs.schemas import Candidate, OptimisationCreate
 from app.limits import Budget
 from app.models import service as models
@@ -58,6 +58,14 @@ _ON_FIXED_FEATURES = ("head", "stage_probe")
 """Strategies that leave every layer of the network as it was."""
 
 
+class Outdated(Exception):
+    """What was changed meanwhile would be undone by the outcome of an attempt, so another one is to come."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of job, as what its worker does before and after its process."""
@@ -66,7 +74,8 @@ class Kind:
     """The value that the job's process works on."""
     publish: Callable[[Session, Claim, Any, Storage, datetime], None]
     """Ends the job in the transaction given, with all that others are to see of the outcome. May be done again after a
-    transaction that failed; files that it put in place and that no row came to name are removed by the sweep."""
+    transaction that failed; files that it put in place and that no row came to name are removed by the sweep. Raises
+    `Outdated`."""
 
 
 def _prepare_ingest(session: Session, claim: Claim, settings: Settings, storage: Storage) -> IngestWork:
@@ -282,7 +291,7 @@ def _publish_rank(session: Session, claim: Claim, outcome: Ranking, _storage: St
 def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storage: Storage) -> OptimiseWork:
     version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
     wanted = OptimisationCreate.model_validate(claim.spec["wanted"])
-    version_id = claim.spec["version_id"]
+    version_id, process = claim.spec["version_id"], serving.process_pins(settings)
     models.by_id(session, version_id, f"{claim.model_name}@{claim.spec['model_version']}")
     return OptimiseWork(
         version_id=version_id,
@@ -294,7 +303,8 @@ def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storag
         max_image_pixels=settings.max_image_pixels,
         tolerance=wanted.tolerance,
         forms=None if wanted.forms is None else tuple(wanted.forms),
-        kept_forms=serving.forms_to_keep(session, version_id, serving.process_pins(settings)),
+        kept_forms=serving.forms_to_keep(session, version_id, process),
+        process_pins=process,
         device=wanted.device,
         seconds=settings.optimise_seconds,
     )
@@ -303,11 +313,21 @@ def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storag
 def _publish_optimise(
     session: Session, claim: Claim, outcome: OptimiseOutcome, storage: Storage, now: datetime
 ) -> None:
-    made = NewOptimisation(outcome.optimisation_id, outcome.version_id, claim.job_id, outcome.report)
+    version_id, report, process = outcome.version_id, outcome.report, outcome.process_pins
+    lacking = serving.taken_away(session, version_id, report, process)
+    if lacking is not None and lacking not in outcome.kept_forms:
+        raise Outdated(_came_first(lacking))
+    made = NewOptimisation(outcome.optimisation_id, version_id, claim.job_id, report)
     serving.record(session, made, now=now)
-    result = {"optimisation": outcome.optimisation_id, "served": outcome.report.order[0]}
+    served = serving.first_form(session, version_id, report, process)
+    result = {"optimisation": outcome.optimisation_id, "served": served}
     leases.succeed(session, claim, result, now=now)
     _put(outcome.folder, storage.optimisation(outcome.optimisation_id))
+
+
+def _came_first(form: str) -> Failure:
+    said = f"{form} was pinned, or came to be served, meanwhile and was not measured; the forms are compared once more"
+    return Failure("forms_changed", said, {"form": form})
 
 
 KINDS: dict[str, Kind] = {

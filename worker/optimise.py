@@ -47,7 +47,14 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
     )
     found = compare.compare(subject, setting, emit)
     optimised.write(networks, found)
-    return OptimiseOutcome(networks, work.optimisation_id, work.version_id, found.report)
+    return OptimiseOutcome(
+        folder=networks,
+        optimisation_id=work.optimisation_id,
+        version_id=work.version_id,
+        report=found.report,
+        kept_forms=work.kept_forms,
+        process_pins=work.process_pins,
+    )
 
 
 def _remove_earlier_attempts(work: OptimiseWork) -> None:

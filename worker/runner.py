@@ -269,6 +269,9 @@ class _Attempt:
             self._end(lambda session, now: self._kind.publish(session, self._claim, outcome, self._files, now))
         except errors.LeaseLost:
             self._confirm_cancel()
+        except kinds.Outdated as error:
+            self._clear()  # before another worker may begin anew there
+            self.give_back(error.failure, counts=False)
 
     def _confirm_pause(self) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from app import errors
 from app.datasets.service import NewVersion, Refusal
 from app.facts import VersionFacts
-from app.optimisation import Report, Tolerance
+from app.optimisation import Pins, Report, Tolerance
 from app.plan import Plan
 from app.profile import Profile
 from app.ranking import Ranking
@@ -184,7 +184,9 @@ class OptimiseWork:
     forms: tuple[str, ...] | None
     """Names of those to compare; None for all that the machine may run."""
     kept_forms: tuple[str, ...]
-    """Names of those to compare besides, as far as the machine may run them."""
+    """Names of those to compare besides, as far as the machine may run them: what is pinned or served as it begins."""
+    process_pins: Pins
+    """What processes pin for all versions."""
     device: str
     """`cpu`, or `gpu` for one if there is one."""
     seconds: float
@@ -199,3 +201,6 @@ class OptimiseOutcome:
     optimisation_id: str
     version_id: str
     report: Report
+    kept_forms: tuple[str, ...]
+    """Those of its work."""
+    process_pins: Pins

@@ -90,7 +90,7 @@ def _made(job: JobRead) -> Link | None:
         model, number = found["model"], found["model_version"]
         return Link(f"{model}@{number}, {100 * found['accuracy']:.1f} % right", evaluation(model, number))
     if job.kind == "optimise" and "served" in found and job.model_name is not None:
-        return Link(f"{found['served']} is served", evaluation(job.model_name, job.spec["model_version"]))
+        return Link(f"{found['served']} was chosen", evaluation(job.model_name, job.spec["model_version"]))
     if job.kind == "rank" and "ranking" in found:
         return Link(f"{found['best']} is best", f"v1/rankings/{found['ranking']}")
     return None

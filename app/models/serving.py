@@ -149,6 +149,21 @@ def forms_to_keep(session: Session, version_id: str, process: Pins) -> tuple[str
     return (*served, *(() if pins.is_open else pins.names))
 
 
+def first_form(session: Session, version_id: str, report: Report, process: Pins) -> str:
+    """Name of the form that is run first where `report` counts and a `process` pins that."""
+    pins = process.over(pins_of(session.get_one(ModelVersion, version_id)))
+    return optimisation.choose(report, pins)[0]
+
+
+def taken_away(session: Session, version_id: str, report: Report, process: Pins) -> str | None:
+    """Name of the form that is run first now, on such a device, where the new `report` does not know it."""
+    row = newest(session, version_id).get(report.machine.device)
+    if row is None:
+        return None
+    first = first_form(session, version_id, report_of(row), process)
+    return None if any(form.name == first for form in report.forms) else first
+
+
 def pin(session: Session, name: str, number: int, pins: Pins, *, revision: int | None) -> ModelVersion:
     """Decide what a version is run by. Raises `UnknownName`, `Invalid` where that was not built, and
     `PreconditionFailed` unless the pins are at `revision` (None: any)."""

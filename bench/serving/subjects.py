@@ -123,6 +123,7 @@ class Folder:
             tolerance=DEFAULT_TOLERANCE,
             forms=None,
             kept_forms=() if pins.is_open else pins.names,
+            process_pins=pins,
             device="cpu",
             seconds=self._seconds,
         )

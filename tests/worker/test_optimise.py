@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from app import errors, optimisation
 from app.backbones import crops
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases, service
+from app.jobs.leases import Claim
 from app.jobs.schemas import OptimisationCreate
 from app.jobs.tables import Job
 from app.metrics import Metrics
@@ -279,6 +281,39 @@ def test_an_optimisation_of_some_forms_keeps_what_is_pinned_and_what_is_served(
     with desk.database.read() as session:
         version = models.find_version(session, "colours", 1)
         assert serving.of_version(session, version, Process()).forms[0] == "openvino-fp32"
+
+
+def test_what_is_pinned_during_an_optimisation_of_other_forms_is_measured_before_that_counts(
+    desk: Desk, runner: Runner, trained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(desk, runner, OptimisationCreate(forms=["onnxruntime-fp32", "openvino-fp32"]))
+    is_first = report_of(desk.database, trained).order[0] == "openvino-fp32"
+    pinned = "onnxruntime-fp32" if is_first else "openvino-fp32"
+    kind = kinds.KINDS["optimise"]
+
+    def pinned_meanwhile(session: Session, claim: Claim, settings: Settings, storage: Storage) -> Any:
+        work = kind.prepare(session, claim, settings, storage)
+        with desk.database.write() as other:
+            serving.pin(other, "colours", 1, Pins(*pinned.split("-")), revision=None)
+        return replace(work, kept_forms=(PLAIN.name,))
+
+    job = submit(desk, OptimisationCreate(forms=["torch-fp32"]))
+    with monkeypatch.context() as patched:
+        patched.setitem(kinds.KINDS, "optimise", replace(kind, prepare=pinned_meanwhile))
+        runner.run(job.id)
+    waits = desk.job(job.id)
+    assert (waits.state, waits.attempt, desk.history(job.id)[-1]) == ("queued", 0, "attempt_ended")
+    assert list((desk.files.root / "jobs").iterdir()) == []
+
+    runner.run(job.id)
+    done = desk.job(job.id)
+    assert done.state == "succeeded", done.error
+    assert done.result is not None
+    assert done.result["served"] == pinned
+    with desk.database.read() as session:
+        version = models.find_version(session, "colours", 1)
+        served = serving.of_version(session, version, Process())
+    assert (served.optimisation_id, served.forms[0]) == (done.result["optimisation"], pinned)
 
 
 def test_the_newest_optimisation_counts_and_the_sweep_keeps_what_has_a_row(
