@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
-from app import errors
+from app import errors, wording
 from app.described import described
 from app.numbers import Number
 
@@ -231,13 +231,16 @@ def miss(found: Figures, plain: Figures, tolerance: Tolerance) -> str | None:
     """Why a form is not inside the tolerance, None where it is."""
     lower = 100 * (plain.accuracy - found.accuracy)
     if lower > tolerance.accuracy_points + _ROUNDING:
-        return f"its accuracy is {lower:.2f} points lower; {tolerance.accuracy_points:g} are allowed"
+        allowed = tolerance.accuracy_points
+        return f"its accuracy is {wording.past(lower, allowed)} points lower; {allowed:g} are allowed"
     if found.agreement < tolerance.agreement - _ROUNDING:
         wanted = 100 * tolerance.agreement
-        return f"it agrees on {100 * found.agreement:.2f} % of the images; {wanted:g} % are wanted"
+        told = wording.past(100 * found.agreement, wanted)
+        return f"it agrees on {told} % of the images; {wanted:g} % are wanted"
     if found.unknown_agreement is not None and found.unknown_agreement < tolerance.unknown_agreement - _ROUNDING:
-        told, wanted = 100 * found.unknown_agreement, 100 * tolerance.unknown_agreement
-        return f"it agrees on which images are unknown for {told:.2f} % of them; {wanted:g} % are wanted"
+        wanted = 100 * tolerance.unknown_agreement
+        told = wording.past(100 * found.unknown_agreement, wanted)
+        return f"it agrees on which images are unknown for {told} % of them; {wanted:g} % are wanted"
     return None
 
 
@@ -311,8 +314,9 @@ def explain(report: Report | None, pins: Pins) -> str:
         assert entry.speed is not None
         assert plain.speed is not None
         times = entry.speed.images_per_second / plain.speed.images_per_second
-        gain = f"{times:.1f} times as many images per second as {PLAIN_NAME}"
-        return f"The fastest form{measured} inside the tolerance: {gain}."
+        gain = f"{times:.1f}" if times >= 1.1 else wording.past(times, 1.0)
+        faster = f"{gain} times as many images per second as {PLAIN_NAME}"
+        return f"The fastest form{measured} inside the tolerance: {faster}."
     asked = f"runtime {pins.runtime} and precision {pins.precision} are pinned"
     if not pins.fit(entry):
         return f"It is run as it was trained: {asked}, which was not built here."

@@ -13,6 +13,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def past(value: float, limit: float) -> str:
+    """`value` with two decimals, or so many more that it is seen on which side of `limit` it lies: `0.503` past 0.5."""
+    said = (f"{value:.{decimals}f}" for decimals in range(2, 12))
+    return next((one for one in said if float(one) != limit and (float(one) > limit) == (value > limit)), str(value))
+
+
 def moment(at: datetime) -> str:
     """`2026-01-02 03:04 UTC`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -49,7 +49,9 @@ REPORT = Report(Machine("cpu", "a CPU", 2), 100, 1.0, Tolerance(), FORMS, optimi
         (0.895, 0.99, None),
         (0.95, 0.99, None),
         (0.894, 1.0, "0.60 points lower; 0.5 are allowed"),
+        (0.9 - 2 / 398, 1.0, "0.503 points lower; 0.5 are allowed"),
         (0.9, 0.989, "agrees on 98.90 %"),
+        (0.9, 0.98996, "agrees on 98.996 % of the images; 99 % are wanted"),
     ],
 )
 def test_a_form_is_inside_the_tolerance_or_there_is_a_reason(
@@ -61,7 +63,12 @@ def test_a_form_is_inside_the_tolerance_or_there_is_a_reason(
 
 @pytest.mark.parametrize(
     ("same", "said"),
-    [(None, None), (0.95, None), (0.94, "which images are unknown for 94.00 % of them; 95 % are wanted")],
+    [
+        (None, None),
+        (0.95, None),
+        (0.94, "which images are unknown for 94.00 % of them; 95 % are wanted"),
+        (0.94999, "which images are unknown for 94.999 % of them; 95 % are wanted"),
+    ],
 )
 def test_a_form_that_decides_otherwise_what_is_unknown_is_outside_the_tolerance(
     same: float | None, said: str | None
@@ -125,6 +132,15 @@ def test_the_pins_of_a_process_come_before_those_of_a_version(process: Pins, ver
 def test_there_is_a_reason_for_what_is_served(pins: Pins, said: str) -> None:
     assert said in optimisation.explain(REPORT, pins)
     assert "was not optimised" in optimisation.explain(None, pins)
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"), [(200.0, "4.0 times"), (55.0, "1.1 times"), (52.0, "1.04 times"), (50.1, "1.002 times")]
+)
+def test_the_fastest_form_is_said_to_be_faster_by_however_little(rate: float, said: str) -> None:
+    forms = (FORMS[0], form("onnxruntime", "fp32", rate))
+    report = replace(REPORT, forms=forms, order=optimisation.order(forms))
+    assert f": {said} as many images per second" in optimisation.explain(report, Pins())
 
 
 def test_the_reason_says_what_was_measured_where_that_was_not_everything() -> None:
