@@ -8,8 +8,7 @@ from app.bodies import JsonRoute
 from app.db import utc_now
 from app.deps import DatabaseDep, RevisionDep
 from app.jobs import removals
-from app.models.alias_routes import DirectoryDep
-from app.models.routes import Name, Number
+from app.models.routes import DirectoryDep, Name, Number
 from app.problems import responses
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], route_class=JsonRoute)

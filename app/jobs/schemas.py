@@ -177,7 +177,8 @@ class OptimisationCreate(BaseModel):
         elsewhere = [name for name in forms or () if name not in possible]
         if elsewhere and info.data.get("device") == "cpu":
             raise ValueError(f"{', '.join(elsewhere)} cannot be run on a CPU; valid are {', '.join(possible)}")
-        return forms
+        # However they are named, they are compared in one order: whoever asks for the same joins the same job.
+        return None if forms is None else [name for name in optimisation.FORM_NAMES if name in forms]
 
 
 def _by_kind(value: Any, _plain: Callable[[Any], Any]) -> JobCreate | RankingCreate:

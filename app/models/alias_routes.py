@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from app import errors
@@ -11,8 +11,7 @@ from app.bodies import JsonRoute
 from app.db import utc_now
 from app.deps import DatabaseDep, Limit, Listing, PutConditionDep, RevisionDep, etag, listing
 from app.models import aliases
-from app.models.directory import Directory
-from app.models.routes import Name
+from app.models.routes import DirectoryDep, Name
 from app.models.schemas import AliasMoveRead, AliasName, AliasPut, AliasRead
 from app.models.tables import Alias
 from app.problems import responses
@@ -21,14 +20,6 @@ router = APIRouter(prefix="/v1/models/{name}/aliases", tags=["models"], route_cl
 
 AliasPath = Annotated[AliasName, Path()]
 _CREATED: dict[int | str, dict[str, Any]] = {201: {"model": AliasRead, "description": "Created"}}
-
-
-async def _directory(request: Request) -> Directory:
-    found: Directory = request.app.state.directory
-    return found
-
-
-DirectoryDep = Annotated[Directory, Depends(_directory)]
 
 
 @router.get("", responses=responses(404, 422))

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.deps import DatabaseDep, Limit, Listing, ModelPageDep, etag, listing
 from app.models import aliases, references, service
+from app.models.directory import Directory
 from app.models.schemas import AliasRead, ModelRead, ModelVersionRead
 from app.models.tables import Model
 from app.problems import responses
@@ -22,6 +23,15 @@ ModelReference = Annotated[
     ),
 ]
 Number = Annotated[int, Path(ge=1, lt=2**31, examples=[1])]
+
+
+async def _directory(request: Request) -> Directory:
+    found: Directory = request.app.state.directory
+    return found
+
+
+DirectoryDep = Annotated[Directory, Depends(_directory)]
+"""What serving knows of the registry, for routes that change it: `refresh` it before the answer."""
 
 
 @router.get("", responses=responses(422))

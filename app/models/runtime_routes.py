@@ -7,7 +7,7 @@ from app import optimisation
 from app.bodies import JsonRoute
 from app.deps import PartsDep, RevisionDep, etag
 from app.models import service, serving
-from app.models.routes import Name, Number
+from app.models.routes import DirectoryDep, Name, Number
 from app.models.schemas import OptimisationRead, PinsPut, PinsRead, RuntimesRead, ServedRead
 from app.models.tables import ModelVersion
 from app.optimisation import Pins
@@ -29,7 +29,13 @@ def read_runtimes(name: Name, number: Number, parts: PartsDep, response: Respons
 
 @router.put("", responses=responses(404, 412, 422, 428))
 def pin_runtimes(
-    name: Name, number: Number, wanted: PinsPut, parts: PartsDep, revision: RevisionDep, response: Response
+    name: Name,
+    number: Number,
+    wanted: PinsPut,
+    parts: PartsDep,
+    directory: DirectoryDep,
+    revision: RevisionDep,
+    response: Response,
 ) -> RuntimesRead:
     """Decide what a version is run by, also if that is slow or outside the tolerance, or leave it to what was measured:
     `auto`."""
@@ -38,6 +44,7 @@ def pin_runtimes(
         pins = Pins(wanted.runtime, wanted.precision)
         version = serving.pin(session, name, number, pins, revision=revision)
         found = _read(session, name, version, process)
+    directory.refresh()
     response.headers["ETag"] = etag(found.revision)
     return found
 

@@ -74,6 +74,16 @@ def test_a_job_is_queued_once_for_all_who_ask_for_the_same(
         assert queued.queue == "cpu"
 
 
+def test_forms_are_the_same_in_any_order_and_each_is_compared_once(http: TestClient, version_id: str) -> None:
+    forms = ["tensorrt-fp16", "openvino-int8", "onnxruntime-fp32"]
+    asked = [
+        http.post(f"{VERSION}/optimise", json={"forms": given}).json()
+        for given in (forms, forms[::-1], [forms[1], *forms])
+    ]
+    assert len({job["id"] for job in asked}) == 1
+    assert asked[0]["spec"]["wanted"]["forms"] == ["onnxruntime-fp32", "openvino-int8", "tensorrt-fp16"]
+
+
 def test_a_request_repeated_with_its_key_is_answered_with_its_job_also_after_its_end(
     http: TestClient, version_id: str
 ) -> None:
@@ -183,6 +193,18 @@ def test_pins_need_the_state_that_they_are_based_on(http: TestClient, optimised:
     assert http.get(URL).json()["pins"] == {"runtime": "onnxruntime", "precision": "fp32"}
     back = http.put(URL, json={}, headers={"If-Match": "*"})
     assert back.json()["served"][0]["forms"] == list(REPORT.order)
+
+
+def test_pins_count_at_once_in_the_process_that_sets_them(
+    settings: Settings, bell: Bell, version_id: str, optimised: str
+) -> None:
+    api = assemble(settings.model_copy(update={"registry_seconds": 3600.0}), bell)
+    with TestClient(api) as client:
+        known = api.state.directory
+        assert known.snapshot.served["insects@1"].serving.forms == REPORT.order
+        body = {"runtime": "openvino", "precision": "int8"}
+        assert client.put(URL, json=body, headers={"If-Match": "*"}).status_code == 200
+        assert known.snapshot.served["insects@1"].serving.forms == ("openvino-int8", "torch-fp32")
 
 
 @pytest.mark.parametrize(
