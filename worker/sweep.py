@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -137,14 +138,20 @@ def _portions(names: list[str]) -> Iterator[list[str]]:
 
 def _bound(cache: Path, *, max_bytes: int) -> None:
     """Remove what was used longest ago until `cache` is no larger than that, and what was never finished."""
-    found = sorted(((path.stat(), path) for path in cache.iterdir()), key=lambda entry: entry[0].st_mtime, reverse=True)
     total = 0
-    for facts, path in found:
+    for facts, path in sorted(_facts(cache), key=lambda entry: entry[0].st_mtime, reverse=True):
         total += facts.st_size
         unfinished = path.suffix == ".part" and time.time() - facts.st_mtime > _ABANDONED_SECONDS
         if total > max_bytes or unfinished:
             logger.info("removing %s from the cache of features", path.name)
             storage.discard(path)
+
+
+def _facts(folder: Path) -> Iterator[tuple[os.stat_result, Path]]:
+    """Of each file that is there, and that another sweep does not remove meanwhile."""
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            yield path.stat(), path
 
 
 def _needed_jobs(session: Session, names: Sequence[str]) -> set[str]:
@@ -178,7 +185,10 @@ def _needed_optimisations(session: Session, names: Sequence[str]) -> set[str]:
 
 
 def _is_recent(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime < _UNPUBLISHED_SECONDS
+    """Whether it was written so lately; not so where another sweep has just removed it."""
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime < _UNPUBLISHED_SECONDS
+    return False
 
 
 _NEEDED: dict[str, Callable[[Session, Sequence[str]], set[str]]] = {

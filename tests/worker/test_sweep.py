@@ -227,6 +227,16 @@ def test_a_model_that_was_never_registered_is_removed_after_a_day(database: Data
     assert fresh.exists()
 
 
+def test_what_another_sweep_removes_meanwhile_is_done(database: Database, files: Storage, sweeper: Sweeper) -> None:
+    gone, lost = files.model_version("mv_gone"), files.model_version("mv_lost")
+    for path in (gone, files.features() / "gone"):
+        path.symlink_to("nowhere")  # listed, and not there when it is looked at
+    lost.mkdir(parents=True)
+    os.utime(lost, (time.time() - TWO_DAYS,) * 2)
+    sweeper.sweep()
+    assert list((files.root / "models").iterdir()) == []
+
+
 def record(
     database: Database,
     files: Storage,
