@@ -56,6 +56,9 @@ _RECIPE = TypeAdapter(Recipe)
 _CANDIDATES = TypeAdapter(tuple[Candidate, ...] | None)
 _ON_FIXED_FEATURES = ("head", "stage_probe")
 """Strategies that leave every layer of the network as it was."""
+_FORM_BEGUN, _FORM_ENDED = "form_begun", ("form_measured", "form_refused", "attempt_started")
+"""Events of an optimisation."""
+_ENDED_BY_FORCE = ("process_killed", "process_hung")
 
 
 class Outdated(Exception):
@@ -146,9 +149,13 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         # A control run is there to be compared, not to be served.
         is_optimised=settings.optimise_after_training
         and not experiments.is_arm(session, claim.dataset_id, claim.job_id),
-        is_last_retry=claim.attempt > 1 and claim.attempt >= claim.max_attempts,
+        is_last_retry=_is_last_retry(claim),
         kills=_kills(session, claim.job_id),
     )
+
+
+def _is_last_retry(claim: Claim) -> bool:
+    return claim.attempt > 1 and claim.attempt >= claim.max_attempts
 
 
 def _kills(session: Session, job_id: str) -> int:
@@ -307,7 +314,23 @@ def _prepare_optimise(session: Session, claim: Claim, settings: Settings, storag
         process_pins=process,
         device=wanted.device,
         seconds=settings.optimise_seconds,
+        # Whoever ended an earlier one may have had reasons of their own.
+        given_up=_given_up(session, claim.job_id) if _is_last_retry(claim) else {},
     )
+
+
+def _given_up(session: Session, job_id: str) -> dict[str, str]:
+    """Names of the forms in which the process of an attempt was ended, and how."""
+    found: dict[str, str] = {}
+    begun: str | None = None
+    for event in events.of_jobs(session, [job_id]):
+        if event.type == _FORM_BEGUN:
+            begun = event.data["name"]
+        elif event.type == leases.ATTEMPT_ENDED and event.data["code"] in _ENDED_BY_FORCE and begun is not None:
+            found[begun] = event.data["message"]
+        elif event.type in _FORM_ENDED:
+            begun = None
+    return found
 
 
 def _publish_optimise(

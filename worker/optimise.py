@@ -44,6 +44,7 @@ def optimise(work: OptimiseWork, emit: Emit) -> OptimiseOutcome:
         seconds=work.seconds,
         machine_name=machine.name(device),
         workdir=folder,
+        given_up=work.given_up,
     )
     found = compare.compare(subject, setting, emit)
     optimised.write(networks, found)

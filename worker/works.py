@@ -2,7 +2,8 @@
 what jobs compute with.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,8 @@ class OptimiseWork:
     """`cpu`, or `gpu` for one if there is one."""
     seconds: float
     """For how long a form is timed."""
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    """Names of forms that are not to be tried any more, and why."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from app.backbones import crops
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases, service
-from app.jobs.leases import Claim
+from app.jobs.events import Line
+from app.jobs.leases import Claim, Failure
 from app.jobs.schemas import OptimisationCreate
 from app.jobs.tables import Job
 from app.metrics import Metrics
@@ -184,6 +185,35 @@ def test_an_attempt_removes_what_earlier_ones_have_left_and_nothing_of_one_that_
         (folder / "validation.pixels").write_bytes(b"left")
     optimise(work, lambda _event: None)
     assert sorted(path.name for path in work.folder.iterdir()) == [work.optimisation_id, later.optimisation_id]
+
+
+@on_sqlite
+def test_the_last_attempt_goes_without_the_forms_in_which_the_process_of_others_was_killed(
+    desk: Desk, runner: Runner, trained: str
+) -> None:
+    with desk.database.write() as session:
+        wanted = OptimisationCreate(forms=["onnxruntime-fp32", "openvino-fp32"])
+        version = models.find_version(session, "colours", 1)
+        job = service.submit_optimisation(session, "colours", version, wanted, max_attempts=3, now=utc_now())
+    measured = Line("form_measured", {"name": "onnxruntime-fp32"})
+    for begun in (
+        [Line("form_begun", {"name": "openvino-fp32"})],
+        [Line("form_begun", {"name": "onnxruntime-fp32"}), measured],
+    ):
+        with desk.database.write() as session:
+            claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+            assert claim is not None
+            leases.record(session, claim, begun, now=utc_now(), lease_seconds=60)
+            killed = Failure("process_killed", "the job's process was ended by SIGKILL", {"signal": "SIGKILL"})
+            leases.release(session, claim, killed, counts=True, now=utc_now())
+    runner.run(job.id)
+    assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
+    assert desk.history(job.id).count("form_begun") == 3
+    assert [(form.name, form.reason) for form in report_of(desk.database, trained).forms] == [
+        (PLAIN.name, None),
+        ("onnxruntime-fp32", None),
+        ("openvino-fp32", "the job's process was ended by SIGKILL"),
+    ]
 
 
 @on_sqlite

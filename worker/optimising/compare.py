@@ -4,7 +4,7 @@ import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from app.runtimes.form import PLAIN, Files, Form, Machine, named
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from worker.optimising import measure, pixels, quantise
-from worker.optimising.events import FormMeasured, FormRefused, FormsOrdered, FormsRunInTurn, Quantised
+from worker.optimising.events import FormBegun, FormMeasured, FormRefused, FormsOrdered, FormsRunInTurn, Quantised
 from worker.optimising.measure import Answers, Memory, Pace, Scale
 from worker.optimising.quantise import Quantiser
 from worker.training.data import Splits
@@ -65,6 +65,8 @@ class Setting:
     """For the decoded images."""
     elsewhere: tuple[Form, ...] = ()
     """Forms that were asked for and are nothing for this machine."""
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    """Names of forms that are not to be tried any more, and why."""
 
     @property
     def pace(self) -> Pace:
@@ -138,9 +140,12 @@ class _Bench:
     ) -> tuple[MeasuredForm, NDArray[np.float32] | None]:
         """The form with its logits `(N, K)`; None where it cannot be had, with the reason. `rival` is the best rate of
         those before in this precision. Raises what says nothing of the form."""
-        reason = lacking.get(form.precision) if form.runtime in _OF_ONNX else None
+        reason = self.setting.given_up.get(form.name)
+        if reason is None and form.runtime in _OF_ONNX:
+            reason = lacking.get(form.precision)
         try:
             if reason is None:
+                self.emit(FormBegun(form.name))
                 entry, answers = self._measured(form, plain, rival=rival)
                 return entry, answers.logits
         except (

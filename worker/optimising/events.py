@@ -16,6 +16,13 @@ class Quantised:
 
 
 @dataclass(frozen=True)
+class FormBegun:
+    """A classifier is built and run in this form from now on: where its process is ended meanwhile, that is why."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class FormMeasured:
     """A classifier was run in this form on all validation images: accuracy, agreement with the plain form and the share
     that is `refused` as unknown 0-1, log-loss in nats, and the time of one image by itself. `reason` says why it is not
