@@ -11,7 +11,7 @@ import torch
 from app.backbones.classifier import Classifier
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_fit import build, equal, fitting
+from tests.training.test_fit import SEED, build, equal, fitting
 from tests.training.test_layers import DESCENT, values
 from worker.training import between, evaluate, fit
 from worker.training.data import Splits
@@ -58,6 +58,14 @@ def test_each_is_judged_and_those_whose_loss_is_no_number_are_left_out() -> None
 
     assert between.judged(network, start, end, loss) == {0.25: 0.25, 0.75: 0.75}
     assert equal(network.state_dict(), before)
+
+
+def test_networks_between_are_made_also_where_values_need_a_version() -> None:
+    network = build("mnasnet0_5")
+    start, end = values(network), values(build("mnasnet0_5", seed=SEED + 1))
+    judged = between.judged(network, start, end, lambda tried: tried.head.bias[0].item())
+    first, last = (one["head.bias"][0].item() for one in (start, end))
+    assert judged == pytest.approx({share: first + share * (last - first) for share in between.SHARES})
 
 
 @pytest.mark.parametrize("learning_rate", [0.001, 0.02, 0.1])

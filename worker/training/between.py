@@ -7,6 +7,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from app.backbones import networks
 from app.backbones.classifier import Classifier
 from worker.training.learner import Diverged
 
@@ -39,7 +40,7 @@ def judged(
     tried = copy.deepcopy(network)
     losses = {}
     for share in SHARES:
-        tried.load_state_dict(mixed(start, end, share))
+        tried.load_state_dict(networks.versioned(tried, mixed(start, end, share)))
         with suppress(Diverged):
             losses[share] = loss(tried)
     return losses
