@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,6 +66,17 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     found = load(tmp_path / "new" / "folder")
     assert (found.position, found.best) == (saved.position, saved.best)
     assert equal(found.tensors, saved.tensors)
+
+
+def test_a_state_knows_its_pieces_and_one_from_before_has_none(tmp_path: Path) -> None:
+    save(tmp_path, 1, best=1)
+    path = tmp_path / "checkpoint.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {"pieces": 4}))
+    assert load(tmp_path).pieces == 4
+    del index["pieces"]
+    path.write_text(json.dumps(index))
+    assert load(tmp_path).pieces == 1
 
 
 def test_a_state_within_the_first_epoch_has_no_best_one_yet(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from tests.training.samples import Recorder, Stopped
 from worker.training import between, checkpoint, evaluate, fit, schedule
 from worker.training.data import Splits
 from worker.training.events import (
-    BatchSplit,
     CheckpointNotKept,
     CheckpointSaved,
     EpochFinished,
@@ -456,60 +455,6 @@ def test_a_training_without_patience_left_ends_early_and_says_so(splits: Splits,
     ran = run(swapped, tmp_path, descent=descent)
     (stopped,) = ran.told.of(StoppedEarly)
     assert stopped.epoch == stopped.best_epoch + 2 == ran.epochs[-1].epoch < 30
-
-
-class Cramped(Normalisation):
-    """Has memory for so many images at once."""
-
-    def __init__(self, preprocessing: Preprocessing, room: int) -> None:
-        super().__init__(preprocessing)
-        self._room = room
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training and len(images) > self._room:
-            samples.no_memory()
-        return super().forward(images)
-
-
-def test_batches_that_do_not_fit_the_memory_are_cut_and_told(splits: Splits, tmp_path: Path) -> None:
-    network, told = build(), Recorder()
-    network.normalisation = Cramped(AT_32, room=3)
-    fit.fit(network, fitting(splits, tmp_path, told, descent=replace(DESCENT, epochs=1)))
-    assert told.of(BatchSplit) == [BatchSplit(3)]
-    assert len(told.of(EpochFinished)) == 1
-
-
-def test_batches_are_cut_from_the_first_step_on_where_there_was_too_little_memory_before(
-    splits: Splits, tmp_path: Path
-) -> None:
-    def cut(folder: str, told: Recorder) -> Mapping[str, Tensor]:
-        network = build()
-        network.normalisation = Cramped(AT_32, room=3)
-        return fit.fit(network, replace(fitting(splits, tmp_path / folder, told), pieces=2)).state_dict()
-
-    told = Recorder()
-    whole = cut("whole", told)
-    assert told.events[0] == BatchSplit(3)
-    assert len(told.of(BatchSplit)) == 1
-    with pytest.raises(Stopped):
-        cut("parts", Recorder(MID_EPOCH))
-    assert equal(cut("parts", Recorder()), whole)
-
-
-def test_a_last_batch_smaller_than_the_pieces_of_the_others_is_cut_in_fewer(splits: Splits, tmp_path: Path) -> None:
-    network, told = build(), Recorder()
-    network.normalisation = Cramped(AT_32, room=3)
-    fit.fit(network, fitting(splits, tmp_path, told, descent=replace(DESCENT, epochs=1, batch_size=16)))
-    assert told.of(BatchSplit)[-1] == BatchSplit(2)
-    assert len(told.of(EpochFinished)) == 1
-
-
-def test_a_device_without_memory_for_two_images_is_reported(splits: Splits, tmp_path: Path) -> None:
-    network = build()
-    network.normalisation = Cramped(AT_32, room=1)
-    with pytest.raises(errors.Unavailable) as raised:
-        fit.fit(network, fitting(splits, tmp_path, Recorder(), descent=replace(DESCENT, epochs=1)))
-    assert raised.value.code == "out_of_memory"
 
 
 def test_what_is_frozen_stays_as_it_was_through_a_whole_training(splits: Splits, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class Checkpoint:
     best: Best | None
     tensors: Mapping[str, Tensor]
     """The network's values and whatever else changes from step to step, by name."""
+    pieces: int = 1
+    """In how many each batch is cut, as the memory has turned out to need."""
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mapping[str, Tensor] | None = None) -> None:
@@ -67,6 +69,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, fingerprint: str, best: Mappin
         "fingerprint": fingerprint,
         "position": asdict(checkpoint.position),
         "best": None if checkpoint.best is None else asdict(checkpoint.best),
+        "pieces": checkpoint.pieces,
     }
     files = {folder / names[0]: checkpoint.tensors} | ({} if best is None else {folder / names[1]: best})
     new = [path for path in files if not path.exists()]
@@ -134,7 +137,7 @@ def load(folder: Path, *, fingerprint: str) -> Checkpoint | None:
                 pass
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
         return None
-    return Checkpoint(position, best, tensors)
+    return Checkpoint(position, best, tensors, index.get("pieces", 1))  # those of before have none
 
 
 def load_best(folder: Path, best: Best) -> dict[str, Tensor]:

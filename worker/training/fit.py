@@ -18,13 +18,11 @@ from torch import Tensor
 from app import errors
 from app.backbones.classifier import Classifier
 from app.descent import Descent
-from app.runtimes import memory
 from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
     BatchShared,
-    BatchSplit,
     CheckpointNotKept,
     CheckpointSaved,
     CutShort,
@@ -40,9 +38,10 @@ from worker.training.events import (
     TrainingDiverged,
     WeightsMixed,
 )
-from worker.training.feed import Batch, Feed, cut
-from worker.training.learner import Criterion, Diverged, Learner, check, seeded
+from worker.training.feed import Batch, Feed
+from worker.training.learner import Criterion, Diverged, Learner, check
 from worker.training.peers import Group, Peers
+from worker.training.pieces import Pieces
 from worker.training.schedule import Pace, Step
 
 _CHECKPOINT_SECONDS = 60.0
@@ -130,13 +129,18 @@ class _Training:
         self._diverged: int | None = None
         """In which epoch."""
         self._saved_at = time.monotonic()
-        self._pieces = fitting.pieces if fitting.device.type == "cpu" and self._peers.count == 1 else 1
-        """In how many each batch is cut, where it does not fit the device's memory as a whole."""
+        self._pieces = Pieces(
+            self._learner,
+            batch_size=self._descent.batch_size,
+            count=fitting.pieces if fitting.device.type == "cpu" and self._peers.count == 1 else 1,
+            device=fitting.device,
+            peers=self._peers,
+            emit=fitting.emit,
+        )
 
     def run(self) -> Classifier:
         self._resume()
-        if self._pieces > 1:
-            self._fitting.emit(BatchSplit(images=math.ceil(self._descent.batch_size / self._pieces)))
+        self._pieces.tell()
         if self._fitting.start_counts and self._position == _START and self._best is None:
             self._judge_start()
         try:
@@ -199,6 +203,7 @@ class _Training:
             return
         self._learner.restore(found.tensors)
         self._position, self._best = found.position, found.best
+        self._pieces.resume(found.pieces)
         self._fitting.emit(Resumed(epoch=found.position.epochs, step=found.position.steps))
 
     def _judge_start(self) -> None:
@@ -286,31 +291,7 @@ class _Training:
 
     def _step(self, batches: list[Batch], step: Step) -> Tensor:
         place = [self._peers.place] if self._peers.place else []
-        while True:
-            try:
-                seed = [self._fitting.seed, step.epoch, step.number, *place]
-                with memory.told_alike(), seeded(seed, self._fitting.device):
-                    return self._learner.step(
-                        cut(batches, self._pieces), rate=step.rate, number=step.number, images=step.images
-                    )
-            except torch.OutOfMemoryError as error:
-                largest = max(len(images) for images, _ in batches)
-                is_enough = self._learner.save_memory()
-                if not is_enough and (said := self._why_not_cut(largest)):
-                    raise errors.Unavailable(said, code="out_of_memory") from error
-            torch.cuda.empty_cache()
-            if not is_enough:
-                self._pieces *= 2
-                self._fitting.emit(BatchSplit(images=math.ceil(largest / self._pieces)))
-
-    def _why_not_cut(self, largest: int) -> str | None:
-        """Why batches of which the `largest` does not fit cannot be cut; None where they can."""
-        if self._peers.count > 1:  # the others are in the midst of the step, and there is no way to ask them
-            size, count = self._descent.batch_size, self._peers.count
-            return f"batches of {size} are too many for the memory of {count} devices; take a smaller batch_size"
-        if largest < 4 * self._pieces:
-            return "two images at a time are too many for the device's memory; take a smaller backbone"
-        return None
+        return self._pieces.step(batches, step, seed=[self._fitting.seed, step.epoch, step.number, *place])
 
     def _emit(self, event: Event) -> None:
         try:
@@ -366,7 +347,7 @@ class _Training:
         try:
             checkpoint.save(
                 self._fitting.workdir,
-                Checkpoint(self._position, self._best, self._learner.state()),
+                Checkpoint(self._position, self._best, self._learner.state(), self._pieces.count),
                 fingerprint=self._fitting.fingerprint,
                 best=best,
             )

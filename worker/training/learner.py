@@ -1,7 +1,7 @@
 """What learns: a network, its optimizer, and the moving average of its weights; as one state that can be saved."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from app import errors
 from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
 from app.descent import Descent
+from app.runtimes import memory
 from worker.training import graphs, order
 from worker.training.data import Splits
 from worker.training.peers import ALONE, Peers
@@ -93,15 +94,32 @@ class Learner:
         self._optimizer = _OPTIMIZERS[descent.optimizer](network, descent)
         self._starts = _starts(network) if descent.decay_to == "start" else {}
         self._average = copy.deepcopy(network).requires_grad_(requires_grad=False) if descent.ema else None
+        self._statistics = Noted(network.buffers())
 
     def step(
         self, batches: Sequence[tuple[Tensor, Tensor]], *, rate: float, number: int, images: int | None = None
     ) -> Tensor:
         """One step of the optimizer over `batches` of inputs and targets at this learning rate; `number` counts the
         steps from 0. All peers together have so many `images`, those of `batches` if it is not given. Gives the loss
-        before the step, summed over the images, a number on the device: it is not waited for."""
+        before the step, summed over the images, a number on the device: it is not waited for.
+
+        Where the memory runs out on the way to the gradients, all is as it was. Raises `Unavailable` where it does in
+        the midst of the optimizer's work, half of which cannot be undone.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group[_FACTOR]
+        with self._statistics.kept_if_failing():
+            total = self._add_gradients(batches, images)
+        try:
+            with memory.told_alike():
+                self._apply(number)
+        except torch.OutOfMemoryError as error:
+            said = "the optimizer's step has no room in the device's memory; take a smaller batch_size or backbone"
+            raise errors.Unavailable(said, code="out_of_memory") from error
+        return total
+
+    def _add_gradients(self, batches: Sequence[tuple[Tensor, Tensor]], images: int | None) -> Tensor:
+        """Give the parameters the gradients of a step; and its loss, summed."""
         self._optimizer.zero_grad()
         total = torch.zeros((), device=batches[0][0].device)
         count = images or sum(len(inputs) for inputs, _ in batches)
@@ -116,10 +134,12 @@ class Learner:
         self._peers.add_up([*gradients, total])
         # A single batch that is all wrong would throw networks without normalisation so far that they never come back.
         clip_grad_norm_(self._parameters, _LONGEST)
+        return total
+
+    def _apply(self, number: int) -> None:
         self._optimizer.step()
         self._pull_back()
         self._follow(number)
-        return total
 
     def hold(self, stage: str | None) -> None:
         """Train no stage up to this one, for now; None for all that the plan trains."""
@@ -207,6 +227,29 @@ class Learner:
         for average, value in pairs:
             if not average.is_floating_point():
                 average.copy_(value)
+
+
+class Noted:
+    """Buffers of a network, like running statistics, that are to be as before where a step fails."""
+
+    def __init__(self, buffers: Iterable[Tensor]) -> None:
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in buffers:
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+        # Of one type, all are copied at once, which takes next to no time beside a step.
+        self._pairs = [(some, [torch.empty_like(one) for one in some]) for some in by_type.values()]
+
+    @contextmanager
+    def kept_if_failing(self) -> Iterator[None]:
+        """Inside they may change, and are put back when an error comes out."""
+        for now, before in self._pairs:
+            torch._foreach_copy_(before, now)
+        try:
+            yield
+        except Exception:
+            for now, before in self._pairs:
+                torch._foreach_copy_(now, before)
+            raise
 
 
 def sizes(network: Classifier, descent: Descent) -> tuple[int, int]:
