@@ -178,7 +178,8 @@ def _about_steps(descent: Descent, version: VersionFacts) -> Iterator[str]:
         yield f"The network that is kept is the moving average of its weights, with a decay of {descent.ema:g} a step."
     if descent.patience is not None:
         patience = counted(descent.patience, "epoch")
-        yield f"Training ends early after {patience} without a better one, and the best is kept."
+        since = " once all stages are trained" if descent.unfreeze == "gradual" else ""
+        yield f"Training ends early after {patience} without a better one{since}, and the best is kept."
 
 
 def _about_rate(recipe: Recipe, descent: Descent, network: NetworkFacts) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import os
 from dataclasses import replace
 from itertools import pairwise
@@ -38,8 +39,10 @@ from worker.training.events import (
     Resumed,
     StartEvaluated,
     StartKept,
+    StoppedEarly,
     TrainingDiverged,
 )
+from worker.training.fit import Fitting
 from worker.training.learner import Criterion, Learner
 
 LABELS = ("red", "blue")
@@ -224,6 +227,34 @@ def test_stages_join_one_by_one_from_the_last_to_the_first() -> None:
     assert [schedule.held_stages(step, steps=2, stages=5) for step in range(2)] == [5, 0]
     assert schedule.held_stages(0, steps=1, stages=5) == 5
     assert schedule.held_stages(0, steps=0, stages=3) == 3
+
+
+def test_all_stages_have_joined_after_half_of_the_epochs() -> None:
+    for epochs, per_epoch, stages in itertools.product(range(1, 10), (1, 2, 3, 7), (1, 4, 5)):
+        gradual = replace(DESCENT, epochs=epochs, unfreeze="gradual")
+        joined = schedule.epochs_to_join(gradual)
+        steps = epochs * per_epoch
+        assert schedule.held_stages(joined * per_epoch, steps=steps, stages=stages) == 0
+        assert schedule.held_stages((joined - 1) * per_epoch, steps=steps, stages=stages) > 0
+    assert schedule.epochs_to_join(DESCENT) == 0
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_patience_is_counted_from_when_all_stages_have_joined(is_resumed: bool, splits: Splits, tmp_path: Path) -> None:
+    # So slow that nothing gets better.
+    descent = replace(DESCENT, epochs=8, unfreeze="gradual", patience=1, learning_rate=1e-12)
+    if is_resumed:
+        with pytest.raises(Stopped):
+            fit.fit(build(), begun(splits, tmp_path, Recorder(CheckpointSaved(2)), descent))
+    told = Recorder()
+    fit.fit(build(), begun(splits, tmp_path, told, descent))
+    (stopped,) = told.of(StoppedEarly)
+    assert 4 < stopped.epoch < 8
+
+
+def begun(splits: Splits, folder: Path, told: Recorder, descent: Descent) -> Fitting:
+    """With what a training begins with among what may be kept."""
+    return replace(fitting(splits, folder, told, descent=descent), start_counts=True)
 
 
 class Watched(Recorder):

@@ -18,7 +18,7 @@ from torch import Tensor
 from app import errors
 from app.backbones.classifier import Classifier
 from app.descent import Descent
-from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision
+from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -248,7 +248,9 @@ class _Training:
     def _is_out_of_patience(self) -> bool:
         if self._descent.patience is None or self._best is None:
             return False
-        if self._position.epochs - self._best.epoch < self._descent.patience or self._position.steps:
+        # While stages are still to join, that there is no better epoch says nothing.
+        since = max(self._best.epoch, schedule.epochs_to_join(self._descent))
+        if self._position.epochs - since < self._descent.patience or self._position.steps:
             return False
         self._fitting.emit(StoppedEarly(epoch=self._position.epochs, best_epoch=self._best.epoch))
         return True

@@ -21,6 +21,12 @@ def held_stages(step: int, *, steps: int, stages: int) -> int:
     return max(0, stages - 2 * stages * step // max(1, steps))
 
 
+def epochs_to_join(descent: Descent) -> int:
+    """The epoch within or right after which all stages have joined the training; 0 where none has to."""
+    # Half of the steps, whatever the number of stages.
+    return 0 if descent.unfreeze == "at_once" else math.ceil(descent.epochs / 2)
+
+
 def learning_rate(step: int, *, steps: int, warm_up: int, peak: float) -> float:
     """The rate for `step` (from 0) of `steps`: a straight line up to `peak`, then half a cosine down towards 0.
 
