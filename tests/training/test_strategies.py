@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from app import errors
 from app.backbones import catalogue, networks, weights
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
+from app.backbones.classifier import Normalisation
 from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
 from app.facts import VersionFacts
@@ -63,8 +64,9 @@ def small(name: str, preprocessing: Preprocessing) -> Backbone:
     return replace(backbone, scratch_preprocessing=preprocessing, weights=published)
 
 
-def weights_of(backbone: Backbone, folder: Path) -> WeightsFile:
-    """A weights file with made-up values in the form of the published one."""
+def weights_of(backbone: Backbone, folder: Path, *, known: Tensor | None = None) -> WeightsFile:
+    """A weights file with made-up values in the form of the published one; its running statistics are made up, too, or
+    those of the `known` images `(N, 3, H, W) uint8`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         network = networks.make(backbone, auxiliary=True)
@@ -72,6 +74,9 @@ def weights_of(backbone: Backbone, folder: Path) -> WeightsFile:
             if isinstance(layer, nn.BatchNorm2d):
                 assert layer.running_mean is not None
                 layer.running_mean.normal_(0, 0.1)
+                layer.momentum = 1.0
+        if known is not None:
+            network.train()(Normalisation(backbone.scratch_preprocessing)(known))
     path = folder / f"{backbone.name}.pth"
     torch.save(network.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

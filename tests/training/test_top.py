@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app import errors
 from app import room as rooms
+from app.augmentation import Augmentation
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
@@ -144,6 +145,29 @@ def test_layers_that_are_drawn_anew_differ_from_the_file_and_from_seed_to_seed(
     assert not torch.allclose(states[0][f"body.{name}"], states[1][f"body.{name}"], atol=1e-3)
     assert all(torch.equal(value, states[2][key]) for key, value in states[0].items())
     assert torch.equal(states[0]["body.layer3.0.conv1.weight"], published["layer3.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_running_statistics_of_layers_that_are_drawn_anew_are_those_of_the_images(
+    is_interrupted: bool, splits: Splits, tmp_path: Path
+) -> None:
+    backbone = small("mobilenet_v3_small", AT_64)
+    asked = recipe(backbone.name, epochs=25, learning_rate=1e-6, reinit="retrained", views=1)
+    plan = plan_for(splits, replace(asked, augmentation=Augmentation(policy="none")))
+    shown = torch.cat([samples.seen(one, AT_64) for one in splits.train.read(range(len(splits.train)))])
+    file = weights_of(backbone, tmp_path, known=shown)
+    if is_interrupted:
+        with pytest.raises(Stopped):
+            train(splits, plan, backbone, file, tmp_path, Recorder(CheckpointSaved(2)))
+    network = train(splits, plan, backbone, file, tmp_path).classifier
+
+    last = network.body.get_submodule("features.12.1")
+    seen: list[Tensor] = []
+    last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    with torch.inference_mode():
+        network.features(shown)
+    ratios = last.get_buffer("running_var") / seen[0].var(dim=(0, 2, 3))
+    assert ratios.median().item() == pytest.approx(1.0, abs=0.05)
 
 
 def test_an_interrupted_training_of_the_top_ends_as_if_nothing_had_happened(

@@ -18,7 +18,7 @@ from torch import Tensor
 from app import errors
 from app.backbones.classifier import Classifier
 from app.descent import Descent
-from worker.training import between, checkpoint, dropout, evaluate, order, peers, precision, schedule
+from worker.training import between, checkpoint, dropout, evaluate, norms, order, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
 from worker.training.data import Splits
 from worker.training.events import (
@@ -82,6 +82,7 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
     if len(fitting.splits.train) < 2:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")
     dropout.quicken(network)
+    norms.hasten(network)
     works = _shared(network, fitting)
     if works:
         fitting.emit(BatchShared(devices=1 + len(works)))
