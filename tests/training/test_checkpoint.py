@@ -1,6 +1,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,41 @@ def test_the_furthest_state_of_earlier_attempts_is_taken_over(tmp_path: Path) ->
     assert (found.position, found.best) == (further.position, further.best)
     assert equal(found.tensors, further.tensors)
     assert equal(best_of(tmp_path / "new", found), kept(2))
+
+
+def refuse(*_paths: Path) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_state_is_taken_over_also_where_the_file_system_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", refuse)
+    save(tmp_path / "one", 2, best=2)
+    within = replace(state(2, best=2), position=Position(2, 5, 1.5))
+    checkpoint.save(tmp_path / "one", within, fingerprint=FINGERPRINT)
+    checkpoint.take_over(tmp_path / "new", [tmp_path / "one"])
+
+    found = load(tmp_path / "new")
+    assert found.position == within.position
+    assert equal(found.tensors, within.tensors)
+    assert equal(best_of(tmp_path / "new", found), kept(2))
+    assert checkpoint.load_epoch(tmp_path / "new", 2) is not None
+    assert names(tmp_path / "new") == names(tmp_path / "one")
+
+
+def test_a_state_that_cannot_be_taken_over_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "link", refuse)
+    save(tmp_path / "one", 2, best=2)
+    monkeypatch.setattr(checkpoint, "write", refuse)
+    checkpoint.take_over(tmp_path / "new", [tmp_path / "one", tmp_path / "none"])
+
+    assert checkpoint.load(tmp_path / "new", fingerprint=FINGERPRINT) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the state of {tmp_path / 'one'} cannot be gone on with: [Errno 1] Operation not permitted"
+    ]
 
 
 def test_nothing_is_taken_over_where_there_is_nothing_whole(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ never a mixture.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,6 +16,8 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _INDEX = "checkpoint.json"
 _TRIES = 5
@@ -109,9 +112,22 @@ def take_over(folder: Path, others: Iterable[Path]) -> None:
                 _link(other, folder)
             except FileNotFoundError:
                 continue  # a newer state took the place of the one that was read about
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                logger.warning("the state of %s cannot be gone on with: %s", other, error)
                 break
             return
+
+
+def hand_on(source: Path, target: Path) -> None:
+    """Have the file `source`, which never changes, as `target`, too: without any room for it where the file system has
+    links, and as a copy on shares that have none. Raises `FileNotFoundError` where it is gone, and `OSError`."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        write(target, source.read_bytes())
 
 
 def reach(folder: Path) -> tuple[int, int]:
@@ -158,10 +174,10 @@ def _link(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     position, best = _read(json.loads(index))
     for name in _names(position, best):
-        (folder / name).unlink(missing_ok=True)
-        os.link(source / name, folder / name)
-    with suppress(OSError):  # it is there already, or was not kept
-        os.link(source / _last(position.epochs), folder / _last(position.epochs))
+        hand_on(source / name, folder / name)
+    if position.steps:
+        with suppress(OSError):  # it was not kept
+            hand_on(source / _last(position.epochs), folder / _last(position.epochs))
     write(folder / _INDEX, index)
 
 

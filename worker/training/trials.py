@@ -5,7 +5,7 @@ ends at any moment leaves the state before or after, and the next attempt goes o
 """
 
 import json
-import os
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +28,8 @@ from app.space import Values
 from worker.training import checkpoint, evaluate
 from worker.training.data import Splits
 from worker.training.rivals import Trained
+
+logger = logging.getLogger(__name__)
 
 Outcome = Literal["finished", "pruned", "out_of_time", "stopped", "failed"]
 
@@ -187,7 +189,8 @@ def take_over(folder: Path, others: Iterable[Path]) -> None:
                 state = _link(other, folder)
             except FileNotFoundError:
                 continue  # a newer state took the place of the one that was read about
-            except (OSError, ValidationError):
+            except (OSError, ValidationError) as error:
+                logger.warning("the search of %s cannot be gone on with: %s", other, error)
                 break
             if state.running is not None:
                 number = state.running.number
@@ -212,8 +215,7 @@ def _link(source: Path, folder: Path) -> State:
     state = _FORM.validate_json(index)
     folder.mkdir(parents=True, exist_ok=True)
     for name in _names(state):
-        (folder / name).unlink(missing_ok=True)
-        os.link(source / name, folder / name)
+        checkpoint.hand_on(source / name, folder / name)
     checkpoint.write(folder / _INDEX, index)
     return state
 
