@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from app.plan import MAX_CROSS_VALIDATED
 from tests.training.samples import Recorder
 from worker.training import probe
+from worker.training import regression as regressions
 from worker.training.crossvalidation import Judged
 from worker.training.events import PenaltyTried, ProbeFitted, Progress
 from worker.training.probe import Linear, Prior
@@ -297,14 +298,40 @@ def test_a_single_penalty_is_not_cross_validated() -> None:
     features, targets = blobs(30, 4, 2)
     told = Recorder()
     fit(features, targets, classes=2, l2_grid=[3.0], emit=told)
-    assert told.events == [ProbeFitted(l2=3.0, tried=())]
+    assert told.events[-1] == ProbeFitted(l2=3.0, tried=())
+    assert "probe" not in phases(told)
+
+
+def phases(told: Recorder) -> set[str]:
+    return {event.phase for event in told.of(Progress)}
+
+
+def test_a_fit_that_goes_on_gives_signs_of_life() -> None:
+    features, targets = blobs(60, 8, 3)
+    told = Recorder()
+    probe.search(features, targets, classes=3, l2_grid=(0.01,), folds=0, seed=0, emit=told)
+    passes = told.of(Progress)
+    assert phases(told) == {"fit"}
+    assert [event.done for event in passes] == list(range(len(passes)))
+    assert 3 < len(passes) < passes[0].total == regressions.MAX_STEPS
+
+
+def test_features_that_are_read_in_chunks_are_told_of_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regressions, "MAX_BYTES", 100)
+    monkeypatch.setattr(regressions, "_CHUNK_VALUES", 8 * 16)
+    features, targets = blobs(60, 8, 3)
+    told = Recorder()
+    probe.search(features, targets, classes=3, l2_grid=(0.01,), folds=0, seed=0, emit=told)
+    read = [event for event in told.of(Progress) if event.phase == "axes"]
+    assert read == [Progress("axes", done, len(features)) for done in range(0, len(features), 16)]
 
 
 def test_progress_counts_every_penalty_once() -> None:
     features, targets = blobs(30, 4, 2)
     told = Recorder()
     found = fit(features, targets, classes=2, folds=3, emit=told)
-    assert told.of(Progress) == [Progress("probe", step, len(GRID)) for step in range(len(found.tried))]
+    choosing = [event for event in told.of(Progress) if event.phase == "probe"]
+    assert choosing == [Progress("probe", step, len(GRID)) for step in range(len(found.tried))]
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])

@@ -75,9 +75,9 @@ def test_features_in_chunks_have_the_classifier_of_those_in_memory(
 
 def test_a_path_of_features_in_chunks_is_that_of_those_in_memory(request: pytest.FixtureRequest) -> None:
     features, targets = blobs(200, 20, 3)
-    whole = probe.path(features, targets, classes=3, l2_grid=(1e-2, 1.0))
+    whole = probe.path(features, targets, classes=3, l2_grid=(1e-2, 1.0), emit=Recorder())
     request.getfixturevalue("in_chunks")
-    found = probe.path(features, targets, classes=3, l2_grid=(1e-2, 1.0))
+    found = probe.path(features, targets, classes=3, l2_grid=(1e-2, 1.0), emit=Recorder())
     assert all(agrees(one.weight, other.weight) for one, other in zip(found, whole, strict=True))
 
 

@@ -18,8 +18,8 @@ from torch.nn import functional
 from app.plan import MAX_CROSS_VALIDATED
 from worker.training import crossvalidation, regression
 from worker.training.crossvalidation import CHOOSING, QUICK, Crossing
-from worker.training.events import Emit, PenaltyTried, ProbeFitted
-from worker.training.regression import Axes, Centre, Solution
+from worker.training.events import Emit, PenaltyTried, ProbeFitted, Progress
+from worker.training.regression import Axes, Centre, Solution, Told
 from worker.training.table import Rows
 
 
@@ -136,7 +136,7 @@ def search(
     prior: Prior | None = None,
 ) -> Linear:
     """`fit` that tells of its progress alone, and cross-validates a single penalty, too; with 0 `folds` none."""
-    axes, images = regression.labelled(features, torch.from_numpy(targets))
+    axes, images = regression.labelled(features, torch.from_numpy(targets), read=_reading(emit, len(targets)))
     start = regression.nothing(classes, len(axes.variances)) if prior is None else axes.of_raw(prior.weight, prior.bias)
     centre = None if prior is None else Centre(start, prior.hold.double())
     tried: tuple[PenaltyTried, ...] = ()
@@ -155,7 +155,9 @@ def search(
         tried, l2 = crossed.tried(), crossed.best.l2
         begun = crossed.solution.mean()  # which is close to that of all images
         del crossing, crossed  # they may be large, and what follows needs memory of its own
-    solution = regression.solve(images, axes.variances, l2=l2, start=begun, tolerance=_THOROUGH, centre=centre)
+    solution = regression.solve(
+        images, axes.variances, l2=l2, start=begun, tolerance=_THOROUGH, centre=centre, passed=_fitting(emit)
+    )
     if prior is None:
         return _for_raw_features(axes, solution, l2, tried)
     # As a change of the prior: what its rows say of features that do not differ among these images stays.
@@ -204,12 +206,16 @@ def compare_chosen(
     return crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit).best.told()
 
 
-def path(features: Rows, targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float]) -> tuple[Linear, ...]:
+def path(
+    features: Rows, targets: NDArray[np.int64], *, classes: int, l2_grid: Sequence[float], emit: Emit
+) -> tuple[Linear, ...]:
     """The linear classifier of `features (N, D)` for each penalty, the strongest first."""
-    axes, images = regression.labelled(features, torch.from_numpy(targets))
+    axes, images = regression.labelled(features, torch.from_numpy(targets), read=_reading(emit, len(targets)))
     solution, found = regression.nothing(classes, len(axes.variances)), []
     for l2 in sorted(l2_grid, reverse=True):
-        solution = regression.solve(images, axes.variances, l2=l2, start=solution, tolerance=CHOOSING.tolerance)
+        solution = regression.solve(
+            images, axes.variances, l2=l2, start=solution, tolerance=CHOOSING.tolerance, passed=_fitting(emit)
+        )
         found.append(_for_raw_features(axes, solution, l2, ()))
     return tuple(found)
 
@@ -271,6 +277,16 @@ def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, s
         members = rng.permutation(np.flatnonzero(targets == target))
         chosen.append(members[: max(at_least, round(share * len(members)))])
     return np.sort(np.concatenate(chosen))
+
+
+def _reading(emit: Emit, images: int) -> Told:
+    return lambda done: emit(Progress("axes", done, images))
+
+
+def _fitting(emit: Emit) -> Told:
+    most = regression.MAX_STEPS
+    # How many passes there will be, nobody knows: most classifiers take a few dozen, some more than one a step.
+    return lambda passes: emit(Progress("fit", min(passes, most - 1), most))
 
 
 def _projected(features: Rows) -> tuple[Axes, Tensor]:

@@ -9,7 +9,8 @@ The features of many images stay where they are, maybe on disk: what is needed o
 that the memory does not depend on how many there are. Only weights and slopes then go to the principal axes and back.
 """
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -25,6 +26,9 @@ from worker.training.table import Rows
 MAX_BYTES = 256 * 2**20
 """Features that take more than this as float64 are not held in memory, but read in chunks."""
 
+MAX_STEPS = 300
+"""Of a solution, each of which goes through the images once or a few times."""
+
 _CHUNK_ROWS = 8192
 _CHUNK_VALUES = 2**22
 """Of features that are not held: as many as make a product of them with themselves worth its while."""
@@ -37,7 +41,13 @@ _REMEMBERED, _REMEMBERED_OF_ONE = 10, 20
 weak penalties it takes half as many then."""
 _FEWEST_REMEMBERED, _MOST_REMEMBERED_BYTES = 5, 256 * 2**20
 _NEGLIGIBLE_VARIANCE = 1e-10
-_MAX_STEPS = 300
+
+Told = Callable[[int], None]
+"""Is told how much has been done so far, for whoever waits to know that something is."""
+
+
+def _tell_nobody(_done: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -187,10 +197,11 @@ class Read:
             yield _slope(chunk.double(), labels, share, raw, offset)
 
 
-def labelled(features: Rows, targets: Tensor) -> tuple[Axes, Labelled]:
-    """Images with features `(N, D)` and the principal axes of these."""
+def labelled(features: Rows, targets: Tensor, *, read: Told = _tell_nobody) -> tuple[Axes, Labelled]:
+    """Images with features `(N, D)` and the principal axes of these; `read` is told of each chunk that the axes take,
+    how many images there have been."""
     if not is_held(features):
-        axes = principal_axes(features)
+        axes = principal_axes(features, read=read)
         return axes, Read(features, targets, axes)
     features = features[:]
     axes = principal_axes(features)
@@ -204,8 +215,8 @@ def is_held(features: Rows) -> bool:
     return count < size or 8 * count * size <= MAX_BYTES
 
 
-def principal_axes(features: Rows) -> Axes:
-    """Of `features (N, D)`."""
+def principal_axes(features: Rows, *, read: Told = _tell_nobody) -> Axes:
+    """Of `features (N, D)`; `read` is told how many of them there have been."""
     count, size = features.shape
     mean = _mean(features)
     spread = _spread(features, mean)
@@ -217,7 +228,7 @@ def principal_axes(features: Rows) -> Axes:
     floor = spread[~constant].mean() / count**0.5 if not constant.all() else 0.0
     scale = torch.where(constant, torch.inf, spread.clamp(min=float(floor)))
     if size <= count:
-        variances, directions = _eigen(_covariance(features, mean, scale))
+        variances, directions = _eigen(_covariance(features, mean, scale, read))
     else:
         standardised = (torch.from_numpy(features[:]).double() - mean) / scale
         variances, images = _eigen(standardised @ standardised.T / count)
@@ -248,11 +259,19 @@ def typical_spread(features: Rows) -> float:
 
 
 def solve(
-    images: Labelled, variances: Tensor, *, l2: float, start: Solution, tolerance: float, centre: Centre | None = None
+    images: Labelled,
+    variances: Tensor,
+    *,
+    l2: float,
+    start: Solution,
+    tolerance: float,
+    centre: Centre | None = None,
+    passed: Told = _tell_nobody,
 ) -> Solution:
     """The minimum for images with these variances `(R,)` or `(B, R)` along their principal axes, to a gradient of
     `tolerance`; where `start` is of several regressions, that of each. What is penalised is the distance of the weights
-    from `centre`, from zero where it is None."""
+    from `centre`, from zero where it is None. `passed` is told of each time that the images are gone through, how many
+    there were before."""
     several = start.bias.ndim > 1
     begun = start if several else start.repeated(1)
     count, classes, size = begun.weight.shape
@@ -261,8 +280,10 @@ def solve(
     strength = torch.where(hold > 0, hold, l2)[:, None]
     # The curvature along each axis where nothing is learnt yet: with its root as unit all axes look alike.
     unit = (variances[..., None, :] / classes + strength).rsqrt()
+    passes = itertools.count()
 
     def slope(point: Tensor) -> tuple[Tensor, Tensor]:
+        passed(next(passes))
         weight = point[:, :-classes].reshape(count, classes, size) * unit
         bias = point[:, -classes:]
         found = images.slope(weight, bias)
@@ -274,7 +295,7 @@ def solve(
     first = torch.cat([(begun.weight / unit).flatten(1), begun.bias], dim=1)
     with threads.suited(images.count * begun.weight.numel()):
         remembered = _remembered(first, several=several)
-        last = lbfgs.minimum(slope, first, tolerance=tolerance, most_steps=_MAX_STEPS, remembered=remembered)
+        last = lbfgs.minimum(slope, first, tolerance=tolerance, most_steps=MAX_STEPS, remembered=remembered)
     solved = Solution(last[:, :-classes].reshape(count, classes, size) * unit, last[:, -classes:])
     return solved if several else Solution(solved.weight[0], solved.bias[0])
 
@@ -335,10 +356,12 @@ def _spread(features: Rows, mean: Tensor) -> Tensor:
     return (squares / len(features)).sqrt()
 
 
-def _covariance(features: Rows, mean: Tensor, scale: Tensor) -> Tensor:
+def _covariance(features: Rows, mean: Tensor, scale: Tensor, read: Told) -> Tensor:
     # In chunks: all features as float64 at once would need three times their memory.
-    total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    total, done = torch.zeros(len(mean), len(mean), dtype=torch.float64), 0
     for chunk in _chunks(features, _CHUNK_VALUES):
+        read(done)
+        done += len(chunk)
         standardised = (chunk.double() - mean) / scale
         total += standardised.T @ standardised
     return total / len(features)

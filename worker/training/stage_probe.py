@@ -88,9 +88,9 @@ def fit_selected(
     values = _InUnits(found.train, unit, slice(None))
     selection = _Selection(values, targets, classes, grid, seed, emit)
     taken = selection.compared() if len(grid.shares) > 1 else _Taken(values.shape[1], grid.l2[0], ())
-    ranked = _ranking(values, probe.path(values, targets, classes=classes, l2_grid=[taken.l2])[0])
+    ranked = _ranking(values, probe.path(values, targets, classes=classes, l2_grid=[taken.l2], emit=emit)[0])
     chosen = np.sort(ranked[: taken.features])
-    (linear,) = probe.path(_InUnits(found.train, unit, chosen), targets, classes=classes, l2_grid=[taken.l2])
+    (linear,) = probe.path(_InUnits(found.train, unit, chosen), targets, classes=classes, l2_grid=[taken.l2], emit=emit)
     linear = Linear(linear.weight / unit[chosen], linear.bias, taken.l2, ())
     counts = {depth: int(((chosen >= c.start) & (chosen < c.stop)).sum()) for depth, c in found.columns.items()}
     taps = {depth: count for depth, count in counts.items() if count}
