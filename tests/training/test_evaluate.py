@@ -1,3 +1,6 @@
+import tracemalloc
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,7 @@ from app.backbones.preprocess import Preprocessing
 from app.evaluation import ClassFigures
 from tests.training import samples
 from tests.training.samples import Recorder
-from worker.training import evaluate
+from worker.training import calibrate, evaluate, unknown
 from worker.training.events import Progress
 
 CLOSE = 1e-9
@@ -125,6 +128,41 @@ def test_classifiers_are_compared_at_the_temperature_that_suits_each() -> None:
     assert evaluate.tempered_log_loss(noisier, targets) > fair + 0.05
     certain = np.eye(4)[targets]
     assert evaluate.tempered_log_loss(certain, targets) == pytest.approx(0, abs=1e-6)
+
+
+Figures = Callable[[NDArray[np.float64], NDArray[np.int64]], object]
+FIGURES: dict[str, Figures] = {
+    "tempered loss": evaluate.tempered_losses,
+    "temperature": calibrate.fit,
+    "tempered": lambda probabilities, _targets: calibrate.tempered(probabilities, 1.7),
+    "unknown": lambda similar, targets: unknown.evaluate(similar, similar, targets, labels(similar.shape[1]), seed=0),
+}
+
+
+@pytest.mark.parametrize(
+    ("figures", "most"), [("tempered loss", 0.4), ("temperature", 1.4), ("tempered", 1.4), ("unknown", 0.4)]
+)
+def test_figures_take_little_more_memory_than_the_probabilities_that_they_are_of(figures: str, most: float) -> None:
+    probabilities, targets = guesses(20_000, 200)
+    tracemalloc.start()
+    try:
+        FIGURES[figures](probabilities, targets)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * probabilities.nbytes
+
+
+@pytest.mark.parametrize("figures", FIGURES.values(), ids=FIGURES)
+def test_figures_are_the_same_to_the_bit_in_whatever_parts_they_are_computed(
+    figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = guesses(500, 6)
+    whole = figures(*given)
+    for module, name in ((evaluate, "_RANKED_AT_ONCE"), (unknown, "_RANKED_AT_ONCE"), (calibrate, "_ROWS_AT_ONCE")):
+        monkeypatch.setattr(module, name, 7)
+    parts = figures(*given)
+    assert np.array_equal(parts, whole) if isinstance(whole, np.ndarray) else parts == whole
 
 
 def test_figures_are_plain_values() -> None:

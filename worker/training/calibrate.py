@@ -8,13 +8,14 @@ import torch
 from numpy.typing import NDArray
 
 from app.evaluation import Bin, Reliability, Trust
-from worker.training import probe
+from worker.training import data, probe
 
 BINS = 15
 FOLDS = 5
 COLDEST, HOTTEST = 0.25, 20.0
 """Between these a temperature is sought. Where few images are all labelled right, there would be no end to it."""
 
+_ROWS_AT_ONCE = 1024
 _MOST_STEPS = 100
 _CLOSE = 1e-12
 _TINY = 1e-300
@@ -52,7 +53,10 @@ def fit(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float
 
 def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """`probabilities (N, K)` with the logits they come from divided by `temperature`."""
-    return _softmax(_logits(probabilities) / temperature)
+    found = np.empty(probabilities.shape)
+    for rows in _parts(len(probabilities)):
+        found[rows] = _softmax(_logits(probabilities[rows]) / temperature)
+    return found
 
 
 def log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
@@ -93,17 +97,25 @@ def _crossed(probabilities: NDArray[np.float64], targets: NDArray[np.int64], *, 
 
 def _derivatives(logits: NDArray[np.float64], targets: NDArray[np.int64], sharpness: float) -> tuple[float, float]:
     """Of the mean log-loss by the inverse temperature, the first and the second."""
-    found = _softmax(sharpness * logits)
-    mean = (found * logits).sum(axis=1)
+    mean, spread = np.empty(len(targets)), np.empty(len(targets))
+    for rows in _parts(len(targets)):
+        some = logits[rows]
+        found = _softmax(sharpness * some)
+        mean[rows] = (found * some).sum(axis=1)
+        spread[rows] = (found * np.square(some - mean[rows, None])).sum(axis=1)
     slope = mean - logits[np.arange(len(targets)), targets]
-    spread = (found * np.square(logits - mean[:, None])).sum(axis=1)
     return float(slope.mean()), float(spread.mean())
+
+
+def _parts(count: int) -> list[slice]:
+    # All rows at once would need the memory of several tables as large.
+    return [slice(part.start, part.stop) for part in data.parts_of(count, _ROWS_AT_ONCE)]
 
 
 def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Those of the classifier but for a constant in each row, which changes nothing."""
-    found: NDArray[np.float64] = np.log(np.maximum(probabilities, _TINY))
-    return found
+    found: NDArray[np.float64] = np.maximum(probabilities, _TINY)
+    return np.log(found, out=found)
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

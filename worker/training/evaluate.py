@@ -38,6 +38,21 @@ class Answers:
     """Of the features of each label, `(K, D)`."""
 
 
+class Gathered:
+    """`count` rows that come in parts, and are never in memory twice."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._done = count, 0
+        self.rows: NDArray[np.float64] = np.empty((count, 0))
+
+    def add(self, part: NDArray[np.float64]) -> None:
+        """The next rows `(B, K)`."""
+        if not self._done:
+            self.rows = np.empty((self._count, part.shape[1]))
+        self.rows[self._done : self._done + len(part)] = part
+        self._done += len(part)
+
+
 @dataclass(frozen=True)
 class Judge:
     """A classifier that is shown images, which take the same way as in serving."""
@@ -98,15 +113,23 @@ def tempered_log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.in
 
 def tempered_losses(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.float64]:
     """The loss of each image `(N,)` at that temperature, the same for all."""
+    losses = np.empty((len(_SHARPNESSES), len(targets)))
+    for part in data.parts_of(len(targets), _RANKED_AT_ONCE):
+        rows = slice(part.start, part.stop)
+        losses[:, rows] = _sharpened_losses(probabilities[rows], targets[rows])
+    return min(losses, key=lambda one: float(one.mean()))
+
+
+def _sharpened_losses(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """At each of `_SHARPNESSES`, of each image `(T, N)`."""
     logits = np.log(np.clip(probabilities, np.finfo(np.float64).eps, 1))
-    rows = np.arange(len(targets))
-    losses = []
+    rows, losses = np.arange(len(targets)), []
     for sharpness in _SHARPNESSES:
         scaled = sharpness * logits
         top = scaled.max(axis=1)
         total = np.log(np.exp(scaled - top[:, None]).sum(axis=1)) + top
         losses.append(total - scaled[rows, targets])
-    return min(losses, key=lambda one: float(one.mean()))
+    return np.stack(losses)
 
 
 def predict(
@@ -121,7 +144,10 @@ def predict(
 ) -> NDArray[np.float64]:
     """Probabilities `(N, K)` for all of `images`, which take the same way as in serving. Raises `BadImage`."""
     judge = Judge(network, preprocessing, max_pixels, device, emit)
-    return np.concatenate([judge.probabilities(values) for values in judge.features(images, phase=phase)])
+    found = Gathered(len(images))
+    for values in judge.features(images, phase=phase):
+        found.add(judge.probabilities(values))
+    return found.rows
 
 
 def answer(judge: Judge, splits: Splits, *, seed: int) -> Answers:
@@ -129,12 +155,11 @@ def answer(judge: Judge, splits: Splits, *, seed: int) -> Answers:
     chosen = unknown.sample(splits.train.targets, seed=seed)
     seen = [values.cpu().numpy() for values in judge.features(Selection(splits.train, chosen), phase="reference")]
     means = unknown.directions(np.concatenate(seen), splits.train.targets[chosen], classes=len(splits.labels))
-    found = [
-        (judge.probabilities(values), unknown.similarities(values.cpu().numpy(), means))
-        for values in judge.features(splits.validation, phase="evaluate")
-    ]
-    probabilities, similarities = zip(*found, strict=True)
-    return Answers(np.concatenate(probabilities), np.concatenate(similarities), means)
+    probabilities, similarities = Gathered(len(splits.validation)), Gathered(len(splits.validation))
+    for values in judge.features(splits.validation, phase="evaluate"):
+        probabilities.add(judge.probabilities(values))
+        similarities.add(unknown.similarities(values.cpu().numpy(), means))
+    return Answers(probabilities.rows, similarities.rows, means)
 
 
 def _top_accuracy(probabilities: NDArray[np.float64], targets: NDArray[np.int64], k: int) -> float:
@@ -161,10 +186,10 @@ def answer_from(found: Features, head: nn.Linear, splits: Splits, *, seed: int) 
     """`answer` of a network whose features are there already, of which `head` sees those in `found`."""
     chosen = unknown.sample(splits.train.targets, seed=seed)
     means = unknown.directions(found.train[chosen], splits.train.targets[chosen], classes=len(splits.labels))
-    probabilities, similarities = [], []
+    probabilities, similarities = Gathered(len(found.validation)), Gathered(len(found.validation))
     for part in data.parts_of(len(found.validation), _ANSWERED_AT_ONCE):
         values = found.validation[part.start : part.stop]
         with torch.no_grad():
-            probabilities.append(head(torch.from_numpy(values)).double().softmax(dim=1).numpy())
-        similarities.append(unknown.similarities(values, means))
-    return Answers(np.concatenate(probabilities), np.concatenate(similarities), means)
+            probabilities.add(head(torch.from_numpy(values)).double().softmax(dim=1).numpy())
+        similarities.add(unknown.similarities(values, means))
+    return Answers(probabilities.rows, similarities.rows, means)

@@ -21,6 +21,7 @@ from app.backbones.classifier import Classifier, InferenceForm, Outputs
 from app.backbones.preprocess import Pixels, Preprocessing
 from worker.training import augment, data, evaluate, features, table, transfer
 from worker.training.data import Images, Splits
+from worker.training.evaluate import Gathered
 from worker.training.events import Emit, FeaturesNotKept, Progress
 from worker.training.runtime import Frozen
 from worker.training.table import Rows
@@ -181,15 +182,16 @@ class ActivationFeed:
         was_training = network.training
         network.eval()
         count = len(self.validation)
-        found: list[NDArray[np.float64]] = []
+        found = Gathered(count)
         with torch.inference_mode():
             for part in data.parts_of(count, features.batch_size(self.device)):
                 inputs = self._input(self.validation[part.start : part.stop])
                 pieces = transfer.in_pieces(lambda values: network.onward(values, self.stage).logits, inputs)
-                found += [logits.double().softmax(dim=1).cpu().numpy() for logits in pieces]
+                for logits in pieces:
+                    found.add(logits.double().softmax(dim=1).cpu().numpy())
                 emit(Progress("validate", part.stop, count))
         network.train(was_training)
-        return np.concatenate(found)
+        return found.rows
 
     def _input(self, values: NDArray[np.float16]) -> Tensor:
         tensor = transfer.send_array(values, self.device).float()
