@@ -19,8 +19,15 @@ from tests.training import samples
 from tests.training.samples import Recorder
 from tests.training.test_strategies import plan_for
 from worker.training import retention, strategies, warm
-from worker.training.data import Joined, Relabelled, Splits
-from worker.training.events import EpochFinished, FeaturesReady, OldLabelsJudged, StartEvaluated, TooMuchLost
+from worker.training.data import Joined, Relabelled, Selection, Splits
+from worker.training.events import (
+    BaseHasSeen,
+    EpochFinished,
+    FeaturesReady,
+    OldLabelsJudged,
+    StartEvaluated,
+    TooMuchLost,
+)
 from worker.training.retention import Pair
 from worker.training.rivals import Trained
 from worker.training.warm import Base
@@ -248,6 +255,33 @@ def test_where_the_bases_images_are_gone_the_versions_own_still_tell(made: Base,
     trained = run(splits, plan, tmp_path, base=base)
     (judged,) = trained.old_labels
     assert (judged.images_of, judged.images) == ("version", 8)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_validation_images_that_the_base_was_trained_on_are_told_of(made: Base, gone: bool, tmp_path: Path) -> None:
+    assert made.splits is not None
+    # The same photos, divided the other way round, and some that the base has not met.
+    fresh = version(("blue", "red"), each=20)
+    unmet = [at for at, digest_of in enumerate(fresh.validation.sha256) if digest_of not in made.splits.train.sha256]
+    validation = Joined((made.splits.train, Selection(fresh.validation, np.array(unmet))))
+    splits = Splits(made.splits.labels, made.splits.validation, validation)
+    base, told = replace(made, splits=None) if gone else made, Recorder()
+    plan = plan_from(Recipe(backbone="formnet", strategy="head"), start_for(base, splits), splits)
+    trained = run(splits, plan, tmp_path, told, base=base)
+
+    known, count = len(made.splits.train), len(validation)
+    assert known < count
+    assert told.of(BaseHasSeen) == ([] if gone else [BaseHasSeen(known, count)])
+    said = f"The base was trained on {known} of the {count} validation images"
+    assert any(said in reason for reason in trained.plan.reasons) == (not gone)
+
+
+def test_validation_images_that_are_new_to_the_base_are_not_spoken_of(made: Base, tmp_path: Path) -> None:
+    assert made.splits is not None
+    told = Recorder()
+    plan = plan_from(Recipe(backbone="formnet", strategy="head"), start_for(made, made.splits), made.splits)
+    run(made.splits, plan, tmp_path, told, base=made)
+    assert told.of(BaseHasSeen) == []
 
 
 def test_features_of_a_base_are_kept_under_a_key_of_their_own(made: Base, tmp_path: Path) -> None:

@@ -159,8 +159,7 @@ class Resumed:
 
 @dataclass(frozen=True)
 class BatchSplit:
-    """The device's memory was too small for a batch: from now on so many images are computed at once, for the same
-    steps."""
+    """A batch does not fit the device's memory: so many images are computed at once, for the same steps."""
 
     images: int
 
@@ -272,6 +271,14 @@ class Evaluated:
     images: int
     accuracy: float
     log_loss: float
+
+
+@dataclass(frozen=True)
+class BaseHasSeen:
+    """The base was trained on so many `images` among `all_images` that the new classifier is validated on."""
+
+    images: int
+    all_images: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from app import evaluation
 from app.wording import counted
 from worker.training import evaluate
 from worker.training.events import (
+    BaseHasSeen,
     CutShort,
     Emit,
     Event,
@@ -46,6 +47,7 @@ def _outcome(trained: Trained, told: list[Event]) -> Iterator[str]:
     plan = trained.plan
     for event in told:
         yield from _said(event)
+        yield from _said_of_base(event)
         if isinstance(event, NotKept) and plan.views:
             yield f"What the frozen stages give was computed anew in each epoch after all: {event.reason}."
     competes = plan.strategy in ("top", "full") and plan.reinit == "none"
@@ -73,14 +75,6 @@ def _said(event: Event) -> Iterator[str]:
                 f"log-loss on the validation images is {loss:.3f} nats, theirs {start:.3f} and {end:.3f}, each at its "
                 "best temperature."
             )
-        case OldLabelsRaised(images, new, learned, times):
-            yield (
-                f"A label of the base had {images:.0f} training images on average, a new one {new:.0f}, and the base "
-                f"has learnt from {learned:.0f}, these included: the old ones are taken to be {times:.1f} times as "
-                "frequent as in the training. The validation images are as the version has them, so that fewer of "
-                "them may be right for it, and guessing by their frequencies looks better beside it; label_prior "
-                "'training' leaves the old labels as rare as they are there."
-            )
         case CutShort(epoch, epochs):
             yield f"The training was ended before its time, after {epoch} of {counted(epochs, 'epoch')}."
         case ViewsLimited(views, wanted):
@@ -90,6 +84,23 @@ def _said(event: Event) -> Iterator[str]:
         case TrainingDiverged(epoch, kept, is_mixed) if kept is not None:
             what = f"a mixture of {_after(0)} and {_after(kept)}" if is_mixed else _after(kept)
             yield f"The training diverged in epoch {epoch}; kept is {what}. A lower learning rate may do better."
+
+
+def _said_of_base(event: Event) -> Iterator[str]:
+    match event:
+        case BaseHasSeen(images, all_images):
+            yield (
+                f"The base was trained on {images} of the {counted(all_images, 'validation image')}, so that accuracy, "
+                "temperature and thresholds promise too much."
+            )
+        case OldLabelsRaised(images, new, learned, times):
+            yield (
+                f"A label of the base had {images:.0f} training images on average, a new one {new:.0f}, and the base "
+                f"has learnt from {learned:.0f}, these included: the old ones are taken to be {times:.1f} times as "
+                "frequent as in the training. The validation images are as the version has them, so that fewer of "
+                "them may be right for it, and guessing by their frequencies looks better beside it; label_prior "
+                "'training' leaves the old labels as rare as they are there."
+            )
 
 
 def _doubts(trained: Trained, targets: NDArray[np.int64]) -> Iterator[str]:

@@ -36,7 +36,7 @@ from worker.training import (
 from worker.training.caches import Caches
 from worker.training.data import Splits
 from worker.training.evaluate import Answers, Judge
-from worker.training.events import Emit, Evaluated
+from worker.training.events import BaseHasSeen, Emit, Evaluated
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
 from worker.training.fit import Fitting
@@ -129,12 +129,23 @@ def train(
 
 
 def _carried_out(training: _Training) -> Trained:
-    carry_out, targets = STRATEGIES[training.plan.strategy], training.splits.validation.targets
+    def carry_out(emit: Emit) -> Trained:
+        noting = replace(training, emit=emit)
+        _tell_of_seen_images(noting)
+        return STRATEGIES[training.plan.strategy](noting)
+
     try:
-        return outcomes.noted(lambda emit: carry_out(replace(training, emit=emit)), training.emit, targets)
+        return outcomes.noted(carry_out, training.emit, training.splits.validation.targets)
     finally:
         # One that is paused may wait for days, and goes on from its checkpoints alone.
         caches.discard(training.workdir)
+
+
+def _tell_of_seen_images(training: _Training) -> None:
+    # It may be of another data set, which has divided the same photos otherwise.
+    seen = 0 if training.base is None else warm.seen(training.base, training.splits)
+    if seen:
+        training.emit(BaseHasSeen(images=seen, all_images=len(training.splits.validation)))
 
 
 def _compared(training: _Training, base: Base, start: WarmStart, trained: Trained) -> Trained:

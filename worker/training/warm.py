@@ -102,6 +102,12 @@ def replayable(splits: Splits, base: Base, start: WarmStart) -> Images:
     return _kept(base.splits.train, base, splits.labels, start, without=known)
 
 
+def seen(base: Base, splits: Splits) -> int:
+    """How many of the validation images of `splits` the base was trained on, as far as its own images are there."""
+    known = set() if base.splits is None else set(base.splits.train.sha256)
+    return sum(digest_of in known for digest_of in splits.validation.sha256)
+
+
 def old_images(splits: Splits, start: WarmStart, *, without: set[str]) -> Images:
     """The validation images of `splits` with labels that are kept, but for those `without` these hashes."""
     known = {one.new for one in start.kept}
