@@ -265,6 +265,32 @@ def test_what_is_kept_leaves_room_on_the_disk_for_checkpoints(
     assert taken < checkpoint.most_bytes(state=state, values=values)
 
 
+def test_a_training_that_goes_on_has_the_room_that_it_began_with(
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, told = plan_for(splits, recipe(views=2, epochs=3)), Recorder()
+    assert plan.freeze is not None
+    assert plan.descent is not None
+    network = classifiers.build(resnet[0], 2, state=None, seed=0)
+    of_a_view = 2 * feeds.values_behind(network, plan.freeze) * (len(splits.train) + len(splits.validation))
+    network.freeze(plan.freeze)
+    state, values = learner.sizes(network, plan.descent)
+    # The index of the checkpoints takes some room, too.
+    size = checkpoint.most_bytes(state=state, values=values) + of_a_view + 2000
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=size - sum(path.stat().st_size for path in folder.iterdir()))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(Stopped):
+        train(splits, plan, *resnet, tmp_path, Recorder(CheckpointSaved(1)))
+    train(splits, plan, *resnet, tmp_path, told)
+
+    assert told.of(Resumed)
+    found = [event for event in told.events if isinstance(event, NotKept | ViewsLimited)]
+    assert found == [ViewsLimited(views=1, wanted=2)]
+
+
 def test_a_training_that_is_interrupted_leaves_its_checkpoints_alone(
     splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
 ) -> None:

@@ -79,8 +79,9 @@ class Caches:
         """Bytes that may be kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state, values = learner.sizes(self.network, self._descent)
-        left = shutil.disk_usage(self.folder).free - checkpoint.most_bytes(state=state, values=values)
-        return max(0, min(self.max_bytes, left))
+        # What an earlier attempt has left is among what checkpoints take, so that all attempts have the same room.
+        free = shutil.disk_usage(self.folder).free + checkpoint.bytes_in(self.folder)
+        return max(0, min(self.max_bytes, free - checkpoint.most_bytes(state=state, values=values)))
 
     def _why_none(self, size: int) -> str:
         return "no room" if size > self.max_bytes else "the disk has room for the checkpoints, and no more"

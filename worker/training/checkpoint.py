@@ -101,6 +101,11 @@ def most_bytes(*, state: int, values: int) -> int:
     return 3 * state + 2 * values
 
 
+def bytes_in(folder: Path) -> int:
+    """The room that the states in `folder` take now."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def take_over(folder: Path, others: Iterable[Path]) -> None:
     """Make the furthest state among `others` that of the new folder `folder`, too; nothing where they have none.
 
