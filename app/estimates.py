@@ -122,6 +122,7 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
 def _descending(plan: Plan, descent: Descent, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
     """The time from the images to the last epoch, and to judge networks on the way; not to fit a first head."""
     train, validation = version.train_images, version.validation_images
+    costs = _in_precision(descent, costs)
     frozen = _frozen(plan.freeze, backbone, costs)
     # Only steps of one batch are repeated as they were captured.
     gain = costs.gain if descent.accumulate == 1 and not plan.deterministic else 1.0
@@ -144,6 +145,18 @@ def _descending(plan: Plan, descent: Descent, version: VersionFacts, backbone: B
     # The network before the first step is judged as well, and those between it and the last one.
     between = _BETWEEN if fits_head and descent.patience is None else 0
     return begin + descent.epochs * epoch + (1 + between) * judging
+
+
+def _in_precision(descent: Descent, costs: Costs) -> Costs:
+    """`costs`, whose steps were measured in bf16 where the device is quicker with it, with those of `descent`."""
+    if descent.precision != "fp32" or costs.full_precision == 1:
+        return costs
+    slower = costs.full_precision
+    stages = (
+        replace(stage, step_before=slower * stage.step_before, step_behind=slower * stage.step_behind)
+        for stage in costs.stages
+    )
+    return replace(costs, step=slower * costs.step, stages=tuple(stages))
 
 
 def _has_room(version: VersionFacts, preprocessing: Preprocessing) -> bool:

@@ -66,6 +66,17 @@ def test_steps_that_a_gpu_repeats_take_less_but_not_those_of_several_batches_nor
         assert seconds(other, quick) == seconds(other, usual)
 
 
+def test_steps_in_fp32_take_as_much_longer_as_was_measured_where_others_are_in_bf16() -> None:
+    half = replace(MEASURED, full_precision=2.5)
+    scratch = Recipe(backbone="resnet18", strategy="scratch", epochs=5)
+    full = replace(scratch, precision="fp32")
+    assert seconds(full, half) - seconds(scratch, half) == pytest.approx(1.5 * 5 * 80 * 0.06)
+    assert seconds(scratch, half) == seconds(scratch, MEASURED) == seconds(full, MEASURED)
+    top = Recipe(backbone="resnet18", strategy="top", freeze="layer3", epochs=5, reinit="head")
+    more = seconds(replace(top, precision="fp32"), half) - seconds(top, half)
+    assert more == pytest.approx(1.5 * 5 * 80 * 0.013)
+
+
 def test_for_a_gpu_images_are_decoded_once() -> None:
     plans = [resolve(Recipe(backbone="resnet18", strategy="scratch", epochs=e), FACTS, RESNET.facts) for e in (5, 6)]
     costs = replace(COSTS, device="cuda")

@@ -12,7 +12,7 @@ from app.profile import Costs
 from tests.training import samples
 from tests.training.test_fit import AT_32
 from tests.training.test_pieces import Cramped
-from worker.training import costs
+from worker.training import costs, precision
 
 
 def measured(classifier: Classifier, network: InferenceForm | None = None) -> Costs:
@@ -42,6 +42,16 @@ def test_a_step_that_does_not_fit_the_memory_is_measured_with_fewer_images() -> 
     classifier.normalisation = Cramped(AT_32, room=1)
     with pytest.raises(torch.OutOfMemoryError):
         measured(classifier, network)
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+def test_steps_in_fp32_are_measured_besides_where_others_are_in_bf16(
+    is_half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "is_half_quicker", lambda _device: is_half)
+    found = measured(classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0))
+    assert found.full_precision > 0
+    assert (found.full_precision != 1.0) == is_half
 
 
 def test_passes_are_not_watched_any_more_once_they_are_measured() -> None:

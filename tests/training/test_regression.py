@@ -116,7 +116,7 @@ def test_no_more_images_than_are_cross_validated_are_asked_for_at_once(in_chunks
 
 def peak_of_fit(max_bytes: int) -> float:
     """By how many MiB this process grew at most while a classifier was fitted with this limit of what is held."""
-    regression.MAX_BYTES, regression._CHUNK_VALUES, regression._MAX_STEPS = max_bytes, 2**17, 3
+    regression.MAX_BYTES, regression._CHUNK_VALUES, regression.MAX_STEPS = max_bytes, 2**17, 3
     features, targets = blobs(MANY, 64, 2)
     fit(features[:500], targets[:500], classes=2, l2_grid=[1.0])
     Path("/proc/self/clear_refs").write_text("5")  # from now on the peak is counted anew

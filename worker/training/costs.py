@@ -59,14 +59,15 @@ def measure(
     views = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     passed, stepped = _Passage(device), _Passage(device)
     forward = _forward(network.to(device), views, passed)
-    step, gain = _step(classifier, views[: _STEP_IMAGES[device.type]], images.targets[places], stepped)
+    step = _step(classifier, views[: _STEP_IMAGES[device.type]], images.targets[places], stepped)
     return Costs(
         decode=seconds / len(files),
         forward=forward,
-        step=step,
+        step=step.seconds,
         device=device.type,
         threads=threads,
-        gain=gain,
+        gain=step.gain,
+        full_precision=step.full_precision,
         stages=tuple(_stages(passed, stepped)),
         memory_bytes=device_bytes(device),
     )
@@ -102,6 +103,15 @@ def _single(network: InferenceForm, size: int, device: torch.device) -> Callable
 def _outputs(network: InferenceForm, images: Tensor) -> tuple[Tensor, Tensor]:
     features = network.features(images.permute(0, 3, 1, 2))
     return features, network.head(features)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step takes: as `Costs` has it, `seconds` an image."""
+
+    seconds: float
+    gain: float
+    full_precision: float
 
 
 @dataclass
@@ -183,9 +193,8 @@ def _forward(network: InferenceForm, views: Tensor, passage: _Passage) -> float:
         return _seconds(lambda: run(batches), passage.device) / len(views)
 
 
-def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> tuple[float, float]:
-    """Seconds an image, by a step over `views (N, 3, H, W)`, or over fewer of them where the memory is too small;
-    and how many times as fast it is where it is repeated as it was captured."""
+def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> _Step:
+    """By a step over `views (N, 3, H, W)`, or over fewer of them where the memory is too small."""
     try:
         with memory.told_alike():
             return _stepped(classifier, views, targets, passage)
@@ -197,16 +206,14 @@ def _step(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], pas
     return _step(classifier, views[: len(views) // 2], targets, passage)
 
 
-def _stepped(
-    classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage
-) -> tuple[float, float]:
+def _stepped(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], passage: _Passage) -> _Step:
     device = passage.device
     inputs, labels = views.to(device), torch.from_numpy(targets[: len(views)]).to(device)
     half = precision.is_half_quicker(device)
     classifier.to(device).to(memory_format=torch.channels_last).train()
     dropout.quicken(classifier)
 
-    def compute(images: Tensor, wanted: Tensor) -> Tensor:
+    def compute(images: Tensor, wanted: Tensor, *, half: bool = half) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss = _CRITERION(classifier(images), wanted)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -219,12 +226,16 @@ def _stepped(
     run(compute)
     with passage.watching(classifier):
         seconds = _seconds(lambda: run(compute), device)
+    full = 1.0
+    if half:
+        run(partial(compute, half=False))
+        full = _seconds(lambda: run(partial(compute, half=False)), device) / seconds
     if not graphs.are_wanted(device):
-        return seconds / len(views), 1.0
+        return _Step(seconds / len(views), 1.0, full)
     replayed = graphs.Replayed(compute, list(classifier.parameters()), graphs.Graphs())
     for _ in range(graphs.BEFORE + 1):
         run(replayed)
-    return seconds / len(views), max(1.0, seconds / _seconds(lambda: run(replayed), device))
+    return _Step(seconds / len(views), max(1.0, seconds / _seconds(lambda: run(replayed), device)), full)
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
