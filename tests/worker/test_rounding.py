@@ -147,7 +147,7 @@ def test_inputs_that_never_differ_from_nothing_leave_each_weight_rounded_by_itse
 
 def test_inputs_that_are_no_numbers_are_told() -> None:
     weights, scales = torch.ones(1, 1, 2), torch.ones(1, 1, 1)
-    with pytest.raises(torch.linalg.LinAlgError):
+    with pytest.raises(RuntimeError, match="linalg"):
         rounding.fitted(weights, scales, torch.full((1, 2, 2), torch.nan))
 
 

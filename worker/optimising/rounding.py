@@ -78,7 +78,7 @@ def rounded(network: Path, quantised: Path, seen: NDArray[np.uint8], emit: Emit)
     for part in _parts(layers):
         moments = _moments(model, part, images, emit)
         for layer, moment in zip(part, moments, strict=True):
-            with suppress(torch.linalg.LinAlgError):  # of inputs that are no numbers
+            with suppress(RuntimeError):  # of torch's linear algebra, where inputs are no numbers
                 found[layer.integers] = layer.written(fitted(layer.weights, layer.scales, moment))
             emit(Progress("round int8", len(found), len(layers)))
     return found
@@ -95,7 +95,7 @@ def put(quantised: Path, weights: Mapping[str, Integers]) -> None:
 
 def fitted(weights: Tensor, scales: Tensor, moments: Tensor) -> Tensor:
     """The integers `(G, O, D)` by which, times `scales (G, O, 1)`, the products of `weights (G, O, D)` with inputs of
-    these second `moments (G, D, D)` are met best. Raises `LinAlgError` for moments that are no numbers."""
+    these second `moments (G, D, D)` are met best. Raises `RuntimeError` for moments that are no numbers."""
     left, most = weights.clone(), (weights / scales).round().abs().max()
     upper = _inverse_root(moments)
     integers = torch.empty_like(left)
@@ -117,7 +117,8 @@ def _inverse_root(moments: Tensor) -> Tensor:
     mean = moments.diagonal(dim1=1, dim2=2).mean(dim=1)
     damping = torch.eye(moments.shape[1]) * (_DAMPING * mean + torch.finfo().tiny ** 0.5)[:, None, None]
     lower = torch.linalg.cholesky(moments + damping)
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return upper
 
 
 def _layers(model: ModelProto, quantised: ModelProto) -> Iterator[_Layer]:
