@@ -18,6 +18,8 @@ _UNREAD_BYTES = 256 * 1024
 """As much of a body as there may be before it is asked for. Photos are less: to stop reading, and begin again, takes
 longer than to read them."""
 _HELD_BYTES = 64 * 1024
+_TOLD = 300
+"""Characters of what is wrong, which may have the whole address in it."""
 
 
 class HeadTooLarge(httptools.HttpParserError):
@@ -68,8 +70,12 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
+        except httptools.HttpParserCallbackError as error:
+            self._refuse(error.__context__)
+        except httptools.HttpParserInvalidURLError as error:
+            self._refuse(httptools.HttpParserError(f"{error}: in an address, all but plain ASCII is percent-encoded"))
         except httptools.HttpParserError as error:
-            self._refuse(error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error)
+            self._refuse(error)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -86,6 +92,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        if self.parser.get_method() == b"CONNECT":
+            raise httptools.HttpParserError("tunnels are not made here")
         if not self._is_offer():
             self._stop_waiting()
             super().on_headers_complete()
@@ -128,8 +136,6 @@ class Connection(HttpToolsProtocol):
                 self._check_size()
                 return
             except httptools.HttpParserUpgrade as upgrade:
-                if not self._is_offer():
-                    raise httptools.HttpParserError("tunnels are not made here") from upgrade
                 (head_bytes,) = upgrade.args
                 rest = rest[head_bytes:]
                 self._take_head_without_offer()
@@ -144,8 +150,8 @@ class Connection(HttpToolsProtocol):
             raise HeadTooLarge(f"the address and the headers of a request have {_HEAD_BYTES // 1024} KiB at the most")
 
     def _refuse(self, reason: BaseException | None) -> None:
-        """Say why this is no request, unless an answer to it has begun, and end."""
-        self.logger.warning("Invalid HTTP request received: %s", reason)
+        """Say why this is no request, unless an answer is on its way, and end."""
+        self.logger.warning("Invalid HTTP request received: %s", str(reason)[:_TOLD])
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(self._refusal(reason))
         self.transport.close()
@@ -154,10 +160,8 @@ class Connection(HttpToolsProtocol):
         status, code, detail = HTTPStatus.BAD_REQUEST, "bad_request", "this cannot be read as HTTP/1.1"
         if isinstance(reason, HeadTooLarge):
             status, code, detail = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", str(reason)
-        elif isinstance(reason, httptools.HttpParserInvalidURLError):
-            detail += f" ({reason}): in an address, all but plain ASCII is percent-encoded"
         elif isinstance(reason, httptools.HttpParserError):
-            detail += f" ({reason})"
+            detail += f" ({str(reason)[:_TOLD]})"
         document = problems.unrouted(status, code, detail, self.url.partition(b"?")[0].decode(errors="replace"))
         headers = [
             *self.server_state.default_headers,
@@ -169,8 +173,8 @@ class Connection(HttpToolsProtocol):
         return STATUS_LINE[status] + lines + b"\r\n" + document
 
     def _is_offer(self) -> bool:
-        """Whether the request that is being parsed can be answered without its upgrade: CONNECT is one in itself."""
-        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        """Whether the request that is being parsed can be answered without its upgrade."""
+        return bool(self.parser.should_upgrade())
 
     def _take_head_without_offer(self) -> None:
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]

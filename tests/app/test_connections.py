@@ -137,10 +137,15 @@ def refused(connection: socket.socket) -> dict[str, Any]:
         ("GET /v1/models/käfer HTTP/1.1\r\nHost: here\r\n\r\n".encode(), "percent-encoded", ""),
         (b"GET /healthz HTTP/1.1\r\nno header\r\n\r\n", "Invalid header token", "/healthz"),
         (b"\x16\x03\x01\x02\x00", "HTTP/1.1", ""),
-        (b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n", "elsewhere:443", "elsewhere:443"),
+        (
+            b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n",
+            "(tunnels are not made here)",
+            "elsewhere:443",
+        ),
+        (b"GET http://h_x/ HTTP/1.1\r\nHost: here\r\n\r\n", "(invalid url b'http://h_x/')", "http://h_x/"),
         (b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", "chunk", "/v1/jobs"),
     ],
-    ids=["beyond ASCII", "no header", "TLS", "tunnel", "no chunk"],
+    ids=["beyond ASCII", "no header", "TLS", "tunnel", "no host", "no chunk"],
 )
 def test_what_is_no_request_is_told_so(connection: socket.socket, rubbish: bytes, detail: str, path: str) -> None:
     connection.sendall(rubbish)
