@@ -89,7 +89,9 @@ def record(
         with session.begin_nested():
             session.add(row)
     except IntegrityError:
-        values = {"weights": choice, "body": asdict(profile), "job_id": job_id, "created_at": now}
+        values = {"body": asdict(profile), "job_id": job_id, "created_at": now}
+        if choice == catalogue.PRETRAINED:  # weights that are asked for by their name are found by the body's
+            values["weights"] = choice
         return session.execute(
             update(StoredProfile).where(*place).values(**values).returning(StoredProfile.id)
         ).scalar_one()

@@ -284,13 +284,16 @@ def test_a_profile_is_found_by_what_it_was_asked_for_and_by_the_weights_that_it_
     assert found("IMAGENET1K_V2") == first
 
 
+@pytest.mark.parametrize("choices", [("IMAGENET1K_V2", "pretrained"), ("pretrained", "IMAGENET1K_V2")])
 def test_a_profile_of_weights_by_their_name_is_not_measured_in_vain_for_those_they_stand_in_for(
-    http: TestClient, versioned: str, database: Database
+    http: TestClient, versioned: str, database: Database, choices: tuple[str, str]
 ) -> None:
     stand_in = replace(profile(), weights="IMAGENET1K_V2")
-    for choice in ("IMAGENET1K_V2", "pretrained"):
-        measure(database, asked(http, wanted(versioned, measure=True, weights=choice))["id"], stand_in)
-    for choice in ("IMAGENET1K_V2", "pretrained"):
+    # Both are asked for before either is measured.
+    jobs = [asked(http, wanted(versioned, measure=True, weights=choice))["id"] for choice in choices]
+    for job_id in jobs:
+        measure(database, job_id, stand_in)
+    for choice in choices:
         assert http.post("/v1/plans", json=wanted(versioned, measure=True, weights=choice)).status_code == 200
 
 
