@@ -45,11 +45,13 @@ def read_ranking(
 ) -> Response:
     """The networks in order with their scores and costs, and where the scores disagree; for browsers as a page."""
     with database.read() as session:
-        row = service.find(session, ranking_id)
-        found, hindrances = service.read(session, row), service.hindrances(session, row)
-    return answering.answer(
-        request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: lambda: charts.page(found, hindrances)}
-    )
+        found = service.read(session, service.find(session, ranking_id))
+
+    def page() -> str:
+        with database.read() as session:
+            return charts.page(found, service.hindrances(session, service.find(session, ranking_id)))
+
+    return answering.answer(request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: page})
 
 
 @router.get(

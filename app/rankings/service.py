@@ -64,7 +64,11 @@ def _hindrance(session: Session, entry: MeasuredNetwork, labels: set[str]) -> st
         known = models.find_version(session, name, int(number)).labels
     except errors.NotFound:
         return f"{entry.name} is deleted"
-    return None if labels.intersection(known) else f"none of the labels of {entry.name} is one of this version"
+    if labels.intersection(known):
+        return None
+    return (
+        f"none of the labels of {entry.name} is one of this version, and --label-map would have to say which are meant"
+    )
 
 
 def newest_of_all(session: Session, version: DatasetVersion) -> StoredRanking | None:

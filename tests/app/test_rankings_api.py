@@ -199,7 +199,10 @@ def test_the_page_of_a_model_says_how_to_go_on_from_it(http: TestClient, version
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
-        (("roses", "tulips"), "none of the labels of insects@1 is one of this version"),
+        (
+            ("roses", "tulips"),
+            "none of the labels of insects@1 is one of this version, and --label-map would have to say which are meant",
+        ),
         (None, "insects@1 is deleted"),
     ],
 )
@@ -217,12 +220,12 @@ def test_where_no_training_can_start_from_the_best_model_the_page_says_so_and_wh
 
     page = told(measured("formnet", 0.7))
     assert "--base" not in page
-    assert f"insects@1 is the best, but no training can start from it: {why}." in page
+    assert f"insects@1 is the best, but no training starts from it as it is: {why}." in page
     assert "Train with formnet, on a folder" in page
     assert "graft train PHOTOS --dataset photos --model NAME --backbone formnet" in page
 
     alone = told()
-    assert f"insects@1 is the best, but no training can start from it: {why}." in alone
+    assert f"insects@1 is the best, but no training starts from it as it is: {why}." in alone
     assert "graft train" not in alone
 
 
