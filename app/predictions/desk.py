@@ -31,7 +31,7 @@ DRAIN_SECONDS = 20
 WARM_SECONDS = 300.0
 """How long a process that answers predictions alone may load what it keeps in memory before it listens."""
 
-_LOOKING = 4
+_LOOKING, _WATCHING = 4, 2
 """At once."""
 
 _WAITING_THREADS = 1
@@ -53,8 +53,10 @@ class Desk:
     """Of threads that read large bodies; those of the framework are for what waits, and requests that do must not wait
     for requests that compute."""
     looking: CapacityLimiter
-    """Of threads that look at the device or at what is told of a version: those of the framework may all be waiting for
-    the database, without which predictions go on."""
+    """Of threads that look at what is told of a version: those of the framework may all be waiting for the database,
+    without which predictions go on."""
+    watching: CapacityLimiter
+    """Of threads that look at the device, which may wait for neither the database nor the disk."""
     device: str
     """That models are run on, as torch names it."""
     keeps_loaded: bool
@@ -124,8 +126,20 @@ def assemble(parts: Parts, directory: Directory, metrics: Metrics, device: str, 
     metrics.memory.set_function(lambda: shelf.used_bytes)
     in_flight = InFlight(settings.max_predict_bytes_in_flight, stall_seconds=settings.predict_stall_seconds)
     engine = Engine(shelf, scheduler)
-    parsing, looking = CapacityLimiter(machine.threads), CapacityLimiter(_LOOKING)
-    found = Desk(parts, directory, engine, in_flight, shelf, scheduler, metrics, parsing, looking, device, keeps_loaded)
+    found = Desk(
+        parts,
+        directory,
+        engine,
+        in_flight,
+        shelf,
+        scheduler,
+        metrics,
+        parsing=CapacityLimiter(machine.threads),
+        looking=CapacityLimiter(_LOOKING),
+        watching=CapacityLimiter(_WATCHING),
+        device=device,
+        keeps_loaded=keeps_loaded,
+    )
     directory.subscribe(found.follow)
     return found
 

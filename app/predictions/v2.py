@@ -201,7 +201,7 @@ def _numbers(known: Snapshot, version: Served) -> list[str]:
 
 async def _check_device(request: Request) -> None:
     place = asking.desk(request)
-    trouble = None if place.device == "cpu" else await run_sync(devices.trouble, place.device, limiter=place.looking)
+    trouble = None if place.device == "cpu" else await run_sync(devices.trouble, place.device, limiter=place.watching)
     if trouble is not None:
         raise errors.Unavailable(
             f"{place.device} does not compute for this process any more ({trouble}): it has to be started anew",
