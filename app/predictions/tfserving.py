@@ -123,7 +123,8 @@ class _Call:
         arrays.refuse_rubble(text, max_images=self._settings.max_images_per_predict)
         values = arrays.decoded(text, _ANY, within=(field,))
         given = _listed(values if self._is_by_row else _of_input(values), self._settings)
-        may_have_texts = b'"' in text
+        # But for those that say which input an image is of: a text as short as that makes nothing large.
+        may_have_texts = text.count(b'"') > 2 * text.count(b'"%s"' % _INPUT.encode())
         found = [
             _pixels(value, place, may_have_texts=may_have_texts)
             if isinstance(value, list)
