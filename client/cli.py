@@ -182,7 +182,7 @@ def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, 
     while isinstance(found, Job):
         what = f"{'rank backbones on' if found.kind == 'rank' else 'measure'} {dataset}"
         if found.kind in done:
-            raise Refused(f"{found.id} is to {what}, which another job has just done: ask again once it has ended")
+            raise Refused(f"the service has to {what} once more ({found.id}): ask again once that has ended")
         done.add(found.kind)
         with show.step(console, what) as step:
             show.succeeded(client.wait(found.id, step.tell))
