@@ -17,6 +17,7 @@ from tests.training.test_fit import AT_32, DESCENT, MID_EPOCH, build, equal, fit
 from worker.training import fit
 from worker.training.data import Splits
 from worker.training.events import BatchSplit, EpochFinished
+from worker.training.learner import Learner
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,18 @@ def test_what_did_not_fit_the_memory_leaves_no_trace(splits: Splits, tmp_path: P
     known = fit.fit(cramped_late(3), replace(fitting(splits, tmp_path / "known", Recorder()), pieces=2))
     assert told.of(BatchSplit) == [BatchSplit(3)]
     assert equal(found.state_dict(), known.state_dict())
+
+
+def test_a_step_for_which_the_optimizer_would_have_no_room_leaves_no_trace_either(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = fit.fit(build(), replace(fitting(splits, tmp_path / "cut", Recorder()), pieces=2)).state_dict()
+    left = iter([samples.no_memory])
+    monkeypatch.setattr(Learner, "_ask_for_room", lambda _learner: next(left, lambda: None)())
+    told = Recorder()
+    found = fit.fit(build(), fitting(splits, tmp_path / "found", told)).state_dict()
+    assert told.of(BatchSplit) == [BatchSplit(3)]
+    assert equal(found, cut)
 
 
 def test_batches_stay_cut_after_an_interruption_also_where_there_is_memory_again(

@@ -110,6 +110,7 @@ class Learner:
             group["lr"] = rate * group[_FACTOR]
         with self._statistics.kept_if_failing():
             total = self._add_gradients(batches, images)
+            self._ask_for_room()
         try:
             with memory.told_alike():
                 self._apply(number)
@@ -135,6 +136,17 @@ class Learner:
         # A single batch that is all wrong would throw networks without normalisation so far that they never come back.
         clip_grad_norm_(self._parameters, _LONGEST)
         return total
+
+    def _ask_for_room(self) -> None:
+        """Run out of memory here and not half-way, where the optimizer's step would: it takes as much as the trained
+        values once more in passing, and for good at its first step. On a CPU the system gives memory before it has
+        it."""
+        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
+        if not trained or trained[0].device.type == "cpu":
+            return
+        times = 1 if self._optimizer.state else 3
+        size = times * sum(parameter.numel() * parameter.element_size() for parameter in trained)
+        torch.empty(size, dtype=torch.uint8, device=trained[0].device)
 
     def _apply(self, number: int) -> None:
         self._optimizer.step()
