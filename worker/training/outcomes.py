@@ -90,8 +90,8 @@ def _said_of_base(event: Event) -> Iterator[str]:
     match event:
         case BaseHasSeen(images, all_images):
             yield (
-                f"The base was trained on {images} of the {counted(all_images, 'validation image')}, so that accuracy, "
-                "temperature and thresholds promise too much."
+                f"The base was trained on at least {images} of the {counted(all_images, 'validation image')}, so that "
+                "accuracy, temperature and thresholds promise too much."
             )
         case OldLabelsRaised(images, new, learned, times):
             yield (
