@@ -56,6 +56,8 @@ _PHASES = {
     "decode calibration": "decoding training images",
     "calibrate int8": "looking for ranges",
     "judge int8": "judging int8",
+    "look at layers": "looking at what layers are given",
+    "round int8": "rounding the weights",
 }
 
 

@@ -20,10 +20,11 @@ from app.runtimes import in_onnx, opening
 from app.runtimes.form import PLAIN, Files, Form, Machine, Network
 from tests import factories
 from tests.training import samples
-from worker.optimising import compare, measure, quantise
+from worker.optimising import compare, measure
 from worker.optimising.compare import Setting, Subject
 from worker.optimising.events import FormMeasured, FormsOrdered, FormsRunInTurn
 from worker.optimising.measure import Pace, Scale
+from worker.optimising.quantise import Quantiser
 
 OTHER = Form("onnxruntime", "fp32")
 INT8 = Form("onnxruntime", "int8")
@@ -122,9 +123,9 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     ("place", "error"),
     [
         ((compare, "to_onnx"), FULL),
-        ((quantise, "quantise"), RuntimeError(f"onnxruntime: {FULL}")),
-        ((quantise, "quantise"), errors.Unavailable("decoded images have no room", code="no_room")),
-        ((quantise, "quantise"), errors.BadImage("a photo that is gone", code="broken_image")),
+        ((Quantiser, "write"), RuntimeError(f"onnxruntime: {FULL}")),
+        ((Quantiser, "write"), errors.Unavailable("decoded images have no room", code="no_room")),
+        ((Quantiser, "write"), errors.BadImage("a photo that is gone", code="broken_image")),
         ((in_onnx, "InOnnx"), FULL),
     ],
 )
@@ -132,7 +133,7 @@ def test_what_says_nothing_of_a_network_ends_the_comparison(
     subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch, place: tuple[object, str], error: Exception
 ) -> None:
     monkeypatch.setattr(*place, failing(error))
-    forms = (OTHER, INT8) if place[0] is quantise else (OTHER,)
+    forms = (OTHER, INT8) if place[0] is Quantiser else (OTHER,)
     with pytest.raises(type(error), match=re.escape(str(error))):
         compare.compare(subject, replace(setting, forms=forms), samples.Recorder())
 
@@ -147,11 +148,11 @@ def failing(error: Exception) -> Callable[..., Any]:
 def test_a_network_that_cannot_be_quantised_is_said_so_and_leaves_no_file(
     subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half_written(_network: Path, target: Path, *_given: object, **_more: object) -> None:
+    def half_written(_quantiser: Quantiser, target: Path, *_given: object) -> None:
         target.write_bytes(b"half of a network")
         raise ValueError("it knows no such operation")
 
-    monkeypatch.setattr(quantise, "quantise", half_written)
+    monkeypatch.setattr(Quantiser, "write", half_written)
     report = compare.compare(subject, replace(setting, forms=(OTHER, INT8)), samples.Recorder()).report
     assert [form.reason for form in report.forms] == [
         None,

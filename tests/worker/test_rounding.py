@@ -1,6 +1,7 @@
 """Weights as integers that are chosen for what the layers of a network give."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -145,10 +146,38 @@ def test_inputs_that_never_differ_from_nothing_leave_each_weight_rounded_by_itse
     assert torch.equal(rounding.fitted(weights, scales, torch.zeros(1, 9, 9)), (weights / scales).round())
 
 
-def test_inputs_that_are_no_numbers_are_told() -> None:
-    weights, scales = torch.ones(1, 1, 2), torch.ones(1, 1, 1)
-    with pytest.raises(RuntimeError, match="linalg"):
-        rounding.fitted(weights, scales, torch.full((1, 2, 2), torch.nan))
+def test_a_layer_whose_inputs_are_no_numbers_keeps_its_weights(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, each = written(network, tmp_path / "plain.onnx", PLAIN)
+    moments = rounding._moments
+
+    def broken(*given: Any) -> list[Tensor]:
+        first, *others = moments(*given)
+        return [torch.full_like(first, torch.nan), *others]
+
+    monkeypatch.setattr(rounding, "_moments", broken)
+    told, fitted = written(network, tmp_path / "fitted.onnx", FITTED)
+    kept = [name for name in each if np.array_equal(each[name], fitted[name])]
+    assert [each[name].shape for name in kept] == [(16, 3, 3, 3)]
+    steps = [event for event in told if isinstance(event, Progress) and event.phase == "round int8"]
+    assert steps[-1].done == steps[-1].total
+
+
+def test_the_images_that_layers_are_looked_at_for_are_of_all_that_there_are(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[NDArray[np.uint8]] = []
+    moments = rounding._moments
+
+    def noted(model: onnx.ModelProto, layers: Any, images: NDArray[np.uint8], emit: Any) -> list[Tensor]:
+        seen.append(images)
+        return moments(model, layers, images, emit)
+
+    monkeypatch.setattr(rounding, "_moments", noted)
+    monkeypatch.setattr(rounding, "_IMAGES", 5)
+    written(network, tmp_path / "fitted.onnx", FITTED)
+    assert np.array_equal(np.concatenate(seen), images(SEEN, 1)[[0, 12, 24, 35, 47]])
 
 
 @pytest.mark.parametrize("place", [0, 2, 4, 6])

@@ -60,7 +60,7 @@ class Quantiser:
         self._network, self._seen = network, seen
         self._small_range = small_range
         self._emit = emit
-        self._fitted: dict[str, Integers] = {}
+        self._fitted: dict[str, Integers] | None = None
         """The same in all ways, which differ in what of it they have."""
 
     def write(self, target: Path, way: Way) -> None:
@@ -80,7 +80,8 @@ class Quantiser:
                 nodes_to_exclude=_in_float(prepared, way),
             )
             if way.is_fitted:
-                self._fitted = self._fitted or rounding.rounded(prepared, target, self._seen, self._emit)
+                if self._fitted is None:
+                    self._fitted = rounding.rounded(prepared, target, self._seen, self._emit)
                 rounding.put(target, self._fitted)
 
 

@@ -5,9 +5,9 @@ Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generativ
 section 3; here also for convolutions, by the patches that they see, of the network in float.
 """
 
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
+from app.libraries import onnxruntime
 from app.runtimes import in_onnx
 from worker.training.events import Emit, Progress
 
@@ -31,10 +32,12 @@ _PLACES = 32
 _MOST_INPUTS = 5000
 """Of one output: the time goes by the third power of them. Wider layers keep each weight rounded by itself."""
 _AT_ONCE_BYTES = 2**28
-"""Of moments that are in memory together; for those of more layers the images are passed again."""
+"""Of moments and inputs that are in memory together; for those of more layers the images are passed again."""
 _DAMPING = 0.01
 """Of the mean moment, which inputs that hardly ever differ need."""
 _BLOCK = 128
+_DIMENSIONS = {"Conv": 4, "Gemm": 2, "MatMul": 2}
+"""Of weights that a layer of each kind has."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ class _Layer:
     """Whether they are written inputs first."""
     kernel: tuple[int, ...]
     """Height and width of a convolution's; nothing for another layer."""
+    input_bytes: int
+    """Of what one image gives it, as far as that is known."""
 
     @property
-    def moment_bytes(self) -> int:
+    def bytes_at_once(self) -> int:
         groups, _, inputs = self.weights.shape
-        return 4 * groups * inputs**2
+        return 4 * groups * inputs**2 + self.input_bytes
 
     def written(self, integers: Tensor) -> Integers:
         """Integers `(G, O, D)` as the network has them."""
@@ -73,14 +78,17 @@ def rounded(network: Path, quantised: Path, seen: NDArray[np.uint8], emit: Emit)
     made, are given of the images `seen (N, H, W, 3)`; without those that cannot be."""
     model = onnx.load(network)
     layers = [*_layers(model, onnx.load(quantised))]
-    images = seen[:_IMAGES]
+    # They come in the order of the archive, which often has one label after the other.
+    images = seen[np.unique(np.linspace(0, len(seen) - 1, _IMAGES).round().astype(int))]
     found: dict[str, Integers] = {}
+    done = 0
     for part in _parts(layers):
         moments = _moments(model, part, images, emit)
         for layer, moment in zip(part, moments, strict=True):
-            with suppress(RuntimeError):  # of torch's linear algebra, where inputs are no numbers
+            if moment.isfinite().all():
                 found[layer.integers] = layer.written(fitted(layer.weights, layer.scales, moment))
-            emit(Progress("round int8", len(found), len(layers)))
+            done += 1
+            emit(Progress("round int8", done, len(layers)))
     return found
 
 
@@ -95,7 +103,7 @@ def put(quantised: Path, weights: Mapping[str, Integers]) -> None:
 
 def fitted(weights: Tensor, scales: Tensor, moments: Tensor) -> Tensor:
     """The integers `(G, O, D)` by which, times `scales (G, O, 1)`, the products of `weights (G, O, D)` with inputs of
-    these second `moments (G, D, D)` are met best. Raises `RuntimeError` for moments that are no numbers."""
+    these second `moments (G, D, D)` are met best."""
     left, most = weights.clone(), (weights / scales).round().abs().max()
     upper = _inverse_root(moments)
     integers = torch.empty_like(left)
@@ -123,6 +131,7 @@ def _inverse_root(moments: Tensor) -> Tensor:
 
 def _layers(model: ModelProto, quantised: ModelProto) -> Iterator[_Layer]:
     """Those that both have, with integer weights around zero in the latter."""
+    sizes = _sizes(model)
     kept = {initial.name: initial for initial in model.graph.initializer}
     integers = {initial.name: initial for initial in quantised.graph.initializer}
     scaled = {node.output[0]: node for node in quantised.graph.node if node.op_type == "DequantizeLinear"}
@@ -134,31 +143,37 @@ def _layers(model: ModelProto, quantised: ModelProto) -> Iterator[_Layer]:
         zero = numpy_helper.to_array(integers[made.input[2]])
         weights = torch.from_numpy(numpy_helper.to_array(kept[node.input[1]]).copy())
         scales = torch.from_numpy(numpy_helper.to_array(integers[made.input[1]]).copy())
-        if zero.dtype == np.int8 and not zero.any() and weights.ndim in (2, 4):
-            layer = _layer(node, made.input[0], weights, scales)
+        if zero.dtype == np.int8 and not zero.any() and weights.ndim == _DIMENSIONS[node.op_type]:
+            layer = _layer(node, made.input[0], weights, scales, input_bytes=sizes.get(node.input[0], 0))
             if layer.weights.shape[2] <= _MOST_INPUTS:
                 yield layer
 
 
 def _of_weights(node: NodeProto, scaled: Mapping[str, NodeProto]) -> bool:
-    return node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in scaled
+    return node.op_type in _DIMENSIONS and node.input[1] in scaled
 
 
-def _layer(node: NodeProto, name: str, weights: Tensor, scales: Tensor) -> _Layer:
+def _sizes(model: ModelProto) -> dict[str, int]:
+    """The bytes of what is between layers, for one image, by its name."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
+    return {name: 4 * math.prod(size.dim_value for size in shape[1:]) for name, shape in shapes.items()}
+
+
+def _layer(node: NodeProto, name: str, weights: Tensor, scales: Tensor, *, input_bytes: int) -> _Layer:
     told = _attributes(node)
     is_transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not told.get("transB", 0))
     groups = told.get("group", 1) if node.op_type == "Conv" else 1
     outputs_first = weights.T if is_transposed else weights.flatten(1)
     flat = outputs_first.reshape(groups, -1, outputs_first.shape[1])
     each = scales.reshape(-1).expand(len(outputs_first)).reshape(groups, -1, 1)
-    return _Layer(node, name, flat, each, tuple(weights.shape), is_transposed, tuple(weights.shape[2:]))
+    return _Layer(node, name, flat, each, tuple(weights.shape), is_transposed, tuple(weights.shape[2:]), input_bytes)
 
 
 def _parts(layers: Iterable[_Layer]) -> Iterator[list[_Layer]]:
-    """Of `layers`, as many as may have their moments in memory together."""
+    """Of `layers`, as many as may be looked at together."""
     part: list[_Layer] = []
     for layer in layers:
-        if part and sum(one.moment_bytes for one in part) + layer.moment_bytes > _AT_ONCE_BYTES:
+        if part and sum(one.bytes_at_once for one in part) + layer.bytes_at_once > _AT_ONCE_BYTES:
             yield part
             part = []
         part.append(layer)
@@ -169,20 +184,22 @@ def _parts(layers: Iterable[_Layer]) -> Iterator[list[_Layer]]:
 def _moments(model: ModelProto, layers: Sequence[_Layer], images: NDArray[np.uint8], emit: Emit) -> list[Tensor]:
     """The second moments `(G, D, D)` of what each of `layers` is given."""
     found = [torch.zeros(len(layer.weights), *[layer.weights.shape[2]] * 2) for layer in layers]
+    names = [*dict.fromkeys(layer.node.input[0] for layer in layers)]
+    session = _telling(model, names)
     draw = torch.Generator().manual_seed(0)
-    for done, inputs in enumerate(_inputs(model, layers, images), start=1):
+    for done, image in enumerate(images, start=1):
+        values = session.run(names, {in_onnx.INPUT: image[None].astype(np.float32)})
+        inputs = dict(zip(names, map(torch.from_numpy, values), strict=True))
         for layer, moment in zip(layers, found, strict=True):
-            given = _drawn(layer, torch.from_numpy(inputs[layer.node.input[0]]), draw)
+            given = _drawn(layer, inputs[layer.node.input[0]], draw)
             moment += given @ given.mT
-        emit(Progress("see the layers' inputs", done, len(images)))
+        del values, inputs  # or the next image's would be beside them
+        emit(Progress("look at layers", done, len(images)))
     return found
 
 
-def _inputs(
-    model: ModelProto, layers: Sequence[_Layer], images: NDArray[np.uint8]
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """For each of `images` what the layers are given, by its name."""
-    names = [*dict.fromkeys(layer.node.input[0] for layer in layers)]
+def _telling(model: ModelProto, names: Sequence[str]) -> "onnxruntime.InferenceSession":
+    """The network, with what is called so for its outputs."""
     told = ModelProto()
     told.CopyFrom(model)
     del told.graph.output[:]
@@ -190,10 +207,7 @@ def _inputs(
     with tempfile.TemporaryDirectory(prefix="graft-") as folder:
         path = Path(folder) / "told.onnx"
         onnx.save(told, path)
-        session = in_onnx.session(path, torch.get_num_threads(), ["CPUExecutionProvider"])
-    for image in images:
-        values = session.run(names, {in_onnx.INPUT: image[None].astype(np.float32)})
-        yield {name: np.array(value) for name, value in zip(names, values, strict=True)}
+        return in_onnx.session(path, torch.get_num_threads(), ["CPUExecutionProvider"])
 
 
 def _drawn(layer: _Layer, inputs: Tensor, draw: torch.Generator) -> Tensor:
