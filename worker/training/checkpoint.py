@@ -4,14 +4,16 @@ The JSON file is written last and in one step, so a training that ends at any mo
 never a mixture.
 """
 
+import io
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
@@ -132,7 +134,8 @@ def hand_on(source: Path, target: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:
-        write(target, source.read_bytes())
+        with source.open("rb") as file:
+            _write(target, file)
 
 
 def reach(folder: Path) -> tuple[int, int]:
@@ -210,10 +213,14 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def write(path: Path, content: bytes) -> None:
     """Make `content` that of the file, durably and in one step."""
+    _write(path, io.BytesIO(content))
+
+
+def _write(path: Path, content: IO[bytes]) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
-            file.write(content)
+            shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
