@@ -78,4 +78,4 @@ def test_a_service_that_wants_to_measure_again_and_again_is_not_asked_for_ever(s
     result = CliRunner().invoke(cli.app, ["plan", "insects", "--url", service.url])
 
     assert result.exit_code == 1
-    assert f"{MEASURED.id} is to measure insects, which another job has just done" in result.stderr
+    assert f"the service has to measure insects once more ({MEASURED.id}): ask again" in result.stderr
