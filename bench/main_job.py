@@ -115,7 +115,7 @@ def main() -> int:
         for number in range(arguments.rounds):
             # A service keeps what a network made of images.
             data = Path(scratch) / str(number)
-            with local.service(data, port=local.port_or_free(None)) as url, Client(url) as client:
+            with local.service(data, port=local.port_or_free(None)) as running, Client(running.url) as client:
                 jobs.append(main_job(client, archive, data, arguments.backbone))
             bare.append(passed(chosen, arguments.backbone, weights_dir))
     whole, plain = min(job.whole for job in jobs), min(one.plain for one in bare)

@@ -60,8 +60,8 @@ def main() -> int:
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as folder:
         port = local.port_or_free(None)
-        with local.service(Path(folder) / "data", port=port) as url, Client(url) as client:
-            return _compare(client, url, Path(folder), seconds)
+        with local.service(Path(folder) / "data", port=port) as running, Client(running.url) as client:
+            return _compare(client, running.url, Path(folder), seconds)
 
 
 def _compare(client: Client, url: str, folder: Path, seconds: float) -> int:

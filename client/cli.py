@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -72,13 +71,13 @@ def run_demo(
 def _demonstrate(data_dir: Path, port: int, *, leave: bool) -> None:
     with ExitStack() as stack:
         with show.step(console, "start the service") as step:
-            url = stack.enter_context(local.service(data_dir, port=port))
-            step.outcome = url
-        client = stack.enter_context(Client(url))
+            running = stack.enter_context(local.service(data_dir, port=port))
+            step.outcome = running.url
+        client = stack.enter_context(Client(running.url))
         demo.run(client, console, folder=data_dir / "new-photos")
         if not leave:
             console.print("\nThe service stays up; Ctrl-C stops it.")
-            threading.Event().wait()
+            running.wait()
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

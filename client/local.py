@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from client.api import Client
 from client.errors import GraftError, Refused
@@ -55,9 +57,23 @@ def port_or_free(wanted: int | None) -> int:
         return port
 
 
+@dataclass(frozen=True)
+class Running:
+    """A service that was started here."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self) -> NoReturn:
+        """Wait until it is interrupted. Raises `Refused` where the service ends by itself."""
+        code = self.process.wait()
+        raise _told(f"the service has ended with code {code}", self.log)
+
+
 @contextmanager
-def service(data_dir: Path, *, port: int) -> Iterator[str]:
-    """The URL of a service of its own that answers and has a worker; it is ended with the block.
+def service(data_dir: Path, *, port: int) -> Iterator[Running]:
+    """A service of its own that answers and has a worker; it is ended with the block.
 
     Raises `Refused` where it does not come up, with the end of what it logged.
     """
@@ -70,7 +86,7 @@ def service(data_dir: Path, *, port: int) -> Iterator[str]:
         )
     try:
         _wait_until_ready(url, process, log)
-        yield url
+        yield Running(url, process, log)
     finally:
         _end(process)
 
@@ -91,11 +107,11 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
     with Client(url, timeout_seconds=5, attempts=1) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise _did_not_start(f"it ended with code {process.returncode}", log)
+                raise _told(f"the service did not start: it ended with code {process.returncode}", log)
             if _has_worker(client):
                 return
             time.sleep(0.1)
-    raise _did_not_start(f"it was not ready after {_START_SECONDS:g} s", log)
+    raise _told(f"the service did not start: it was not ready after {_START_SECONDS:g} s", log)
 
 
 def _has_worker(client: Client) -> bool:
@@ -105,9 +121,9 @@ def _has_worker(client: Client) -> bool:
         return False  # still starting
 
 
-def _did_not_start(reason: str, log: Path) -> Refused:
+def _told(reason: str, log: Path) -> Refused:
     end = log.read_text(errors="replace")[-_LOG_CHARACTERS:]
-    return Refused(f"the service did not start: {reason}. The end of {log}:\n{end}")
+    return Refused(f"{reason}. The end of {log}:\n{end}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,5 +1,7 @@
 """The command line where something is wrong: one plain line, and exit code 1."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,15 @@ def test_a_service_that_does_not_start_shows_the_end_of_its_log(
     expected = pytest.raises(Refused, match=r"(?s)ended with code 1.*lease_seconds")
     with expected, local.service(tmp_path / "data", port=service.free_port()):
         pass
+
+
+def test_a_service_that_ends_by_itself_is_not_waited_for_and_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    log.write_text("there is no memory left")
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
+        running = local.Running("http://127.0.0.1:1", process, log)
+        with pytest.raises(Refused, match=r"the service has ended with code 3.*service\.log:\nthere is no memory left"):
+            running.wait()
 
 
 def test_a_label_that_is_mapped_to_nothing_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
