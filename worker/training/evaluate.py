@@ -43,13 +43,18 @@ class Gathered:
 
     def __init__(self, count: int) -> None:
         self._count, self._done = count, 0
-        self.rows: NDArray[np.float64] = np.empty((count, 0))
+        self._room: NDArray[np.float64] = np.empty((count, 0))
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """Those that have come."""
+        return self._room[: self._done]
 
     def add(self, part: NDArray[np.float64]) -> None:
         """The next rows `(B, K)`."""
         if not self._done:
-            self.rows = np.empty((self._count, part.shape[1]))
-        self.rows[self._done : self._done + len(part)] = part
+            self._room = np.empty((self._count, part.shape[1]))
+        self._room[self._done : self._done + len(part)] = part
         self._done += len(part)
 
 
