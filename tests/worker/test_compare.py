@@ -20,9 +20,9 @@ from app.runtimes import in_onnx, opening
 from app.runtimes.form import PLAIN, Files, Form, Machine, Network
 from tests import factories
 from tests.training import samples
-from worker.optimising import compare, measure
+from worker.optimising import compare, measure, rounding
 from worker.optimising.compare import Setting, Subject
-from worker.optimising.events import FormMeasured, FormsOrdered, FormsRunInTurn
+from worker.optimising.events import FormMeasured, FormsOrdered, FormsRunInTurn, Quantised
 from worker.optimising.measure import Pace, Scale
 from worker.optimising.quantise import Quantiser
 
@@ -161,6 +161,18 @@ def test_a_network_that_cannot_be_quantised_is_said_so_and_leaves_no_file(
     ]
     assert subject.files.optimised is not None
     assert [path.name for path in subject.files.optimised.iterdir()] == ["fp32.onnx"]
+
+
+def test_weights_that_cannot_be_rounded_anew_leave_the_network_as_it_was_quantised_before(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounding, "rounded", failing(RuntimeError("it has no such layer")))
+    monkeypatch.setattr(optimisation, "miss", lambda *_figures: "it is too far off")
+    told = samples.Recorder()
+    report = compare.compare(subject, replace(setting, forms=(OTHER, INT8)), told).report
+    assert [event.way for event in told.of(Quantised)] == ["all"]
+    assert report.forms[-1].reason == "it is too far off"
+    assert report.forms[-1].speed is not None
 
 
 def test_batches_and_rivals_are_those_of_the_forms(
