@@ -1,61 +1,44 @@
 """What the client does with a service that has no time."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from client import errors
 from client.api import Client
+from tests.client import answering
 
 BUSY = b'{"type": "about:blank", "title": "Overloaded", "status": 503, "detail": "come again", "code": "overloaded"}'
 ANSWER = b'{"model": "insects", "version": 1, "predictions": []}'
 
 
-class Service(ThreadingHTTPServer):
+class Service(answering.Server):
     """Busy for the first `busy` requests."""
 
     busy = 0
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.timeouts: list[str | None] = []
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(answering.Handler):
     server: Service
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 -- as http.server calls it
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.timeouts.append(self.headers["X-Request-Timeout"])
-        is_busy = len(self.server.timeouts) <= self.server.busy
-        body = BUSY if is_busy else ANSWER
-        self.send_response(503 if is_busy else 200)
-        if is_busy:
-            self.send_header("Retry-After", "0")
-        self.send_header("Content-Type", "application/problem+json" if is_busy else "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+        if len(self.server.timeouts) <= self.server.busy:
+            self.answer(503, BUSY, Content_Type="application/problem+json", Retry_After="0")
+        else:
+            self.answer(200, ANSWER)
 
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    with Service() as here:
-        thread = threading.Thread(target=here.serve_forever)
-        thread.start()
+    with answering.serving(Service()) as here:
         yield here
-        here.shutdown()
-        thread.join()
 
 
 @pytest.fixture

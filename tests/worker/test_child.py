@@ -4,6 +4,7 @@ import errno
 import os
 import platform
 import resource
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import pytest
@@ -21,16 +22,21 @@ def may_round(_work: None, _emit: Emit) -> tuple[bool, bool]:
     return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 
+def outcome(forkserver: Forkserver, target: Callable[..., None], *given: object) -> object:
+    """What a process of its own tells at its end."""
+    connection, process = forkserver.start(target, *given)
+    told: object = connection.recv()
+    process.join()
+    return told
+
+
 def ask(connection: Connection) -> None:
     child._CARRIED_OUT["ask"] = may_round
     child.main(connection, "ask", None, threads=1, log_level="INFO")
 
 
 def test_what_is_in_fp32_is_computed_so_on_every_device(forkserver: Forkserver) -> None:
-    connection, process = forkserver.start(ask)
-    told = connection.recv()
-    process.join()
-    assert told == Done((False, False))
+    assert outcome(forkserver, ask) == Done((False, False))
 
 
 def threads(_work: None, _emit: Emit) -> int:
@@ -49,10 +55,7 @@ def ask_for_threads(connection: Connection, wanted: int) -> None:
 def test_a_job_computes_in_as_many_threads_as_there_are_cores_to_use_or_as_were_asked_for(
     forkserver: Forkserver, wanted: int, taken: int
 ) -> None:
-    connection, process = forkserver.start(ask_for_threads, wanted)
-    told = connection.recv()
-    process.join()
-    assert told == Done(taken)
+    assert outcome(forkserver, ask_for_threads, wanted) == Done(taken)
 
 
 def fill_the_disk(_work: None, _emit: Emit) -> None:
@@ -65,9 +68,7 @@ def ask_for_room(connection: Connection) -> None:
 
 
 def test_a_job_for_which_the_disk_has_no_room_says_so(forkserver: Forkserver) -> None:
-    connection, process = forkserver.start(ask_for_room)
-    told = connection.recv()
-    process.join()
+    told = outcome(forkserver, ask_for_room)
     assert isinstance(told, Failed)
     assert told.failure.code == "no_room"
     assert "No space left on device" in told.failure.message
