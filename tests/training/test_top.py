@@ -20,7 +20,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.facts import NetworkFacts
-from app.plan import resolve
+from app.plan import Plan, resolve
 from app.recipe import Recipe
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
@@ -239,6 +239,16 @@ def test_a_plan_that_knows_the_room_says_how_many_views_are_kept_and_that_is_wha
     assert not any("after all" in reason for reason in trained.plan.reasons)
 
 
+def sizes(plan: Plan, splits: Splits, backbone: Backbone) -> tuple[int, int, int]:
+    """Bytes of what is kept of a view of all images, of what a step depends on, and of the network's values alone."""
+    assert plan.freeze is not None
+    assert plan.descent is not None
+    network = classifiers.build(backbone, 2, state=None, seed=0)
+    of_a_view = 2 * feeds.values_behind(network, plan.freeze) * (len(splits.train) + len(splits.validation))
+    network.freeze(plan.freeze)
+    return of_a_view, *learner.sizes(network, plan.descent)
+
+
 @pytest.mark.parametrize(("views", "told_of"), [(1, ViewsLimited(views=1, wanted=2)), (0, NotKept(FOR_CHECKPOINTS))])
 def test_what_is_kept_leaves_room_on_the_disk_for_checkpoints(
     views: int,
@@ -249,12 +259,7 @@ def test_what_is_kept_leaves_room_on_the_disk_for_checkpoints(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan, told = plan_for(splits, recipe(views=2)), Recorder()
-    assert plan.freeze is not None
-    assert plan.descent is not None
-    network = classifiers.build(resnet[0], 2, state=None, seed=0)
-    of_a_view = 2 * feeds.values_behind(network, plan.freeze) * (len(splits.train) + len(splits.validation))
-    network.freeze(plan.freeze)
-    state, values = learner.sizes(network, plan.descent)
+    of_a_view, state, values = sizes(plan, splits, resnet[0])
     free = checkpoint.most_bytes(state=state, values=values) + views * of_a_view
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free))
     train(splits, plan, *resnet, tmp_path, told)
@@ -269,12 +274,7 @@ def test_a_training_that_goes_on_has_the_room_that_it_began_with(
     splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, told = plan_for(splits, recipe(views=2, epochs=3)), Recorder()
-    assert plan.freeze is not None
-    assert plan.descent is not None
-    network = classifiers.build(resnet[0], 2, state=None, seed=0)
-    of_a_view = 2 * feeds.values_behind(network, plan.freeze) * (len(splits.train) + len(splits.validation))
-    network.freeze(plan.freeze)
-    state, values = learner.sizes(network, plan.descent)
+    of_a_view, state, values = sizes(plan, splits, resnet[0])
     # The index of the checkpoints takes some room, too.
     size = checkpoint.most_bytes(state=state, values=values) + of_a_view + 2000
 
