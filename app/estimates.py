@@ -201,11 +201,11 @@ def _fit(measured: float, train: int, costs: Costs) -> float:
 
 
 def _growth(train: int, costs: Costs, *, most: int, last: float) -> float:
-    """How many times as long `train` images take as those that were measured, where `most` of them are chosen with, and
-    the share `last` of the time goes into the fit to all."""
+    """How many times as long `train` images of all labels take as those that were measured, where `most` of them are
+    chosen with, and the share `last` of the time goes into the fit to all."""
     if not costs.measured:
         return 1.0
-    return ((1 - last) * min(train, most) + last * train) / costs.measured
+    return costs.labels * ((1 - last) * min(train, most) + last * train) / costs.measured
 
 
 def _memory(plan: Plan, backbone: Backbone, images: int | None = None) -> int | None:

@@ -9,6 +9,7 @@ Each side is measured, not asked for. Nothing here knows a dataset by name; thre
 reasons beside them.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -192,7 +193,7 @@ def _likeness(profile: Profile, stages: Sequence[str]) -> tuple[Likeness, tuple[
     is_solved = _is_solved(profile)
     worth = f"pre-training removes {percent(max(share, 0.0))} of the errors."
     evidence = [
-        f"on {profile.random_images} images a linear classifier on {profile.backbone}'s features is right for "
+        f"on {_few_images(profile)} a linear classifier on {profile.backbone}'s features is right for "
         f"{percent(pretrained)}, with random values in place of the pre-trained ones for {percent(random)}: "
         f"{'too few errors are left to tell what pre-training is worth.' if is_solved else worth}"
     ]
@@ -206,6 +207,11 @@ def _likeness(profile: Profile, stages: Sequence[str]) -> tuple[Likeness, tuple[
     likeness: Likeness = "similar" if (is_solved or share >= FAMILIAR) and earlier is None else "dissimilar"
     evidence[0] = f"{likeness.capitalize()} data: {evidence[0]}"
     return likeness, tuple(evidence)
+
+
+def _few_images(profile: Profile) -> str:
+    labels = profile.random_labels or profile.measured_labels
+    return f"{profile.random_images} images{f' of {labels} of the {profile.classes} labels' if labels else ''}"
 
 
 def _with_and_without(profile: Profile) -> tuple[float, float]:
@@ -345,15 +351,29 @@ _RULES: dict[tuple[Amount, Likeness], _Rule] = {
 def expected(profile: Profile, *, strategy: Strategy, stage: str | None = None) -> Expected | None:
     """Where the accuracy will probably lie: two standard errors around the probe of the same features, and around the
     best one and further up where layers are trained. None for a training from random values, which nothing foretells.
+
+    Where a sample was measured, a training has more images than the probe had, and as many labels as there are: as far
+    up as each doubling gives what the last one gave, and as far down as errors grow with the labels that an image can
+    be taken for.
     """
     if strategy == "scratch":
         return None
     probe = _probed(profile, strategy, stage)
-    low = max(0.0, probe.accuracy - STANDARD_ERRORS * probe.error)
-    high = min(1.0, probe.accuracy + STANDARD_ERRORS * probe.error)
+    missed = 1 - probe.accuracy + STANDARD_ERRORS * probe.error
+    if profile.measured_labels is not None:
+        missed *= (profile.classes - 1) / (profile.measured_labels - 1)
+    high = probe.accuracy + STANDARD_ERRORS * probe.error + _gain_of_more(profile)
     if strategy in ("top", "full"):
         high = max(high, 1 - _ERRORS_LEFT * (1 - probe.accuracy))
-    return Expected(low=low, high=high)
+    return Expected(low=max(0.0, 1 - missed), high=min(1.0, high))
+
+
+def _gain_of_more(profile: Profile) -> float:
+    """What the images besides those measured give at the most: each doubling gives less than the last."""
+    gain = _gain_of_doubling(profile)
+    if gain is None or profile.images <= profile.measured:
+        return 0.0
+    return max(0.0, gain) * math.log2(profile.images / profile.measured)
 
 
 def _probed(profile: Profile, strategy: Strategy, stage: str | None) -> Probe:

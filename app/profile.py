@@ -109,6 +109,8 @@ class Costs:
     """In order; empty where they were not measured, as for networks that cannot be entered between stages."""
     measured: int = 0
     """Images that the times of probes are about."""
+    labels: float = 1.0
+    """How many times as many labels the version has as these images."""
     probe: float = 0.0
     """For all of these together: to cross-validate the linear classifier at the head."""
     probes: float = 0.0
@@ -138,6 +140,9 @@ class Profile:
     measured: int
     """Training images that the figures come from: without those of labels that have a single one, and of very many
     only a stratified sample."""
+    measured_labels: int | None = None
+    """Where these are of labels that were drawn from all, how many: of very many labels a sample would have one or two
+    images of each."""
     depths: tuple[Depth, ...]
     """Every stage in order, `HEAD` last; a last stage whose pooled features are those at the head is not there."""
     together: Probe
@@ -147,6 +152,8 @@ class Profile:
     random: tuple[Depth, ...]
     """As `depths`, for the network with random values, on `random_images` of the `measured` images."""
     random_images: int
+    random_labels: int | None = None
+    """Where those are of labels that were drawn from the `measured` ones, how many."""
     reference: tuple[Depth, ...]
     """As `depths`, on those same images: what `random` is to be compared with. Empty where they are all of them."""
     costs: Costs

@@ -113,6 +113,8 @@ class Setting:
     """Training images of the version."""
     measured_images: int
     """... that the figures come from."""
+    measured_labels: int | None = None
+    """Where these are of labels that were drawn from all, how many."""
     seed: int
     device: str
     """`cpu` or `cuda`."""

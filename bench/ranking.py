@@ -119,7 +119,7 @@ def scores(seen: Splits, backbone: str, file: WeightsFile, *, seed: int, cache: 
     )
     rows = depths.measurable(seen.train.targets, seed=seed)
     values = {depth: found.at(depth).train[rows] for depth in found.columns}
-    figures = depths.measure(values, seen.train.targets[rows], seed=seed, emit=_SILENT)
+    figures = depths.measure(values, depths.numbered(seen.train.targets[rows]), seed=seed, emit=_SILENT)
     return {one.name: Scores(one.log_me, one.h_score, one.neighbours, one.probe.accuracy) for one in figures}
 
 

@@ -331,7 +331,9 @@ def _size(size_bytes: int) -> str:
 def _depths(figures: Figures) -> Table:
     scores = ("Log-loss", "LogME", "H-score", "Neighbours")
     table = _table("Depth", "Features", "Accuracy", *scores, "Untrained", whole=("Features", *scores))
-    table.title = f"{figures.backbone}, {figures.weights}: {figures.measured} of {figures.images} training images"
+    drawn = f" of {figures.measured_labels} of {figures.classes} labels" if figures.measured_labels else ""
+    images = f"{figures.measured} of {figures.images} training images{drawn}"
+    table.title = f"{figures.backbone}, {figures.weights}: {images}"
     untrained = {depth.name: _accuracy(depth.probe) for depth in figures.random}
     for depth in figures.depths:
         table.add_row(

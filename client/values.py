@@ -200,6 +200,7 @@ class Figures(msgspec.Struct, frozen=True):
     random: list[Depth]
     random_images: int
     costs: Costs
+    measured_labels: int | None = None
 
 
 class Profile(msgspec.Struct, frozen=True):

@@ -105,6 +105,12 @@ def test_classifiers_take_longer_the_more_images_there_are_than_were_measured() 
     assert seconds(best, costs, many) - seconds(one, costs, many) == pytest.approx(FIT * 0.7 * (1.5 - 0.4) * 5)
 
 
+def test_classifiers_take_longer_the_more_labels_there_are_than_were_measured() -> None:
+    recipe = Recipe(backbone="resnet18", strategy="head")
+    measured = replace(COSTS, measured=FACTS.train_images)
+    assert seconds(recipe, replace(measured, labels=10.0)) == pytest.approx(10 * seconds(recipe, measured))
+
+
 def test_epochs_of_the_top_take_what_a_step_was_measured_to_take_behind_the_frozen_stages() -> None:
     short, long = (Recipe(backbone="resnet18", strategy="top", epochs=epochs, views=1) for epochs in (1, 11))
     assert seconds(long, MEASURED) - seconds(short, MEASURED) == pytest.approx(10 * (80 * 0.013 + 20 * 0.005))

@@ -224,6 +224,33 @@ def test_what_is_expected_is_told_by_the_features_that_the_classifier_sees(
     assert (found.low + found.high) / 2 == pytest.approx(middle)
 
 
+def test_what_is_expected_reaches_further_up_where_a_sample_was_measured() -> None:
+    of_all = replace(profile(images=16_000), measured=16_000)
+    of_some = replace(of_all, measured=2_000)
+    found, less = policy.expected(of_some, strategy="head"), policy.expected(of_all, strategy="head")
+    assert found is not None
+    assert less is not None
+    # Three doublings, of which the last one gave 3 points.
+    assert (found.low, found.high) == pytest.approx((less.low, less.high + 0.09 - 0.01), abs=0.011)
+
+
+def test_what_is_expected_reaches_down_by_the_labels_that_were_not_measured() -> None:
+    of_all = profile(images=2_000, classes=101, gain=0.0)
+    drawn = replace(of_all, images=4_000, classes=201, measured_labels=101)
+    found, less = policy.expected(drawn, strategy="head"), policy.expected(of_all, strategy="head")
+    assert found is not None
+    assert less is not None
+    assert 1 - found.low == pytest.approx(2 * (1 - less.low))
+    assert found.high == less.high
+
+
+def test_the_evidence_says_of_how_many_labels_it_is() -> None:
+    measured = replace(profile(images=2_000, classes=101), measured_labels=100, random_labels=25)
+    assert " on 512 images of 25 of the 101 labels a linear" in " ".join(locate(measured).evidence)
+    alike = replace(measured, random_labels=None)
+    assert " on 512 images of 100 of the 101 labels a linear" in " ".join(locate(alike).evidence)
+
+
 def test_nothing_is_expected_of_a_training_from_random_values() -> None:
     assert policy.expected(profile(images=3000), strategy="scratch") is None
 

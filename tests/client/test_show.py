@@ -89,6 +89,16 @@ def test_labels_of_what_is_like_nothing_learned_are_not_told_as_if_they_meant_so
     assert show.best(Prediction(labels=labels, unknown=True)) == told
 
 
+def test_what_was_measured_says_of_how_many_labels_where_they_were_drawn() -> None:
+    def told(figures: Figures) -> str:
+        profile = Profile("prf_1", figures)
+        return " ".join(printed(*show.planned(msgspec.structs.replace(PLANNED, profile=profile), AUTO), columns=1000))
+
+    drawn = msgspec.structs.replace(FIGURES, images=50_000, measured=2_000, classes=1_000, measured_labels=100)
+    assert "resnet50, IMAGENET1K_V2: 2000 of 50000 training images of 100 of 1000 labels" in told(drawn)
+    assert "resnet50, IMAGENET1K_V2: 100 of 100 training images " in told(FIGURES)
+
+
 @pytest.mark.parametrize("columns", [80, 1000])
 def test_ids_and_states_of_jobs_are_never_broken(columns: int) -> None:
     lines = printed(*show.jobs([JOB, JOB]), columns=columns)

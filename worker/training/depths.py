@@ -17,6 +17,10 @@ AT_LEAST = profile.IMAGES_NEEDED
 MAX_MEASURED = 2_000
 """Of more images, a stratified sample of about so many is measured."""
 
+EACH = 20
+"""A sample is of so many labels only that each may have as many images in it: a classifier that has seen one or two of
+each tells of how few they were, not of the features."""
+
 _CURVE = (0.25, 0.5)
 _FOLDS = 5
 
@@ -30,7 +34,35 @@ def measurable(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     counts = np.bincount(targets) if len(targets) else np.zeros(0, np.int64)
     profile.check_measurable(counts.tolist())
     kept = np.flatnonzero(counts[targets] >= AT_LEAST)
-    return kept[probe.stratified_sample(targets[kept], size=MAX_MEASURED, at_least=AT_LEAST, seed=seed)]
+    return kept[sample(targets[kept], size=MAX_MEASURED, seed=seed)]
+
+
+def sample(targets: NDArray[np.int64], *, size: int, seed: int) -> NDArray[np.int64]:
+    """Positions in order of all images, or of about `size`, stratified by `targets (N,)`: of as many labels, drawn from
+    all, as have `EACH` images there, or all that they have. Each keeps `AT_LEAST`."""
+    if len(targets) <= size:
+        return np.arange(len(targets))
+    labels, counts = np.unique(targets, return_counts=True)
+    drawn = np.random.default_rng(seed).permutation(len(labels))
+    fit = int((np.cumsum(np.minimum(counts[drawn], EACH)) <= size).sum())
+    kept = np.flatnonzero(np.isin(targets, labels[drawn[: max(fit, profile.LABELS_NEEDED)]]))
+    return kept[probe.stratified_sample(targets[kept], size=size, at_least=AT_LEAST, seed=seed)]
+
+
+def drawn_labels(targets: NDArray[np.int64], rows: NDArray[np.int64]) -> int | None:
+    """How many labels those of `targets (N,)` at `rows` have, None where no other has `AT_LEAST` images."""
+    among = int(np.count_nonzero(np.bincount(targets[rows])))
+    return among if among < known_labels(targets) else None
+
+
+def known_labels(targets: NDArray[np.int64]) -> int:
+    """How many of them have `AT_LEAST` images."""
+    return int((np.bincount(targets) >= AT_LEAST).sum())
+
+
+def numbered(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same labels `(N,)` as 0 to K - 1, of which each is there."""
+    return np.unique(targets, return_inverse=True)[1]
 
 
 def measure(values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit) -> tuple[Depth, ...]:

@@ -16,9 +16,9 @@ from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.weights import WeightsFile
 from app.profile import HEAD, Costs, Profile
-from worker.training import costs, data, depths, features, probe
+from worker.training import costs, data, depths, features
 from worker.training.data import Images, Selection, Splits
-from worker.training.depths import AT_LEAST, Values
+from worker.training.depths import Values
 from worker.training.events import Emit, Event, Profiled, Progress
 from worker.training.features import Extractor
 
@@ -63,15 +63,14 @@ def measure(
     """
     asked = _Measuring(splits, backbone, weights, feature_cache, max_pixels, seed, emit, device)
     rows = depths.measurable(splits.train.targets, seed=seed)
-    targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
-    few = probe.stratified_sample(targets, size=RANDOM_IMAGES, at_least=AT_LEAST, seed=seed)
+    few = depths.sample(splits.train.targets[rows], size=RANDOM_IMAGES, seed=seed)
     chosen = Selection(splits.train, rows[few])
     classifier = _pretrained(asked)
     extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, weights.sha256)
     known = _values(asked, splits, extractor, rows)
     random = _random_values(asked, chosen)
     spent = costs.measure(classifier, extractor.network, chosen, max_pixels=max_pixels, device=device)
-    profile = _judge(asked, known, targets, random, few, spent)
+    profile = _judge(asked, known, rows, random, few, spent)
     emit(_summary(profile))
     return profile
 
@@ -128,13 +127,17 @@ def _measure_statistics(asked: _Measuring, classifier: Classifier, images: Image
 def _judge(
     asked: _Measuring,
     known: Values,
-    targets: NDArray[np.int64],
+    rows: NDArray[np.int64],
     random: Values,
     few: NDArray[np.int64],
     spent: Costs,
 ) -> Profile:
-    """All figures, of the features of pre-trained and random values, the latter those of the images `few`."""
+    """All figures, of the features that pre-trained values give of the training images at `rows`, and random ones of
+    `few` of those."""
+    every = asked.splits.train.targets
+    targets = depths.numbered(every[rows])
     is_sample = len(few) < len(targets)
+    of_few = depths.numbered(targets[few])
     probes = len(known) + 1 + len(depths.shares(targets)) + len(random) + is_sample * len(known)
     tally = _Tally(asked.emit, probes=probes)
     below = {depth: values for depth, values in known.items() if depth != HEAD}
@@ -143,7 +146,7 @@ def _judge(
     together, probing_together = _timed(lambda: depths.together(known, targets, seed=asked.seed, emit=tally))
     found = (*stages, *head)
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
-    counts = np.bincount(asked.splits.train.targets, minlength=len(asked.splits.labels))
+    counts = np.bincount(every, minlength=len(asked.splits.labels))
     return Profile(
         backbone=asked.backbone.name,
         weights=asked.weights.weights.name,
@@ -153,15 +156,18 @@ def _judge(
         smallest_class=int(counts.min()),
         largest_class=int(counts.max()),
         measured=len(targets),
+        measured_labels=depths.drawn_labels(every, rows),
         depths=found,
         together=together,
         curve=depths.curve(known[HEAD], targets, found[-1].probe, seed=asked.seed, emit=tally),
-        random=depths.measure(random, targets[few], seed=asked.seed, emit=tally),
+        random=depths.measure(random, of_few, seed=asked.seed, emit=tally),
         random_images=len(few),
-        reference=depths.measure(same_images, targets[few], seed=asked.seed, emit=tally),
+        random_labels=depths.drawn_labels(targets, few),
+        reference=depths.measure(same_images, of_few, seed=asked.seed, emit=tally),
         costs=replace(
             spent,
             measured=len(targets),
+            labels=depths.known_labels(every) / depths.known_labels(targets),
             probe=probing_head,
             probes=probing_stages + probing_head,
             together=probing_together,

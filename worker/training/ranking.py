@@ -79,7 +79,7 @@ def rank(
     if not candidates:
         raise _nothing_at_hand()
     rows = depths.measurable(splits.train.targets, seed=seed)
-    targets = np.unique(splits.train.targets[rows], return_inverse=True)[1]
+    targets = depths.numbered(splits.train.targets[rows])
     measuring = _Measuring(splits, rows, targets, feature_cache, max_pixels, seed, device)
     measured: list[MeasuredNetwork] = []
     refused: list[Refused] = []
@@ -98,6 +98,7 @@ def rank(
         classes=len(splits.labels),
         images=len(splits.train),
         measured_images=len(rows),
+        measured_labels=depths.drawn_labels(splits.train.targets, rows),
         seed=seed,
         device=device.type,
         threads=torch.get_num_threads(),
