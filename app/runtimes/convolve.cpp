@@ -20,10 +20,12 @@ constexpr int kRows = kLanes == 16 ? 12 : 6;
 // What is read again for each panel, and written beside what other panels write, in values: half of a second level of the
 // cache.
 constexpr long kKept = 64 * 1024;
-// The same for what lies between the three steps of Winograd's way, in values; of fewer tiles, all weights would be
-// read again too often.
+// The same for what lies between the three steps of Winograd's way, in values; and the fewest tiles of a piece: of fewer,
+// all weights would be read again too often.
 constexpr long kBetween = 128 * 1024;
 constexpr long kFewest = 18;
+// Weights are asked for so many values before they are needed: what a CPU fetches by itself ends with a page of memory.
+constexpr long kAhead = 2048;
 // Values from one of the 36 planes to the next are no power of two apart, or all would fall into the same lines of the cache.
 constexpr long kApart = 16;
 
@@ -33,6 +35,8 @@ static inline Vector load(const float* from) { return *reinterpret_cast<const Ve
 static inline void store(float* to, Vector values) { *reinterpret_cast<Vector*>(to) = values; }
 
 static long blocks(long count, long size) { return (count + size - 1) / size; }
+// Rows that are summed at a time, of so many: nowhere are a few left over.
+static long evenly(long count) { return blocks(count, std::max(blocks(count, kRows), 1L)); }
 static long padded(long count, long size) { return blocks(count, size) * size; }
 
 // What becomes of sums before they are written. (Handed on by value: what is written might lie in what a reference
@@ -42,7 +46,7 @@ struct Finish {
   const float* added;  // maps of the same shape; null: nothing
   float low, high;     // what values are limited to
 
-  // What `write` is going to need, while sums are still made of other values: rows lie too far apart for a CPU to see
+  // What `put` is going to need, while sums are still made of other values: rows lie too far apart for a CPU to see
   // by itself what comes next.
   inline void expect(int count, const float* to, long place, long apart) const {
     for (int r = 0; r < count; ++r, place += apart) {
@@ -51,20 +55,18 @@ struct Finish {
     }
   }
 
-  // R vectors, to places that are `apart` from each other.
-  template <int R>
-  inline void write(const Vector* values, int step, long channel, float* to, long place, long apart) const {
-    const Vector shift = load(bias + channel), least = Vector{} + low, most = Vector{} + high;
-    for (int r = 0; r < R; ++r, place += apart) {
-      Vector value = values[r * step] + shift;
-      if (added) value += load(added + place);
-      // In this order a value that is no number stays so.
-      value = value < least ? least : value;
-      store(to + place, value > most ? most : value);
-    }
+  inline Vector shift(long channel) const { return load(bias + channel); }
+
+  inline void put(Vector value, Vector shift, float* to, long place) const {
+    const Vector least = Vector{} + low, most = Vector{} + high;
+    value += shift;
+    if (added) value += load(added + place);
+    // In this order a value that is no number stays so.
+    value = value < least ? least : value;
+    store(to + place, value > most ? most : value);
   }
 
-  inline void write_one(float value, long channel, float* to, long place) const {
+  inline void put_one(float value, long channel, float* to, long place) const {
     value += bias[channel];
     if (added) value += added[place];
     value = value < low ? low : value;
@@ -72,52 +74,44 @@ struct Finish {
   }
 };
 
-struct AsItIs {
-  inline void expect(int, const float*, long, long) const {}
-
-  template <int R>
-  inline void write(const Vector* values, int step, long, float* to, long place, long apart) const {
-    for (int r = 0; r < R; ++r) store(to + place + r * apart, values[r * step]);
-  }
-
-  inline void write_one(float value, long, float* to, long place) const { to[place] = value; }
-};
-
-// R rows by one panel: sums over `taps` pieces of `depth` values that lie `step` apart.
+// R rows by one panel: sums over `taps` pieces of `depth` values that lie `step` apart, as rows that lie `apart`. It is
+// a function of its own, or compilers have no registers left for it and keep the panel on the stack.
 template <int R>
-static inline void sum(const float* const* rows, long taps, long step, long depth, const float* panel,
-                       Vector (&sums)[R][kVectors]) {
+static __attribute__((noinline)) void sum(const float* const* rows, long taps, long step, long depth, const float* panel,
+                                          float* to, long apart) {
+  Vector sums[R][kVectors] = {};
+  const float* at[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) at[r] = rows[r];
   for (long tap = 0; tap < taps; ++tap) {
-    const float* at[R];
-    for (int r = 0; r < R; ++r) at[r] = rows[r] + tap * step;
     for (long d = 0; d < depth; ++d, panel += kPanel) {
       Vector right[kVectors];
-      for (int v = 0; v < kVectors; ++v) right[v] = load(panel + v * kLanes);
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) {
+        right[v] = load(panel + v * kLanes);
+        __builtin_prefetch(panel + kAhead + v * kLanes);
+      }
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) sums[r][v] += at[r][d] * right[v];
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) at[r] += step;
   }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) store(to + r * apart + v * kLanes, sums[r][v]);
 }
 
-// The same for `count` rows, R at the most, which are written as rows of `channels` values from `channel` on.
-template <int R, typename End>
-static inline void product(int count, const float* const* rows, long taps, long step, long depth, const float* panel,
-                           const End end, long channel, long channels, long row, float* to) {
+// The same for `count` rows, R at the most.
+template <int R>
+static inline void sum_of(int count, const float* const* rows, long taps, long step, long depth, const float* panel,
+                          float* to, long apart) {
   if constexpr (R > 0) {
-    if (count < R) return product<R - 1>(count, rows, taps, step, depth, panel, end, channel, channels, row, to);
-    Vector sums[R][kVectors] = {};
-    end.expect(R, to, row * channels + channel, channels);
-    sum<R>(rows, taps, step, depth, panel, sums);
-    for (int v = 0; v < kVectors; ++v) {
-      const long from = channel + v * kLanes, place = row * channels + from;
-      if (from + kLanes <= channels) {
-        end.template write<R>(&sums[0][v], kVectors, from, to, place, channels);
-        continue;
-      }
-      for (int r = 0; r < R; ++r)
-        for (long i = 0; from + i < channels; ++i)
-          end.write_one(sums[r][v][i], from + i, to, place + r * channels + i);
-    }
+    if (count < R) return sum_of<R - 1>(count, rows, taps, step, depth, panel, to, apart);
+    sum<R>(rows, taps, step, depth, panel, to, apart);
   }
 }
 
@@ -151,6 +145,30 @@ struct Tiles {
   long down, across;
 };
 
+// One tile of one vector of channels, of which there is nothing outside of the maps, as 36 planes.
+template <bool is_whole>
+static inline void read_tile(const float* from, const Tiles& tiles, long top, long left, float* to, long apart) {
+  Vector half[36];
+#pragma GCC unroll 6
+  for (long j = 0; j < 6; ++j) {
+    Vector column[6];
+#pragma GCC unroll 6
+    for (long i = 0; i < 6; ++i) {
+      const bool is_inside = is_whole || (top + i >= 0 && top + i < tiles.height && left + j >= 0 &&
+                                          left + j < tiles.width);
+      column[i] = is_inside ? load(from + (i * tiles.width + j) * tiles.channels) : Vector{};
+    }
+    into(column, 1, half + j, 6);
+  }
+#pragma GCC unroll 6
+  for (long i = 0; i < 6; ++i) {
+    Vector row[6];
+    into(half + 6 * i, 1, row, 1);
+#pragma GCC unroll 6
+    for (long j = 0; j < 6; ++j) store(to + (6 * i + j) * apart, row[j]);
+  }
+}
+
 // Tiles from `first` on as 36 planes of `count` rows, `apart` from each other.
 static void read_tiles(const float* maps, const Tiles tiles, long first, long count, float* to, long apart) {
   const long channels = tiles.channels;
@@ -160,16 +178,9 @@ static void read_tiles(const float* maps, const Tiles tiles, long first, long co
     const float* const from = maps + ((image * tiles.height + top) * tiles.width + left) * channels;
     const bool is_whole = top >= 0 && top + 6 <= tiles.height && left >= 0 && left + 6 <= tiles.width;
     for (long channel = 0; channel < channels; channel += kLanes) {
-      Vector values[36], half[36];
-      for (long i = 0; i < 6; ++i)
-        for (long j = 0; j < 6; ++j) {
-          const bool is_inside = is_whole || (top + i >= 0 && top + i < tiles.height && left + j >= 0 &&
-                                              left + j < tiles.width);
-          values[6 * i + j] = is_inside ? load(from + (i * tiles.width + j) * channels + channel) : Vector{};
-        }
-      for (int j = 0; j < 6; ++j) into(values + j, 6, half + j, 6);
-      for (int i = 0; i < 6; ++i) into(half + 6 * i, 1, values + 6 * i, 1);
-      for (int i = 0; i < 36; ++i) store(to + i * apart + tile * channels + channel, values[i]);
+      float* const there = to + tile * channels + channel;
+      if (is_whole) read_tile<true>(from + channel, tiles, top, left, there, apart);
+      else read_tile<false>(from + channel, tiles, top, left, there, apart);
     }
   }
 }
@@ -177,14 +188,15 @@ static void read_tiles(const float* maps, const Tiles tiles, long first, long co
 // Each of 36 planes by its own weights, which lie `weights_apart` from each other: some of the panels.
 static void multiply(const float* read, long read_apart, const float* weights, long weights_apart, long count,
                      long channels, long outputs, float* made, long made_apart) {
+  const long together = evenly(count);
   for (long plane = 0; plane < 36; ++plane)
     for (long output = 0; output < outputs; output += kPanel) {
       const float* const ours = weights + plane * weights_apart + output * channels;
-      for (long tile = 0; tile < count; tile += kRows) {
+      for (long tile = 0; tile < count; tile += together) {
         const float* rows[kRows];
         for (long r = 0; r < kRows; ++r) rows[r] = read + plane * read_apart + (tile + r) * channels;
-        product<kRows>(int(std::min<long>(kRows, count - tile)), rows, 1, 0, channels, ours, AsItIs{}, output, outputs,
-                       tile, made + plane * made_apart);
+        sum_of<kRows>(int(std::min<long>(together, count - tile)), rows, 1, 0, channels, ours,
+                      made + plane * made_apart + tile * outputs + output, outputs);
       }
     }
 }
@@ -196,16 +208,25 @@ static void write_tiles(const float* made, long held, long apart, const Tiles ti
     const long at = first + tile, image = at / (tiles.down * tiles.across);
     const long top = at / tiles.across % tiles.down * 4, left = at % tiles.across * 4;
     for (long output = from; output < until; output += kLanes) {
-      Vector values[36], half[24], found[16];
-      for (int i = 0; i < 36; ++i) values[i] = load(made + i * apart + tile * held + output - from);
-      for (int j = 0; j < 6; ++j) back(values + j, 6, half + j, 6);
-      for (int i = 0; i < 4; ++i) back(half + 6 * i, 1, found + 4 * i, 1);
+      Vector half[24];
+      const float* const there = made + tile * held + output - from;
+      const Vector shift = finish.shift(output);
+#pragma GCC unroll 6
+      for (int j = 0; j < 6; ++j) {
+        Vector column[6];
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; ++i) column[i] = load(there + (6 * i + j) * apart);
+        back(column, 1, half + j, 6);
+      }
       for (long i = 0; i < 4 && top + i < tiles.tall; ++i) {
         const long place = ((image * tiles.tall + top + i) * tiles.wide + left) * tiles.outputs + output;
-        if (left + 4 <= tiles.wide) finish.write<4>(found + 4 * i, 1, output, to, place, tiles.outputs);
+        Vector row[4];
+        back(half + 6 * i, 1, row, 1);
+        if (left + 4 <= tiles.wide)
+#pragma GCC unroll 4
+          for (long j = 0; j < 4; ++j) finish.put(row[j], shift, to, place + j * tiles.outputs);
         else
-          for (long j = 0; left + j < tiles.wide; ++j)
-            finish.write<1>(found + 4 * i + j, 1, output, to, place + j * tiles.outputs, tiles.outputs);
+          for (long j = 0; left + j < tiles.wide; ++j) finish.put(row[j], shift, to, place + j * tiles.outputs);
       }
     }
   }
@@ -221,18 +242,30 @@ struct Windows {
 // One panel of the outputs at places from `place` to `end`.
 static void convolve(const float* maps, const Windows windows, const float* panel, long place, long end, long output,
                      const Finish finish, float* to) {
-  const long channels = windows.channels, width = windows.width;
+  const long channels = windows.channels, width = windows.width, apart = windows.outputs;
+  const long together = evenly(end - place), vectors = std::min<long>(kVectors, (apart - output) / kLanes);
+  const long rest = std::min<long>(kPanel, apart - output);
   long image = place / (windows.tall * windows.wide), y = place / windows.wide % windows.tall, x = place % windows.wide;
-  for (; place < end; place += kRows) {
-    const int count = int(std::min<long>(kRows, end - place));
+  for (; place < end; place += together) {
+    const int count = int(std::min<long>(together, end - place));
     const float* rows[kRows];
     for (int r = 0; r < count; ++r) {
       rows[r] = maps + ((image * windows.height + y * windows.down) * width + x * windows.across) * channels;
       if (++x == windows.wide) x = 0, ++y;
       if (y == windows.tall) y = 0, ++image;
     }
-    product<kRows>(count, rows, windows.rows, width * channels, windows.columns * channels, panel, finish, output,
-                   windows.outputs, place, to);
+    const long first = place * apart + output;
+    finish.expect(count, to, first, apart);
+    alignas(64) float sums[kRows * kPanel];
+    sum_of<kRows>(count, rows, windows.rows, width * channels, windows.columns * channels, panel, sums, kPanel);
+    for (long v = 0; v < vectors; ++v) {
+      const Vector shift = finish.shift(output + v * kLanes);
+      for (int r = 0; r < count; ++r)
+        finish.put(load(sums + r * kPanel + v * kLanes), shift, to, first + r * apart + v * kLanes);
+    }
+    for (int r = 0; r < count; ++r)
+      for (long i = vectors * kLanes; i < rest; ++i)
+        finish.put_one(sums[r * kPanel + i], output + i, to, first + r * apart + i);
   }
 }
 
@@ -244,10 +277,12 @@ struct Pieces {
 };
 
 static Pieces pieces(long all, long channels, long held, int hands) {
-  const long fit = padded(std::max(kBetween / (36 * (channels + held)), kFewest), kRows);
+  // As many that to write and read what lies between takes as long as to read the weights.
+  const long fewest = std::max(kFewest, channels * held / (2 * (channels + held)));
+  const long fit = padded(std::max(kBetween / (36 * (channels + held)), fewest), kRows);
   // As many for each thread.
   const long each = blocks(all, padded(blocks(all, fit), hands));
-  if (hands == 1 || each >= kFewest) return {each, held};
+  if (hands == 1 || each >= fewest) return {each, held};
   // Of so few tiles each thread does some outputs of all, or it would read all weights for a few.
   return {std::min(all, 2 * fit), padded(blocks(held, 2L * hands), kPanel)};
 }
