@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from app import errors
+from app.runtimes.activations import Pool
 
 _SOURCE, _HEADER = "convolve.cpp", "crew.h"
 _COMPILERS = ("g++", "c++", "clang++")
@@ -70,6 +71,9 @@ class Finish:
 class _Own(threading.local):
     crew: int | None = None
     """Where the code has those that help this thread."""
+
+    def __init__(self) -> None:
+        self.pool = Pool()
 
 
 class Library:
@@ -140,11 +144,11 @@ class Library:
         """Maps `(N, C, H, W) float32` to `(N, outputs, H', W')`, both in channels-last order, as is what is `added`."""
         maps, added = _in_order(maps), None if added is None else _in_order(added)
         images, channels, height, width = maps.shape
-        found = _empty(images, outputs, window.outputs(height, width))
+        found = self._empty(images, outputs, window.outputs(height, width))
         _check(maps, found, added)
         tiles = images * -(-found.shape[2] // 4) * -(-found.shape[3] // 4)
         room = self._code.winograd_room(tiles, channels, outputs, self._own.crew)
-        scratch = torch.empty(room, dtype=torch.float32)
+        scratch = self._own.pool.empty(room)
         self._code.winograd(
             *(_at(values) for values in (maps, weights, finish.bias, added, found, scratch)),
             *(images, height, width, channels, outputs, window.padding[0]),
@@ -158,9 +162,9 @@ class Library:
         """The same for windows of any size and stride."""
         down, across = window.outputs(*maps.shape[2:])
         (rows, columns), added = window.padding, None if added is None else _in_order(added)
-        maps = _in_order(functional.pad(maps, (columns, columns, rows, rows)) if rows or columns else maps)
+        maps = self._padded(_in_order(maps), rows, columns)
         images, channels, height, width = maps.shape
-        found = _empty(images, outputs, (down, across))
+        found = self._empty(images, outputs, (down, across))
         _check(maps, found, added)
         self._code.direct(
             *(_at(values) for values in (maps, weights, finish.bias, added, found)),
@@ -168,6 +172,23 @@ class Library:
             *(finish.low, finish.high, self._own.crew),
         )
         return found
+
+    def _padded(self, maps: Tensor, rows: int, columns: int) -> Tensor:
+        """With so many rows and columns of zeros around."""
+        if not (rows or columns):
+            return maps
+        images, channels, height, width = maps.shape
+        found = self._empty(images, channels, (height + 2 * rows, width + 2 * columns))
+        down, across = slice(rows, rows + height), slice(columns, columns + width)
+        found[:, :, :rows], found[:, :, down.stop :] = 0, 0
+        found[:, :, down, :columns], found[:, :, down, across.stop :] = 0, 0
+        found[:, :, down, across] = maps
+        return found
+
+    def _empty(self, images: int, channels: int, size: tuple[int, int]) -> Tensor:
+        """`(N, C, H, W) float32` of whatever values, in channels-last order."""
+        values = self._own.pool.empty(images * channels * size[0] * size[1])
+        return values.view(images, *size, channels).permute(0, 3, 1, 2)
 
     def _in_panels(self, planes: Tensor) -> Tensor:
         """`(P, summed, outputs)` as `(P, panels, summed, panel)`."""
@@ -221,10 +242,6 @@ def _check(maps: Tensor, found: Tensor, added: Tensor | None) -> None:
     for values in (maps, found if added is None else added):
         if values.dtype != torch.float32 or values.device.type != "cpu":
             raise RuntimeError(f"these convolutions take float32 on the CPU, not {values.dtype} on {values.device}")
-
-
-def _empty(images: int, outputs: int, size: tuple[int, int]) -> Tensor:
-    return torch.empty(images, outputs, *size, dtype=torch.float32, memory_format=torch.channels_last)
 
 
 def _at(values: Tensor | None) -> int | None:

@@ -11,6 +11,7 @@ import torch
 
 from app import errors
 from app.optimisation import Runtime
+from app.runtimes import activations
 
 _STATM = Path("/proc/self/statm")
 # Of mallopt(3): what is free at the end of the heap stays there, and all but the largest pieces are parts of the heap.
@@ -64,6 +65,7 @@ def give_back() -> None:
     """Memory that is free to the system: glibc would keep it in the arenas of threads that have gone on, and torch that
     of a GPU for whatever comes next, where others want it too."""
     torch.cuda.empty_cache()  # nothing where no GPU has been used
+    activations.forget()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
