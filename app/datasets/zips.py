@@ -1,7 +1,7 @@
 """Reading zips in constant memory: the list of files at their end, and the files one at a time.
 
-The format is that of PKWARE's APPNOTE 6.3.10, sections 4.3 and 4.5.3. Sizes in it are promises of whoever made the
-file: nothing is read or unpacked beyond them, nor beyond the limits.
+The format is that of PKWARE's APPNOTE 6.3.10, sections 4.3, 4.5.3 and 4.6.9. Sizes in it are promises of whoever made
+the file: nothing is read or unpacked beyond them, nor beyond the limits.
 """
 
 import stat
@@ -19,12 +19,14 @@ from app.datasets.entries import Entry, Kind, Limits, Misplaced
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _STRONGLY_ENCRYPTED, _UTF8 = 1, 1 << 6, 1 << 11
 _IN_ZIP64 = 0xFFFFFFFF
+_ZIP64_FIELD, _UNICODE_PATH_FIELD = 0x0001, 0x7075
 
 _END = struct.Struct("<4s4xHHLLH")
 _END64_LOCATOR = struct.Struct("<4s4xQ4x")
 _END64 = struct.Struct("<4s28xQQQ")
 _LISTED = struct.Struct("<4s4xHH4xLLLHHH4xLL")
 _LOCAL = struct.Struct("<4s22xHH")
+_UNICODE_PATH = struct.Struct("<BL")
 _LONGEST_COMMENT = 0xFFFF
 
 
@@ -145,7 +147,7 @@ def _read_line(file: BinaryIO, position: int, shift: int) -> tuple[_Member, int]
     name, extra = _exactly(file, name_size), _exactly(file, extra_size)
     file.seek(comment_size, 1)
     size, packed, start = _with_zip64(extra, size, packed, start)
-    path = _decoded(name, is_utf8=bool(flags & _UTF8))
+    path = _utf8(name) if flags & _UTF8 else _unicode_path(extra, name) or _guessed(name)
     entry = Entry(position, path, _kind(path, mode >> 16), size)
     used: int = _LISTED.size + name_size + extra_size + comment_size
     return _Member(entry, method, flags, packed, checksum, start + shift), used
@@ -153,22 +155,47 @@ def _read_line(file: BinaryIO, position: int, shift: int) -> tuple[_Member, int]
 
 def _with_zip64(extra: bytes, *values: int) -> tuple[int, ...]:
     """The values, with those that did not fit into 32 bits taken from the field made for them."""
+    field = _field(extra, _ZIP64_FIELD)
+    larger = iter([number for (number,) in struct.iter_unpack("<Q", field[: len(field) // 8 * 8])])
+    return tuple(next(larger, value) if value == _IN_ZIP64 else value for value in values)
+
+
+def _field(extra: bytes, wanted: int) -> bytes:
+    """The first extra field of the `wanted` kind; empty where there is none."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            field = extra[at + 4 : at + 4 + size]
-            larger = iter([number for (number,) in struct.iter_unpack("<Q", field[: len(field) // 8 * 8])])
-            return tuple(next(larger, value) if value == _IN_ZIP64 else value for value in values)
+        if kind == wanted:
+            return extra[at + 4 : at + 4 + size]
         at += 4 + size
-    return values
+    return b""
 
 
-def _decoded(name: bytes, *, is_utf8: bool) -> str:
+def _utf8(name: bytes) -> str:
     try:
-        return name.decode("utf-8" if is_utf8 else "cp437")
+        return name.decode()
     except UnicodeDecodeError as error:
         raise entries.broken(f"the zip's list of files cannot be read ({error})") from error
+
+
+def _unicode_path(extra: bytes, name: bytes) -> str:
+    """The path in UTF-8 that Info-ZIP puts beside a `name` in another encoding; empty where there is none of that very
+    name."""
+    field = _field(extra, _UNICODE_PATH_FIELD)
+    if len(field) <= _UNICODE_PATH.size:
+        return ""
+    version, checksum = _UNICODE_PATH.unpack_from(field)
+    is_of_name = version == 1 and checksum == zlib.crc32(name)
+    return _utf8(field[_UNICODE_PATH.size :]) if is_of_name else ""
+
+
+def _guessed(name: bytes) -> str:
+    """A name whose encoding is not said: UTF-8, which zip on Linux writes as it is, where it is that; another encoding
+    hardly ever happens to be. The format's own, CP437, otherwise."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("cp437")
 
 
 def _kind(path: str, mode: int) -> Kind:

@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import struct
 import tarfile
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,17 @@ def labels_of(path: Path) -> dict[str, tuple[str, str | None]]:
         for entry in opened.entries()
         if entry.position in layout.placed
     }
+
+
+def zip_of_unmarked(name: bytes, extra: bytes = b"") -> bytes:
+    """A zip with one file of this name, which does not say how names are encoded."""
+    placeholder = "x" * len(name)
+    listed = zipfile.ZipInfo(placeholder)
+    listed.extra = extra
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as packed:
+        packed.writestr(listed, b"1")
+    return written.getvalue().replace(placeholder.encode(), name)
 
 
 @pytest.mark.parametrize("pack", [factories.zip_of, factories.tar_of])
@@ -217,6 +230,35 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
         layout_of(path)
     assert refusal.value.code == "name_not_text"
     assert "caf\\udce9" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [("grün".encode(), "grün"), ("蚂蚁".encode(), "蚂蚁"), ("grün".encode("cp437"), "grün"), (b"green", "green")],
+)
+def test_names_whose_encoding_a_zip_does_not_say_are_read_as_utf_8_where_they_are(
+    tmp_path: Path, stored: bytes, read: str
+) -> None:
+    path = tmp_path / "linux.zip"
+    path.write_bytes(zip_of_unmarked(stored + b"/1.jpg"))
+
+    assert labels_of(path) == {f"{read}/1.jpg": (read, None)}
+
+
+def test_a_path_in_utf_8_beside_a_name_in_another_encoding_is_taken_if_it_is_of_that_name(tmp_path: Path) -> None:
+    path, name = tmp_path / "info-zip.zip", "żółw/1.jpg"
+    stored = name.encode("cp852")
+    field = struct.pack("<BL", 1, zlib.crc32(stored)) + name.encode()
+    other = struct.pack("<HH", 0x5455, 5) + b"\x03abcd"
+    path.write_bytes(zip_of_unmarked(stored, other + struct.pack("<HH", 0x7075, len(field)) + field))
+    assert labels_of(path) == {name: ("żółw", None)}
+
+    of_another = struct.pack("<BL", 1, zlib.crc32(b"renamed")) + name.encode()
+    path.write_bytes(zip_of_unmarked(stored, struct.pack("<HH", 0x7075, len(of_another)) + of_another))
+    assert labels_of(path).keys() == {stored.decode("cp437")}
+
+    path.write_bytes(zip_of_unmarked(stored, struct.pack("<HHB", 0x7075, 1, 1)))
+    assert labels_of(path).keys() == {stored.decode("cp437")}
 
 
 def test_a_zip_whose_names_are_not_what_it_says_is_broken(tmp_path: Path) -> None:
