@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx
 from client import answers, downloads, events, references
 from client.connection import CHANGED_SINCE, Connection, Page, read
 from client.downloads import FileListing, StoredFile
+from client.errors import Refused
 from client.forms import Pins, Runtimes
 from client.recipe import Recipe
 from client.references import alias_path
@@ -72,12 +74,13 @@ class Client(Connection):
         return self._get(f"/v1/datasets/{dataset_id}/versions/{number}", DatasetVersion)
 
     def upload(self, dataset_id: str, archive: Path) -> Import:
-        """Send a zip or tar with a folder of images per class; it is streamed from disk."""
+        """Send a zip or tar with a folder of images per class; it is streamed from disk. Raises `Refused` where it
+        cannot be read."""
         headers = {
             "Content-Type": _MEDIA_TYPES.get(archive.suffix.lower(), "application/octet-stream"),
             "Idempotency-Key": uuid.uuid4().hex,
         }
-        with archive.open("rb") as file:
+        with _reading(archive), archive.open("rb") as file:
             request = self._upload_request(f"/v1/datasets/{dataset_id}/imports", file, headers)
             return read(self._again(lambda: self._http.send(request())), Import)
 
@@ -203,7 +206,7 @@ class Client(Connection):
 
     def backbones(self) -> list[Backbone]:
         """The catalogue, the smallest network first."""
-        return self._get("/v1/backbones", Page).rows(Backbone)
+        return self._get("/v1/backbones", Page[Backbone]).data
 
     def models(self) -> Iterator[Model]:
         """All models, newest first."""
@@ -281,12 +284,15 @@ class Client(Connection):
 
     def download(self, name: str, number: int, file: StoredFile, folder: Path) -> Path:
         """Put one of its files into `folder`, whole and as it was written, or not at all. Raises `Refused` where it is
-        another one by now."""
+        another one by now or cannot be written."""
         path = f"/v1/models/{name}/versions/{number}/files/{file.name}"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             return downloads.save(lambda: self._http.stream("GET", path), folder / file.name, file.sha256)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+        except OSError as error:
+            raise Refused(f"{folder / file.name} cannot be written: {error.strerror or error}") from error
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """The model and the number of the version that `name`, `name@version` or `name:alias` addresses. Raises
@@ -316,10 +322,11 @@ class Client(Connection):
         return self._change(lambda: self._http.put(path, json=pins, headers=answers.if_at(revision)), Runtimes, made)
 
     def predict(self, model: str, images: Sequence[Path], *, top_k: int = 5) -> list[Prediction]:
-        """Labels for image files, in their order; `model` is `name`, `name@version` or `name:alias`."""
+        """Labels for image files, in their order; `model` is `name`, `name@version` or `name:alias`. Raises `Refused`
+        where one cannot be read."""
         predictions: list[Prediction] = []
         for start in range(0, len(images), _IMAGES_A_REQUEST):
-            part = [("file", (path.name, path.read_bytes())) for path in images[start : start + _IMAGES_A_REQUEST]]
+            part = [("file", _named_content(path)) for path in images[start : start + _IMAGES_A_REQUEST]]
             predictions += self._predict(model, part, top_k).predictions
         return predictions
 
@@ -337,6 +344,20 @@ class Client(Connection):
             return self._http.build_request("POST", path, content=file, headers=headers)
 
         return build
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _named_content(path: Path) -> tuple[str, bytes]:
+    with _reading(path):
+        # The name of a file need not be text, and what is sent has to be.
+        return path.name.encode(errors="replace").decode(), path.read_bytes()
 
 
 def _asked(recipe: Recipe) -> dict[str, object]:

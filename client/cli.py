@@ -19,7 +19,7 @@ from client.connection import DEFAULT_URL
 from client.errors import Refused
 from client.options import Options, with_options
 from client.recipe import Recipe
-from client.terminal import Url, console, told_plainly
+from client.terminal import Url, console, printable, told_plainly
 from client.values import Job, Planned
 
 app = typer.Typer(
@@ -132,7 +132,7 @@ def _with_its_backbone(client: Client, recipe: Recipe, options: Options) -> Reci
 
 def _import(client: Client, photos: Path, name: str) -> str:
     """Id of the data set called `name`, which holds `photos` now."""
-    with show.step(console, f"upload {photos}") as step, archives.archive(photos) as archive:
+    with show.step(console, f"upload {printable(photos)}") as step, archives.archive(photos) as archive:
         dataset = client.dataset_named(name) or client.create_dataset(name)
         received = client.upload(dataset.id, archive)
         job = client.wait(received.job.id, step.tell)
@@ -245,7 +245,7 @@ def predict(
     """Print the labels of images, the most probable first."""
     with told_plainly(), Client(url) as client:
         for path, prediction in zip(images, client.predict(model, images, top_k=top_k), strict=True):
-            console.print(f"{path}: {show.best(prediction)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{printable(path)}: {show.best(prediction)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

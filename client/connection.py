@@ -3,14 +3,14 @@
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import httpx
 import msgspec
 
 from client import answers
 from client.answers import Answer
-from client.errors import Unreachable
+from client.errors import Refused, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _ATTEMPTS = 4
@@ -23,15 +23,19 @@ T = TypeVar("T")
 class Connection:
     """A connection to the service at `url`.
 
-    Every method raises `Problem` where the service refuses, and `Unreachable` where it does not answer. What creates or
-    changes something is tried again after a lost connection, and done once.
+    Every method raises `Problem` where the service refuses, `Unreachable` where it does not answer, or something else
+    does, and `Refused` for what makes no address; so does the class itself. What creates or changes something is tried
+    again after a lost connection, and done once.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0, attempts: int = _ATTEMPTS) -> None:
         self.url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
         self._attempts = attempts
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+        except httpx.InvalidURL as error:
+            raise _no_address(self.url, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -70,16 +74,14 @@ class Connection:
     def _pages(self, path: str, kind: type[T], cursor: Callable[[T], object]) -> Iterator[T]:
         after: dict[str, str] = {}
         while True:
-            page = msgspec.json.decode(self._listing(path, after), type=Page)
-            rows = page.rows(kind)
-            yield from rows
+            page = read(self._listing(path, after), Page[kind])  # type: ignore[valid-type]
+            yield from page.data
             if not page.has_more:
                 return
-            after = {"after": str(cursor(rows[-1]))}
+            after = {"after": str(cursor(page.data[-1]))}
 
-    def _listing(self, path: str, after: dict[str, str]) -> bytes:
-        response = self._again(lambda: self._http.get(path, params={"limit": str(_PAGE), **after}))
-        return answers.checked(response).content
+    def _listing(self, path: str, after: dict[str, str]) -> httpx.Response:
+        return self._again(lambda: self._http.get(path, params={"limit": str(_PAGE), **after}))
 
     def _again(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         return self._tried(send).response
@@ -89,21 +91,27 @@ class Connection:
             return answers.again(send, attempts=self._attempts)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+        except httpx.InvalidURL as error:
+            raise _no_address(self.url, error) from error
 
     def _unreachable(self, error: httpx.TransportError) -> Unreachable:
         return Unreachable(f"no answer from {self.url} ({error or type(error).__name__})")
 
 
-class Page(msgspec.Struct, frozen=True):
+class Page(msgspec.Struct, Generic[T], frozen=True):
     """A part of a list."""
 
-    data: list[object]
+    data: list[T]
     has_more: bool
-
-    def rows(self, kind: type[T]) -> list[T]:
-        return msgspec.convert(self.data, list[kind])  # type: ignore[valid-type]
 
 
 def read(response: httpx.Response, kind: type[T]) -> T:
-    """What the service answered. Raises `Problem` where that is one."""
-    return msgspec.json.decode(answers.checked(response).content, type=kind)
+    """What the service answered. Raises `Problem` where that is one, and `Unreachable` where something else answers."""
+    try:
+        return msgspec.json.decode(answers.checked(response).content, type=kind)
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"what answers at {response.url} is not Graft, or another version of it ({error})") from error
+
+
+def _no_address(url: str, error: httpx.InvalidURL) -> Refused:
+    return Refused(f"this makes no address of a service, such as {DEFAULT_URL}: {url} ({error})")

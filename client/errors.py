@@ -2,7 +2,7 @@
 
 GraftError
 ├── Problem       the service answered with a problem document
-├── Unreachable   no answer came
+├── Unreachable   no answer came, or one of something else
 └── Refused       what was asked for cannot be done from here
 """
 
@@ -27,7 +27,7 @@ class Problem(GraftError):
 
 
 class Unreachable(GraftError):
-    """The service did not answer, or stopped in the middle of an answer."""
+    """The service did not answer, or stopped in the middle of an answer, or something else answered in its place."""
 
 
 class Refused(GraftError):

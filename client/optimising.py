@@ -9,7 +9,7 @@ from client import show
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Refused
-from client.terminal import Url, console, told_plainly
+from client.terminal import Url, console, printable, told_plainly
 
 Reference = Annotated[str, typer.Argument(help="name for the newest version, name@version, or name:alias.")]
 
@@ -91,7 +91,6 @@ def download(
             hint = "; networks as ONNX come with `graft optimise`" if missing.endswith(".onnx") else ""
             raise Refused(f"{name}@{number} has no file {missing!r}; it has {', '.join(known)}{hint}")
         folder = to or Path(f"{name}-{number}")
-        folder.mkdir(parents=True, exist_ok=True)
         for file in (known[wanted] for wanted in only or known):
             saved = client.download(name, number, file, folder)
-            console.print(f"{saved}: {file.about}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{printable(saved)}: {file.about}", markup=False, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,3 +28,8 @@ def told_plainly() -> Iterator[None]:
     except GraftError as error:
         errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def printable(path: Path) -> str:
+    """The path as text, also where the name of a file is none."""
+    return str(path).encode(errors="backslashreplace").decode()

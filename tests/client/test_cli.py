@@ -1,15 +1,27 @@
 """The command line where something is wrong: one plain line, and exit code 1."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from client import cli, local
 from client.errors import Refused
+from tests.client import answering
 from tests.e2e import service
+
+
+def plainly_refused(*command: str) -> str:
+    """What `graft` says as it refuses this in one line."""
+    result = CliRunner().invoke(cli.app, command)
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit), result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
 
 
 def test_a_service_that_does_not_answer_is_said_with_its_address() -> None:
@@ -19,6 +31,50 @@ def test_a_service_that_does_not_answer_is_said_with_its_address() -> None:
     assert result.exit_code == 1
     assert f"no answer from {url}" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+class _Website(answering.Handler):
+    def do_GET(self) -> None:  # noqa: N802 -- as http.server calls it
+        self.answer(200, b"<!doctype html><title>Welcome</title>", Content_Type="text/html")
+
+
+@pytest.mark.parametrize("command", ["models", "backbones", "jobs"])
+def test_what_answers_in_place_of_the_service_is_told_with_its_address(command: str) -> None:
+    with answering.serving(answering.Server(_Website)) as website:
+        told = plainly_refused(command, "--url", website.url)
+    assert f"what answers at {website.url}/v1/{command}" in told
+    assert "is not Graft" in told
+
+
+def test_what_makes_no_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_URL", "http://host:port")
+    assert "no address of a service, such as http://127.0.0.1:8000: http://host:port" in plainly_refused("models")
+
+
+def test_a_photo_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    photo = tmp_path / "ants" / "1.jpg"
+    photo.parent.mkdir()
+    photo.symlink_to("/proc/self/mem")  # which nobody can read from its beginning
+    assert f"{tmp_path} cannot be packed for the upload" in plainly_refused("train", str(tmp_path), "--model", "ants")
+    assert f"{photo} cannot be read: " in plainly_refused("predict", "insects", str(photo))
+
+
+def test_names_of_photos_that_are_no_text_are_refused_only_where_they_have_to_be(tmp_path: Path) -> None:
+    photo = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn.jpg"))
+    photo.write_bytes(b"ant")
+    assert "gr\\udcfcn.jpg has a name that is not UTF-8" in plainly_refused("train", str(tmp_path), "--model", "ants")
+
+    with answering.serving(answering.Server(_Oracle)) as oracle:
+        result = CliRunner().invoke(cli.app, ["predict", "insects", str(photo), "--url", oracle.url])
+    assert result.exit_code == 0, result.output
+    assert "gr\\udcfcn.jpg: ants 100.0 %" in result.stdout
+
+
+class _Oracle(answering.Handler):
+    def do_POST(self) -> None:  # noqa: N802 -- as http.server calls it
+        self.rfile.read(int(self.headers["Content-Length"]))
+        labels = [{"label": "ants", "probability": 1.0}]
+        self.answer(200, msgspec.json.encode({"model": "insects", "version": 1, "predictions": [{"labels": labels}]}))
 
 
 def test_every_command_says_what_it_does() -> None:
