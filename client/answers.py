@@ -28,20 +28,25 @@ def again(send: Callable[[], httpx.Response], *, attempts: int) -> Answer:
     says after which time to come again. Raises `httpx.TransportError`."""
     may_be_done = False
     for attempt in range(1, attempts):
-        wait_seconds = FIRST_WAIT_SECONDS * 2**attempt
+        asked_seconds = 0.0
         try:
             response = send()
         except httpx.TransportError as error:
             may_be_done |= not isinstance(error, _NEVER_SENT)
-            time.sleep(wait_seconds)
         else:
-            asked = response.headers.get("Retry-After", "")
-            if response.status_code not in _COME_AGAIN or not asked.isdecimal():
+            come_again_seconds = _come_again_seconds(response)
+            if come_again_seconds is None:
                 return Answer(response, may_be_done)
+            asked_seconds = come_again_seconds
             # That the database is away is said also where it went away in the middle of the commit.
             may_be_done |= response.status_code == httpx.codes.SERVICE_UNAVAILABLE
-            time.sleep(min(max(float(asked), wait_seconds), _LONGEST_WAIT_SECONDS))
+        time.sleep(wait_seconds(attempt, asked_seconds))
     return Answer(send(), may_be_done)
+
+
+def wait_seconds(failures: int, asked_seconds: float) -> float:
+    """How long to wait after so many failures in a row, where the service asks for so long a time, or for none."""
+    return min(max(asked_seconds, FIRST_WAIT_SECONDS * 2.0**failures), _LONGEST_WAIT_SECONDS)
 
 
 def checked(response: httpx.Response) -> httpx.Response:
@@ -52,7 +57,17 @@ def checked(response: httpx.Response) -> httpx.Response:
         document = response.json()
     except ValueError:
         document = {"detail": f"{response.url} answered with status {response.status_code} and no problem document"}
-    raise Problem(response.status_code, document if isinstance(document, dict) else {"detail": str(document)})
+    raise Problem(
+        response.status_code,
+        document if isinstance(document, dict) else {"detail": str(document)},
+        come_again_seconds=_come_again_seconds(response),
+    )
+
+
+def _come_again_seconds(response: httpx.Response) -> float | None:
+    """After how long the service wants to be asked again; None where it does not."""
+    asked = response.headers.get("Retry-After", "")
+    return float(asked) if response.status_code in _COME_AGAIN and asked.isdecimal() else None
 
 
 def if_at(revision: int | None) -> dict[str, str]:

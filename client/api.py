@@ -15,7 +15,7 @@ import httpx
 from client import answers, downloads, events, references
 from client.connection import CHANGED_SINCE, Connection, Page, read
 from client.downloads import FileListing, StoredFile
-from client.errors import Refused
+from client.errors import Problem, Refused
 from client.forms import Pins, Runtimes
 from client.recipe import Recipe
 from client.references import alias_path
@@ -42,6 +42,8 @@ from client.values import (
 
 _PATIENCE = 0.9
 """Of the time in which an answer must begin, how much the service may take for it."""
+_LONGER_FOLLOWED = 2
+"""How many times as often as anything else a job is asked for again: whoever follows it waits anyway."""
 _IMAGES_A_REQUEST = 16
 _MEDIA_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip"}
 
@@ -180,22 +182,29 @@ class Client(Connection):
         return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)
 
     def follow(self, job_id: str) -> Iterator[Event | Progress]:
-        """The history of a job, as it happens, until the job has ended; goes on after a lost connection."""
-        last, failures = 0, 0
+        """The history of a job, as it happens, until the job has ended; goes on after a lost connection, and while the
+        service is away for about a minute, as where it is started anew."""
+        last, failures, most = 0, 0, _LONGER_FOLLOWED * self._attempts
         while True:
+            asked_seconds = 0.0
             try:
-                for told in events.stream(self._http, job_id, after=last):
+                with events.stream(self._http, job_id, after=last) as happened:
                     failures = 0
-                    if isinstance(told, Event):
-                        last = told.seq
-                    yield told
+                    for told in happened:
+                        if isinstance(told, Event):
+                            last = told.seq
+                        yield told
+                return
             except httpx.TransportError as error:
                 failures += 1
-                if failures == self._attempts:
+                if failures == most:
                     raise self._unreachable(error) from error
-                time.sleep(answers.FIRST_WAIT_SECONDS * 2**failures)
-            else:
-                return
+            except Problem as problem:
+                failures += 1
+                if problem.come_again_seconds is None or failures == most:
+                    raise
+                asked_seconds = problem.come_again_seconds
+            time.sleep(answers.wait_seconds(failures, asked_seconds))
 
     def wait(self, job_id: str, on_event: Callable[[Event | Progress], None] | None = None) -> Job:
         """Return the job once it has ended, however it did; `on_event` is told all that happens until then."""

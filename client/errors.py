@@ -17,12 +17,14 @@ class GraftError(Exception):
 class Problem(GraftError):
     """The service answered with a problem document (RFC 9457)."""
 
-    def __init__(self, status: int, document: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, document: Mapping[str, Any], *, come_again_seconds: float | None = None) -> None:
         self.status = status
         """The HTTP status."""
         self.code = str(document.get("code", "unknown"))
         """What the trouble is, for programs; stable."""
         self.document = dict(document)
+        self.come_again_seconds = come_again_seconds
+        """After how long the same request may do; None where the service does not say so."""
         super().__init__(str(document.get("detail") or document.get("title") or f"HTTP status {status}"))
 
 
