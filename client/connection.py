@@ -16,6 +16,12 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _ATTEMPTS = 4
 CHANGED_SINCE = httpx.codes.PRECONDITION_FAILED
 _PAGE = 100
+_ROUND_PROXIES: Mapping[str, httpx.BaseTransport | None] = {
+    "all://localhost": None,
+    "all://127.0.0.1": None,
+    "all://[::1]": None,
+}
+"""A service on this machine is reached directly: a proxy that the environment names would look for it on its own."""
 
 T = TypeVar("T")
 
@@ -33,7 +39,7 @@ class Connection:
         self._timeout_seconds = timeout_seconds
         self._attempts = attempts
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, mounts=_ROUND_PROXIES)
         except httpx.InvalidURL as error:
             raise _no_address(self.url, error) from error
 

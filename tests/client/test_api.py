@@ -8,6 +8,7 @@ import pytest
 from client import errors
 from client.api import Client
 from tests.client import answering
+from tests.e2e.service import free_port
 
 BUSY = b'{"type": "about:blank", "title": "Overloaded", "status": 503, "detail": "come again", "code": "overloaded"}'
 ANSWER = b'{"model": "insects", "version": 1, "predictions": []}'
@@ -53,6 +54,22 @@ def test_a_service_that_says_when_it_has_time_is_asked_again(service: Service, p
     with Client(service.url, timeout_seconds=40) as client:
         assert client.predict("insects", [photo]) == []
     assert service.timeouts == ["36"] * 3
+
+
+@pytest.mark.parametrize("proxy", ["HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_service_on_this_machine_is_not_looked_for_behind_a_proxy(
+    proxy: str, host: str, service: Service, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(proxy, f"http://127.0.0.1:{free_port()}")
+    with Client(f"http://{host}:{service.server_port}", attempts=1) as client:
+        assert client.predict("insects", [photo]) == []
+    monkeypatch.setenv(proxy, service.url)
+    with Client("http://graft.example", attempts=1) as elsewhere:
+        assert elsewhere.predict("insects", [photo]) == []
 
 
 def test_one_that_never_has_time_is_told_of_in_its_own_words(service: Service, photo: Path) -> None:
