@@ -166,17 +166,19 @@ class Client(Connection):
 
     def finish(self, job_id: str) -> Job:
         """End a search early, with the best that it has found."""
-        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/finish")), Job)
+        return self._step(job_id, "finish", lambda before, now: not before.has_ended and now.state == "succeeded")
 
     def pause(self, job_id: str) -> Job:
         return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/pause")), Job)
 
     def resume(self, job_id: str) -> Job:
-        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/resume")), Job)
+        ended = ("succeeded", "failed")  # to neither of which a paused job comes
+        return self._step(job_id, "resume", lambda before, now: before.state == "paused" and now.state in ended)
 
     def retry(self, job_id: str) -> Job:
         """Queue a job that has failed or was cancelled once more; it begins anew."""
-        return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/retry")), Job)
+        nothing = ("failed", "cancelled")
+        return self._step(job_id, "retry", lambda before, now: before.state in nothing and now.state not in nothing)
 
     def cancel(self, job_id: str) -> Job:
         return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)
@@ -338,6 +340,18 @@ class Client(Connection):
             part = [("file", _named_content(path)) for path in images[start : start + _IMAGES_A_REQUEST]]
             predictions += self._predict(model, part, top_k).predictions
         return predictions
+
+    def _step(self, job_id: str, verb: str, is_done: Callable[[Job, Job], bool]) -> Job:
+        """The job after a step that the service takes once. `is_done` tells by the job as it was and as it is whether a
+        step whose answer was lost has been taken."""
+        before = self.job(job_id)
+
+        def made() -> Job | None:
+            now = self.job(job_id)
+            return now if is_done(before, now) else None
+
+        path = f"/v1/jobs/{job_id}/{verb}"
+        return self._change(lambda: self._http.post(path), Job, made, refusal=httpx.codes.CONFLICT)
 
     def _predict(self, model: str, files: list[tuple[str, tuple[str, bytes]]], top_k: int) -> Predictions:
         path, params = f"/v1/models/{model}/predict", {"top_k": top_k}

@@ -54,11 +54,19 @@ class Connection:
     def close(self) -> None:
         self._http.close()
 
-    def _change(self, send: Callable[[], httpx.Response], kind: type[T], made: Callable[[], T | None]) -> T:
-        """What a change of one state of a thing has made. After a lost answer its repeat may be refused because it was
-        carried out: then `made` tells what is there, or None where that is the work of somebody else."""
+    def _change(
+        self,
+        send: Callable[[], httpx.Response],
+        kind: type[T],
+        made: Callable[[], T | None],
+        *,
+        refusal: int = CHANGED_SINCE,
+    ) -> T:
+        """What a change of one state of a thing has made. After a lost answer its repeat may be refused, with this
+        status, because it was carried out: then `made` tells what is there, or None where that is the work of somebody
+        else."""
         answer = self._tried(send)
-        found = made() if answer.may_be_done and answer.response.status_code == CHANGED_SINCE else None
+        found = made() if answer.may_be_done and answer.response.status_code == refusal else None
         return read(answer.response, kind) if found is None else found
 
     def _remove(self, send: Callable[[], httpx.Response]) -> None:

@@ -4,21 +4,24 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.db import Database
+from app.db import Database, utc_now
+from app.jobs import leases
 from app.models import service as models
 from client import answers
 from client.api import Client
 from client.errors import Problem, Unreachable
 from client.forms import Pins
+from client.recipe import Recipe, Search
 from tests import factories
-from tests.app.conftest import api, bell, built, dataset_id, http, sqlite_url
+from tests.app.conftest import api, bell, built, dataset_id, http, sqlite_url, versioned
 from tests.e2e import service
 
-__all__ = ["api", "bell", "built", "dataset_id", "http"]
+__all__ = ["api", "bell", "built", "dataset_id", "http", "versioned"]
 
 
 class Line(ThreadingHTTPServer):
@@ -131,6 +134,64 @@ def test_a_pin_whose_answer_was_lost_is_made_once(line: Line, client: Client) ->
     pinned = client.pin("insects", 1, {"runtime": "torch"}, revision=1)
 
     assert (pinned.pins, pinned.revision) == (Pins("torch", "auto"), 2)
+
+
+@pytest.fixture
+def search(client: Client, line: Line, versioned: str) -> str:
+    """Id of a search that is queued."""
+    recipe = Recipe(backbone="mobilenet_v2", strategy="full", search=Search(trials=5))
+    return client.train(versioned, "insects", recipe).id
+
+
+def test_a_retry_whose_answer_was_lost_queues_the_job_once(line: Line, client: Client, search: str) -> None:
+    client.cancel(search)
+    line.is_lossy = True
+
+    assert client.retry(search).state == "queued"
+    assert [event["type"] for event in told(line, search)] == ["queued", "cancelled", "retried"]
+
+
+def test_a_job_that_waits_is_not_said_to_be_retried_after_a_lost_answer(
+    line: Line, client: Client, search: str
+) -> None:
+    line.is_lossy = True
+    with pytest.raises(Problem, match="only one that has failed or was cancelled"):
+        client.retry(search)
+
+
+def test_a_search_that_ends_before_the_lost_answer_is_asked_for_again_is_finished(
+    line: Line, client: Client, search: str, database: Database
+) -> None:
+    line.meanwhile = lambda: succeed(database, search)
+    line.is_lossy = True
+
+    assert client.finish(search).state == "succeeded"
+    assert "finish_requested" in [event["type"] for event in told(line, search)]
+    with pytest.raises(Problem, match="has succeeded already"):
+        client.finish(search)
+
+
+def test_a_job_that_ends_before_the_lost_answer_is_asked_for_again_is_resumed(
+    line: Line, client: Client, search: str, database: Database
+) -> None:
+    client.pause(search)
+    line.meanwhile = lambda: succeed(database, search)
+    line.is_lossy = True
+
+    assert client.resume(search).state == "succeeded"
+
+
+def told(line: Line, job_id: str) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = line.http.get(f"/v1/jobs/{job_id}/events").json()["data"]
+    return events
+
+
+def succeed(database: Database, job_id: str) -> None:
+    """End a job as its worker does."""
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=utc_now(), lease_seconds=30)
+        assert claim is not None
+        leases.succeed(session, claim, {}, now=utc_now())
 
 
 def test_what_somebody_else_has_changed_is_refused_also_after_a_lost_answer(line: Line, client: Client) -> None:
