@@ -230,9 +230,13 @@ def control(
         for name, arm in begun.arms.items():
             with show.step(console, f"{name}: {arm.model}") as step:
                 step.outcome = client.wait(arm.job_id, step.tell).state
-        for part in show.experiment(client.experiment(begun.id)):
+        ended = client.experiment(begun.id)
+        for part in show.experiment(ended):
             console.print(part)
         console.print(f"In a browser: {client.url}/v1/experiments/{begun.id}", highlight=False, soft_wrap=True)
+        lacking = [name for name, arm in ended.arms.items() if arm.state != "succeeded"]
+        if lacking:
+            raise Refused(f"these runs have not succeeded: {', '.join(lacking)}")
 
 
 @app.command()

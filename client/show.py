@@ -254,7 +254,7 @@ def _why_unmeasured(asked: Recipe) -> str:
 
 
 def experiment(found: Experiment) -> Iterator[RenderableType]:
-    """The runs of an experiment, and its verdict."""
+    """The runs of an experiment, a line for each that has failed, and its verdict."""
     table = _table("Run", "Accuracy", "95 %", "Seconds")
     for name, arm in found.arms.items():
         if arm.accuracy is None or arm.interval is None:
@@ -263,6 +263,9 @@ def experiment(found: Experiment) -> Iterator[RenderableType]:
         low, high = (100 * arm.interval[end] for end in ("low", "high"))
         table.add_row(name, f"{100 * arm.accuracy:.1f} %", f"{low:.1f} to {high:.1f} %", f"{arm.seconds:.0f}")
     yield table
+    for name, arm in found.arms.items():
+        if arm.error is not None:
+            yield Text(f"{name}: {arm.error.code}: {arm.error.message}", style="red")
     if found.verdict is not None:
         yield from (Text(reason) for reason in found.verdict.reasons)
 

@@ -347,6 +347,7 @@ class Arm(msgspec.Struct, frozen=True):
 
     job_id: str
     state: str
+    error: JobError | None
     model: str
     accuracy: float | None
     interval: dict[str, float] | None
