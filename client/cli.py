@@ -249,7 +249,7 @@ def predict(
     """Print the labels of images, the most probable first."""
     with told_plainly(), Client(url) as client:
         for path, prediction in zip(images, client.predict(model, images, top_k=top_k), strict=True):
-            console.print(f"{printable(path)}: {show.best(prediction)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{printable(path)}: {show.best(prediction)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

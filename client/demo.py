@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from client import samples, show
 from client.api import Client
@@ -106,4 +105,4 @@ def _say_how_to_go_on(client: Client, console: Console, photo: Path) -> None:
     console.print(f"\nIn a browser {client.url}", highlight=False)
     console.print(f"Every route  {client.url}/docs", highlight=False)
     console.print("Try it       ", end="")
-    console.print(escape(request), highlight=False, soft_wrap=True)
+    console.print(request, highlight=False, soft_wrap=True)

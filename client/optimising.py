@@ -93,4 +93,4 @@ def download(
         folder = to or Path(f"{name}-{number}")
         for file in (known[wanted] for wanted in only or known):
             saved = client.download(name, number, file, folder)
-            console.print(f"{printable(saved)}: {file.about}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{printable(saved)}: {file.about}", highlight=False, soft_wrap=True)

@@ -1,4 +1,5 @@
-"""What happens, on the terminal: steps with their times, the course of a job, tables of what there is."""
+"""What happens, on the terminal: steps with their times, the course of a job, tables of what there is. For consoles
+without markup, as names may look like it."""
 
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -7,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -74,7 +74,7 @@ class Step:
         """Show what a job says of itself."""
         if isinstance(happened, Progress):
             share = 100 * happened.done // max(1, happened.total)
-            self.status.update(f"{self.within}{_PHASES.get(happened.phase, happened.phase)} {share} %")
+            self.status.update(Text(f"{self.within}{_PHASES.get(happened.phase, happened.phase)} {share} %"))
         elif happened.type == "trial_started":
             self.within = f"trial {happened.data['number']}: "
         elif happened.type == "search_ended":
@@ -85,15 +85,15 @@ class Step:
 def step(console: Console, what: str) -> Iterator[Step]:
     """Show `what` while the block runs, then a line with its outcome and the seconds it took."""
     started = time.perf_counter()
-    with console.status(escape(what)) as status:
+    with console.status(Text(what)) as status:
         current = Step(status)
         yield current
     seconds = time.perf_counter() - started
-    outcome = f": {escape(current.outcome)}" if current.outcome else ""
+    outcome = f": {current.outcome}" if current.outcome else ""
     lines = Table.grid(padding=(0, 2))
     lines.add_column(width=10)
     lines.add_column()
-    lines.add_row(f"[green]✓[/] [dim]{seconds:6.1f} s[/]", escape(what) + outcome)
+    lines.add_row(Text.assemble(("✓", "green"), (f" {seconds:6.1f} s", "dim")), what + outcome)
     for note in current.notes:
         lines.add_row("", Text(note, style="dim"))
     console.print(lines)
@@ -214,13 +214,13 @@ def _form(form: Form) -> Iterator[str]:
         yield from (f"{speed.latency_ms:.1f} ms", f"{speed.single_thread_ms:.1f} ms")
         yield f"{speed.images_per_second:.0f}{together}"
         yield "" if speed.memory_bytes is None else _size(speed.memory_bytes)
-    yield escape(form.reason or "")
+    yield form.reason or ""
 
 
 def _ranked(place: Place, entry: Candidate) -> Iterator[str]:
     cost, by_score = entry.cost, place.by_score
     yield str(place.combined)
-    yield escape(entry.name) + (" (has seen the images)" if entry.has_seen else "")
+    yield entry.name + (" (has seen the images)" if entry.has_seen else "")
     yield f"{_accuracy(entry.probe)} ({by_score['probe']:g})"
     yield f"{entry.log_me:.3f} ({by_score['log_me']:g})"
     yield f"{entry.h_score:.3f} ({by_score['h_score']:g})"

@@ -14,8 +14,9 @@ from client.errors import GraftError
 _PIPED_COLUMNS = 1000
 """Where no terminal is written to, so that what a program reads is not broken into lines."""
 
-console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
-errors = Console(stderr=True)
+# Text is printed as it is: what looks like markup or the name of an emoji is part of a name that somebody has given.
+console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS, markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of the service.")]
 
@@ -26,7 +27,7 @@ def told_plainly() -> Iterator[None]:
     try:
         yield
     except GraftError as error:
-        errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"Error: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 

@@ -1,6 +1,7 @@
 """The command line where something is wrong: one plain line, and exit code 1."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from client import cli, local
+from client import cli, local, show, terminal
 from client.errors import Refused
 from tests.client import answering
 from tests.e2e import service
@@ -75,6 +76,37 @@ class _Oracle(answering.Handler):
         self.rfile.read(int(self.headers["Content-Length"]))
         labels = [{"label": "ants", "probability": 1.0}]
         self.answer(200, msgspec.json.encode({"model": "insects", "version": 1, "predictions": [{"labels": labels}]}))
+
+
+NAMES = ["photos [old]", "[/red]", "a :bee: b", "[link=x]"]
+
+
+class _Shelf(answering.Handler):
+    def do_GET(self) -> None:  # noqa: N802 -- as http.server calls it
+        rows = [{"id": name, "name": name, "latest_version": 1, "created_at": "2026-01-02T03:04:05Z"} for name in NAMES]
+        self.answer(200, msgspec.json.encode({"data": rows, "has_more": False}))
+
+    def do_DELETE(self) -> None:  # noqa: N802 -- as http.server calls it
+        self.answer(200, b"")
+
+
+def test_names_are_printed_as_they_are_also_where_they_look_like_markup() -> None:
+    with answering.serving(answering.Server(_Shelf)) as shelf:
+        listed = CliRunner().invoke(cli.app, ["datasets", "--url", shelf.url])
+        deleted = [CliRunner().invoke(cli.app, ["delete-dataset", name, "--yes", "--url", shelf.url]) for name in NAMES]
+
+    assert listed.exit_code == 0, listed.output
+    assert [line.partition("  ")[0] for line in listed.stdout.splitlines()[1:]] == NAMES
+    assert [result.stdout for result in deleted] == [f"{name} is deleted\n" for name in NAMES]
+
+
+def test_steps_are_printed_as_they_are_also_where_they_look_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with show.step(terminal.console, "rank backbones on photos [old]") as step:
+        step.outcome = "data set '[/red]' has them all"
+    assert re.fullmatch(
+        r"✓ +\d+\.\d s +rank backbones on photos \[old\]: data set '\[/red\]' has them all",
+        capsys.readouterr().out.strip(),
+    )
 
 
 def test_every_command_says_what_it_does() -> None:

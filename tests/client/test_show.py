@@ -75,7 +75,7 @@ PLANNED = Planned(dataset_id=JOB.dataset_id, dataset_version=1, plan=PLAN, profi
 
 def printed(*parts: RenderableType, columns: int = 80) -> list[str]:
     written = io.StringIO()
-    console = Console(file=written, width=columns)
+    console = Console(file=written, width=columns, markup=False, emoji=False)
     for part in parts:
         console.print(part)
     return written.getvalue().splitlines()
