@@ -270,7 +270,7 @@ class ImportRead(BaseModel):
     id: str
     dataset_id: str
     job_id: str
-    file_name: str | None = Field(description="As its form or `Content-Disposition` called it.")
+    file_name: str | None = Field(description="As its form called it; null where the archive was the body itself.")
     size_bytes: int
     sha256: str = Field(description="Of the archive.")
     accepted: int | None = Field(description="Images that became items; null until the job has ended well.")
