@@ -82,8 +82,11 @@ class Kind:
 
 
 def _prepare_ingest(session: Session, claim: Claim, settings: Settings, storage: Storage) -> IngestWork:
+    archive = storage.archive(claim.spec["import_id"])
+    if not archive.is_file():  # as where a backup's database is from before the job's end, and its files from after it
+        raise errors.NotFound("the archive of this import is not kept any more; upload it again", code="archive_gone")
     return IngestWork(
-        archive=storage.archive(claim.spec["import_id"]),
+        archive=archive,
         table=storage.dataset(claim.dataset_id),
         versions=tuple(datasets.table_tags(session, claim.dataset_id)),
         attempt=claim.token[:12],

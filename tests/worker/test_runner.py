@@ -84,6 +84,20 @@ def test_an_import_makes_a_version_and_leaves_no_archive(desk: Desk, runner: Run
     assert not runner.run(job.id)
 
 
+def test_an_import_whose_archive_is_gone_asks_for_it_at_its_first_attempt(
+    desk: Desk, runner: Runner, files: Storage
+) -> None:
+    job = desk.submit_import(factories.photos(each=2))
+    files.archive(job.spec["import_id"]).unlink()
+    assert runner.run(job.id)
+
+    ended = desk.job(job.id)
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error["code"] == "archive_gone"
+    assert "upload it again" in ended.error["message"]
+
+
 def test_a_training_ends_with_a_model_version_in_the_same_transaction(
     desk: Desk, runner: Runner, dataset_id: str, database: Database, files: Storage
 ) -> None:
