@@ -305,4 +305,6 @@ def test_the_rival_is_kept_where_it_does_better(splits: Splits, tmp_path: Path) 
     assert judged.rival_accuracy > judged.accuracy
     assert trained.evaluation.accuracy == judged.rival_accuracy
     assert trained.plan.strategy == "head"
-    assert any("by strategy 'head', and is kept" in reason for reason in trained.plan.reasons)
+    (said,) = (reason for reason in trained.plan.reasons if "by strategy 'head', and is kept" in reason)
+    # And not a word of how the other one ended, or that it guesses.
+    assert trained.plan.reasons == (*plan.reasons, said, *rival.reasons)

@@ -37,9 +37,10 @@ class Trained:
         return self.classifier.preprocessing
 
 
-def better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: Emit) -> Trained:
+def better(trained: Trained, rival: Trained, overall: Plan, targets: NDArray[np.int64], emit: Emit) -> Trained:
     """The one that explains the labels of the validation images better; the rival, which is simpler, where they do as
-    well."""
+    well. That stands in the plan as a whole, `overall`, as it was before either was carried out: what came of the other
+    one is said of a network that is not kept."""
     ours, theirs = (evaluate.tempered_log_loss(one.probabilities, targets) for one in (trained, rival))
     wins = theirs <= ours
     kept = rival if wins else trained
@@ -62,7 +63,7 @@ def better(trained: Trained, rival: Trained, targets: NDArray[np.int64], emit: E
         f"its best temperature; they are right for {percent(rival.evaluation.accuracy)} and "
         f"{percent(trained.evaluation.accuracy)}."
     )
-    return instead(rival, trained.plan, said)
+    return instead(rival, overall, said)
 
 
 def instead(rival: Trained, overall: Plan, said: str) -> Trained:

@@ -166,7 +166,7 @@ def _best_of_two(training: _Training, other: Plan) -> Trained:
     rival = _carried_out(replace(training, plan=other, workdir=training.workdir / "rival"))
     if trained is None:
         return rivals.instead(rival, plan, said)
-    return rivals.better(trained, rival, training.splits.validation.targets, training.emit)
+    return rivals.better(trained, rival, plan, training.splits.validation.targets, training.emit)
 
 
 def _check(splits: Splits) -> None:
