@@ -31,7 +31,8 @@ L2_GRID = tuple(10.0**exponent for exponent in range(-4, 3))
 """Penalties tried for the head, per training image, on standardised features."""
 
 MAX_CROSS_VALIDATED = 10_000
-"""The penalty is chosen on a stratified sample of so many images; more of them do not change the choice."""
+"""The penalty is chosen on a stratified sample of so many images; more of them do not change which prior it stands
+for, which beside a mean over all images is a penalty that is smaller by their share."""
 
 MAX_COMPARED = 2_000
 """How many features of all stages are taken is chosen on a stratified sample of so many images."""

@@ -376,6 +376,8 @@ def test_the_penalty_for_many_images_is_chosen_on_some_and_the_solution_is_for_a
     for tried in found.tried:
         assert tried.accuracy * sampled == pytest.approx(round(tried.accuracy * sampled), abs=1e-6)
     assert found.tried == same.tried
+    best = min(found.tried, key=lambda tried: tried.log_loss)
+    assert found.l2 == pytest.approx(best.l2 * sampled / count)  # the same prior
     expected = reference(features, targets, classes=3, l2=found.l2)
     assert probabilities(features, found) == pytest.approx(probabilities(features, expected), rel=0, abs=1e-4)
 

@@ -1,5 +1,6 @@
 """A linear classifier on the stage that suits best, or on selected features of all: the network ends where they end."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from tests.training.samples import Recorder
 from tests.training.test_strategies import AT_32, AT_64, plan_for, small, train, weights_of
 from worker.training import stage_probe
 from worker.training.data import Splits
-from worker.training.events import FeaturesSelected, Progress, StageChosen
+from worker.training.events import FeaturesSelected, Progress, ShareTried, StageChosen, StageTried
 from worker.training.features import HEAD, Features
 from worker.training.rivals import Trained
-from worker.training.stage_probe import Grid
+from worker.training.stage_probe import Fitted, Grid
 
 LABELS = ("red", "blue")
 GRID = Grid(l2=(1e-2, 1.0), folds=3, shares=(0.03, 0.3, 1.0))
@@ -96,6 +97,23 @@ def test_the_features_that_matter_are_selected_whatever_their_scale(telling: str
     logits = taken[:, fitted.columns] @ fitted.linear.weight.T + fitted.linear.bias
     assert (logits.argmax(axis=1) == targets).mean() > 0.9
     assert [tried.features for tried in selected.tried] == [16, 72, 240]
+
+
+@pytest.mark.parametrize("fit", [stage_probe.fit_best, stage_probe.fit_selected])
+def test_a_penalty_that_some_of_the_images_chose_is_the_same_prior_for_all(
+    fit: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.training.probe.MAX_CROSS_VALIDATED", 60)
+    monkeypatch.setattr("worker.training.stage_probe.MAX_COMPARED", 60)
+    found, targets = depths(300, telling="late")
+    told = Recorder()
+    chosen = fit(found, targets, classes=3, grid=GRID, seed=0, emit=told)
+    asked_for = fit(found, targets, classes=3, grid=replace(GRID, l2=(0.3,)), seed=0, emit=Recorder())
+
+    tried: list[StageTried | ShareTried] = [one for event in told.of(StageChosen) for one in event.tried]
+    tried += [one for event in told.of(FeaturesSelected) for one in event.tried]
+    assert chosen.linear.l2 == pytest.approx(min(tried, key=lambda one: one.log_loss).l2 * 60 / 300)
+    assert asked_for.linear.l2 == 0.3
 
 
 def _before(taps: tuple[str, ...], tap: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class PenaltyTried:
 
 @dataclass(frozen=True)
 class ProbeFitted:
-    """The linear classifier is fitted with penalty `l2`; `tried` is empty where there was nothing to choose."""
+    """The linear classifier is fitted to all images with penalty `l2`; `tried`, with some or all, can be empty."""
 
     l2: float
     tried: tuple[PenaltyTried, ...]

@@ -25,7 +25,8 @@ from worker.training.table import Rows
 
 @dataclass(frozen=True)
 class Linear:
-    """Weights `(K, D)` and biases `(K,)`, float32, for features as they come; and the penalty they were fitted with."""
+    """Weights `(K, D)` and biases `(K,)`, float32, for features as they come; the penalty they were fitted with, and
+    those that were tried, maybe on some of the images."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
@@ -107,7 +108,8 @@ def fit(
 ) -> Linear:
     """The best linear classifier of `features (N, D)` with `targets (N,)`, in memory that does not grow with N.
 
-    Of several penalties that with the least mean log-loss in stratified `folds`-fold cross-validation is taken.
+    Of several penalties that with the least mean log-loss in stratified `folds`-fold cross-validation is taken, which
+    for all images is `for_all` of it where some of them are cross-validated.
     """
     several = len(l2_grid) > 1
     linear = search(
@@ -153,6 +155,8 @@ def search(
         )
         crossed = crossvalidation.cross(crossing, l2_grid, effort=CHOOSING, emit=emit)
         tried, l2 = crossed.tried(), crossed.best.l2
+        if len(l2_grid) > 1:
+            l2 = for_all(l2, chosen_with=len(divided.positions), images=len(targets))
         begun = crossed.solution.mean()  # which is close to that of all images
         del crossing, crossed  # they may be large, and what follows needs memory of its own
     solution = regression.solve(
@@ -163,6 +167,12 @@ def search(
     # As a change of the prior: what its rows say of features that do not differ among these images stays.
     change = Solution(solution.weight - start.weight, solution.bias - start.bias)
     return _changed(prior, _for_raw_features(axes, change, l2, tried))
+
+
+def for_all(l2: float, *, chosen_with: int, images: int) -> float:
+    """The penalty for so many `images` that is the same prior as `l2` is for those that it was `chosen_with`: beside a
+    mean over all images a prior weighs the less, the more there are."""
+    return l2 * (chosen_with / images)
 
 
 def compare(

@@ -70,8 +70,9 @@ def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid:
         tried.append(StageTried(depth, values.shape[1], best.l2, best.log_loss, best.accuracy))
     chosen = min(tried, key=lambda one: one.log_loss)
     emit(StageChosen(chosen.stage, tuple(tried)))
+    l2 = _for_all(chosen.l2, grid, chosen_with=len(folds.positions), images=len(targets))
     linear = probe.search(
-        found.at(chosen.stage).train, targets, classes=classes, l2_grid=[chosen.l2], folds=0, seed=seed, emit=emit
+        found.at(chosen.stage).train, targets, classes=classes, l2_grid=[l2], folds=0, seed=seed, emit=emit
     )
     return Fitted(linear, outlet_of(chosen.stage), columns=None)
 
@@ -163,7 +164,13 @@ class _Selection:
             )
         tried = tuple(ShareTried(size, best[size].l2, best[size].log_loss, best[size].accuracy) for size in sizes)
         chosen = min(tried, key=lambda one: one.log_loss)
-        return _Taken(chosen.features, chosen.l2, tried)
+        l2 = _for_all(chosen.l2, grid, chosen_with=len(targets), images=len(self.targets))
+        return _Taken(chosen.features, l2, tried)
+
+
+def _for_all(l2: float, grid: Grid, *, chosen_with: int, images: int) -> float:
+    """The penalty for all images; one that was not chosen is meant for them as it is."""
+    return probe.for_all(l2, chosen_with=chosen_with, images=images) if len(grid.l2) > 1 else l2
 
 
 def _ranking(values: Rows, linear: Linear) -> NDArray[np.int64]:
