@@ -3,12 +3,17 @@ the API, the stored ranking, the choice of a backbone and the measuring."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import combinations
 
 from app import errors
 from app.described import described
 from app.limits import Budget
 from app.profile import Probe
+
+OUT_OF_MEMORY = "out_of_memory"
+"""Why a network was refused that had no room on the device."""
+_MEMORY_CHANGES = timedelta(hours=6)
 
 OWN = "own"
 """In place of the name of published weights, where the network is that of a model."""
@@ -79,6 +84,8 @@ class Refused:
     name: str
     code: str
     message: str
+    file: str | None = None
+    """What tells the file of its weights from others, where it was at hand."""
 
 
 @described
@@ -153,11 +160,18 @@ class Ranking:
         """Of all networks that were looked at."""
         return {entry.name for entry in self.measured} | {entry.name for entry in self.refused}
 
-    def is_of(self, weights: Mapping[str, str]) -> bool:
-        """Whether these very networks were looked at; `weights` has the leading hex digits of the sha256 of each."""
-        return self.names == weights.keys() and all(
-            entry.weights_sha256.startswith(weights[entry.name]) for entry in self.measured
+    def is_of(self, files: Mapping[str, str]) -> bool:
+        """Whether these very networks were looked at; `files` has what `weights.identify` tells of each. One that was
+        refused is the same while its file was not touched: it may have been damaged, and have the same name now."""
+        return (
+            self.names == files.keys()
+            and all(entry.weights_sha256.startswith(files[entry.name].partition(" ")[0]) for entry in self.measured)
+            and all(entry.file in (None, files[entry.name]) for entry in self.refused)
         )
+
+    def is_outdated(self, age: timedelta) -> bool:
+        """Whether, after so long, a network may find the memory that it had not: others may have used it then."""
+        return age > _MEMORY_CHANGES and any(entry.code == OUT_OF_MEMORY for entry in self.refused)
 
 
 SCORES: Mapping[str, Callable[[MeasuredNetwork], float]] = {

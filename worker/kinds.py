@@ -14,6 +14,7 @@ from app import errors, planning, ranking
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
+from app.db import utc_now
 from app.experiments import service as experiments
 from app.jobs import events, leases
 from app.jobs import service as jobs
@@ -177,8 +178,11 @@ def _base(session: Session, start: WarmStart, storage: Storage) -> BaseWork:
 
 
 def _known_ranking(session: Session, version: DatasetVersion, recipe: Recipe) -> Ranking | None:
-    found = rankings.newest_of_all(session, version) if recipe.picks_backbone else None
-    return None if found is None else rankings.figures(found)
+    row = rankings.newest_of_all(session, version) if recipe.picks_backbone else None
+    if row is None:
+        return None
+    found = rankings.figures(row)
+    return None if found.is_outdated(utc_now() - row.created_at) else found
 
 
 def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe, known: Ranking | None) -> Profile | None:

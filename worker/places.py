@@ -18,8 +18,8 @@ class Places:
     max_image_pixels: int
 
     def weights_at_hand(self) -> dict[str, str]:
-        """By the name of each backbone of the catalogue whose first weights are on this machine, the leading hex digits
-        of their sha256."""
+        """By the name of each backbone of the catalogue whose first weights are on this machine, what
+        `weights.identify` tells of their file."""
         found = {
             entry.name: weights.identify(
                 entry,
@@ -31,7 +31,7 @@ class Places:
             for entry in catalogue.backbones().values()
             if entry.weights
         }
-        return {name: digits for name, digits in found.items() if digits is not None}
+        return {name: file for name, file in found.items() if file is not None}
 
 
 def of(settings: Settings, files: Storage) -> Places:

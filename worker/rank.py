@@ -39,7 +39,7 @@ def rank(work: RankWork, emit: Emit) -> Ranking:
 
 def at_hand(places: Places) -> tuple[Published, ...]:
     """All backbones of the catalogue whose first weights are on this machine, smallest first."""
-    return tuple(Published(name, name, catalogue.PRETRAINED) for name in places.weights_at_hand())
+    return tuple(Published(name, name, catalogue.PRETRAINED, file) for name, file in places.weights_at_hand().items())
 
 
 def compare(
@@ -56,7 +56,12 @@ def compare(
         emit=emit,
         device=here,
     )
-    return replace(found, setting=replace(found.setting, machine=machine.name(here)))
+    files = {each.name: each.file for each in candidates if isinstance(each, Published)}
+    return replace(
+        found,
+        setting=replace(found.setting, machine=machine.name(here)),
+        refused=tuple(replace(entry, file=files.get(entry.name)) for entry in found.refused),
+    )
 
 
 def cheapest_first(

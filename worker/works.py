@@ -68,6 +68,8 @@ class Published:
     backbone: str
     choice: str
     """Of the weights."""
+    file: str | None = None
+    """What tells their file from others, where it is known to be at hand."""
 
 
 @dataclass(frozen=True)

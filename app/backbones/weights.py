@@ -102,18 +102,19 @@ def at_hand(
 def identify(
     backbone: Backbone, published: Weights, *, weights_dir: Path | None, cache_dir: Path, hub_cache_dir: Path
 ) -> str | None:
-    """Which file `obtain` would take without a download: leading hex digits of its sha256, None where there is none.
+    """Which file `obtain` would take without a download: leading hex digits of its sha256, and after a space what is
+    another one once the file is changed in its place. None where there is no file.
 
-    They are those of the file's name. Only where several files could be meant is it looked at whether the first is
-    what it claims to be, and again once it changes. Places and files that cannot be read are passed over.
+    The digits are those of the file's name. Only where several files could be meant is it looked at whether the first
+    is what it claims to be, and again once it changes. Places and files that cannot be read are passed over.
     """
     found = list(_files(backbone, published, weights_dir, cache_dir, hub_cache_dir))
     if len(found) > 1:
         for file in found:
             digest = _digest(file.path)
             if digest is not None and digest.startswith(file.digits):
-                return digest
-    return found[0].digits if found else None
+                return f"{digest} {_state(file.path)}"
+    return f"{found[0].digits} {_state(found[0].path)}" if found else None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,15 @@ def _digest(path: Path) -> str | None:
         return _digest_of(path, facts.st_size, facts.st_mtime_ns)
     except OSError:
         return None
+
+
+def _state(path: Path) -> str:
+    """Of a file, what changes with it, but not what is in it."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return "unreadable"
+    return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
 @lru_cache(maxsize=1024)

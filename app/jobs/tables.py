@@ -72,7 +72,7 @@ class Worker(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     queues: Mapped[list[str]]
     weights: Mapped[dict[str, Any] | None]
-    """By the name of each backbone whose weights are at hand there the leading hex digits of their sha256; null for one
-    that ranks nothing."""
+    """By the name of each backbone whose weights are at hand there what `weights.identify` tells of their file; null
+    for one that ranks nothing."""
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]

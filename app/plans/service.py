@@ -77,11 +77,14 @@ def plan(
 
 
 def _is_current(session: Session, row: StoredRanking, now: datetime) -> bool:
-    """Whether a worker would rank the same networks today. Where none is there that could say, it is taken as it is."""
+    """Whether a worker would rank the same networks today, with as much memory. Where none is there that could say, it
+    is taken as it is."""
     present = select(Worker.weights).where(Worker.seen_at > now - _PRESENT)
     known = [weights for weights in session.scalars(present) if weights is not None]
     found = rankings.figures(row)
-    return not known or any(found.is_of(weights) for weights in known)
+    if not known:
+        return True
+    return not found.is_outdated(now - row.created_at) and any(found.is_of(weights) for weights in known)
 
 
 def _check_comparable(version: DatasetVersion) -> None:

@@ -1,7 +1,7 @@
 """Rankings over HTTP: asked for as jobs, read as values, page and picture; and plans whose backbone they choose."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,10 +21,15 @@ from tests.app.conftest import NOW, Bell
 from tests.app.test_ranking import SETTING, measured
 from tests.problems import problem
 
+DAMAGED = f"{'5' * 8} 100-1"
 FOUND = ranking.order(
     SETTING,
     [measured("mobilenet_v2", 0.9, h_score=0.5, milliseconds=12), measured("formnet", 0.7, h_score=0.1, macs=None)],
-    [ranking.Refused(name="resnet18", code="weights_unavailable", message="no usable weights for resnet18")],
+    [
+        ranking.Refused(
+            name="resnet18", code="weights_unavailable", message="no usable weights for resnet18", file=DAMAGED
+        )
+    ],
 )
 
 
@@ -36,7 +41,7 @@ def asked(http: TestClient, dataset_id: str, **fields: object) -> dict[str, Any]
     return job
 
 
-def ranked(database: Database, job_id: str, *, found: ranking.Ranking = FOUND) -> str:
+def ranked(database: Database, job_id: str, *, found: ranking.Ranking = FOUND, now: datetime = NOW) -> str:
     """What a worker does with the job when it has measured; the ranking's id."""
     with database.write() as session:
         claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
@@ -44,7 +49,7 @@ def ranked(database: Database, job_id: str, *, found: ranking.Ranking = FOUND) -
         assert claim.kind == "rank"
         version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
         is_of_all = claim.spec["candidates"] is None
-        ranking_id = rankings.record(session, version, found, is_of_all=is_of_all, job_id=job_id, now=NOW)
+        ranking_id = rankings.record(session, version, found, is_of_all=is_of_all, job_id=job_id, now=now)
         leases.succeed(session, claim, {"ranking": ranking_id}, now=NOW)
     return ranking_id
 
@@ -304,7 +309,7 @@ def test_a_ranking_of_chosen_networks_chooses_no_backbone(http: TestClient, vers
     assert (answer.status_code, answer.json()["kind"]) == (202, "rank")
 
 
-WEIGHTS_HERE = {"mobilenet_v2": "0" * 8, "formnet": "0" * 8, "resnet18": "5" * 8}
+WEIGHTS_HERE = {"mobilenet_v2": f"{'0' * 8} 200-1", "formnet": "0" * 8, "resnet18": DAMAGED}
 
 
 @pytest.mark.parametrize(
@@ -315,7 +320,9 @@ WEIGHTS_HERE = {"mobilenet_v2": "0" * 8, "formnet": "0" * 8, "resnet18": "5" * 8
         ({**WEIGHTS_HERE, "resnet50": "0" * 8}, 202),  # added since
         ({"mobilenet_v2": "0" * 8, "formnet": "0" * 8}, 202),  # gone
         ({**WEIGHTS_HERE, "formnet": "1" * 8}, 202),  # another file
-        ({**WEIGHTS_HERE, "resnet18": "1" * 8}, 200),  # another file of what could not be had then either
+        ({**WEIGHTS_HERE, "mobilenet_v2": f"{'0' * 8} 200-2"}, 200),  # the same, copied
+        ({**WEIGHTS_HERE, "resnet18": "1" * 8}, 202),  # another file of what could not be had
+        ({**WEIGHTS_HERE, "resnet18": f"{'5' * 8} 200-2"}, 202),  # that one, mended
     ],
 )
 def test_a_plan_goes_by_a_ranking_only_while_it_is_of_the_networks_that_a_worker_has_now(
@@ -335,6 +342,26 @@ def test_a_plan_goes_by_a_ranking_only_while_it_is_of_the_networks_that_a_worker
     answer = http.post("/v1/plans", json=body)
     assert answer.status_code == status
     assert status == 200 or answer.json()["kind"] == "rank"
+
+
+def test_a_network_that_had_no_room_in_the_memory_is_tried_again_after_some_hours(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    full = replace(FOUND, refused=tuple(replace(one, code=ranking.OUT_OF_MEMORY) for one in FOUND.refused))
+    body = {"dataset": versioned, "recipe": {"backbone": "auto"}}
+    now = utc_now()
+
+    def answered(*, hours: float) -> str:
+        """What kind of job comes first once the last ranking is so old."""
+        ranked(database, asked(http, versioned)["id"], found=full, now=now - timedelta(hours=hours))
+        kind: str = http.post("/v1/plans", json=body).json()["kind"]
+        return kind
+
+    assert answered(hours=8) == "analyse"  # where no worker is there
+    with database.write() as session:
+        leases.saw_worker(session, "worker_1", ["gpu"], weights=WEIGHTS_HERE, started_at=now, now=now)
+    assert http.post("/v1/plans", json=body).json()["kind"] == "rank"
+    assert answered(hours=0) == "analyse"
 
 
 def test_of_workers_with_different_networks_one_is_enough(http: TestClient, versioned: str, database: Database) -> None:

@@ -87,10 +87,16 @@ def at_hand(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str |
     )
 
 
-def identified(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
+def known(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
     return weights.identify(
         entry, entry.weights[0], weights_dir=weights_dir, cache_dir=cache_dir, hub_cache_dir=cache_dir / "none"
     )
+
+
+def identified(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
+    """The digits of what is known."""
+    found = known(entry, weights_dir, cache_dir)
+    return None if found is None else found.partition(" ")[0]
 
 
 def test_a_file_is_identified_as_the_one_that_would_be_taken(tmp_path: Path) -> None:
@@ -113,6 +119,16 @@ def test_a_file_is_identified_as_the_one_that_would_be_taken(tmp_path: Path) -> 
     formnet = catalogue.find("formnet")
     packaged = weights.obtain(formnet, weights_dir=None, cache_dir=cache, download=False)
     assert packaged.sha256.startswith(str(identified(formnet, None, cache)))
+
+
+def test_what_is_known_of_a_file_is_other_once_it_was_changed_in_its_place(tmp_path: Path) -> None:
+    entry, path = backbone(), tmp_path / f"resnet18-{SHA256[:8]}.pth"
+    path.write_bytes(CONTENT[:-1])
+    damaged = known(entry, tmp_path, tmp_path / "cache")
+    assert known(entry, tmp_path, tmp_path / "cache") == damaged
+    path.write_bytes(CONTENT)
+    assert known(entry, tmp_path, tmp_path / "cache") not in (None, damaged)
+    assert identified(entry, tmp_path, tmp_path / "cache") == SHA256[:8]
 
 
 def refusal(entry: Backbone, weights_dir: Path | None, cache_dir: Path, *, download: bool = False) -> list[str]:

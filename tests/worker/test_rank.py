@@ -15,6 +15,8 @@ from app.jobs.schemas import Candidate, JobCreate, RankingCreate
 from app.jobs.tables import Job
 from app.limits import Budget
 from app.plan import resolve
+from app.plans import service as plans
+from app.plans.schemas import PlanCreate
 from app.ranking import Ranking
 from app.rankings import service as rankings
 from app.recipe import Recipe
@@ -23,6 +25,7 @@ from app.storage import Storage
 from tests import factories
 from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_auto import newest_version
+from worker import places
 from worker.places import Places
 from worker.rank import at_hand
 from worker.runner import Runner
@@ -201,6 +204,41 @@ def test_a_ranking_of_other_networks_than_those_at_hand_is_made_anew(
 
 
 @on_sqlite
+def test_a_network_whose_damaged_file_is_mended_is_ranked(
+    desk: Desk, runner: Runner, dataset_id: str, settings: Settings, files: Storage
+) -> None:
+    assert settings.weights_dir is not None
+    factories.write_weights(settings.weights_dir, backbone="squeezenet1_1")
+    (path,) = settings.weights_dir.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+
+    def planned() -> plans.Planned | Job:
+        now = utc_now()
+        wanted = PlanCreate(dataset=dataset_id, recipe=Recipe(backbone="auto"))
+        with desk.database.write() as session:
+            here = places.of(settings, files).weights_at_hand()
+            leases.saw_worker(session, "worker_1", ["gpu"], weights=here, started_at=now, now=now)
+            return plans.plan(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=now)
+
+    first = submit(desk, dataset_id)
+    runner.run(first.id)
+    (refused,) = read(desk.database, desk.job(first.id)).refused
+    assert (refused.name, refused.code) == ("squeezenet1_1", "weights_unavailable")
+    waiting = planned()
+    assert isinstance(waiting, Job)
+    assert waiting.kind == "analyse"
+    assert "ranked" not in desk.history(train(desk, runner, dataset_id).id)
+
+    path.write_bytes(whole)
+    again = planned()
+    assert isinstance(again, Job)
+    assert again.kind == "rank"
+    runner.run(again.id)
+    assert {one.name for one in read(desk.database, desk.job(again.id)).measured} == {"squeezenet1_1", "formnet"}
+
+
+@on_sqlite
 def test_a_budget_that_none_fits_ends_the_training_and_says_so(desk: Desk, runner: Runner, dataset_id: str) -> None:
     error = train(desk, runner, dataset_id, Budget(size_bytes=1_000_000)).error
     assert error is not None
@@ -288,7 +326,7 @@ def test_with_too_few_images_to_rank_the_cheapest_network_is_taken_and_the_plan_
 
 
 def test_at_hand_are_the_networks_whose_files_are_there(tmp_path: Path, files: Storage) -> None:
-    places = Places(files.features(), tmp_path / "weights", download_weights=False, max_image_pixels=10**6)
-    assert [entry.name for entry in at_hand(places)] == ["formnet"]
+    here = Places(files.features(), tmp_path / "weights", download_weights=False, max_image_pixels=10**6)
+    assert [entry.name for entry in at_hand(here)] == ["formnet"]
     factories.write_weights(tmp_path / "weights", backbone="squeezenet1_1")
-    assert [entry.name for entry in at_hand(places)] == ["squeezenet1_1", "formnet"]
+    assert [entry.name for entry in at_hand(here)] == ["squeezenet1_1", "formnet"]

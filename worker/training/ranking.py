@@ -163,7 +163,7 @@ def _tried(measuring: _Measuring, candidate: Candidate, emit: "_Tally") -> Measu
     except torch.OutOfMemoryError:
         return Refused(
             name=candidate.name,
-            code="out_of_memory",
+            code=ranking.OUT_OF_MEMORY,
             message=f"the memory of the {measuring.device.type} is too small for it",
         )
 
