@@ -3,6 +3,7 @@
 import platform
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version as installed
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from app import errors, estimates, evaluation, planning, policy, ranking
 from app.backbones import catalogue, weights
@@ -38,6 +40,8 @@ from worker.works import TrainOutcome, TrainWork
 
 _CHECKPOINTS, _SEARCH, _ARTIFACT = "checkpoints", "search", "artifact"
 """In the folder of an attempt."""
+_SETTLED = "settled.json"
+"""In that of the job."""
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pylance")
 
 
@@ -50,13 +54,16 @@ class _Settled:
     ranked: Ranking | None = None
 
 
+_KEPT = TypeAdapter(_Settled)
+
+
 def train(work: TrainWork, emit: Emit) -> TrainOutcome:
     """Carry out `work`, after deciding what with and how, where that is left open. Raises `WeightsUnavailable`, and
     `Invalid` where no backbone fits."""
     began = time.monotonic()
     splits = splits_of(work.table, work.tag)
     base = _base(work)
-    settled = _Settled(work.plan) if work.plan else _settle(work, splits, emit)
+    settled = _settled(work, splits, emit)
     plan = settled.plan
     backbone = catalogue.find(plan.backbone)
     file = _weights(work.places, backbone, plan.weights)
@@ -238,27 +245,48 @@ def _devices(plan: Plan) -> list[torch.device]:
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())][:most]
 
 
+def _settled(work: TrainWork, splits: Splits, emit: Emit) -> _Settled:
+    """The job's plan with what was measured for it, which the first attempt leaves to those after it."""
+    place = work.folder / _SETTLED
+    if work.plan is None:
+        settled = _settle(work, splits, emit)
+        _keep(settled, place, work.version_id)
+        emit(Planned(asdict(settled.plan)))
+        return settled
+    with suppress(OSError, ValueError):
+        kept = _KEPT.validate_json(place.read_bytes())
+        # An attempt whose lease was over may have left what it decided, and not what the job goes by.
+        if kept.plan == work.plan:
+            return kept
+    return _Settled(work.plan)
+
+
+def _keep(settled: _Settled, place: Path, attempt: str) -> None:
+    """For later attempts, which can do without it."""
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f"{attempt}.part")
+        part.write_bytes(_KEPT.dump_json(settled))
+        part.replace(place)
+
+
 def _settle(work: TrainWork, splits: Splits, emit: Emit) -> _Settled:
-    """Decide what the recipe leaves open; the job has the plan from then on."""
+    """Decide what the recipe leaves open."""
     recipe, ranked = work.recipe, None
     reasons: tuple[str, ...] = ()
     if recipe.picks_backbone:
         name, reasons, ranked = _pick(work, splits, emit)
         recipe = replace(recipe, backbone=name, budget=None)
     plan, measured = _decide(replace(work, recipe=recipe), splits, emit)
-    plan = replace(plan, reasons=(*reasons, *plan.reasons))
-    emit(Planned(asdict(plan)))
-    return _Settled(plan, measured, ranked)
+    return _Settled(replace(plan, reasons=(*reasons, *plan.reasons)), measured, ranked)
 
 
 def _pick(work: TrainWork, splits: Splits, emit: Emit) -> tuple[str, tuple[str, ...], Ranking | None]:
     """The backbone to take, why, and the ranking that was made for it."""
     budget, lacks = work.recipe.budget or Budget(), partial(planning.lacking, work.recipe)
-    try:
-        check_measurable(np.bincount(splits.train.targets, minlength=len(splits.labels)).tolist())
-    except errors.Invalid as error:
+    if why := _why_unmeasurable(splits):
         costs = rank.cheapest_first(rank.at_hand(work.places), len(splits.labels), places=work.places, emit=emit)
-        return *ranking.choose_unmeasured(costs, budget, error.message, lacks), None
+        return *ranking.choose_unmeasured(costs, budget, why, lacks), None
     known, ranked = _ranking(work, splits, emit)
     chosen, reasons = ranking.choose(known, budget, lacks)
     return chosen.name, reasons, ranked
@@ -275,25 +303,32 @@ def _ranking(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Ranking, Rank
 
 
 def _decide(work: TrainWork, splits: Splits, emit: Emit) -> tuple[Plan, Profile | None]:
-    """Measure, if that has not been done, and plan by it."""
+    """Measure, if that has not been done, and plan by it; what was measured."""
     backbone = catalogue.find(work.recipe.backbone)
     file = _weights(work.places, backbone, work.recipe.start)
     assert file is not None
-    measured = work.profile if work.profile and work.profile.weights_sha256 == file.sha256 else None
+    if work.profile is not None and work.profile.weights_sha256 == file.sha256:
+        return planning.measured(work.recipe, work.facts, backbone, work.profile), None
+    if why := _why_unmeasurable(splits):
+        return policy.unmeasured(work.recipe, work.facts, why, backbone.facts), None
+    measured = analyse.measure(
+        splits,
+        backbone,
+        file,
+        feature_cache=work.places.feature_cache,
+        max_pixels=work.places.max_image_pixels,
+        emit=emit,
+    )
+    return planning.measured(work.recipe, work.facts, backbone, measured), measured
+
+
+def _why_unmeasurable(splits: Splits) -> str:
+    """Why there are too few images to measure anything; empty where there are enough."""
     try:
-        measured = measured or analyse.measure(
-            splits,
-            backbone,
-            file,
-            feature_cache=work.places.feature_cache,
-            max_pixels=work.places.max_image_pixels,
-            emit=emit,
-        )
+        check_measurable(np.bincount(splits.train.targets, minlength=len(splits.labels)).tolist())
     except errors.Invalid as error:
-        plan = policy.unmeasured(work.recipe, work.facts, error.message, backbone.facts)
-    else:
-        plan = planning.measured(work.recipe, work.facts, backbone, measured)
-    return plan, measured
+        return error.message
+    return ""
 
 
 def _provenance(training: _Training, file: WeightsFile | None, trained: Trained) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class TrainOutcome:
     """Its main figures; the artifact has all of them."""
     provenance: dict[str, Any]
     measured: Profile | None
-    """What it was decided by, where it was decided here."""
+    """What it was decided by, where it was measured here."""
     ranked: Ranking | None
     """What the backbone was chosen by, where it was ranked here."""
     is_optimised: bool = False

@@ -89,7 +89,13 @@ def record(
         with session.begin_nested():
             session.add(row)
     except IntegrityError:
-        values = {"body": asdict(profile), "job_id": job_id, "created_at": now}
+        values = {
+            "dataset_id": version.dataset_id,
+            "dataset_version": version.number,
+            "body": asdict(profile),
+            "job_id": job_id,
+            "created_at": now,
+        }
         if choice == catalogue.PRETRAINED:  # weights that are asked for by their name are found by the body's
             values["weights"] = choice
         return session.execute(

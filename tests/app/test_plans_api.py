@@ -265,6 +265,23 @@ def test_the_newest_profile_counts_and_the_same_weights_have_one(
     assert (found["id"], found["figures"]["images"]) == (first, 20)
 
 
+def test_a_profile_that_is_measured_anew_names_the_version_that_its_job_was_for(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    measure(database, asked(http, wanted(versioned, measure=True))["id"])
+    copy: str = http.post("/v1/datasets", json={"name": "copy"}).json()["id"]
+    with database.write() as session:
+        archive = jobs.Archive("imp_2", None, 10, "0" * 64)
+        _, job = jobs.submit_import(session, copy, archive, max_attempts=1, now=NOW)
+        counts = {"ants": {"train": 14, "validation": 6}, "bees": {"train": 7, "validation": 3}}
+        version = NewVersion(1, ("ants", "bees"), counts, 30, "0" * 64, "v1-copy")
+        datasets.add_version(session, "imp_2", copy, version, accepted=30, ignored=0, now=NOW)
+        measured_again = datasets.find_version(session, copy, 1)
+        profiles.record(session, measured_again, profile(), choice="pretrained", job_id=job.id, now=NOW)
+    found = http.post("/v1/plans", json=wanted(versioned)).json()["profile"]
+    assert (found["job_id"], found["dataset_id"], found["dataset_version"]) == (job.id, copy, 1)
+
+
 def test_a_profile_is_found_by_what_it_was_asked_for_and_by_the_weights_that_it_was_made_with(
     http: TestClient, versioned: str, database: Database
 ) -> None:
