@@ -25,6 +25,8 @@ from worker.training.events import Emit
 from worker.training.ranking import Candidate, Network
 from worker.works import Missing, Own, Published, RankWork
 
+_WEIGHT, _BIAS = "head.weight", "head.bias"
+
 SEED = 0
 """Of the rankings that choose a backbone: the same for all, so that they can be shared."""
 
@@ -110,11 +112,12 @@ def _published(wanted: Published, places: Places, classes: int, *, seed: int) ->
     return Network(built, file.weights.name, file.sha256, macs=macs, has_seen=False)
 
 
-def _own(wanted: Own, _classes: int) -> Network:
+def _own(wanted: Own, classes: int) -> Network:
     found = artifact.read(wanted.folder)
-    restored = classifiers.restore(
-        found.backbone, len(found.labels), found.preprocessing, found.state, outlet=found.outlet
-    )
+    # With a new classifier for the labels at hand, as all others have: nobody asks what its own says.
+    old = found.state[_WEIGHT]
+    state = {**found.state, _WEIGHT: old.new_zeros(classes, old.shape[1]), _BIAS: old.new_zeros(classes)}
+    restored = classifiers.restore(found.backbone, classes, found.preprocessing, state, outlet=found.outlet)
     macs = _macs(catalogue.find(found.backbone), found.preprocessing, found.outlet)
     return Network(restored, OWN, artifact.weights_sha256(wanted.folder), macs=macs, has_seen=wanted.has_seen)
 

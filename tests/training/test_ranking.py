@@ -10,11 +10,12 @@ import torch
 
 from app import errors
 from app.backbones import classifier as classifiers
+from app.backbones.classifier import Classifier
 from app.profile import HEAD
 from app.ranking import Ranking
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_strategies import AT_32, small
+from tests.training.test_strategies import AT_32, AT_64, small
 from worker.training import depths, features, ranking, transferability
 from worker.training.data import Splits
 from worker.training.events import CandidateMeasured, CandidateRefused, Progress, Ranked
@@ -157,6 +158,21 @@ def test_costs_are_told_one_by_one_and_what_cannot_be_had_is_passed_over() -> No
     assert (cost.macs, cost.latency.runs > 0) == (7, True)
     assert cost.size_bytes > 4 * cost.parameters
     assert [event.name for event in told.of(CandidateRefused)] == ["gone"]
+
+
+def test_auxiliary_heads_which_no_prediction_has_are_not_counted() -> None:
+    backbone = small("googlenet", AT_64)
+    built = classifiers.build(backbone, 2, state=None, seed=0)
+    served = classifiers.restore(backbone.name, 2, built.preprocessing, built.state())
+
+    def candidate(name: str, made: Classifier) -> Candidate:
+        return Candidate(name, lambda _classes: Network(made, "drawn", name, macs=None, has_seen=False))
+
+    candidates = [candidate("built", built), candidate("served", served)]
+    costs = dict(ranking.costs_of(candidates, classes=2, emit=Recorder(), device=samples.CPU))
+    assert costs["built"].parameters == costs["served"].parameters
+    assert costs["built"].parameters < sum(value.numel() for value in built.parameters())
+    assert costs["built"].size_bytes == costs["served"].size_bytes
 
 
 @pytest.mark.parametrize(("candidates", "refused"), [([], None), ([GONE], {"gone": "weights_unavailable"})])

@@ -103,6 +103,24 @@ def test_backbones_and_own_models_are_ranked_and_what_is_missing_is_told(
 
 
 @on_sqlite
+def test_an_own_network_is_counted_with_a_classifier_for_the_labels_that_are_ranked_on(
+    desk: Desk, runner: Runner, dataset_id: str, database: Database
+) -> None:
+    wanted = JobCreate(dataset=dataset_id, model="mine", recipe=Recipe(backbone="formnet", strategy="head"))
+    with desk.database.write() as session:
+        trained = service.submit(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now())
+    assert runner.run(trained.id)
+    three = desk.submit_import(factories.photos(classes=3, each=10, first_seed=500))
+    assert runner.run(three.id)
+    job = submit(desk, three.dataset_id, Candidate(backbone="formnet"), Candidate(model="mine"))
+    runner.run(job.id)
+
+    costs = {entry.name: entry.cost for entry in read(database, desk.job(job.id)).measured}
+    of_backbone, own = costs["formnet"], costs["mine@1"]
+    assert (own.parameters, own.size_bytes) == (of_backbone.parameters, of_backbone.size_bytes)
+
+
+@on_sqlite
 def test_a_classifier_on_fixed_features_has_seen_what_its_base_has(
     desk: Desk, runner: Runner, dataset_id: str, settings: Settings, database: Database
 ) -> None:

@@ -143,9 +143,10 @@ def _all_refused(refused: Sequence[Refused]) -> errors.Unavailable:
 
 def _cost(network: Network, form: InferenceForm, device: torch.device) -> Cost:
     classifier = network.classifier
+    kept = classifier.state()
     return Cost(
-        parameters=sum(value.numel() for value in classifier.parameters()),
-        size_bytes=sum(value.nbytes for value in classifier.state().values()),
+        parameters=sum(value.numel() for name, value in classifier.named_parameters() if name in kept),
+        size_bytes=sum(value.nbytes for value in kept.values()),
         macs=network.macs,
         latency=costs.latency(form, classifier.preprocessing.crop, device=device),
     )
