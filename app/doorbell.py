@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from kombu import Connection
@@ -32,7 +31,7 @@ def connect(settings: Settings) -> Doorbell:
     """The doorbell of a process that has no worker of its own: the broker's, or none where there is no broker."""
     if settings.broker_url is None:
         return SilentDoorbell()
-    return CeleryDoorbell(settings.broker_url, expires_seconds=settings.ring_again_seconds)
+    return CeleryDoorbell(settings.broker_url)
 
 
 class SilentDoorbell:
@@ -45,13 +44,13 @@ class SilentDoorbell:
 class CeleryDoorbell:
     """Writes the message that a Celery worker takes as a call of its `run_job` task (message protocol 2).
 
-    Written with kombu alone: importing Celery would load its worker into the API process.
+    Written with kombu alone: importing Celery would load its worker into the API process. It does not expire: Celery
+    would go by the worker's clock, which may be another one.
     """
 
-    def __init__(self, broker_url: str, *, expires_seconds: float) -> None:
+    def __init__(self, broker_url: str) -> None:
         self._connection = Connection(broker_url, transport_options=BROKER_OPTIONS, connect_timeout=2)
         self._lock = threading.Lock()
-        self._expires_seconds = expires_seconds
         self._away_until = 0.0
 
     def ring(self, queue: str, job_id: str) -> None:
@@ -71,7 +70,6 @@ class CeleryDoorbell:
 
     def _publish(self, queue: str, job_id: str) -> None:
         task_id = str(uuid.uuid4())
-        expires = datetime.now(UTC) + timedelta(seconds=self._expires_seconds)
         with self._connection.Producer() as producer:
             if producer.channel.queue_declare(queue=queue).message_count >= _RINGS_ENOUGH:
                 # Workers that hear all these look by themselves for what waits.
@@ -92,7 +90,6 @@ class CeleryDoorbell:
                     "root_id": task_id,
                     "parent_id": None,
                     "group": None,
-                    "expires": expires.isoformat(),
                     "argsrepr": repr((job_id,)),
                     "kwargsrepr": "{}",
                 },

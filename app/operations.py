@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import errors
-from app.db import utc_now
 from app.deps import OPERATIONS, PartsDep
 from app.jobs import service
 from app.metrics import MEDIA_TYPE, Metrics
@@ -57,7 +56,8 @@ def readyz(parts: PartsDep) -> Ready:
     silent_after = timedelta(seconds=3 * parts.settings.sweep_seconds)
     try:
         with parts.database.read() as session:
-            seen = [w for w in service.workers(session) if w.seen_at > utc_now() - silent_after]
+            heard_since = parts.database.now(session) - silent_after
+            seen = [worker for worker in service.workers(session) if worker.seen_at > heard_since]
             return Ready(workers=[WorkerRead.model_validate(worker) for worker in seen])
     except SQLAlchemyError as error:
         raise errors.Unavailable(

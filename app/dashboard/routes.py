@@ -7,7 +7,6 @@ from fastapi.responses import RedirectResponse
 
 from app.backbones import pages
 from app.dashboard import overview
-from app.db import utc_now
 from app.deps import PartsDep
 
 router = APIRouter()
@@ -20,6 +19,6 @@ def read_start(request: Request, parts: PartsDep) -> Response:
         return RedirectResponse("/docs")
     with parts.database.read() as session:
         heard = timedelta(seconds=3 * parts.settings.sweep_seconds)
-        found = overview.read(session, heard_within=heard, now=utc_now())
+        found = overview.read(session, heard_within=heard, now=parts.database.now(session))
     page = pages.environment("app.dashboard").get_template("start.html").render(found=found)
     return Response(page, media_type=pages.HTML, headers={"Vary": "Accept"})

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from app import idempotency
 from app.bodies import JsonRoute
-from app.db import after_commit, utc_now
+from app.db import after_commit
 from app.deps import DatabaseDep, IdempotentDep, PartsDep
 from app.jobs import service as jobs
 from app.jobs.schemas import JobRead
@@ -67,11 +67,12 @@ def create_plan(
         if begun is not None and begun.state != "succeeded":
             return _accepted(begun)
         room, attempts = parts.settings.max_activation_bytes, parts.settings.max_attempts
-        found = service.plan(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=utc_now())
+        now = parts.database.now(session)  # which is that of what workers say of themselves
+        found = service.plan(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=now)
         if isinstance(found, service.Planned):
             return _planned(found)
         if begun is None:
-            idempotency.remember(session, request, found.id, now=utc_now())
+            idempotency.remember(session, request, found.id, now=now)
         else:
             idempotency.move_on(session, request, found.id)
         queue, job_id = found.queue, found.id

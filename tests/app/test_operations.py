@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app import cores
+from app.db import Database
 from app.doorbell import SilentDoorbell
+from app.jobs import leases
 from app.main import assemble
 from app.settings import Settings
 from tests.problems import problem
@@ -25,6 +28,21 @@ NOT_LOADED = ("worker", "celery", "lance", "client", "torchvision", "timm", "tri
 def test_a_running_service_is_alive_and_ready(http: TestClient) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json() == {"status": "ok", "workers": []}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_process_whose_clock_is_ahead_of_the_databases_loses_no_worker(
+    http: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        now = database.now(session)
+        heard = now + timedelta(seconds=30)  # so that it does not matter how long this test takes
+        leases.saw_worker(session, "worker_1", ["gpu"], weights=None, started_at=now, now=heard)
+    for module in ("app.db", "app.operations", "app.dashboard.routes"):
+        monkeypatch.setattr(f"{module}.utc_now", lambda: now + timedelta(minutes=1), raising=False)
+
+    assert [worker["id"] for worker in http.get("/readyz").json()["workers"]] == ["worker_1"]
+    assert "1 worker at work" in http.get("/", headers={"Accept": "text/html"}).text
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"])

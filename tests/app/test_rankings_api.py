@@ -374,6 +374,20 @@ def test_of_workers_with_different_networks_one_is_enough(http: TestClient, vers
     assert answer.json()["kind"] == "analyse"
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_which_workers_are_there_goes_by_the_clock_of_the_database(
+    http: TestClient, versioned: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked(database, asked(http, versioned)["id"])
+    with database.write() as session:
+        now = database.now(session)
+        leases.saw_worker(session, "worker_1", ["gpu"], weights={"vgg16": "2" * 8}, started_at=now, now=now)
+    for module in ("app.db", "app.plans.routes"):
+        monkeypatch.setattr(f"{module}.utc_now", lambda: now + timedelta(minutes=2), raising=False)
+    answer = http.post("/v1/plans", json={"dataset": versioned, "recipe": {"backbone": "auto"}})
+    assert answer.json()["kind"] == "rank"
+
+
 def test_a_budget_that_none_fits_is_said(http: TestClient, versioned: str, database: Database) -> None:
     ranked(database, asked(http, versioned)["id"])
     recipe = {"backbone": "auto", "budget": {"latency_ms": 0.1}}
