@@ -26,6 +26,10 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime]
 
 
+_NOTHING_YET = ""
+"""Of a transaction that is under way, which nobody else sees."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One creating request; `key` is None where the caller sent none."""
@@ -56,30 +60,30 @@ def recall(session: Session, request: Request) -> str | None:
     return row.resource_id
 
 
-def remember(session: Session, request: Request, resource_id: str, *, now: datetime) -> None:
-    """Keep what this request created. Raises `Conflict` where the same key is being used at this moment."""
-    if request.key is None:
-        return
-    session.add(
-        IdempotencyKey(
-            scope=request.scope,
-            key=request.key,
-            fingerprint=request.fingerprint,
-            resource_id=resource_id,
-            created_at=now,
-        )
+def take(session: Session, request: Request, *, now: datetime) -> str | None:
+    """As `recall`, before anything is created: where nothing was, the key is that of this request as soon as its
+    transaction ends, which has to `remember` what it created. Another request with the key is waited for, so that both
+    have the same answer."""
+    found = recall(session, request)
+    if request.key is None or found is not None:
+        return found
+    row = IdempotencyKey(
+        scope=request.scope,
+        key=request.key,
+        fingerprint=request.fingerprint,
+        resource_id=_NOTHING_YET,
+        created_at=now,
     )
     try:
-        session.flush()
-    except IntegrityError as error:
-        raise errors.Conflict(
-            f"another request with Idempotency-Key {request.key!r} is under way; repeat this one to get its result",
-            code="idempotency_in_progress",
-        ) from error
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        return recall(session, request)  # PostgreSQL says so once the transaction that has the key is over
+    return None
 
 
-def move_on(session: Session, request: Request, resource_id: str) -> None:
-    """Keep what a request that was recalled has created next, in place of what it created before."""
+def remember(session: Session, request: Request, resource_id: str) -> None:
+    """Keep what this request, whose key is taken, has created, in place of what it may have created before."""
     session.execute(
         update(IdempotencyKey)
         .where(IdempotencyKey.scope == request.scope, IdempotencyKey.key == request.key)

@@ -25,10 +25,10 @@ def create_dataset(
 ) -> DatasetRead:
     """Create an empty data set; photos come into it by an import."""
     with database.write() as session:
-        existing = idempotency.recall(session, request)
+        existing = idempotency.take(session, request, now=utc_now())
         if existing is None:
             dataset = service.create(session, wanted, now=utc_now())
-            idempotency.remember(session, request, dataset.id, now=utc_now())
+            idempotency.remember(session, request, dataset.id)
         else:
             dataset = service.find(session, existing)
         response.headers["Location"] = f"/v1/datasets/{dataset.id}"

@@ -147,14 +147,14 @@ def _look_at(path: FilePath, known: tuple[str, ...], settings: Settings) -> None
 
 def _submit(parts: Parts, dataset_id: str, wanted: service.Archive, request: idempotency.Request) -> ImportAccepted:
     with parts.database.write() as session:
-        existing = idempotency.recall(session, request)
+        existing = idempotency.take(session, request, now=utc_now())
         if existing is not None:
             found = datasets.find_import(session, dataset_id, existing)
             return _accepted(found, service.find(session, found.job_id))
         row, job = service.submit_import(
             session, dataset_id, wanted, max_attempts=parts.settings.max_attempts, now=utc_now()
         )
-        idempotency.remember(session, request, row.id, now=utc_now())
+        idempotency.remember(session, request, row.id)
         # Before the commit: a job that can be claimed must find its archive. One that was not committed goes unused.
         storage.move(parts.storage.upload(wanted.import_id), parts.storage.archive(wanted.import_id))
         queue, job_id = job.queue, job.id

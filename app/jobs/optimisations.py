@@ -39,13 +39,13 @@ def optimise_version(
     is chosen. Whoever asks for the same meanwhile
     gets the same job. What came of it is read at `…/runtimes`."""
     with parts.database.write() as session:
-        existing = idempotency.recall(session, request)
+        existing = idempotency.take(session, request, now=utc_now())
         if existing is None:
             version = models.find_version(session, name, number)
             _check_images(session, name, version)
             attempts = parts.settings.max_attempts
             job = service.submit_optimisation(session, name, version, wanted, max_attempts=attempts, now=utc_now())
-            idempotency.remember(session, request, job.id, now=utc_now())
+            idempotency.remember(session, request, job.id)
             queue, job_id = job.queue, job.id
             after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         else:

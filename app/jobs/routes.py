@@ -100,11 +100,11 @@ def create_job(
     """Start a fine-tune of a backbone on a version of a data set; or, with `kind: rank`, a comparison of several
     backbones and models, whose result is read at `/v1/rankings/{id}`."""
     with parts.database.write() as session:
-        existing = idempotency.recall(session, request)
+        existing = idempotency.take(session, request, now=utc_now())
         if existing is None:
             room, attempts = parts.settings.max_activation_bytes, parts.settings.max_attempts
             job = service.submit(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=utc_now())
-            idempotency.remember(session, request, job.id, now=utc_now())
+            idempotency.remember(session, request, job.id)
             queue, job_id = job.queue, job.id
             after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         else:

@@ -71,10 +71,8 @@ def create_plan(
         found = service.plan(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=now)
         if isinstance(found, service.Planned):
             return _planned(found)
-        if begun is None:
-            idempotency.remember(session, request, found.id, now=now)
-        else:
-            idempotency.move_on(session, request, found.id)
+        idempotency.take(session, request, now=now)
+        idempotency.remember(session, request, found.id)
         queue, job_id = found.queue, found.id
         # Also for a job that others wait for already: to ring twice does no harm.
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))

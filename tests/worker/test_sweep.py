@@ -83,7 +83,8 @@ def test_keys_of_requests_are_forgotten_after_a_week(database: Database, sweeper
     requests = {age: idempotency.Request("POST /v1/jobs", f"{age} days", "0") for age in (6, 8)}
     with database.write() as session:
         for age, request in requests.items():
-            idempotency.remember(session, request, "job_1", now=utc_now() - timedelta(days=age))
+            idempotency.take(session, request, now=utc_now() - timedelta(days=age))
+            idempotency.remember(session, request, "job_1")
     sweeper.sweep()
 
     with database.read() as session:
