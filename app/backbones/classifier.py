@@ -21,7 +21,7 @@ from app.backbones.catalogue import Backbone, Weights
 from app.backbones.chain import AuxiliaryHead
 from app.backbones.preprocess import Preprocessing
 from app.backbones.taps import COLUMNS, WHOLE, Outlet, TapsWalk
-from app.backbones.walk import ChainWalk, Part, Survey, Walk
+from app.backbones.walk import ChainWalk, Part, Survey, Walk, outside
 from app.profile import HEAD
 
 _DRAWING = threading.Lock()
@@ -110,13 +110,14 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def hold(self, stage: str | None) -> None:
-        """Keep `stage` and all before it as they are until this is called again; None holds nothing.
+        """Keep `stage` and all before it as they are until this is called again, and with the last stage what lies
+        between it and the head; None holds nothing.
 
-        Other than with `freeze` nothing goes, and what is frozen stays so. Raises `UnknownName`.
+        Other than with `freeze` nothing is removed, and what is frozen stays so. Raises `UnknownName`.
         """
         for parameter in self._idle:
             parameter.requires_grad = True
-        self._held = _NOTHING if stage is None else self.walk.part(self.body, stage)
+        self._held = _NOTHING if stage is None else self._up_to(stage)
         # Some never learn, like positions that are given: they are not to begin with it afterwards.
         self._idle = [parameter for parameter in self._parameters_of(self._held) if parameter.requires_grad]
         for parameter in self._idle:
@@ -129,6 +130,13 @@ class Classifier(nn.Module):
         for name in (*self._frozen.modules, *self._held.modules):
             self.body.get_submodule(name).eval()
         return self
+
+    def _up_to(self, stage: str) -> Part:
+        part = self.walk.part(self.body, stage)
+        if stage != self.stages[-1]:
+            return part
+        behind = outside(self.body, part, but=[head.module for head in self.walk.auxiliary])
+        return Part(part.modules + behind.modules, part.parameters + behind.parameters)
 
     def _parameters_of(self, part: Part) -> Iterator[nn.Parameter]:
         for name in part.modules:

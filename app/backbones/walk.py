@@ -4,7 +4,7 @@ A walk is data and holds no network: the network stays the library's own, with t
 `ChainWalk` follows a chain of the catalogue. Nothing here changes how a library's modules work.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -83,6 +83,23 @@ class Walk(Protocol):
 
     def without_auxiliary(self, network: nn.Module, heads: tuple[AuxiliaryHead, ...]) -> "Walk":
         """The walk without these heads, which are removed from `network`."""
+
+
+def outside(network: nn.Module, part: Part, *, but: Sequence[str]) -> Part:
+    """What of `network` has values that are neither in `part` nor in the modules `but`."""
+    modules: list[str] = []
+    parameters: list[str] = []
+    apart = tuple(f"{name}." for name in but)
+    for name, module in network.named_modules():
+        prefix = f"{name}." if name else ""
+        learnt = [f"{prefix}{inner}" for inner, _ in module.named_parameters(recurse=False)]
+        own = [*learnt, *(f"{prefix}{inner}" for inner, _ in module.named_buffers(recurse=False))]
+        found = [each for each in own if not part.holds(each) and not each.startswith(apart)]
+        if name and own and found == own:
+            modules.append(name)
+        else:
+            parameters += [each for each in learnt if each in found]
+    return Part(tuple(modules), tuple(parameters))
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,26 @@ def test_freezing_finds_what_a_stage_depends_on() -> None:
     assert set(part.parameters) == {"cls_token", "pos_embed"}
 
 
+@pytest.mark.parametrize(
+    ("name", "behind"),
+    [
+        ("timm:resnet10t", set()),
+        ("timm:vit_tiny_patch16_224", {"norm.weight", "norm.bias"}),
+        ("timm:mobilenetv3_small_050", {"conv_head.weight", "conv_head.bias"}),
+    ],
+)
+def test_with_the_last_stage_what_lies_behind_it_is_held(name: str, behind: set[str]) -> None:
+    built = classifier.build(catalogue.find(name), 2, state=None, seed=0)
+    stage = built.stages[-1]
+    inside = built.walk.part(built.body, stage)
+    built.hold(stage)
+    held = {name for name, parameter in built.body.named_parameters() if not parameter.requires_grad}
+    assert held == {name for name, _ in built.body.named_parameters()}
+    assert {name for name in held if not inside.holds(name)} == behind
+    built.hold(None)
+    assert all(parameter.requires_grad for parameter in built.parameters())
+
+
 def test_a_network_without_intermediates_has_one_stage() -> None:
     known = catalogue.find("timm:resnet10t")
     backbone = replace(known, stages=(replace(known.stages[-1], name=WHOLE),))
