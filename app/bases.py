@@ -62,7 +62,7 @@ def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetV
             code="base_of_other_backbone",
             detail={"base": reference, "base_backbone": base.backbone, "backbone": recipe.backbone},
         ).at("recipe.base")
-    network = replace(backbone.facts, stages=_stages(recipe, backbone, base, reference))
+    network = _network(recipe, backbone, base, reference)
     images = _images_of(session, base)
     if recipe.replay and images is None:
         raise errors.Conflict(
@@ -91,8 +91,9 @@ def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:
         raise
 
 
-def _stages(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: str) -> tuple[str, ...]:
-    """The stages that the base's network has. Raises `Invalid` where it ends so that its layers cannot be trained."""
+def _network(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: str) -> NetworkFacts:
+    """Of the base's network, which may end early. Raises `Invalid` where it does so that its layers cannot be
+    trained."""
     names = tuple(stage.name for stage in backbone.stages)
     outlet: Mapping[str, Any] = base.provenance.get("backbone", {}).get("outlet") or {}
     if outlet.get("taps") and recipe.strategy in ("top", "full"):
@@ -103,7 +104,9 @@ def _stages(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: s
             detail={"base": reference},
         ).at("recipe.strategy")
     last = outlet.get("stage") or next((tap for tap in reversed(outlet.get("taps") or ()) if tap in names), None)
-    return names[: names.index(last) + 1] if last in names else names
+    if last not in names:
+        return backbone.facts
+    return replace(backbone.facts, stages=names[: names.index(last) + 1], pre_logits=False)
 
 
 def _images_of(session: Session, base: ModelVersion) -> DatasetVersion | None:

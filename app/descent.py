@@ -1,7 +1,7 @@
 """How trained layers go from their first values to their last, decided where a recipe leaves it open."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import field, replace
 from typing import Literal
 
@@ -27,6 +27,13 @@ AdamW measures each step by the gradients themselves."""
 _MOST_FOR_RATE = 512
 """Images of a step that the learning rate grows with, and no more than there are to learn from: for very large steps
 the rule of Goyal et al. 2017 does not hold."""
+
+PRE_LOGITS = {
+    True: "the layers between the last stage and the head",
+    None: "any layers between the last stage and the head",
+    False: "",
+}
+"""By whether there are such that learn."""
 
 _STRONG = Augmentation(policy="trivial", erasing=0.1)
 """What is learnt from nothing is learnt by heart unless the images look different each time."""
@@ -158,7 +165,7 @@ def told(descent: Descent, recipe: Recipe, version: VersionFacts, network: Netwo
     """The sentences that say what it is and why; `descent` comes from the others."""
     yield from _about_steps(descent, version)
     yield from _about_rate(recipe, descent, network)
-    yield from _about_stages(descent, network.stages)
+    yield from _about_stages(descent, network)
 
 
 def _about_steps(descent: Descent, version: VersionFacts) -> Iterator[str]:
@@ -190,7 +197,8 @@ def _about_rate(recipe: Recipe, descent: Descent, network: NetworkFacts) -> Iter
         )
 
 
-def _about_stages(descent: Descent, stages: Sequence[str]) -> Iterator[str]:
+def _about_stages(descent: Descent, network: NetworkFacts) -> Iterator[str]:
+    stages, between = network.stages, PRE_LOGITS[network.pre_logits]
     if descent.layer_decay < 1:
         lowest = descent.learning_rate * descent.layer_decay ** len(stages)
         yield (
@@ -198,7 +206,8 @@ def _about_stages(descent: Descent, stages: Sequence[str]) -> Iterator[str]:
             f"{descent.learning_rate:g} at the head to {lowest:g} at {stages[0]}: earlier stages need to change less."
         )
     if descent.unfreeze == "gradual":
+        besides = f", and with it {between}" if between else ""
         yield (
             f"At first only the head is trained; in the first half of the training the {len(stages)} stages join it "
-            "one by one, the last one first (ULMFiT, Howard and Ruder 2018). Until then each stays as it is."
+            f"one by one, the last one first{besides} (ULMFiT, Howard and Ruder 2018). Until then each stays as it is."
         )

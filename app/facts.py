@@ -23,6 +23,9 @@ class NetworkFacts:
     stages: tuple[str, ...]
     normalises: bool = True
     """Whether its layers normalise what they pass on (BatchNorm, LayerNorm and their kin)."""
+    pre_logits: bool | None = False
+    """Whether layers that learn lie between the last stage and the head, such as the dense ones of VGG; None where that
+    is not known."""
     can_enter: bool = True
     """Whether one can go on from what came out of a stage."""
     values: tuple[int, ...] = ()

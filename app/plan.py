@@ -112,7 +112,8 @@ class Plan:
     base: WarmStart | None = None
     """The model version that it starts from; None for published weights or random values."""
     treatments: tuple[Treatment, ...] = ()
-    """Of each stage in order, and of the head."""
+    """Of each stage in order, of the layers between the last one and the head where some are known to learn, and of the
+    head."""
     rival: "Plan | None" = None
     """Carried out besides, because it costs next to nothing, and kept where it does better on the validation images."""
     quadrant: Quadrant | None = None
@@ -147,7 +148,15 @@ def resolve(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Pla
     check_stages(recipe, network)
     plan = _PLANNERS[strategy](recipe, version, network)
     peak, decay = (plan.descent.learning_rate, plan.descent.layer_decay) if plan.descent else (None, 1.0)
-    each = treatments(network.stages, cut=plan.stage, freeze=plan.freeze, reinit=plan.reinit, peak=peak, decay=decay)
+    each = treatments(
+        network.stages,
+        cut=plan.stage,
+        freeze=plan.freeze,
+        reinit=plan.reinit,
+        peak=peak,
+        decay=decay,
+        pre_logits=bool(network.pre_logits),
+    )
     return replace(plan, treatments=each)
 
 
@@ -234,7 +243,8 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
     freeze = recipe.freeze or stages[-2]
     probe, descent = _probe(recipe, version), descents.of(recipe, version, network)
     reinit: Reinit = recipe.reinit or "none"
-    trained = ", ".join(stages[stages.index(freeze) + 1 :]) or "nothing but the head"
+    parts = [", ".join(stages[stages.index(freeze) + 1 :]), descents.PRE_LOGITS[network.pre_logits]]
+    trained = " and ".join(part for part in parts if part) or "nothing but the head"
     views, told_of_views = _views(recipe, version, network, freeze, descent)
     return Plan(
         backbone=recipe.backbone,

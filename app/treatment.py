@@ -8,13 +8,16 @@ from app.described import described
 from app.profile import HEAD
 from app.recipe import Reinit
 
+PRE_LOGITS = "pre_logits"
+"""The layers between the last stage and the head."""
+
 Values = Literal["pretrained", "base", "random", "fitted"]
 
 
 @described
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """Of one stage, or of the head."""
+    """Of one stage, of the head, or of the layers between the two, which are called `pre_logits`."""
 
     stage: str
     values: Values
@@ -32,11 +35,13 @@ def treatments(
     reinit: Reinit,
     peak: float | None,
     decay: float,
+    pre_logits: bool = False,
 ) -> tuple[Treatment, ...]:
-    """One for each of `stages` up to `cut`, which end the network where it is one of them, and one for the head.
+    """One for each of `stages` up to `cut`, which end the network where it is one of them, one for the head, and with
+    `pre_logits` one for what learns between the last stage and the head.
 
-    `peak` is the learning rate of the head, None where nothing is trained, and a stage has it times `decay` for every
-    step down from the head. Those up to `freeze` stay as they are.
+    `peak` is the learning rate of the head and of what lies right before it, None where nothing is trained, and a stage
+    has it times `decay` for every step down from the head. Those up to `freeze` stay as they are.
     """
     used = stages[: stages.index(cut) + 1] if cut in stages else stages
     frozen = len(used) if peak is None else used.index(freeze) + 1 if freeze else 0
@@ -50,5 +55,8 @@ def treatments(
                 learning_rate=peak * decay ** (len(used) - place) if peak is not None and is_trained else None,
             )
         )
+    if pre_logits and cut not in stages:
+        values: Values = "random" if peak is not None and reinit == "retrained" else "pretrained"
+        found.append(Treatment(stage=PRE_LOGITS, values=values, learning_rate=peak))
     head: Values = "fitted" if reinit == "none" else "random"
     return (*found, Treatment(stage=HEAD, values=head, learning_rate=peak))

@@ -100,6 +100,8 @@ class Backbone:
     """What is done to images where no weights bring their own preprocessing along."""
     normalises: bool
     """Whether its layers normalise what they pass on (BatchNorm, LayerNorm and their kin)."""
+    pre_logits: bool | None
+    """Whether layers that learn lie between the last stage and the classifier; None where that is not known."""
     stages: tuple[StageFacts, ...]
     weights: tuple[Weights, ...]
     chain: Chain | None
@@ -122,6 +124,7 @@ class Backbone:
         return NetworkFacts(
             stages=tuple(stage.name for stage in self.stages),
             normalises=self.normalises,
+            pre_logits=self.pre_logits,
             can_enter=self.chain is not None,
             values=tuple(count for count in values if count is not None) if None not in values else (),
         )
@@ -278,6 +281,7 @@ def assemble(entry: Entry, figures: Mapping[str, Any]) -> Backbone:
         min_size=figures["min_size"],
         fixed_size=entry.fixed_size,
         normalises=figures["normalises"],
+        pre_logits=figures.get("pre_logits"),
         scratch_preprocessing=scratch,
         stages=tuple(_stage(facts) for facts in figures["stages"]),
         weights=weights,

@@ -6,7 +6,7 @@ change of a network's description or of a library's version; a test recomputes w
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def of(entry: Entry) -> Facts:
         "feature_dim": feature_dim,
         "min_size": _min_size(backbone, network),
         "normalises": _normalises(network),
+        "pre_logits": _learns(network, entry.chain.pool),
         "kept_bytes": found.memory.training_activations,
         "preprocessing": scratch,
         "stages": per_stage,
@@ -122,6 +123,12 @@ def _normalises(network: nn.Module) -> bool:
     normalisation of the first networks, across a few channels, does not."""
     names = {type(module).__name__ for module in network.modules()} - {"LocalResponseNorm"}
     return any("norm" in name.lower() or "StdConv" in name for name in names)
+
+
+def _learns(network: nn.Module, steps: Sequence[str]) -> bool:
+    """Whether one of these modules of `network` has values that are trained."""
+    modules = (network.get_submodule(step) for step in steps if not step.startswith(":"))
+    return any(True for module in modules for _ in module.parameters())
 
 
 def _torchvision_weights(name: str) -> list[Facts]:

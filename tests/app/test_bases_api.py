@@ -172,6 +172,18 @@ def test_layers_of_a_network_whose_classifier_sees_several_stages_are_not_traine
     assert [one["stage"] for one in plan["treatments"]] == [*stages[:2], "head"]
 
 
+@pytest.mark.parametrize(("stage", "last"), [(None, "pre_logits"), ("conv_head", "conv_head")])
+def test_a_base_that_ends_behind_a_stage_has_no_layers_between_that_and_the_head(
+    stage: str | None, last: str, http: TestClient, database: Database, versioned: str, base: str
+) -> None:
+    job = http.post("/v1/jobs", json=asked(versioned)).json()
+    provenance: dict[str, Any] = {"backbone": {"outlet": {"stage": stage, "taps": []}}}
+    fields: dict[str, Any] = {"backbone": "mobilenet_v3_small", "labels": ("ants", "bees"), "provenance": provenance}
+    register(database, job["id"], versioned, **fields)
+    answer = http.post("/v1/jobs", json=asked(versioned, backbone="mobilenet_v3_small", base="insects@2"))
+    assert [one["stage"] for one in answer.json()["plan"]["treatments"]][-2:] == [last, "head"]
+
+
 def test_images_of_a_deleted_data_set_cannot_be_replayed(
     http: TestClient, database: Database, versioned: str, base: str
 ) -> None:

@@ -107,6 +107,31 @@ def test_the_reasons_give_the_rates_of_the_stages_and_their_order() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pre_logits", "freeze", "said"),
+    [
+        (False, None, "what is trained is layer2."),
+        (False, "layer2", "what is trained is nothing but the head."),
+        (True, None, "what is trained is layer2 and the layers between the last stage and the head."),
+        (True, "layer2", "what is trained is the layers between the last stage and the head."),
+        (None, "layer2", "what is trained is any layers between the last stage and the head."),
+    ],
+)
+def test_layers_between_the_last_stage_and_the_head_are_among_what_is_trained(
+    pre_logits: bool | None, freeze: str | None, said: str
+) -> None:
+    network = replace(NETWORK, pre_logits=pre_logits)
+    planned = resolve(Recipe(backbone="vgg16", strategy="top", freeze=freeze), FACTS, network)
+    assert planned.reasons[0].endswith(said)
+
+
+@pytest.mark.parametrize(("pre_logits", "said"), [(True, ", and with it the layers between"), (False, "first (ULMFiT")])
+def test_the_reasons_say_when_the_layers_in_front_of_the_head_join(pre_logits: bool, said: str) -> None:
+    recipe = Recipe(backbone="vgg16", strategy="full", unfreeze="gradual")
+    planned = resolve(recipe, FACTS, replace(NETWORK, pre_logits=pre_logits))
+    assert any(said in reason for reason in planned.reasons)
+
+
+@pytest.mark.parametrize(
     ("stage", "said"),
     [(None, "does best in cross-validation"), ("all", "Head2Toe"), ("layer1", "sees what layer1 gives")],
 )

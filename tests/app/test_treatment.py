@@ -1,5 +1,7 @@
 """What plans say of each stage."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.facts import NetworkFacts, VersionFacts
@@ -46,6 +48,22 @@ def test_of_the_top_the_frozen_stages_have_no_rate() -> None:
     renewed = [("layer2", "random", 0.1), ("layer3", "random", 0.1)]
     made = plan("top", freeze="layer1", reinit="retrained")
     assert told(made) == [*frozen("stem", "layer1"), *renewed, ("head", "random", 0.1)]
+
+
+def test_layers_between_the_last_stage_and_the_head_are_treated_as_the_head_is() -> None:
+    network = replace(NETWORK, pre_logits=True)
+
+    def last(strategy: str, **fields: object) -> list[tuple[str, str, float | None]]:
+        recipe = Recipe(backbone="vgg16", strategy=strategy, **fields)  # type: ignore[arg-type]
+        return told(resolve(recipe, FACTS, network))[-2:]
+
+    assert last("head") == [*frozen("pre_logits"), ("head", "fitted", None)]
+    rated = {"learning_rate": 0.1}
+    tuned = [("pre_logits", "pretrained", 0.1), ("head", "fitted", 0.1)]
+    assert last("top", freeze="layer3", **rated) == last("full", layer_decay=0.5, **rated) == tuned
+    drawn = [("pre_logits", "random", 0.1), ("head", "random", 0.1)]
+    assert last("top", reinit="retrained", **rated) == last("scratch", weights="none", **rated) == drawn
+    assert last("stage_probe", stage="layer1") == [*frozen("layer1"), ("head", "fitted", None)]
 
 
 def test_rates_shrink_from_the_head_down() -> None:

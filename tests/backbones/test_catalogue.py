@@ -34,6 +34,16 @@ def test_the_figures_are_those_that_the_network_itself_gives(entry: Entry) -> No
     assert catalogue.assemble(entry, figures.of(entry)) == catalogue.find(entry.name)
 
 
+def test_the_families_with_layers_between_the_last_stage_and_the_classifier_are_known() -> None:
+    families = {entry.family for entry in ALL if entry.pre_logits}
+    assert families == {"AlexNet", "ConvNeXt", "GhostNet", "MobileNet", "VGG", "ZFNet"}
+    assert [catalogue.find(name).facts.pre_logits for name in ("vgg16", "resnet18", "timm:resnet26")] == [
+        True,
+        False,
+        None,
+    ]
+
+
 @every_backbone
 def test_an_entry_says_what_one_must_know_of_it(backbone: Backbone) -> None:
     assert backbone.year is not None
