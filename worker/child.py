@@ -16,11 +16,12 @@ from app.jobs.leases import Failure
 from app.runtimes import devices, memory
 from worker.analyse import analyse
 from worker.ingest import ingest
-from worker.messages import STOP, Done, Failed, GaveUp, Happened, Message, failure
+from worker.messages import STOP, Done, Failed, GaveUp, Happened, Lost, Message, failure
 from worker.optimise import optimise
 from worker.rank import rank
 from worker.train import train
 from worker.training.events import Emit, Event, Progress
+from worker.training.peers import PeerLost
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,9 @@ def _outcome(emitter: "_Emitter", kind: str, work: Any) -> Message:
         return Done(_CARRIED_OUT[kind](work, emitter.emit))
     except Stopped:
         return GaveUp()
+    except PeerLost as error:
+        logger.warning("%s", error)
+        return Lost(Failure("peer_lost", str(error), {}))
     except errors.GraftError as error:
         return Failed(failure(error))
     except Exception as error:

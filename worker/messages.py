@@ -40,7 +40,14 @@ class GaveUp:
     """Message: the work has stopped because it was asked to."""
 
 
-Message = Happened | Done | Failed | GaveUp
+@dataclass(frozen=True)
+class Lost:
+    """Message: the work came to a halt that says nothing of the work; another attempt may go on with it."""
+
+    failure: Failure
+
+
+Message = Happened | Done | Failed | GaveUp | Lost
 
 
 def failure(error: errors.GraftError) -> Failure:

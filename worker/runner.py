@@ -24,7 +24,7 @@ from app.storage import Storage
 from worker import entry, kinds, messages
 from worker.crowd import AWAY, Crowd
 from worker.forkserver import Forkserver, NotStarted
-from worker.messages import Done, Failed, GaveUp, Happened, Message
+from worker.messages import Done, Failed, GaveUp, Happened, Lost, Message
 from worker.training.events import Event, Progress
 
 logger = logging.getLogger(__name__)
@@ -241,11 +241,13 @@ class _Attempt:
                 self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
             case GaveUp() if state == "pausing":
                 self._confirm_pause()
-            case GaveUp() | None if self._stopping.is_set():
+            case GaveUp() | Lost() | None if self._stopping.is_set():
                 self.give_back(_WORKER_STOPPED, counts=False)
             case GaveUp() | None if self._crowd.was_waiting:
                 self._clear()  # before another worker may begin anew there: nothing of such a job is gone on with
                 self.give_back(_GAVE_WAY, counts=False)
+            case Lost(failure):
+                self.give_back(failure, counts=True)
             case None if state == "pausing" and self._has_not_stopped():
                 self.give_back(_not_paused(self._settings.pause_grace_seconds), counts=False)
             case None if time.monotonic() - self._heard > self._settings.silence_seconds:

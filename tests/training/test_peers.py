@@ -29,7 +29,7 @@ from worker.training.data import Splits
 from worker.training.events import BatchShared, EpochFinished, Event, Progress, Resumed
 from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
-from worker.training.peers import Peers
+from worker.training.peers import PeerLost, Peers
 
 pytestmark = pytest.mark.usefixtures("forkserver")
 
@@ -163,6 +163,30 @@ def test_what_the_other_process_cannot_do_is_said_by_the_leading_one(splits: Spl
     with pytest.raises(errors.BadImage):
         fit.fit(build(), replace(given, feed=feed))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [1, 2])
+def test_where_another_process_is_killed_the_training_is_gone_on_with_later(
+    splits: Splits, tmp_path: Path, others: int
+) -> None:
+    descent = replace(DESCENT, batch_size=6)
+    whole = fit.fit(build(), fitting(splits, tmp_path / "whole", Recorder(), others=others, descent=descent))
+
+    def kill(event: Event) -> None:
+        if event == Progress("train", 18 + 12, 3 * 18):
+            killed, *_ = multiprocessing.active_children()
+            killed.kill()
+
+    given = fitting(splits, tmp_path / "parts", Recorder(), others=others, descent=descent)
+    with pytest.raises(PeerLost, match="one of the processes that share the training is gone"):
+        fit.fit(build(), replace(given, emit=kill))
+    assert not multiprocessing.active_children()
+    told = Recorder()
+    rest = fit.fit(build(), fitting(splits, tmp_path / "parts", told, others=others, descent=descent))
+    assert told.of(Resumed) == [Resumed(1, 0)]
+    values = whole.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in rest.state_dict().items())
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import signal
 from dataclasses import replace
 from datetime import datetime
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ from app.storage import Storage
 from tests import factories
 from tests.training.samples import Recorder, Stopped
 from tests.worker.conftest import Desk
-from tests.worker.test_runner import MANY_EPOCHS, job_processes, running, until
-from worker import child, kinds
+from tests.worker.test_runner import MANY_EPOCHS, files_left, job_processes, running, until
+from worker import child, entry, kinds
 from worker.forkserver import Forkserver
 from worker.ingest import ingest
 from worker.messages import GaveUp
 from worker.runner import Runner
 from worker.train import train
-from worker.training.events import BatchSplit, CheckpointSaved, Event, Progress, Resumed
+from worker.training.events import BatchSplit, CheckpointSaved, Emit, Event, Progress, Resumed
+from worker.training.peers import PeerLost
 from worker.works import IngestWork, TrainOutcome, TrainWork
 
 
@@ -166,6 +168,47 @@ def test_a_batch_that_would_take_too_much_of_a_cpu_is_computed_in_pieces_from_th
     assert plan.descent.batch_size == 32
     with pytest.raises(Stopped):
         train(replace(work, recipe=recipe, plan=plan), Recorder(BatchSplit(images=16)))
+
+
+def lose_a_peer(connection: Connection, kind: str, work: Any, *, threads: int, log_level: str) -> None:
+    """The process of a training that loses another one, which shares it, after the first epoch."""
+
+    def carry_out(work: TrainWork, emit: Emit) -> TrainOutcome:
+        def losing(event: Event) -> None:
+            emit(event)
+            if isinstance(event, CheckpointSaved):
+                raise PeerLost
+
+        return train(work, losing)
+
+    child._CARRIED_OUT["train"] = carry_out
+    child.main(connection, kind, work, threads=threads, log_level=log_level)
+
+
+def test_an_attempt_that_loses_a_process_which_shares_it_is_followed_by_another(
+    desk: Desk, runner: Runner, dataset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(entry, "main", lose_a_peer)
+        runner.run(job.id)
+    assert (desk.job(job.id).state, desk.job(job.id).attempt) == ("queued", 1)
+    runner.run(job.id)
+    assert desk.job(job.id).state == "succeeded"
+    assert desk.history(job.id).count("resumed") == 1
+
+
+def test_the_last_attempt_that_loses_a_process_which_shares_it_fails_the_job(
+    desk: Desk, runner: Runner, dataset_id: str, files: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=3, max_attempts=1)
+    monkeypatch.setattr(entry, "main", lose_a_peer)
+    runner.run(job.id)
+    ended = desk.job(job.id)
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error["code"] == "peer_lost"
+    assert files_left(files) == []
 
 
 def items(desk: Desk, files: Storage, dataset_id: str, number: int) -> list[str]:

@@ -77,7 +77,7 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
 
     Goes on after the last step that an earlier call with the same `workdir` has kept: all of them, if it was ended by
     an exception out of `emit`. Raises `Invalid` where there are too few images, `Diverged` where the loss is no number
-    any more and there is nothing to keep, and `BadImage`.
+    any more and there is nothing to keep, `PeerLost`, and `BadImage`.
     """
     if len(fitting.splits.train) < 2:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")

@@ -40,6 +40,8 @@ end. A function of a module, so that it can be found from another process."""
 _END = None
 _READY = "ready"
 _PATIENCE_SECONDS = 10.0
+_SETTLING_SECONDS = 1.0
+"""For each of the others to end after one of them has."""
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
@@ -73,6 +75,14 @@ class Peers:
 ALONE = Peers()
 
 
+class PeerLost(Exception):
+    """One of the processes that share a training has ended without a word, killed or crashed; another attempt may well
+    succeed."""
+
+    def __init__(self) -> None:
+        super().__init__("one of the processes that share the training is gone")
+
+
 @dataclass(frozen=True)
 class _Lost:
     """Message: this process cannot go on."""
@@ -88,7 +98,7 @@ class Group:
         self._connections = connections
         self._processes = processes
         self._watches: list[threading.Thread] = []
-        self._error: Exception | None = None
+        self._errors: list[Exception] = []
         self._is_lost = threading.Event()
         self._is_ending = False
 
@@ -100,7 +110,7 @@ class Group:
         return group
 
     def tell(self, message: Any) -> None:
-        """Give the others `message`. Raises `Unavailable` where one of them is gone."""
+        """Give the others `message`. Raises `PeerLost` where one of them is gone, or what made it go."""
         for connection in self._connections:
             try:
                 connection.send(message)
@@ -113,7 +123,7 @@ class Group:
             try:
                 message = connection.recv()
             except (EOFError, OSError) as error:
-                raise _gone() from error
+                raise PeerLost from error
             if isinstance(message, _Lost):
                 raise message.error
         for connection in self._connections:
@@ -149,10 +159,10 @@ class Group:
         try:
             message = connection.recv()
         except (EOFError, OSError):
-            message = _Lost(_gone())
+            message = _Lost(PeerLost())
         if not isinstance(message, _Lost):
             return
-        self._error = self._error or message.error
+        self._errors.append(message.error)
         self._is_lost.set()
         # With gloo the leading process notices by itself; NCCL would wait for as long as its own patience lasts.
         group = torch.distributed.group.WORLD
@@ -161,11 +171,12 @@ class Group:
 
     def _reason(self) -> Exception:
         self._is_lost.wait(_PATIENCE_SECONDS)
-        return self._error or _gone()
-
-
-def _gone() -> errors.Unavailable:
-    return errors.Unavailable("one of the processes that share the training is gone", code="peer_lost")
+        # Where one is gone, the others fail as well, and may say so before that is noticed.
+        for watch in self._watches:
+            watch.join(_SETTLING_SECONDS)
+        found = [*self._errors]
+        lost = (error for error in found if isinstance(error, PeerLost))
+        return next(lost, found[0] if found else PeerLost())
 
 
 def with_common_norms(network: Classifier, place: Peers) -> Classifier:
@@ -182,7 +193,7 @@ def gathered(follow: Follow, works: Sequence[tuple[torch.device, Any]], *, devic
     """One more process for each of `works`, where `follow` is run on it; inside, this process leads them, on `device`.
 
     They are gone afterwards, whatever happens inside, and when this process ends. `works` are pickled; nothing in them
-    is shared. Their devices must be of one type. Raises what makes one of the others fail.
+    is shared. Their devices must be of one type. Raises what makes one of the others fail, and `PeerLost`.
     """
     if not works:
         yield Group([], [])

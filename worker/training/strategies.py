@@ -100,8 +100,8 @@ def train(
     `feature_cache` may be shared by all trainings; `workdir` is this one's own, and a later call with the same one
     goes on where an interrupted call stopped. At most so many bytes of activations are kept in it. `others` are devices
     besides `device` that share the steps of the training, as far as the plan has any; on a CPU each batch is cut in so
-    many `pieces` for the same steps. Raises `Invalid`, `Unavailable`, `BadImage`, and `OutOfMemoryError` where even
-    less at a time has no room.
+    many `pieces` for the same steps. Raises `Invalid`, `Unavailable`, `BadImage`, `PeerLost`, and `OutOfMemoryError`
+    where even less at a time has no room.
     """
     _check(splits)
     if base is not None and plan.base is not None and plan.base.replay:
