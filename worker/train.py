@@ -3,6 +3,7 @@
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from app import errors, estimates, evaluation, planning, policy, ranking
+from app import errors, estimates, evaluation, files, planning, policy, ranking
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
@@ -91,7 +92,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         outlet=trained.classifier.outlet,
         calibration=_calibration(figures, trained),
     )
-    artifact.write(folder / _ARTIFACT, result, thumbnails=found.thumbnails)
+    _write(folder, result, thumbnails=found.thumbnails)
     return TrainOutcome(
         artifact=folder / _ARTIFACT,
         version_id=work.version_id,
@@ -103,6 +104,19 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         ranked=settled.ranked,
         is_optimised=work.is_optimised,
     )
+
+
+def _write(folder: Path, result: Artifact, *, thumbnails: Sequence[bytes]) -> None:
+    """Write the artifact of the attempt with this `folder`. Raises what the disk says where it has no room even so."""
+    try:
+        artifact.write(folder / _ARTIFACT, result, thumbnails=thumbnails)
+    except Exception as error:
+        if not files.is_of_full_disk(error):
+            raise
+        # What the attempt has kept on its way takes more, and would be of use only if all was lost now.
+        for name in (_ARTIFACT, _CHECKPOINTS, _SEARCH):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        artifact.write(folder / _ARTIFACT, result, thumbnails=thumbnails)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """What a worker makes of trouble that nobody planned: the job says what it was, and another attempt is not spoiled."""
 
+import errno
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from multiprocessing import Pipe
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 from sqlalchemy.orm import Session
 
 from app import errors
@@ -20,7 +23,9 @@ from app.db import Database, utc_now
 from app.jobs import leases
 from app.jobs.leases import Claim
 from app.limits import Search
+from app.models import artifact
 from app.models import service as models
+from app.models.artifact import Artifact
 from app.plan import resolve
 from app.recipe import Recipe
 from app.settings import Settings
@@ -168,6 +173,36 @@ def test_a_batch_that_would_take_too_much_of_a_cpu_is_computed_in_pieces_from_th
     assert plan.descent.batch_size == 32
     with pytest.raises(Stopped):
         train(replace(work, recipe=recipe, plan=plan), Recorder(BatchSplit(images=16)))
+
+
+@pytest.mark.parametrize("search", [None, Search(trials=2)])
+def test_a_model_that_has_no_room_besides_what_was_kept_on_the_way_takes_its_place(
+    search: Search | None,
+    desk: Desk,
+    dataset_id: str,
+    database: Database,
+    files: Storage,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = desk.submit_training(dataset_id, epochs=1, search=search)
+    with database.write() as session:
+        claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=60)
+        assert claim is not None
+        work: TrainWork = kinds.KINDS["train"].prepare(session, claim, settings, files)
+    write, folder = artifact.write, work.folder / work.version_id
+
+    def with_little_room(target: Path, made: Artifact, *, thumbnails: Sequence[bytes]) -> None:
+        is_crowded = any((folder / name).exists() for name in ("checkpoints", "search"))
+        write(target, made, thumbnails=thumbnails)
+        if is_crowded:
+            (target / artifact.MANIFEST).unlink()
+            raise safetensors.SafetensorError(f"I/O error: {os.strerror(errno.ENOSPC)}")
+
+    monkeypatch.setattr(artifact, "write", with_little_room)
+    outcome = train(work, Recorder())
+    assert artifact.read(outcome.artifact).labels == ("green", "red")
+    assert [path.name for path in folder.iterdir()] == ["artifact"]
 
 
 def lose_a_peer(connection: Connection, kind: str, work: Any, *, threads: int, log_level: str) -> None:
