@@ -273,6 +273,39 @@ def test_a_training_that_diverges_later_keeps_the_last_finished_epoch(
     assert all(torch.equal(values[name], finished.tensors[f"network.{name}"]) for name in values)
 
 
+@pytest.mark.parametrize("start_counts", [False, True])
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 3600.0])
+def test_where_the_disk_took_the_last_finished_epoch_no_more_an_earlier_one_is_kept(
+    checkpoint_seconds: float, start_counts: bool, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = build()
+    before.normalisation = Failing(AT_32, batches=1000)
+    with pytest.raises(Stopped):
+        fit.fit(before, fitting(splits, tmp_path / "stopped", Recorder(CheckpointSaved(1))))
+    first = checkpoint.load(tmp_path / "stopped", fingerprint="one")
+    assert first is not None
+    told, network, write = Recorder(), build(), checkpoint.write
+
+    def with_little_room(path: Path, content: bytes) -> None:
+        if len(told.of(EpochFinished)) == 2:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(fit, "_CHECKPOINT_SECONDS", checkpoint_seconds)
+    monkeypatch.setattr(checkpoint, "write", with_little_room)
+    network.normalisation = Failing(AT_32, batches=7)
+    given = replace(fitting(splits, tmp_path / "failing", told), start_counts=start_counts)
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    fit.fit(network, given)
+    end = {name: first.tensors[f"network.{name}"] for name in start}
+    chosen = [event for event in told.events if isinstance(event, StartKept | WeightsMixed)]
+    assert [event.end_loss for event in chosen] == [told.of(EpochFinished)[0].tempered_loss] * len(chosen)
+    share = next((event.share if isinstance(event, WeightsMixed) else 0.0 for event in chosen), 1.0)
+    kept = TrainingDiverged(3, kept_epoch=1 if share else 0, is_mixed=0 < share < 1)
+    assert told.of(TrainingDiverged) == [kept]
+    assert equal(network.state_dict(), between.mixed(start, end, share))
+
+
 @pytest.mark.parametrize("is_resumed", [False, True])
 @pytest.mark.parametrize("is_swapped", [False, True])
 def test_where_a_training_diverges_later_the_start_and_the_last_finished_epoch_compete(

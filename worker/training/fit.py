@@ -183,12 +183,18 @@ class _Training:
         return True
 
     def _go_back(self) -> bool:
-        """To the end of the last finished epoch; and say whether there is one."""
-        epoch = self._position.epochs
-        tensors = checkpoint.load_epoch(self._fitting.workdir, epoch) if epoch else None
+        """To the end of the last finished epoch, or where that was not kept, of the last one that was; and say whether
+        there is one."""
+        workdir, reached = self._fitting.workdir, self._position.epochs
+        tensors = checkpoint.load_epoch(workdir, reached) if reached else None
+        if tensors is None:
+            kept = checkpoint.load(workdir, fingerprint=self._fitting.fingerprint)
+            reached = 0 if kept is None else kept.position.epochs
+            tensors = checkpoint.load_epoch(workdir, reached) if reached else None
+            self._last = None  # which is of the epoch that was not kept
         if tensors is not None:
             self._learner.restore(tensors)
-            self._position, self._losses = Position(epochs=epoch, steps=0, loss=0.0), []
+            self._position, self._losses = Position(epochs=reached, steps=0, loss=0.0), []
         return tensors is not None
 
     def follow(self, positions: Iterable[Position]) -> None:
