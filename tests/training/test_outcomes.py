@@ -1,5 +1,6 @@
 """What a training turned out to keep, in the words of its plan."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,22 @@ def carried_out(recipe: Recipe, told: Event, probabilities: NDArray[np.float64])
 def test_what_is_kept_of_trained_layers_is_said(told: Event, said: str) -> None:
     (reason,) = carried_out(Recipe(backbone="tinynet", strategy="full"), told, sure(TARGETS))
     assert said in reason
+
+
+def test_how_far_a_training_has_come_is_not_held_until_its_end() -> None:
+    made = trained(SPLITS, count=40, classes=4)
+    first: list[weakref.ref[Progress]] = []
+
+    def carry_out(emit: Emit) -> Trained:
+        step = Progress("train", 1, 2)
+        first.append(weakref.ref(step))
+        emit(step)
+        del step
+        assert first[0]() is None
+        return made
+
+    outcomes.noted(carry_out, lambda _event: None, TARGETS)
+    assert first
 
 
 def test_with_patience_the_epoch_is_said() -> None:

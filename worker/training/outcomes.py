@@ -17,6 +17,7 @@ from worker.training.events import (
     FeaturesSelected,
     NotKept,
     OldLabelsRaised,
+    Progress,
     StageChosen,
     StartKept,
     StoppedEarly,
@@ -36,7 +37,8 @@ def noted(carry_out: Callable[[Emit], Trained], emit: Emit, targets: NDArray[np.
 
     def noting(event: Event) -> None:
         emit(event)
-        told.append(event)
+        if not isinstance(event, Progress):  # of which there may be millions
+            told.append(event)
 
     trained = carry_out(noting)
     reasons = (*trained.plan.reasons, *_outcome(trained, told), *_doubts(trained, targets))
