@@ -22,8 +22,9 @@ from worker import analyse, searching
 from worker.searching import SearchWork
 from worker.training import trials
 from worker.training.data import Splits
-from worker.training.events import Emit, Event, SearchEnded, TrialFinished
+from worker.training.events import Emit, Event
 from worker.training.rivals import Trained
+from worker.training.searchevents import SearchEnded, TrialFinished
 
 
 @dataclass(frozen=True)

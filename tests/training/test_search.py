@@ -30,13 +30,11 @@ from worker.training.events import (
     Event,
     Progress,
     Resumed,
-    SearchEnded,
-    TrialFinished,
-    TrialStarted,
 )
 from worker.training.learner import Diverged
 from worker.training.rivals import Trained
 from worker.training.search import Searching
+from worker.training.searchevents import SearchEnded, TrialFinished, TrialStarted
 from worker.training.trials import State
 
 RECIPE = Recipe(backbone="tinynet", strategy="scratch", epochs=4, batch_size=6, search=Search(trials=6))

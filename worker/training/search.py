@@ -24,11 +24,10 @@ from worker.training.events import (
     Evaluated,
     Event,
     Progress,
-    SearchEnded,
-    TrialStarted,
 )
 from worker.training.learner import Diverged
 from worker.training.rivals import Trained
+from worker.training.searchevents import SearchEnded, TrialStarted
 from worker.training.trials import FIRST, Outcome, Running, State, Trial
 
 CHANCE = 0.05

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from app.wording import counted, percent
-from worker.training.events import SearchEnded, TrialFinished
+from worker.training.searchevents import SearchEnded, TrialFinished
 from worker.training.trials import FIRST, Outcome, State, Trial
 
 
