@@ -264,7 +264,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
             told_of_views,
-            *_about_single_view(views, descent),
+            *about_single_view(views, descent),
             *descents.told(descent, recipe, version, network),
             *_about_end(reinit, descent),
         ),
@@ -292,7 +292,8 @@ def _views(
     return views, f"{_ONCE}, for {counted(views, 'view')} of each image in place of {wanted}, and kept: {limit}."
 
 
-def _about_single_view(views: int, descent: Descent) -> Iterator[str]:
+def about_single_view(views: int, descent: Descent) -> Iterator[str]:
+    """The sentence about what it means to keep so many `views` of each image, where it is a single one."""
     if views == 1 and descent.augmentation.changes_images:
         yield "A single view is the one that serving sees, so no image is changed."
 

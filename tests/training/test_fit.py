@@ -24,7 +24,10 @@ from worker.training.data import Splits
 from worker.training.events import (
     CheckpointNotKept,
     CheckpointSaved,
+    CutShort,
+    Enough,
     EpochFinished,
+    EpochKept,
     Event,
     Progress,
     Resumed,
@@ -394,6 +397,24 @@ def test_what_comes_back_is_the_last_epoch_and_with_patience_the_best(splits: Sp
     assert best.validation_loss < ran.epochs[-1].validation_loss
     assert losses(ran.network, swapped) == pytest.approx((best.validation_accuracy, best.validation_loss), abs=1e-5)
     assert json.loads((tmp_path / "checkpoint.json").read_text())["best"]["epoch"] == best.epoch
+    assert ran.told.events[-1] == EpochKept(best.epoch)
+
+
+def test_a_training_with_patience_that_is_cut_short_says_which_epoch_is_kept(splits: Splits, tmp_path: Path) -> None:
+    swapped = replace(splits, validation=samples.swapped(splits.validation))
+    told = Recorder()
+
+    def enough(event: Event) -> None:
+        told(event)
+        if event == MID_EPOCH:
+            raise Enough
+
+    given = fitting(swapped, tmp_path, told, descent=replace(DESCENT, patience=6))
+    network = fit.fit(build(), replace(given, emit=enough))
+    best = max(told.of(EpochFinished), key=lambda told: (told.validation_accuracy, -told.validation_loss))
+    assert told.of(CutShort) == [CutShort(epoch=2, epochs=4)]
+    assert told.events[-1] == EpochKept(best.epoch)
+    assert losses(network, swapped) == pytest.approx((best.validation_accuracy, best.validation_loss), abs=1e-5)
 
 
 def test_the_network_comes_back_in_evaluation_mode_and_knows_the_colours(splits: Splits, tmp_path: Path) -> None:
@@ -488,6 +509,7 @@ def test_a_training_without_patience_left_ends_early_and_says_so(splits: Splits,
     ran = run(swapped, tmp_path, descent=descent)
     (stopped,) = ran.told.of(StoppedEarly)
     assert stopped.epoch == stopped.best_epoch + 2 == ran.epochs[-1].epoch < 30
+    assert ran.told.of(EpochKept) == []
 
 
 def test_what_is_frozen_stays_as_it_was_through_a_whole_training(splits: Splits, tmp_path: Path) -> None:

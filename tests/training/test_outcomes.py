@@ -14,6 +14,7 @@ from tests.training.test_strategies import plan_for
 from worker.training import evaluate, outcomes
 from worker.training.events import (
     Emit,
+    EpochKept,
     Event,
     FeaturesSelected,
     Progress,
@@ -97,6 +98,10 @@ def test_with_patience_the_epoch_is_said() -> None:
     recipe = Recipe(backbone="tinynet", strategy="full", patience=2)
     (reason,) = carried_out(recipe, StoppedEarly(epoch=7, best_epoch=5), sure(TARGETS))
     assert reason == "The training ended early, with epoch 7; kept is the network after epoch 5."
+    (reason,) = carried_out(recipe, EpochKept(5), sure(TARGETS))
+    assert reason == "Kept is the network after epoch 5, which did best."
+    (reason,) = carried_out(recipe, EpochKept(0), sure(TARGETS))
+    assert reason == "Kept is the network with which it began, which did best."
 
 
 def test_the_features_that_were_chosen_are_named() -> None:

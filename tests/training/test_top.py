@@ -45,6 +45,7 @@ from worker.training.runtime import Compiled, Frozen
 
 LABELS = ("red", "blue")
 FOR_CHECKPOINTS = "the disk has room for the checkpoints, and no more"
+SINGLE = "A single view is the one that serving sees, so no image is changed."
 FAMILIES = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet"]
 
 
@@ -184,19 +185,24 @@ def test_an_interrupted_training_of_the_top_ends_as_if_nothing_had_happened(
     assert all(torch.equal(value, rest.classifier.state()[name]) for name, value in whole.classifier.state().items())
 
 
+@pytest.mark.parametrize("views", [1, 2])
 def test_a_disk_without_room_costs_time_and_not_the_training(
-    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    views: int, splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_arguments: object, **_named: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(table, "reserve", full)
     told = Recorder()
-    trained = train(splits, plan_for(splits, recipe()), *resnet, tmp_path, told)
+    plan = plan_for(splits, recipe(views=views))
+    assert (SINGLE in plan.reasons) == (views == 1)
+    trained = train(splits, plan, *resnet, tmp_path, told)
 
     reason = "[Errno 28] No space left on device"
     assert told.of(NotKept) == [NotKept(reason)]
     assert f"What the frozen stages give was computed anew in each epoch after all: {reason}." in trained.plan.reasons
+    assert SINGLE not in trained.plan.reasons
+    assert trained.plan.views == 0
     assert told.of(FeaturesNotKept) == [FeaturesNotKept(reason)]
     count = len(splits.train)
     assert Progress("features", count, count) in told.of(Progress)
@@ -213,6 +219,8 @@ def test_fewer_views_than_planned_are_told(
     trained = train(splits, plan, *resnet, tmp_path, told, room=of_a_view)
 
     assert "There was room for 1 of 2 views of each image." in trained.plan.reasons
+    assert SINGLE in trained.plan.reasons
+    assert trained.plan.views == 1
     assert told.of(ViewsLimited) == [ViewsLimited(views=1, wanted=2)]
     assert not told.of(NotKept)
 

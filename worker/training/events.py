@@ -203,6 +203,14 @@ class StoppedEarly:
 
 
 @dataclass(frozen=True)
+class EpochKept:
+    """With patience, and with no epoch left to train: what is kept are the values after this epoch, which did best; 0
+    for those before the first step."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
 class CutShort:
     """The training was to end with what it had, after so many of its epochs, and perhaps in the midst of one."""
 

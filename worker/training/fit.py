@@ -29,6 +29,7 @@ from worker.training.events import (
     Emit,
     Enough,
     EpochFinished,
+    EpochKept,
     Event,
     Progress,
     Resumed,
@@ -162,7 +163,14 @@ class _Training:
             end, epoch = between.mixed(best, end, share), epoch if share else self._best.epoch
         if self._diverged is not None:
             self._fitting.emit(TrainingDiverged(self._diverged, kept_epoch=epoch, is_mixed=0 < share < 1))
+        elif self._best is not None and self._descent.patience is not None and self._has_come_to_its_end:
+            self._fitting.emit(EpochKept(epoch))
         return end
+
+    @property
+    def _has_come_to_its_end(self) -> bool:
+        """Whether there was no epoch left to train, and not just no patience."""
+        return self._is_enough or self._position.epochs == self._descent.epochs
 
     def _descend(self) -> bool:
         """Do all epochs that are left, or all before the training diverges, and say whether the network after the last

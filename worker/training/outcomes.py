@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import evaluation
+from app.plan import Plan, about_single_view
 from app.wording import counted
 from worker.training import evaluate
 from worker.training.events import (
     BaseHasSeen,
     CutShort,
     Emit,
+    EpochKept,
     Event,
     FeaturesSelected,
     NotKept,
@@ -41,8 +43,24 @@ def noted(carry_out: Callable[[Emit], Trained], emit: Emit, targets: NDArray[np.
             told.append(event)
 
     trained = carry_out(noting)
-    reasons = (*trained.plan.reasons, *_outcome(trained, told), *_doubts(trained, targets))
-    return replace(trained, plan=replace(trained.plan, reasons=reasons))
+    plan = _as_carried_out(trained.plan, told)
+    reasons = (*plan.reasons, *_outcome(trained, told), *_doubts(trained, targets))
+    return replace(trained, plan=replace(plan, reasons=reasons))
+
+
+def _as_carried_out(plan: Plan, told: list[Event]) -> Plan:
+    """`plan` with the views of each image that were kept in the end, and without what it says of others."""
+    views = _kept_views(plan, told)
+    if views == plan.views or plan.descent is None:
+        return plan
+    untrue = {*about_single_view(plan.views, plan.descent)} - {*about_single_view(views, plan.descent)}
+    return replace(plan, views=views, reasons=tuple(reason for reason in plan.reasons if reason not in untrue))
+
+
+def _kept_views(plan: Plan, told: list[Event]) -> int:
+    if any(isinstance(event, NotKept) for event in told):
+        return 0
+    return next((event.views for event in told if isinstance(event, ViewsLimited)), plan.views)
 
 
 def _outcome(trained: Trained, told: list[Event]) -> Iterator[str]:
@@ -50,8 +68,7 @@ def _outcome(trained: Trained, told: list[Event]) -> Iterator[str]:
     for event in told:
         yield from _said(event)
         yield from _said_of_base(event)
-        if isinstance(event, NotKept) and plan.views:
-            yield f"What the frozen stages give was computed anew in each epoch after all: {event.reason}."
+        yield from _said_of_views(event, plan, told)
     competes = plan.strategy in ("top", "full") and plan.reinit == "none"
     is_open = competes and plan.descent is not None and plan.descent.patience is None
     if is_open and not any(isinstance(event, _DECIDING) for event in told):
@@ -79,13 +96,22 @@ def _said(event: Event) -> Iterator[str]:
             )
         case CutShort(epoch, epochs):
             yield f"The training was ended before its time, after {epoch} of {counted(epochs, 'epoch')}."
-        case ViewsLimited(views, wanted):
-            yield f"There was room for {views} of {wanted} views of each image."
+        case EpochKept(epoch):
+            yield f"Kept is {_after(epoch)}, which did best."
         case StoppedEarly(epoch, best):
             yield f"The training ended early, with epoch {epoch}; kept is {_after(best)}."
         case TrainingDiverged(epoch, kept, is_mixed) if kept is not None:
             what = f"a mixture of {_after(0)} and {_after(kept)}" if is_mixed else _after(kept)
             yield f"The training diverged in epoch {epoch}; kept is {what}. A lower learning rate may do better."
+
+
+def _said_of_views(event: Event, plan: Plan, told: list[Event]) -> Iterator[str]:
+    match event:
+        case ViewsLimited(views, wanted) if views == _kept_views(plan, told) and plan.descent is not None:
+            yield f"There was room for {views} of {wanted} views of each image."
+            yield from about_single_view(views, plan.descent)
+        case NotKept(reason) if plan.views:
+            yield f"What the frozen stages give was computed anew in each epoch after all: {reason}."
 
 
 def _said_of_base(event: Event) -> Iterator[str]:
