@@ -170,6 +170,27 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     assert same(rest, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "size"), [("googlenet", 64), ("efficientnet_b0", 32)])
+def test_auxiliary_heads_and_blocks_that_are_left_out_at_random_go_on_as_if_nothing_had_happened(
+    splits: Splits, backbone: str, size: int, tmp_path: Path
+) -> None:
+    descent = replace(DESCENT, epochs=2)
+    feed = images(splits, descent, SEED, preprocessing=replace(AT_32, resize=size, crop=size))
+
+    def trained(folder: str, told: Recorder) -> Classifier:
+        given = fitting(splits, tmp_path / folder, told, descent=descent)
+        return fit.fit(build(backbone), replace(given, feed=feed))
+
+    whole = trained("whole", Recorder())
+    with pytest.raises(Stopped):
+        trained("parts", Recorder(Progress("train", 18 + 12, 2 * 18)))
+    told = Recorder()
+    rest = trained("parts", told)
+    assert told.of(Resumed) == [Resumed(1, 2)]
+    assert equal(rest.state_dict(), whole.state_dict())
+
+
 def test_a_training_may_be_interrupted_over_and_over(splits: Splits, tmp_path: Path) -> None:
     whole = run(splits, tmp_path / "whole")
     for epoch in (1, 2, 3, 4):
