@@ -136,6 +136,8 @@ class Directory:
         self._swapping = threading.Lock()
         self._is_away = False
         self._began = -float("inf")
+        self._first: Future[None] = Future()
+        self._first.set_running_or_notify_cancel()  # one who gives up waiting cancels it for none
         # What callers tell the thread, under the condition.
         self._changed = threading.Condition()
         self._wanted: Future[bool] | None = None
@@ -183,6 +185,10 @@ class Directory:
         """Make sure that what was committed before this call is known; False where the database does not answer, so
         that it will be known later."""
         return self._seen(self._look(is_urgent=True))
+
+    async def known(self) -> None:
+        """Wait until the registry was loaded, for as long as that takes."""
+        await asyncio.wrap_future(self._first)
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with each new snapshot, in their order, and with the present one now. It is waited
@@ -271,3 +277,5 @@ class Directory:
                     listener(snapshot)
                 except Exception:  # of one listener, which the others and the thread survive
                     logger.exception("a listener failed on revision %d of the registry", snapshot.revision)
+        if not self._first.done():
+            self._first.set_result(None)

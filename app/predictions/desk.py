@@ -80,10 +80,11 @@ class Desk:
             _import_soon()
 
     async def warm_up(self, seconds: float) -> None:
-        """Wait until each of the versions that are kept in memory is there or could not be loaded, but no longer than
-        `seconds`."""
+        """Wait until it is known which versions are kept in memory, and each of them is there or could not be loaded,
+        but no longer than `seconds`."""
         try:
             async with asyncio.timeout(seconds):
+                await self.directory.known()
                 for version in self.kept_loaded:
                     with suppress(errors.Unavailable):
                         await self.engine.prepare(version)

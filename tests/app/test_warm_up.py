@@ -2,11 +2,15 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import InvalidRequestError
 
 from app.settings import Settings
 from tests import factories
@@ -16,6 +20,8 @@ from tests.problems import problem
 
 PATIENCE = 60.0
 PHOTO = factories.image(factories.COLOURS["red"])
+_LOOKS = 5
+"""At a database that is away, after which a process that did not wait for it would listen long since."""
 
 
 @pytest.fixture
@@ -52,26 +58,91 @@ def hold_up(path: Path) -> Callable[[Callable[[], object]], None]:
     return go_on
 
 
-def test_it_listens_once_what_it_keeps_is_loaded(given: Settings) -> None:
-    go_on = hold_up(manifest(given))
+@dataclass
+class Starting:
+    """A process that is being started, and is asked whether it is ready as soon as it listens."""
+
+    thread: threading.Thread
+    listens: threading.Event
+    answers: list[httpx.Response]
+
+
+@contextmanager
+def starting(given: Settings) -> Iterator[Starting]:
+    """At the end it must have come to listen."""
     listens, is_over = threading.Event(), threading.Event()
-    found: list[httpx.Response] = []
-    early: list[bool] = []
+    answers: list[httpx.Response] = []
 
     def run() -> None:
         with serving.started(given, warm_seconds=PATIENCE) as here:
             listens.set()
-            found.append(httpx.get(f"{here.url}/v2/health/ready", timeout=60))
+            answers.append(httpx.get(f"{here.url}/v2/health/ready", timeout=60))
             assert is_over.wait(PATIENCE)
 
-    process = threading.Thread(target=run)
-    process.start()
-    go_on(lambda: early.append(listens.is_set()))
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield Starting(thread, listens, answers)
     assert listens.wait(PATIENCE)
     is_over.set()
-    process.join()
+    thread.join()
+
+
+class Away:
+    """While it lasts, every statement of this process fails, as where the server of the database is gone."""
+
+    def __init__(self) -> None:
+        self.refused = threading.Semaphore(0)
+        event.listen(Engine, "before_cursor_execute", self._refuse)
+
+    def end(self) -> None:
+        event.remove(Engine, "before_cursor_execute", self._refuse)
+
+    def _refuse(self, *_: object) -> None:
+        self.refused.release()
+        raise ConnectionError("gone")
+
+
+@pytest.fixture
+def away(given: Settings) -> Iterator[Away]:
+    """From when there is what `given` says."""
+    assert given.data_dir.is_dir()
+    away = Away()
+    yield away
+    with suppress(InvalidRequestError):  # where the test has ended it
+        away.end()
+
+
+def test_it_listens_once_what_it_keeps_is_loaded(given: Settings) -> None:
+    go_on = hold_up(manifest(given))
+    early: list[bool] = []
+    with starting(given) as process:
+        go_on(lambda: early.append(process.listens.is_set()))
     assert early == [False]
-    assert [answer.json() for answer in found] == [{"ready": True}]
+    assert [answer.json() for answer in process.answers] == [{"ready": True}]
+
+
+def test_where_the_database_is_away_it_listens_once_that_is_back_and_what_it_keeps_is_loaded(
+    given: Settings, away: Away
+) -> None:
+    go_on = hold_up(manifest(given))
+    early: list[bool] = []
+    with starting(given) as process:
+        for _ in range(_LOOKS):
+            assert away.refused.acquire(timeout=PATIENCE)
+        early.append(process.listens.is_set())
+        away.end()
+        go_on(lambda: early.append(process.listens.is_set()))
+    assert early == [False, False]
+    assert [answer.json() for answer in process.answers] == [{"ready": True}]
+
+
+def test_where_the_database_stays_away_it_is_not_ready_until_that_is_back(given: Settings, away: Away) -> None:
+    with serving.started(given, warm_seconds=0.01) as here, httpx.Client(base_url=here.url, timeout=60) as http:
+        assert problem(http.get("/v2/health/ready"), 503)["code"] == "registry_unknown"
+        away.end()
+        headers = {"Content-Type": "image/png", "X-Request-Timeout": "60"}
+        assert http.post("/v1/models/insects/predict", content=PHOTO, headers=headers).status_code == 200
+        assert http.get("/v2/health/ready").json() == {"ready": True}
 
 
 def test_it_waits_no_longer_than_it_may(given: Settings, caplog: pytest.LogCaptureFixture) -> None:
