@@ -142,6 +142,9 @@ class Machine:
     name: str
     """Of its CPU or GPU."""
     threads: int
+    int8_saturates: bool | None = None
+    """Whether its CPU adds products of 8 bits in 16, where two may not fit, so that weights in int8 have 7 bits; None
+    for GPUs and for optimisations of old."""
 
 
 @described

@@ -61,7 +61,8 @@ def read(folder: Path) -> Optimised:
         if changed:
             raise errors.Unavailable(f"the optimisation has changed since it was written: {', '.join(changed)}")
         arrays = safetensors.numpy.load_file(folder / _CHECK)
-        return Optimised(report(folder), Check(arrays.pop(_IMAGES), arrays))
+        found = report(folder)
+        return Optimised(found, Check(arrays.pop(_IMAGES), arrays, found.machine))
 
 
 @contextmanager

@@ -244,6 +244,7 @@ def test_a_form_that_cannot_be_run_is_followed_by_the_next(
 def test_a_model_that_failed_in_a_pass_is_not_ready_until_it_is_loaded_in_its_next_form(
     versions: Versions, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     version = replace(versions.add("model"), serving=Serving(None, ("torch-bf16", "torch-fp32")))
     run = in_torch.InTorch.run
     failing: set[in_torch.InTorch] = set()

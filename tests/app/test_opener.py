@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from tests.app.test_optimisation import form
 
 VERSION = Served("mv_1", "insects", 1, Serving("opt_1", ("onnxruntime-fp32", "torch-fp32")))
 FORMS = (form("torch", "fp32", 10), form("onnxruntime", "fp32", 20))
+MADE_ON = MeasuredOn("cpu", "a CPU", 1)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def storage(tmp_path: Path) -> Storage:
     folder = storage.optimisation("opt_1")
     folder.mkdir()
     (folder / "fp32.onnx").write_bytes(factories.onnx_of(storage.model_version("mv_1")))
-    report = Report(MeasuredOn("cpu", "a CPU", 1), 2, 1.0, Tolerance(), FORMS, optimisation.order(FORMS))
+    report = Report(MADE_ON, 2, 1.0, Tolerance(), FORMS, optimisation.order(FORMS))
     optimised.write(folder, Optimised(report, Check(images, {"onnxruntime-fp32": logits})))
     return storage
 
@@ -264,6 +266,57 @@ def test_a_form_that_answers_otherwise_than_it_did_is_passed_over(
     optimised.write(folder, Optimised(found.report, Check(found.check.images, moved)))
     assert source.open(VERSION).form.name == "torch-fp32"
     assert "insects@1: onnxruntime-fp32 does not run (its answers here are" in caplog.text
+
+
+def serve_first(
+    storage: Storage, name: Literal["onnxruntime-int8", "torch-bf16"], *, made_on: MeasuredOn = MADE_ON
+) -> Served:
+    """The version, to be run in that form, which was made on such a machine, and then by ONNX Runtime in fp32."""
+    folder = storage.optimisation("opt_1")
+    found = optimised.read(folder)
+    shutil.copy(folder / in_onnx.NAMES["fp32"], folder / in_onnx.NAMES["int8"])
+    first = form("onnxruntime", "int8", 30) if name == "onnxruntime-int8" else form("torch", "bf16", 30)
+    report = replace(found.report, machine=made_on, forms=(*FORMS, first), order=(name, *found.report.order))
+    optimised.write(folder, replace(found, report=report))
+    return replace(VERSION, serving=Serving("opt_1", report.order))
+
+
+@pytest.mark.parametrize(
+    ("saturated", "here", "served"),
+    [
+        (False, {}, "onnxruntime-fp32"),
+        (False, {"avx512_vnni": True}, "onnxruntime-int8"),
+        (True, {}, "onnxruntime-int8"),
+        (None, {}, "onnxruntime-int8"),
+    ],
+)
+def test_weights_of_8_bits_are_passed_over_where_their_sums_saturate_as_they_did_not_where_they_were_made(
+    source: FromStorage,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    saturated: bool | None,
+    here: dict[str, bool],
+    served: str,
+) -> None:
+    version = serve_first(storage, "onnxruntime-int8", made_on=replace(MADE_ON, int8_saturates=saturated))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: here)
+    assert source.open(version).form.name == served
+    is_passed_over = served != "onnxruntime-int8"
+    assert ("insects@1: onnxruntime-int8 does not run (its weights have 8 bits" in caplog.text) == is_passed_over
+    counted = b'graft_runtime_fallbacks_total{form="onnxruntime-int8"} 1.0'
+    assert (counted in source.metrics.text()) == is_passed_over
+
+
+@pytest.mark.parametrize(("has_half", "served"), [(True, "torch-bf16"), (False, "onnxruntime-fp32")])
+def test_bf16_is_passed_over_on_a_cpu_without_it(
+    source: FromStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch, *, has_half: bool, served: str
+) -> None:
+    version = serve_first(storage, "torch-bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_half})
+    assert source.open(version).form.name == served
+    assert (b'graft_runtime_fallbacks_total{form="torch-bf16"} 1.0' in source.metrics.text()) != has_half
 
 
 def test_the_plain_form_is_run_however_a_machine_rounds(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from app import errors, optimisation
@@ -83,6 +84,15 @@ def test_forms_that_are_close_are_ordered_by_what_they_do_in_turn(
     fastest = max(speeds, key=lambda name: speeds[name].images_per_second)
     assert report.order[0] == fastest
     assert told.of(FormsOrdered)[0].order == report.order
+
+
+@pytest.mark.parametrize("has_vnni", [True, False])
+def test_the_report_says_whether_sums_in_int8_saturate_where_it_was_made(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch, *, has_vnni: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": has_vnni})
+    report = compare.compare(subject, replace(setting, forms=()), samples.Recorder()).report
+    assert report.machine.int8_saturates is not has_vnni
 
 
 def test_each_form_is_timed_as_long_as_is_set(

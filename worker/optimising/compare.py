@@ -35,7 +35,6 @@ _JUDGED_ON = 512
 """Validation images that tell whether a way of quantising will do; the forms themselves are run on all."""
 _CHECKED_BY = 4
 _OF_ONNX = ("onnxruntime", "openvino", "tensorrt")
-_ELSEWHERE = "this machine's CPU or GPU does not run it"
 _SEED = 0
 
 
@@ -107,15 +106,17 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
             if found is not None:
                 logits[form.name] = found
     measured = bench.run_in_turn(measured)
-    measured.extend(bench.refused(form, _ELSEWHERE) for form in setting.elsewhere)
+    measured.extend(bench.refused(form, opening.ELSEWHERE) for form in setting.elsewhere)
     order = optimisation.order(measured)
     emit(FormsOrdered(order))
+    device = torch.device(setting.machine.device)
     machine = optimisation.Machine(
-        "cuda" if torch.device(setting.machine.device).type == "cuda" else "cpu",
+        "cuda" if device.type == "cuda" else "cpu",
         setting.machine_name,
         setting.machine.threads,
+        int8_saturates=None if device.type == "cuda" else opening.saturates(),
     )
-    is_partial = not {*opening.usual_forms(torch.device(setting.machine.device))} <= {PLAIN, *setting.forms}
+    is_partial = not {*opening.usual_forms(device)} <= {PLAIN, *setting.forms}
     temperature = subject.scale.temperature
     report = Report(machine, len(images), temperature, setting.tolerance, tuple(measured), order, is_partial)
     return Optimised(report, _check(images, logits))
@@ -265,7 +266,7 @@ class _Bench:
             emit=self.emit,
         )
         target = self._path("int8")
-        quantiser = Quantiser(self._path("fp32"), seen, small_range=quantise.saturates(), emit=self.emit)
+        quantiser = Quantiser(self._path("fp32"), seen, small_range=opening.saturates(), emit=self.emit)
         places = pixels.spread(len(self.images), most=_JUDGED_ON, seed=_SEED)
         images, targets, expected = self.images[places], plain.targets[places], plain.answers.at(places)
         plainly = measure.figures(expected, expected, targets, scale)

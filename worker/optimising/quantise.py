@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -54,7 +53,7 @@ range."""
 
 class Quantiser:
     """Makes a network in float one in int8, the ranges of activations those of the images `seen (N, H, W, 3)`.
-    `small_range` leaves a bit of the weights unused, which see `saturates`."""
+    `small_range` leaves a bit of the weights unused, for CPUs on which sums of products of 8 bits saturate."""
 
     def __init__(self, network: Path, seen: NDArray[np.uint8], *, small_range: bool, emit: Emit) -> None:
         self._network, self._seen = network, seen
@@ -83,12 +82,6 @@ class Quantiser:
                 if self._fitted is None:
                     self._fitted = rounding.rounded(prepared, target, self._seen, self._emit)
                 rounding.put(target, self._fitted)
-
-
-def saturates() -> bool:
-    """Whether this CPU adds products of 8 bits in 16, where two of them may not fit (x86 without VNNI)."""
-    found = torch.cpu.get_capabilities()
-    return not any(found.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
 
 
 class _Seen(CalibrationDataReader):  # type: ignore[misc]
