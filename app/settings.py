@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     runtime: str = "auto"
     """Which of the forms that a version was built in this process runs, whatever was measured: torch, torch-winograd,
     torch-compiled, onnxruntime, openvino, tensorrt; `auto` leaves it to what was measured and pinned. Versions without
-    one run as with `auto`."""
+    such a form run in torch in fp32."""
     precision: str = "auto"
     """... and in which precision: fp32, bf16, fp16, int8."""
 
