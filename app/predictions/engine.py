@@ -14,7 +14,8 @@ from app.models.service import Served
 from app.predictions.lanes import Lane
 from app.predictions.loaded import Answer, Given, Loaded
 from app.predictions.scheduler import Scheduler
-from app.predictions.shelf import Shelf, Standing
+from app.predictions.shelf import Shelf
+from app.predictions.standing import Standing
 from app.predictions.tickets import Ticket, too_late
 
 logger = logging.getLogger(__name__)

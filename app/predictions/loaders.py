@@ -3,31 +3,26 @@
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+
+Work = Callable[[], None]
+"""It raises nothing."""
 
 
 class Loaders:
-    """So many at once, in the order of asking; each thread calls `prepare` first. For any thread."""
+    """So many threads that do one thing after the other, each what `next_work` gives it, until that is None; each calls
+    `prepare` first."""
 
-    def __init__(self, count: int, *, prepare: Callable[[], None]) -> None:
+    def __init__(self, count: int, *, prepare: Callable[[], None], next_work: Callable[[], Work | None]) -> None:
         self._prepare = prepare
-        self._asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._is_closed = False
+        self._next_work = next_work
         self._threads = [
             threading.Thread(target=self._run, name=f"load {number}", daemon=True) for number in range(count)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Have `work` done, which raises nothing."""
-        self._asked.put(work)
-
-    def close(self, *, seconds: float) -> None:
-        """Begin nothing more, and wait so long for what is under way."""
-        self._is_closed = True
-        for _ in self._threads:
-            self._asked.put(None)
+    def join(self, *, seconds: float) -> None:
+        """Wait so long for what is under way."""
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -38,11 +33,10 @@ class Loaders:
             pass
 
     def _work_once(self) -> bool:
-        """What was asked for next, waited for; False at the end. Whoever waits is not to know what was loaded last,
-        which would stay in memory."""
-        work = self._asked.get()
+        """Whether there was something to do. Whoever waits for it is not to know what was loaded last, which would stay
+        in memory."""
+        work = self._next_work()
         if work is None:
             return False
-        if not self._is_closed:
-            work()
+        work()
         return True

@@ -1,6 +1,7 @@
 """The shelf: what classifiers take of the memory that there is for them."""
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,9 @@ from tests.app.test_scheduler import Net, loaded, until
 
 PATIENCE = 60.0
 BUDGET = 100
-FIRST, SECOND, THIRD, FOURTH = (Served(name, name, 1) for name in ("first", "second", "third", "fourth"))
+FIRST, SECOND, THIRD, FOURTH, SMALL = (
+    Served(name, name, 1) for name in ("first", "second", "third", "fourth", "small")
+)
 
 
 @dataclass
@@ -28,6 +31,8 @@ class Machine:
     """Where classifiers take so much memory as is said here, whatever was foretold."""
 
     need: Need = field(default_factory=lambda: Need(30, 40))
+    needs: dict[Served, Need] = field(default_factory=lambda: {SMALL: Need(5, 5)})
+    """Of those for which it is another one."""
     really: int | None = None
     """By what the process grows with each; None where the system does not tell."""
     there: "weakref.WeakSet[Loaded]" = field(default_factory=weakref.WeakSet)
@@ -61,14 +66,23 @@ class Machine:
     def used_bytes(self) -> int | None:
         return None if self.really is None else 1000 + self.really * len(self.there)
 
-    def shelf(self, *, retry_seconds: float = PATIENCE) -> Shelf:
-        opener = Opener(lambda _version: self.need, self.open, Lane, self.used_bytes, self.fallen_back.append)
-        return Shelf(opener, max_bytes=BUDGET, retry_seconds=retry_seconds)
+    def shelf(self, *, retry_seconds: float = PATIENCE, clock: Callable[[], float] = time.monotonic) -> Shelf:
+        def need(version: Served) -> Need:
+            return self.needs.get(version, self.need)
+
+        opener = Opener(need, self.open, Lane, self.used_bytes, self.fallen_back.append)
+        return Shelf(opener, max_bytes=BUDGET, retry_seconds=retry_seconds, clock=clock)
 
 
 @pytest.fixture
 def machine() -> Machine:
     return Machine()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has no room waits for nobody to be asked no more."""
+    monkeypatch.setattr("app.predictions.shelf._PATIENCE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -202,6 +216,68 @@ def test_where_all_memory_is_kept_for_others_nobody_waits_for_it(machine: Machin
         standing.lane(PATIENCE / 4)
 
 
+def test_who_waits_for_room_holds_up_nobody_for_whom_there_is_some(machine: Machine, shelf: Shelf) -> None:
+    machine.need = Need(60, 60)
+    load(shelf, FIRST)
+    with shelf.use(FIRST), shelf.use(SECOND), shelf.use(THIRD), shelf.use(SMALL) as small:
+        small.lane(PATIENCE / 4)
+        assert shelf.used_bytes == 65
+
+
+def test_nobody_goes_for_one_that_has_no_room_all_the_same(machine: Machine, shelf: Shelf) -> None:
+    machine.needs |= {SECOND: Need(60, 60), THIRD: Need(60, 60)}
+    load(shelf, FIRST, SECOND)
+    with shelf.use(SECOND), shelf.use(THIRD):
+        load(shelf, SMALL)
+        assert on(shelf) == [FIRST, SECOND]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_is_asked_without_a_pause_leaves_for_one_that_has_waited(
+    machine: Machine, shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.need = Need(60, 60)
+    load(shelf, FIRST)
+    first = shelf.want(FIRST)
+    with shelf.use(SECOND) as second:
+        wait_for(lambda: not shelf.has(FIRST))
+        with shelf.use(FIRST) as again:  # whoever comes now is not to keep it here for ever
+            assert (again.settled.done(), shelf.used_bytes) == (False, 60)
+            shelf.release(first)
+            second.lane(PATIENCE / 4)
+    load(shelf, FIRST)
+    assert shelf.used_bytes == 60
+    assert "first@1 leaves before second@1 is loaded" in caplog.text
+
+
+def test_who_is_asked_leaves_for_nobody_whose_callers_have_gone(machine: Machine) -> None:
+    now = [0.0]
+    shelf = machine.shelf(clock=lambda: now[0])
+    machine.need = Need(60, 60)
+    load(shelf, FIRST)
+    with shelf.use(FIRST):
+        shelf.release(shelf.want(SECOND))
+        now[0] += 10
+        load(shelf, SMALL)
+        assert shelf.has(FIRST)
+    wait_for(lambda: on(shelf) == [SECOND])
+    shelf.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_those_who_leave_give_back_is_not_for_those_who_come_later(machine: Machine, shelf: Shelf) -> None:
+    machine.need, machine.needs[THIRD] = Need(50, 50), Need(100, 100)
+    load(shelf, FIRST, SECOND)
+    first, second = shelf.want(FIRST), shelf.want(SECOND)
+    with shelf.use(THIRD) as third:
+        wait_for(lambda: on(shelf) == [])
+        with shelf.use(FIRST):
+            shelf.release(first)
+            wait_for(lambda: shelf.used_bytes == 50)
+            shelf.release(second)
+            third.lane(PATIENCE / 4)
+
+
 def test_who_waits_for_room_does_not_hold_up_the_end(machine: Machine, shelf: Shelf) -> None:
     machine.need = Need(60, 60)
     load(shelf, FIRST)
@@ -279,6 +355,22 @@ def test_what_is_opened_in_another_form_than_was_foretold_counts_as_that(machine
     shelf = Shelf(opener, max_bytes=BUDGET)
     load(shelf, replace(FIRST, serving=Serving("opt_1", tuple(needs))))
     assert shelf.used_bytes == 40
+    shelf.close()
+
+
+def test_who_has_no_room_beside_one_that_takes_more_than_was_foretold_goes(machine: Machine) -> None:
+    needs = {"openvino-int8": Need(10, 20), "onnxruntime-fp32": Need(70, 80), "torch-fp32": Need(40, 40)}
+
+    def fallen_back(version: Served) -> Loaded:
+        forms = version.serving.forms
+        return machine.open(replace(version, serving=replace(version.serving, forms=forms[1:] or forms)))
+
+    opener = Opener(lambda version: needs[version.serving.forms[0]], fallen_back, Lane, lambda: None, print)
+    shelf = Shelf(opener, max_bytes=BUDGET)
+    load(shelf, SECOND)
+    load(shelf, replace(FIRST, serving=Serving("opt_1", ("openvino-int8", "onnxruntime-fp32"))))
+    wait_for(lambda: shelf.used_bytes == 70)
+    assert not shelf.has(SECOND)
     shelf.close()
 
 
