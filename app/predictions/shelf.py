@@ -34,6 +34,8 @@ _ROOM_SECONDS = 30.0
 """How long it waits at all."""
 _CONSIDERED = 8
 """Of those that wait for room, each time that there may be some: requests must not wait while it is looked for."""
+_MOST_FAILURES = 6
+"""After which a version is left alone no longer than before."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Shelf:
         retry_seconds: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`retry_seconds`: for how long a version that could not be loaded is left alone, by `clock`, in seconds since
-        whenever."""
+        """`retry_seconds`: for how long a version that could not be loaded is left alone, and twice as long each time
+        that it cannot be again, up to 32 times as long; by `clock`, in seconds since whenever."""
         self._opener = opener
         self._max_bytes = max_bytes
         self._retry_seconds = retry_seconds
@@ -87,7 +89,8 @@ class Shelf:
             if standing is None:
                 standing = self._begin(Standing(version, version))
             elif self._is_worth_another_try(standing):
-                standing = self._begin(Standing(version, version, replaces=standing.replaces))
+                again = Standing(version, version, replaces=standing.replaces, failures=standing.failures)
+                standing = self._begin(again)
             elif standing.is_broken:
                 standing = self._follow(standing)
             if replacing is not None and replacing not in standing.replaces:
@@ -132,10 +135,12 @@ class Shelf:
 
     def pin(self, versions: frozenset[Served], *, moves: Iterable[tuple[Served, Served]] = ()) -> None:
         """Keep these, each in the form that is named, and only these, whatever else is asked for. `moves`: who answers
-        in the place of which one, that is to be loaded."""
+        in the place of which one, that is to be loaded. What could not be loaded may be once this has changed."""
         with self._change:  # as one step, between whose parts nobody has to go
             self._room.pinned = versions
             self._room.let_stay(versions)
+            for standing in self._room.standing.values():
+                standing.failures = 0
             for before, version in moves:
                 self.release(self.want(version, replacing=before))
             self._change.notify_all()
@@ -251,11 +256,13 @@ class Shelf:
                 with self._change:
                     self._room.settle(standing)
                     self._change.notify_all()
+            standing.failures = 0
             standing.succeed(lane)
             with self._change:
                 standing.replaces = frozenset()
                 self._change.notify_all()  # from now on it may go for others
         except BaseException as error:  # told to whoever waits for it
+            standing.failures += 1
             self._fail(standing, error)
 
     def _fail(self, standing: Standing, error: BaseException) -> None:
@@ -270,15 +277,20 @@ class Shelf:
         form, wanted = loaded.form.name, standing.wanted
         return standing.need if form == wanted.serving.forms[0] else self._opener.need(_in_forms(wanted, (form,)))
 
-    def _is_worth_another_try(self, standing: Standing) -> bool:
-        """Whether it failed, and not just now: a request each millisecond is not to read the disk each millisecond."""
-        return standing.failed_at is not None and self._clock() - standing.failed_at > self._retry_seconds
+    def _is_worth_another_try(self, standing: Standing, *, pauses: int = 1) -> bool:
+        """Whether it failed, and so many pauses ago: a request each millisecond is not to read the disk each
+        millisecond, and what cannot be loaded is not to make others go again and again."""
+        if standing.failed_at is None:
+            return False
+        doublings = min(max(standing.failures, 1), _MOST_FAILURES) - 1
+        pause = self._retry_seconds * (1 << doublings)
+        return self._clock() - standing.failed_at > pauses * pause
 
     def _forget_failed(self) -> None:
-        """What is worth another try need not be known. Of those that are kept it is to be known that they were
-        tried."""
+        """What was worth another try for some time need not be known. Of those that are kept it is to be known that
+        they were tried."""
         for standing in list(self._room.standing.values()):
-            if self._is_worth_another_try(standing) and standing.version not in self._room.pinned:
+            if self._is_worth_another_try(standing, pauses=2) and standing.version not in self._room.pinned:
                 del self._room.standing[standing.version]
 
 

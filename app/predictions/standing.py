@@ -24,6 +24,8 @@ class Standing:
     memory_bytes: int = 0
     users: int = 0
     failed_at: float | None = None
+    failures: int = 0
+    """How often in a row it could not be loaded, since the registry changed."""
     replaces: frozenset[Served] = frozenset()
     """Those that answer in its place until it is loaded."""
     sends_away: frozenset[Served] = frozenset()

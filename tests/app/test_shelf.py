@@ -186,6 +186,30 @@ def test_what_failed_to_load_is_forgotten_unless_it_is_to_be_kept(machine: Machi
     shelf.close()
 
 
+@pytest.mark.parametrize("has_changed", [False, True])
+def test_what_could_not_be_loaded_again_is_left_alone_for_longer_unless_the_registry_has_changed(
+    machine: Machine, *, has_changed: bool
+) -> None:
+    now = [0.0]
+    shelf = machine.shelf(retry_seconds=2, clock=lambda: now[0])
+
+    def ask_after(seconds: float) -> int:
+        """How many are opened for that, with all others loaded before."""
+        load(shelf, FIRST, SECOND, THIRD)
+        before = len(machine.opened)
+        now[0] += seconds
+        with shelf.use(FOURTH) as standing, pytest.raises(errors.Unavailable, match="it is broken"):
+            standing.lane(PATIENCE)
+        return len(machine.opened) - before
+
+    assert [ask_after(seconds) for seconds in (0, 1, 2)] == [1, 0, 1]
+    assert on(shelf) == [SECOND, THIRD]
+    if has_changed:
+        shelf.pin(frozenset())
+    assert [ask_after(seconds) for seconds in (2.5, 2)] == ([1, 0] if has_changed else [0, 1])
+    shelf.close()
+
+
 def test_a_form_that_is_not_served_any_more_is_not_kept(shelf: Shelf) -> None:
     again = replace(FIRST, serving=Serving("opt_1", ("onnxruntime-fp32", "torch-fp32")))
     shelf.pin(frozenset({FIRST}))
