@@ -56,7 +56,7 @@ class Engine:
         self._followed: Mapping[str, Served] = {}
         """What each reference means, as was told last."""
         self._before: Mapping[str, Served] = {}
-        """For each that was moved then, who answers until its new target is loaded."""
+        """For each that was moved then, who answers until its new target is loaded, if it is still there."""
         self._arrivals: dict[str, tuple[Served, Future[bool]]] = {}
         """For each whose target is loaded while another answers, that target, and what tells when it is there."""
         self._present: frozenset[str] | None = None
@@ -110,9 +110,10 @@ class Engine:
             for name, before in answering.items()
             if before is not None and served.get(name, before) != before
         }
-        self._before = {name: before for name, before in moved.items() if self._goes_on(before, served[name])}
+        going_on = [(before, served[name]) for name, before in moved.items() if self._goes_on(before, served[name])]
+        self._before = moved
         self._followed = served
-        self._shelf.pin(frozenset(kept), moves=[(before, served[name]) for name, before in self._before.items()])
+        self._shelf.pin(frozenset(kept), moves=going_on)
         for version in kept:
             self._shelf.release(self._shelf.want(version))
         for name in moved:

@@ -13,10 +13,10 @@ from app.predictions.needs import Need
 from app.predictions.scheduler import Scheduler
 from app.predictions.shelf import Shelf
 from tests.app.test_scheduler import LIMITS, PHOTO
-from tests.app.test_shelf import FIRST, FOURTH, PATIENCE, SECOND, THIRD, Machine, load, wait_for
+from tests.app.test_shelf import FIRST, FOURTH, PATIENCE, SECOND, SMALL, THIRD, Machine, load, wait_for
 
 PRODUCTION = "insects:production"
-VERSIONS = {f"{version.model_name}@1": version for version in (FIRST, SECOND, THIRD, FOURTH)}
+VERSIONS = {f"{version.model_name}@1": version for version in (FIRST, SECOND, THIRD, FOURTH, SMALL)}
 
 
 @pytest.fixture
@@ -128,6 +128,21 @@ def test_the_old_target_answers_no_more_once_the_new_one_was_loaded_though_it_ha
         engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])  # for another change
     machine.gate.set()
     assert who(engine, SECOND) == SECOND
+
+
+def test_a_target_before_the_last_one_answers_no_more_though_the_last_one_had_to_go_before_it_was_asked(
+    machine: Machine, shelf: Shelf, engine: Engine
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [])
+    assert who(engine, FIRST) == FIRST
+    engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
+    load(shelf, SECOND)
+    leave_unasked(machine, shelf)
+    begin_move(machine, engine, SMALL, is_kept=False)
+    with pytest.raises(errors.Overloaded, match="still being loaded"):
+        who(engine, SMALL, seconds=0.1)
+    machine.gate.set()
+    assert who(engine, SMALL) == SMALL
 
 
 def test_the_old_target_answers_again_where_it_is_left_and_come_back_to(
