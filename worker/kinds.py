@@ -344,6 +344,7 @@ def _publish_optimise(
     session: Session, claim: Claim, outcome: OptimiseOutcome, storage: Storage, now: datetime
 ) -> None:
     version_id, report, process = outcome.version_id, outcome.report, outcome.process_pins
+    serving.hold(session, version_id)
     lacking = serving.taken_away(session, version_id, report, process)
     if lacking is not None and lacking not in outcome.kept_forms:
         raise Outdated(_came_first(lacking))

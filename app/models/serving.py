@@ -141,6 +141,13 @@ def of_version(session: Session, version: ModelVersion, process: Process) -> Ser
     return _serving(row, process.pins.over(pins_of(version)))
 
 
+def hold(session: Session, version_id: str) -> None:
+    """Until the transaction ends, nobody else pins a form of the version or has an optimisation of it count: what is
+    decided of the one goes by the other."""
+    query = select(ModelVersion).where(ModelVersion.id == version_id).with_for_update(key_share=True)
+    session.execute(query, execution_options={"populate_existing": True})
+
+
 def forms_to_keep(session: Session, version_id: str, process: Pins) -> tuple[str, ...]:
     """Names of the forms without which a new report would take away what there is: those that are pinned, by the
     version or by a `process`, and that which is served on each kind of device."""
@@ -168,6 +175,7 @@ def pin(session: Session, name: str, number: int, pins: Pins, *, revision: int |
     """Decide what a version is run by. Raises `UnknownName`, `Invalid` where that was not built, and
     `PreconditionFailed` unless the pins are at `revision` (None: any)."""
     version = service.find_version(session, name, number)
+    hold(session, version.id)
     optimisation.check(pins, [report_of(row) for row in newest(session, version.id).values()])
     statement = update(ModelVersion).where(ModelVersion.id == version.id)
     if revision is not None:

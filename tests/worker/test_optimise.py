@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -344,6 +345,38 @@ def test_what_is_pinned_during_an_optimisation_of_other_forms_is_measured_before
         version = models.find_version(session, "colours", 1)
         served = serving.of_version(session, version, Process())
     assert (served.optimisation_id, served.forms[0]) == (done.result["optimisation"], pinned)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_is_pinned_at_the_moment_that_an_optimisation_of_other_forms_comes_to_count_is_not_lost(
+    desk: Desk, runner: Runner, trained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(desk, runner, OptimisationCreate(forms=["onnxruntime-fp32", "openvino-fp32"]))
+    served = report_of(desk.database, trained).order[0]
+    pinned = "onnxruntime-fp32" if served == "openvino-fp32" else "openvino-fp32"
+    kind = kinds.KINDS["optimise"]
+    is_pinned, is_over = threading.Event(), threading.Event()
+
+    def pin() -> None:
+        with desk.database.write() as session:
+            serving.pin(session, "colours", 1, Pins(*pinned.split("-")), revision=None)
+            is_pinned.set()
+            is_over.wait(1)  # whoever waits for the commit would wait for ever
+
+    def published(session: Session, claim: Claim, outcome: Any, storage: Storage, now: datetime) -> None:
+        pinning = threading.Thread(target=pin)
+        pinning.start()
+        assert is_pinned.wait(60)
+        try:
+            kind.publish(session, claim, outcome, storage, now)
+        finally:
+            is_over.set()
+            pinning.join()
+
+    job = submit(desk, OptimisationCreate(forms=["torch-fp32"]))
+    monkeypatch.setitem(kinds.KINDS, "optimise", replace(kind, publish=published))
+    runner.run(job.id)
+    assert (desk.job(job.id).state, desk.history(job.id)[-1]) == ("queued", "attempt_ended")
 
 
 def test_the_newest_optimisation_counts_and_the_sweep_keeps_what_has_a_row(
