@@ -198,7 +198,6 @@ class Figures(msgspec.Struct, frozen=True):
     together: Probe
     curve: list[CurvePoint]
     random: list[Depth]
-    random_images: int
     costs: Costs
     measured_labels: int | None = None
 

@@ -65,7 +65,6 @@ FIGURES = Figures(
     together=PROBE,
     curve=[],
     random=[DEPTH],
-    random_images=100,
     costs=COSTS,
 )
 PLAN = Plan(backbone="resnet50", strategy="head", treatments=[], expected=None, estimate=None, reasons=[])
