@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
@@ -25,9 +26,14 @@ from app.main import assemble
 from app.models import service as models
 from app.models import serving
 from app.models.artifact import Calibration
+from app.models.service import Served
 from app.models.serving import NewOptimisation
+from app.models.tables import ModelVersion
 from app.optimisation import Figures, Machine, MeasuredForm, Report, Runtime, Speed, Tolerance
+from app.predictions.loaded import Loaded
+from app.predictions.opener import FromStorage
 from app.runtimes import in_onnx, optimised
+from app.runtimes.form import Images, Network, Passed
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
 from app.settings import Settings
@@ -39,6 +45,7 @@ from worker.training import calibrate, evaluate
 LABELS = ("ants", "bees")
 TEMPERATURE = 0.25
 _START_SECONDS = 60
+_HELD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,30 @@ def register(settings: Settings, runtime: Runtime | None = None, *, network: byt
     database = Database(settings.sqlalchemy_url)
     version_id = _register(database, settings)
     if runtime is not None:
-        _optimise(database, settings, version_id, runtime, network)
+        optimise(database, settings, version_id, runtime, network=network)
     database.close()
+
+
+def optimise(
+    database: Database, settings: Settings, version_id: str, runtime: Runtime, *, network: bytes | None = None
+) -> None:
+    """Have the version run by `runtime` in fp32 from now on, with a file that holds `network` or for None the right
+    one."""
+    storage, made = Storage(Path(settings.data_dir)), serving.new_optimisation_id()
+    folder = storage.optimisation(made)
+    folder.mkdir(parents=True)
+    right = factories.onnx_of(storage.model_version(version_id))
+    (folder / in_onnx.NAMES["fp32"]).write_bytes(right if network is None else network)
+    rates: tuple[tuple[Runtime, float], ...] = (("torch", 1.0), (runtime, 2.0))
+    forms = tuple(
+        MeasuredForm(name, "fp32", Figures(1.0, 1.0, 0.1, 0.0), Speed(1.0, 1.0, rate, None), within=True, reason=None)
+        for name, rate in rates
+    )
+    report = Report(Machine("cpu", "a CPU", 1), 1, TEMPERATURE, Tolerance(), forms, optimisation.order(forms))
+    optimised.write(folder, Optimised(report, Check(np.zeros((1, 64, 64, 3), np.uint8), {})))
+    with database.write() as session:
+        job_id = session.get_one(ModelVersion, version_id).job_id
+        serving.record(session, NewOptimisation(made, version_id, job_id, report), now=utc_now())
 
 
 @contextmanager
@@ -97,6 +126,65 @@ def started(
         finally:
             running.should_exit = True
             thread.join()
+
+
+@dataclass
+class Passes:
+    """What networks are given, besides that by which they are made ready; `held` lets them wait."""
+
+    sizes: list[int] = field(default_factory=list)
+    """Of each pass that has begun, how many images it has."""
+    _gate: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._gate.set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no pass that begins comes to its end."""
+        self.sizes.clear()
+        self._gate.clear()
+        try:
+            yield
+        finally:
+            self._gate.set()
+
+    def begin(self, size: int) -> None:
+        self.sizes.append(size)
+        assert self._gate.wait(_HELD_SECONDS)
+
+
+@dataclass
+class _Watched:
+    """A network that tells of its passes."""
+
+    network: Network
+    passes: Passes
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        self.passes.begin(len(images))
+        return self.network.run(images, alone=alone)
+
+    def widen(self) -> None:
+        self.network.widen()
+
+    def settle(self) -> None:
+        self.network.settle()
+
+
+@contextmanager
+def watched() -> Iterator[Passes]:
+    """The passes of all services that are started inside."""
+    passes, open_version = Passes(), FromStorage.open
+
+    def opened(source: FromStorage, version: Served) -> Loaded:
+        loaded = open_version(source, version)
+        loaded.network = _Watched(loaded.network, passes)
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FromStorage, "open", opened)
+        yield passes
 
 
 def preprocessing() -> Preprocessing:
@@ -137,21 +225,3 @@ def _register(database: Database, settings: Settings) -> str:
     factories.write_artifact(folder, calibration=calibration)
     factories.register_version(database, version_id, dataset_id, labels=LABELS)
     return version_id
-
-
-def _optimise(database: Database, settings: Settings, version_id: str, runtime: Runtime, network: bytes | None) -> None:
-    storage, made = Storage(Path(settings.data_dir)), serving.new_optimisation_id()
-    folder = storage.optimisation(made)
-    folder.mkdir(parents=True)
-    right = factories.onnx_of(storage.model_version(version_id))
-    (folder / in_onnx.NAMES["fp32"]).write_bytes(right if network is None else network)
-    rates: tuple[tuple[Runtime, float], ...] = (("torch", 1.0), (runtime, 2.0))
-    forms = tuple(
-        MeasuredForm(name, "fp32", Figures(1.0, 1.0, 0.1, 0.0), Speed(1.0, 1.0, rate, None), within=True, reason=None)
-        for name, rate in rates
-    )
-    report = Report(Machine("cpu", "a CPU", 1), 1, TEMPERATURE, Tolerance(), forms, optimisation.order(forms))
-    optimised.write(folder, Optimised(report, Check(np.zeros((1, 64, 64, 3), np.uint8), {})))
-    with database.write() as session:
-        job_id = models.find_version(session, "insects", 1).job_id
-        serving.record(session, NewOptimisation(made, version_id, job_id, report), now=utc_now())

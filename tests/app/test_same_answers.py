@@ -18,7 +18,8 @@ from app.settings import Settings
 from tests import factories
 from tests.app import serving
 from tests.app.conftest import sqlite_url
-from tests.app.serving import LABELS, Listening
+from tests.app.serving import LABELS, Listening, Passes
+from tests.app.test_scheduler import until
 from tests.training.samples import MAX_PIXELS
 
 TOLERANCE = 1e-4
@@ -33,17 +34,33 @@ PHOTOS = tuple(
 )
 """The validation split."""
 
+BATCH = 8
+ONE_BY_ONE: dict[str, Any] = {"threads": 2, "batch_size": 1}
+IN_BATCHES: dict[str, Any] = {"threads": 1, "batch_size": BATCH, "batch_wait_seconds": PATIENCE}
+"""As one pass is made at a time, all images of a request are in it."""
+SIDE_BY_SIDE: dict[str, Any] = {"threads": 2, "batch_size": BATCH}
+"""Two batches at a time, where that many images wait."""
+
 Rows = NDArray[np.float64]
 Ask = Callable[[Listening, Sequence[bytes]], Rows]
 
 
-@pytest.fixture(scope="module", params=[1, 8], ids=["one by one", "in batches"])
-def here(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    folder = tmp_path_factory.mktemp("serving")
-    url = sqlite_url(folder)
-    given = Settings(data_dir=folder / "data", database_url=url, threads=2, batch_size=request.param)
-    with serving.listening(given) as found:
+@pytest.fixture(scope="module")
+def passes() -> Iterator[Passes]:
+    with serving.watched() as found:
         yield found
+
+
+@pytest.fixture(scope="module", params=[ONE_BY_ONE, IN_BATCHES], ids=["one by one", "in batches"])
+def here(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, passes: Passes
+) -> Iterator[Listening]:
+    with serving.listening(settings(tmp_path_factory.mktemp("serving"), request.param)) as found:
+        yield found
+
+
+def settings(folder: Path, given: dict[str, Any]) -> Settings:
+    return Settings(data_dir=folder / "data", database_url=sqlite_url(folder), **given)
 
 
 @pytest.fixture(scope="module")
@@ -191,32 +208,48 @@ def serving_pixels(here: Listening, photos: Sequence[bytes]) -> Rows:
         serving_pixels,
     ],
 )
-def test_the_answer_is_that_of_the_evaluation(here: Listening, expected: Rows, ask: Ask, count: int) -> None:
-    first = 8 - count
+def test_the_answer_is_that_of_the_evaluation(
+    here: Listening, passes: Passes, expected: Rows, ask: Ask, count: int
+) -> None:
+    first = len(PHOTOS) - count
+    passes.sizes.clear()
     found = ask(here, PHOTOS[first:])
 
     assert found.shape == (count, len(LABELS))
+    # Of photos that are sent as they are, each is a request of its own.
+    assert passes.sizes == ([1] * count if here.settings.batch_size == 1 or ask is raw else [count])
     np.testing.assert_allclose(found, expected[first:], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_answer_is_that_of_the_evaluation_also_by_other_runtimes(
-    tmp_path: Path, expected: Rows, runtime: Runtime
+    tmp_path: Path, passes: Passes, expected: Rows, runtime: Runtime
 ) -> None:
-    given = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=2)
-    with serving.listening(given, runtime) as here:
+    with serving.listening(settings(tmp_path, IN_BATCHES), runtime) as here:
         for ask in (raw, form, v2_files, v2_floats, serving_rows):
+            passes.sizes.clear()
             np.testing.assert_allclose(ask(here, PHOTOS), expected, rtol=0, atol=TOLERANCE)
+            assert passes.sizes == ([1] * len(PHOTOS) if ask is raw else [len(PHOTOS)])
         assert serving.metric(here.url, f'graft_model_loads_total{{form="{runtime}-fp32"}}') == 1
 
 
-def test_files_and_tensors_that_come_together_have_the_same_answers(here: Listening, expected: Rows) -> None:
-    ways = (raw, v2_floats, v2_bytes, serving_pixels) * 8
-    with ThreadPoolExecutor(len(ways)) as callers:
-        found = list(callers.map(lambda ask: ask(here, PHOTOS[:2]), ways))
+@pytest.mark.parametrize(
+    "given", [ONE_BY_ONE, IN_BATCHES, SIDE_BY_SIDE], ids=["one by one", "in batches", "in batches side by side"]
+)
+def test_files_and_tensors_that_come_together_have_the_same_answers(
+    tmp_path: Path, passes: Passes, expected: Rows, given: dict[str, Any]
+) -> None:
+    asked = [(ask, place) for place in range(len(PHOTOS)) for ask in (raw, v2_floats, v2_bytes, serving_pixels)]
+    with serving.listening(settings(tmp_path, given)) as here, ThreadPoolExecutor(len(asked)) as callers:
+        raw(here, PHOTOS[:1])  # which loads it
+        with passes.held():
+            answers = [callers.submit(ask, here, PHOTOS[place : place + 1]) for ask, place in asked]
+            until(lambda: sum(passes.sizes) + serving.metric(here.url, "graft_queued_images") == len(asked))
+        found = [answer.result() for answer in answers]
 
-    for rows in found:
-        np.testing.assert_allclose(rows, expected[:2], rtol=0, atol=TOLERANCE)
+    assert max(passes.sizes) == given["batch_size"]
+    for rows, (_, place) in zip(found, asked, strict=True):
+        np.testing.assert_allclose(rows, expected[place : place + 1], rtol=0, atol=TOLERANCE)
 
 
 def test_the_photos_have_different_answers(expected: Rows) -> None:
