@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from app import errors, optimisation
+from app.backbones import crops
 from app.models import artifact
 from app.optimisation import Speed
 from app.runtimes import in_onnx, opening
@@ -146,6 +147,55 @@ def test_what_says_nothing_of_a_network_ends_the_comparison(
     forms = (OTHER, INT8) if place[0] is Quantiser else (OTHER,)
     with pytest.raises(type(error), match=re.escape(str(error))):
         compare.compare(subject, replace(setting, forms=forms), samples.Recorder())
+
+
+def test_the_calibration_error_of_each_form_is_that_of_its_probabilities_at_the_temperature(
+    subject: Subject, setting: Setting
+) -> None:
+    temperature, validation = 0.25, subject.splits.validation
+    scaled = replace(subject, scale=replace(subject.scale, temperature=temperature))
+    report = compare.compare(scaled, replace(setting, forms=(OTHER, INT8)), samples.Recorder()).report
+    files = validation.read(range(len(validation)))
+    images = np.stack([crops.load(file, subject.preprocessing, max_pixels=10**6) for file in files])
+    assert [form.name for form in report.forms] == [PLAIN.name, OTHER.name, INT8.name]
+    for form in report.forms:
+        assert form.figures is not None
+        network = opening.open_form(subject.files, Form(form.runtime, form.precision), setting.machine)
+        probabilities = np.exp(network.run(images).logits / temperature)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        error = calibration_error(probabilities, validation.targets)
+        assert error > 0.05
+        assert form.figures.calibration_error == pytest.approx(error, abs=1e-4)
+
+
+def calibration_error(probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
+    """How far the mean confidence is from the accuracy, in the mean over images in 15 bins of confidence."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    bins = np.floor(15 * confidence)
+    return float(
+        sum(abs((right[bins == one] - confidence[bins == one]).sum()) for one in {*bins.tolist()}) / len(targets)
+    )
+
+
+HELD_BYTES = 64 * 2**20
+
+
+def test_a_form_takes_what_the_process_grows_by_from_before_it_is_opened_until_it_was_run(
+    subject: Subject, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[NDArray[np.uint8]] = []
+    open_form = opening.open_form
+
+    def large(files: Files, form: Form, machine: Machine) -> Network:
+        if form == OTHER:
+            held.append(np.ones(HELD_BYTES, np.uint8))
+        return open_form(files, form, machine)
+
+    monkeypatch.setattr(opening, "open_form", large)
+    report = compare.compare(subject, setting, samples.Recorder()).report
+    (grown,) = (form.speed.memory_bytes for form in report.forms if form.speed and form.name == OTHER.name)
+    assert grown is not None
+    assert HELD_BYTES <= grown < 2 * HELD_BYTES
 
 
 def failing(error: Exception) -> Callable[..., Any]:

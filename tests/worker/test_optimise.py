@@ -29,7 +29,7 @@ from app.models.service import Served
 from app.models.serving import Process
 from app.optimisation import Pins, Report, Serving, Speed, Tolerance
 from app.predictions.opener import FromStorage
-from app.runtimes import opening, optimised
+from app.runtimes import in_onnx, opening, optimised
 from app.runtimes.form import PLAIN, Files, Form, Machine, Network
 from app.settings import Settings
 from app.storage import Storage
@@ -49,6 +49,8 @@ from worker.sweep import Sweeper
 
 FORMS = ["torch-winograd-fp32", "onnxruntime-fp32", "openvino-fp32", "onnxruntime-int8", "openvino-int8"]
 MACHINE = Machine(threads=1)
+RUNTIME_BYTES = 128 * 2**20
+"""What a runtime takes for itself at the most, which comes with the first network that it runs."""
 
 
 @pytest.fixture
@@ -132,6 +134,9 @@ def test_every_form_gives_the_answers_of_the_plain_one_and_the_report_is_right(
         assert form.figures.unknown_agreement == np.mean(np.array(unknown) == np.array(refused[0]))
         assert min(form.speed.latency_ms, form.speed.single_thread_ms, form.speed.images_per_second) > 0
         assert form.within
+        file_bytes = (place / in_onnx.NAMES[form.precision]).stat().st_size
+        assert form.speed.memory_bytes is not None
+        assert file_bytes < form.speed.memory_bytes < 10 * file_bytes + RUNTIME_BYTES
     rates = {form.name: form.speed.images_per_second for form in report.forms if form.speed}
     assert [rates[name] for name in report.order] == sorted((rates[name] for name in report.order), reverse=True)
 
