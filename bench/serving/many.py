@@ -61,7 +61,6 @@ class Mix:
 def register(folder: Folder, shown: Pictures, count: int, runtime: Runtime) -> dict[str, str]:
     """So many models, to be run by `runtime`; the label that each gives the photo that is sent, by name."""
     classifier, calibration = subjects.fitted(_NETWORK, shown)
-    head = classifier.head
     with torch.inference_mode():
         first = int(classifier(subjects.pixels([shown.sent], classifier)).logits.argmax())
     found = {}
@@ -71,9 +70,7 @@ def register(folder: Folder, shown: Pictures, count: int, runtime: Runtime) -> d
         if runtime != "torch":
             written.write(folder, name, runtime)
         found[name] = shown.labels[(first + number) % len(shown.labels)]
-        with torch.no_grad():
-            head.weight.copy_(head.weight.roll(1, 0))
-            head.bias.copy_(head.bias.roll(1, 0))
+        subjects.roll(classifier, 1)
     return found
 
 

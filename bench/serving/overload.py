@@ -21,7 +21,7 @@ from bench.serving import loader, memory, pictures, servers, subjects, swaps, wr
 from bench.serving.loader import NO_ANSWER, Call, Calls, Loader
 from bench.serving.memory import Memory
 from bench.serving.servers import Running
-from bench.serving.subjects import Folder
+from bench.serving.subjects import Folder, Subject
 
 TIMES = 4
 """The load by what the service can carry."""
@@ -29,7 +29,7 @@ BACK_SECONDS = 2.0
 """When latency must be the usual one again."""
 
 OK = "ok"
-_ALIAS = "production"
+_ALIAS, _VERSIONS = "production", (1, 2)
 _TOLD_AT_ONCE = ("overloaded", "model_busy", "model_loading")
 """Codes of those that are to come again, which were never let in."""
 _EXPIRED = "deadline_exceeded"
@@ -111,27 +111,37 @@ async def strain(running: Running, body: bytes, *, seconds: float, deadline: flo
     return Strain(capacity, before, during, after, used)
 
 
-async def swapped(running: Running, body: bytes, *, model: str, every: float, seconds: float) -> tuple[str, bool]:
+async def swapped(
+    running: Running, body: bytes, subject: Subject, *, every: float, seconds: float
+) -> Iterator[tuple[str, bool]]:
     """Move an alias of the model all the while at half the load that it can carry."""
     base = running.url.partition("/v1/")[0]
-    url = f"{base}/v1/models/{model}:{_ALIAS}/predict"
-    async with swaps.moving(base, model, _ALIAS, versions=(1, 2), every=every) as moves:
+    url = f"{base}/v1/models/{subject.model}:{_ALIAS}/predict"
+    async with swaps.moving(base, subject.model, _ALIAS, versions=_VERSIONS, every=every) as moves:
         load = Loader(url)
         requests = itertools.repeat(loader.request(url, body, {"Content-Type": running.posting.content_type}))
         carried = await load.closed_loop(requests, callers=wrk.CALLERS, seconds=_PROBE_SECONDS)
         rate = len(carried.calls) / _PROBE_SECONDS / 2
         calls = await load.open_loop(requests, rate=rate, seconds=seconds)
         load.close()
-    told = f"{moves.count} moves of an alias at {rate:.0f}/s: answers {calls.statuses}, none may be but 200"
-    return told, set(calls.statuses) == {200} and moves.count > 0
+    return _of_swaps(calls, subject.of_sent, moves=moves.count, rate=rate)
 
 
-async def _measure(running: Running, body: bytes, arguments: argparse.Namespace) -> list[tuple[str, bool]]:
+def _of_swaps(calls: Calls, labels: Sequence[str], *, moves: int, rate: float) -> Iterator[tuple[str, bool]]:
+    told = f"{moves} moves of an alias at {rate:.0f}/s: answers {calls.statuses}, none may be but 200"
+    yield told, set(calls.statuses) == {200} and moves > 0
+    answered, right = calls.statuses.get(200, 0), swaps.right(calls, labels)
+    yield f"of the version that they name {right} of {answered}", right == answered
+
+
+async def _measure(
+    running: Running, body: bytes, subject: Subject, arguments: argparse.Namespace
+) -> list[tuple[str, bool]]:
     found = await strain(running, body, seconds=arguments.seconds, deadline=arguments.deadline)
     told = list(found.report(deadline=arguments.deadline, seconds=arguments.seconds))
     if arguments.swaps:
         every, seconds = arguments.swaps, arguments.seconds / 4
-        told.append(await swapped(running, body, model=arguments.network, every=every, seconds=seconds))
+        told.extend(await swapped(running, body, subject, every=every, seconds=seconds))
     return told
 
 
@@ -143,13 +153,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as scratch:
         shown = pictures.make(None)
         folder = Folder(Path(scratch) / "service", shown)
-        subject = subjects.make(arguments.network, folder, shown, versions=2)
+        subject = subjects.make(arguments.network, folder, shown, versions=len(_VERSIONS))
         settings = {"GRAFT_PREDICT_TIMEOUT_SECONDS": f"{arguments.deadline:g}", **dict(arguments.setting)}
         settings |= subjects.optimised(folder, subject, precision="best")
         ours = servers.graft(subject.model, folder.storage.root, settings)
         print(f"{arguments.network}, load {os.getloadavg()[0]:.1f} before", flush=True)
         with servers.running(ours, shown.sent, cores=arguments.cores, log=Path(scratch) / "graft.log") as running:
-            told = asyncio.run(_measure(running, shown.sent, arguments))
+            told = asyncio.run(_measure(running, shown.sent, subject, arguments))
         folder.database.close()
     return report(told)
 

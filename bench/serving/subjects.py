@@ -60,6 +60,8 @@ class Subject:
     """The JSON file from which a peer loads it."""
     reference: list[Labelled]
     """What it says of the validation pictures when it is computed in full precision."""
+    of_sent: tuple[str, ...]
+    """The label that each of its versions gives the photo that is sent, the first one's first."""
 
 
 class Folder:
@@ -137,13 +139,26 @@ class Folder:
 
 
 def make(network: str, folder: Folder, pictures: Pictures, *, versions: int = 1) -> Subject:
-    """The classifier as a model with so many equal versions, and as a peer's files."""
+    """The classifier as a model, and as a peer's files. Of so many versions the newest is right, and each before it
+    names the labels by one place further on, so that an answer from the wrong one is seen."""
     classifier, calibration = fitted(network, pictures)
-    for _ in range(versions):
-        folder.register(network, classifier, network, calibration)
     reference = _named(classifier, pixels(pictures.validation.files, classifier), pictures.labels)
+    sent, _ = _named(classifier, pixels([pictures.sent], classifier), pictures.labels)[0][0]
     described = _write_for_peers(folder.root / "peers", network, classifier, pictures.labels)
-    return Subject(network, network, described, reference)
+    of_sent = []
+    roll(classifier, versions - 1)
+    for before in reversed(range(versions)):
+        folder.register(network, classifier, network, calibration)
+        of_sent.append(pictures.labels[(pictures.labels.index(sent) + before) % len(pictures.labels)])
+        roll(classifier, -1)
+    return Subject(network, network, described, reference, tuple(of_sent))
+
+
+def roll(classifier: Classifier, places: int) -> None:
+    """Let it say of all that it is shown the label that is so many places further on."""
+    with torch.no_grad():
+        classifier.head.weight.copy_(classifier.head.weight.roll(places, 0))
+        classifier.head.bias.copy_(classifier.head.bias.roll(places, 0))
 
 
 def optimised(folder: Folder, subject: Subject, *, precision: str) -> dict[str, str]:

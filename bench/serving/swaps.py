@@ -2,11 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
+
+from bench.serving.loader import Calls
 
 
 @dataclass
@@ -43,6 +46,13 @@ async def moving(url: str, model: str, alias: str, *, versions: tuple[int, ...],
             await asyncio.wait([task])
         if not task.cancelled():
             task.result()
+
+
+def right(calls: Calls, labels: Sequence[str]) -> int:
+    """How many answers have the label that the version which they name gives the photo; `labels`: of the versions, the
+    first one's first."""
+    answers = [json.loads(call.body) for call in calls.calls if call.status == 200]
+    return sum(answer["predictions"][0]["labels"][0]["label"] == labels[answer["version"] - 1] for answer in answers)
 
 
 async def _move(http: httpx.AsyncClient, path: str, version: int, condition: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.serving import figures
+from bench.serving import figures, swaps
 from bench.serving.bare import Bare
 from bench.serving.figures import OURS, Agreement, Comparison, Served
 from bench.serving.loader import NO_ANSWER, Call, Calls
@@ -85,3 +85,13 @@ def test_requests_that_expired_after_they_were_let_in_count_as_accepted() -> Non
 def test_what_an_overload_is_no_reason_for_is_not_orderly(bad: Call) -> None:
     assert held(told(call(0.9, 200), call(0.1, 429, "model_busy")), "; answers {")
     assert not held(told(call(0.9, 200), bad), "; answers {")
+
+
+def labelled(version: int, label: str) -> Call:
+    body = {"version": version, "predictions": [{"labels": [{"label": label, "probability": 0.9}]}]}
+    return Call(0.0, 0.01, 200, json.dumps(body).encode())
+
+
+def test_answers_during_swaps_are_right_where_the_label_is_of_the_version_that_they_name() -> None:
+    calls = Calls((labelled(1, "ants"), labelled(2, "bees"), labelled(2, "ants"), call(0.1, 503, "overloaded")), 0)
+    assert swaps.right(calls, ("ants", "bees")) == 2
