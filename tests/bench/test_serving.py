@@ -6,6 +6,7 @@ import pytest
 
 from bench.serving import figures, swaps
 from bench.serving.bare import Bare
+from bench.serving.beside import RUBBISH, Beside
 from bench.serving.figures import OURS, Agreement, Comparison, Served
 from bench.serving.loader import NO_ANSWER, Call, Calls
 from bench.serving.memory import Memory
@@ -95,3 +96,20 @@ def labelled(version: int, label: str) -> Call:
 def test_answers_during_swaps_are_right_where_the_label_is_of_the_version_that_they_name() -> None:
     calls = Calls((labelled(1, "ants"), labelled(2, "bees"), labelled(2, "ants"), call(0.1, 503, "overloaded")), 0)
     assert swaps.right(calls, ("ants", "bees")) == 2
+
+
+@pytest.mark.parametrize(
+    ("small", "code", "holds"),
+    [
+        (call(0.055, 200), RUBBISH[0].code, [True, True]),
+        (call(0.065, 200), RUBBISH[0].code, [True, False]),
+        (call(0.01, 503, "overloaded"), RUBBISH[0].code, [False, True]),
+        (call(0.01, 200), "internal_error", [False, True]),
+    ],
+)
+def test_what_comes_beside_large_requests_is_answered_soon_and_those_are_refused(
+    small: Call, code: str, holds: list[bool]
+) -> None:
+    alone = Calls((call(0.01, 200),) * 3, 0)
+    found = Beside(RUBBISH[0], alone, Calls((*alone.calls, small), 0), Calls((call(1.0, 422, code),), 0))
+    assert [held for _, held in found.report()] == holds
