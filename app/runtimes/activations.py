@@ -11,6 +11,8 @@ from torch import Tensor
 _LARGE, _MOST = 2**20, 2**23
 """Values of the least and the largest pieces that are kept. Smaller ones glibc keeps as well as this does; and to clear
 larger ones takes little beside what is computed of them."""
+_LINE = 16
+"""Values of a line of the cache."""
 _LOCK = threading.Lock()
 _POOLS: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
@@ -49,7 +51,14 @@ class Pool:
         if fitting:
             return free.pop(min(fitting, key=lambda place: free[place].size))
         free.clear()  # what is too small now would be so in the next pass, too
-        return np.empty(count, np.float32)
+        return _aligned(count)
+
+
+def _aligned(count: int) -> NDArray[np.float32]:
+    """From the beginning of a line of the cache on: numpy's own begin wherever malloc has them."""
+    values = np.empty(count + _LINE, np.float32)
+    before = -values.ctypes.data // values.itemsize % _LINE
+    return values[before : before + count]
 
 
 def forget() -> None:

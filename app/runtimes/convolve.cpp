@@ -20,8 +20,8 @@ constexpr int kRows = kLanes == 16 ? 12 : 6;
 // What is read again for each panel, and written beside what other panels write, in values: half of a second level of the
 // cache.
 constexpr long kKept = 64 * 1024;
-// The same for what lies between the three steps of Winograd's way, in values; and the fewest tiles of a piece: of fewer,
-// all weights would be read again too often.
+// The same for what lies between the three steps of Winograd's way, in values, where there are few channels; and the fewest
+// tiles of a piece: of fewer, all weights would be read again too often.
 constexpr long kBetween = 128 * 1024;
 constexpr long kFewest = 18;
 // Weights are asked for so many values before they are needed: what a CPU fetches by itself ends with a page of memory.
@@ -270,21 +270,22 @@ static void convolve(const float* maps, const Windows windows, const float* pane
 }
 
 // How Winograd's way is cut into pieces, each of which one thread does from maps to maps: to the caches of another core
-// it may be as far as to memory, so what lies between the three steps stays in its own.
+// it may be as far as to memory, so what lies between the three steps stays in its own, or, where there are many channels,
+// one plane of it.
 struct Pieces {
   long tiles;    // of one piece, at the most
   long outputs;  // of one piece
 };
 
 static Pieces pieces(long all, long channels, long held, int hands) {
+  const long fit = std::max(kBetween / (36 * (channels + held)), kFewest);
   // As many that to write and read what lies between takes as long as to read the weights.
-  const long fewest = std::max(kFewest, channels * held / (2 * (channels + held)));
-  const long fit = padded(std::max(kBetween / (36 * (channels + held)), fewest), kRows);
+  const long enough = std::max(fit, channels * held / (2 * (channels + held)));
   // As many for each thread.
-  const long each = blocks(all, padded(blocks(all, fit), hands));
-  if (hands == 1 || each >= fewest) return {each, held};
+  const long each = blocks(all, padded(blocks(all, padded(enough, kRows)), hands));
+  if (hands == 1 || each >= kFewest) return {each, held};
   // Of so few tiles each thread does some outputs of all, or it would read all weights for a few.
-  return {std::min(all, 2 * fit), padded(blocks(held, 2L * hands), kPanel)};
+  return {std::min(all, 2 * padded(fit, kRows)), padded(blocks(held, 2L * hands), kPanel)};
 }
 
 extern "C" {

@@ -41,6 +41,11 @@ def test_the_smallest_piece_that_is_large_enough_is_taken(pool: Pool) -> None:
     assert len(kept) == 2 * LARGE - 9
 
 
+def test_pieces_begin_with_a_line_of_the_cache(pool: Pool) -> None:
+    made = [pool.empty(LARGE + more) for more in range(3)]
+    assert [place(values) % 64 for values in made] == [0, 0, 0]
+
+
 def test_pieces_that_are_too_small_for_what_comes_are_given_back(pool: Pool) -> None:
     small = [place(pool.empty(LARGE)) for _ in range(2)]
     large = pool.empty(2 * LARGE)
