@@ -77,8 +77,10 @@ def _packed(listed: list[Path], photos: Path, folder: Path) -> Path:
     # Photos are compressed already. A file dated before 1980 is none of zip's business, so it is not refused.
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:
         for path in listed:
+            name = path.relative_to(photos).as_posix()
             try:
-                target.write(path, path.relative_to(photos).as_posix())
+                name.encode()
             except UnicodeEncodeError as error:
                 raise Refused(f"{path} has a name that is not UTF-8 text; rename it") from error
+            target.write(path, name)
     return packed

@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal
@@ -125,13 +126,15 @@ class _Sorting:
         self._files: list[Entry] = []
         self._folders: set[str] = set()
         self._filled: set[str] = set()
-        self._root: tuple[str, ...] | None = None
         self._ignored = 0
 
     def add(self, entry: Entry) -> None:
         parts = _safe_parts(entry.path)
-        if any(part.startswith(".") or part.lower() in _LITTER for part in parts):
+        if _is_litter(parts):
             self._ignored += entry.kind != "folder"
+            # The folder that it lies in may be that of a class all the same, though there is nothing else in it.
+            if entry.kind != "folder" and len(parts) > 1 and not _is_litter(parts[:-1]):
+                self._add_folder(parts[:-1])
         elif parts and entry.kind == "folder":
             self._add_folder(parts)
         elif parts:
@@ -139,10 +142,7 @@ class _Sorting:
             self._filled.add(self._add_folder(parts[:-1]))
 
     def layout(self) -> Layout:
-        root = self._root or ()
-        if len(self._folders) == len(self._filled) == 1:
-            root = root[:-1]
-        levels = _Levels(len(root), self._folders)
+        levels = _Levels(len(self._root()), self._folders)
         places = {folder: levels.place(folder) for folder in self._folders}
         placed, misplaced = {}, []
         for entry in self._files:
@@ -157,8 +157,16 @@ class _Sorting:
         named = {place.label for place in places.values() if place is not None}
         return Layout(placed, tuple(misplaced), self._ignored, tuple(sorted(labels)), tuple(sorted(named - labels)))
 
+    def _root(self) -> tuple[str, ...]:
+        """The folders that all classes are in. An archive may list them or not: that alone makes no class of one. Where
+        one is listed, the only folder in it that has files is one class, with the folders below."""
+        around = _start_of_all(self._filled or self._folders)
+        above = {"/".join(around[:depth]) for depth in range(len(around))}
+        root = _start_of_all(folder for folder in self._folders if folder not in above)
+        is_class = len(self._folders) == 1 or not above.isdisjoint(self._folders)
+        return root[:-1] if is_class and "/".join(root) in self._filled else root
+
     def _add_folder(self, parts: tuple[str, ...]) -> str:
-        self._root = parts if self._root is None else _common_start(self._root, parts)
         folder = "/".join(parts)
         self._folders.add(folder)
         return folder
@@ -174,7 +182,7 @@ class _Levels:
         self._has_splits = bool(trains) and below > trains and below <= _SPLIT_FOLDERS.keys()
 
     def place(self, folder: str) -> Placed | None:
-        parts = folder.split("/") if folder else []
+        parts = _parts(folder)
         if len(parts) <= self._depth + self._has_splits:
             return None
         label = unicodedata.normalize("NFC", parts[self._depth + self._has_splits].strip())
@@ -218,6 +226,19 @@ def _path_too_long(path: str) -> errors.BadArchive:
         f"{_MAX_FOLDERS_DEEP} folders",
         code="path_too_long",
     )
+
+
+def _is_litter(parts: Sequence[str]) -> bool:
+    return any(part.startswith(".") or part.lower() in _LITTER for part in parts)
+
+
+def _parts(folder: str) -> tuple[str, ...]:
+    return tuple(folder.split("/")) if folder else ()
+
+
+def _start_of_all(folders: Iterable[str]) -> tuple[str, ...]:
+    found = map(_parts, folders)
+    return reduce(_common_start, found, next(found, ()))
 
 
 def _common_start(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:

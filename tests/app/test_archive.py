@@ -53,6 +53,24 @@ def test_classes_are_the_folders_where_paths_first_differ(tmp_path: Path, pack: 
     assert sorted(label for label, _ in labels_of(path).values()) == ["ants", "ants", "bees"]
 
 
+@pytest.mark.parametrize("labels", [("ants",), ("ants", "bees")])
+def test_folders_that_are_listed_around_those_of_the_files_are_no_classes(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    listed = ["deep/", "deep/er/", *(f"deep/er/{label}/{name}" for label in labels for name in ("", "a.jpg"))]
+    layout = layout_of(factories.zip_of(tmp_path, dict.fromkeys(listed, b"")))
+    assert (layout.labels, layout.empty, layout.misplaced) == (labels, (), ())
+
+    layout = layout_of(factories.zip_of(tmp_path, dict.fromkeys([*listed, "deep/er/wasps/"], b"")))
+    assert (layout.labels, layout.empty) == (labels, ("wasps",))
+
+
+def test_a_class_has_folders_of_its_own_where_that_around_it_is_listed(tmp_path: Path) -> None:
+    listed = ["photos/", "photos/ants/", "photos/ants/1.jpg", "photos/ants/more/", "photos/ants/more/2.jpg"]
+    layout = layout_of(factories.zip_of(tmp_path, dict.fromkeys(listed, b"")))
+    assert (layout.labels, layout.misplaced) == (("ants",), ())
+
+
 def test_train_and_val_folders_are_splits_and_the_classes_are_below(tmp_path: Path) -> None:
     files = {f"set/{split}/{label}/x.jpg": b"1" for split in ("train", "val") for label in ("ants", "bees")}
 
@@ -104,6 +122,19 @@ def test_an_empty_class_folder_is_an_error_that_names_it(tmp_path: Path) -> None
     assert caught.value.code == "empty_class"
     assert " of class 'wasps'" in caught.value.message
     assert " of classes 'ants', 'bees'" in archive.empty_class(["ants", "bees"], "no image", "look").message
+
+
+def test_a_folder_with_nothing_but_what_systems_leave_is_empty(tmp_path: Path) -> None:
+    photos = ("set/ants/a.jpg", "set/bees/b.jpg")
+    left = (
+        "set/.DS_Store",
+        "set/ants/Thumbs.db",
+        "set/bees/.thumbs/b.jpg",
+        "set/wasps/desktop.ini",
+        "__MACOSX/set/._f",
+    )
+    layout = layout_of(factories.zip_of(tmp_path, dict.fromkeys((*photos, *left), b"x")))
+    assert (layout.labels, layout.empty, layout.misplaced) == (("ants", "bees"), ("wasps",), ())
 
 
 def test_one_class_is_an_error_unless_the_dataset_has_others(tmp_path: Path) -> None:

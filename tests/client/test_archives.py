@@ -89,10 +89,12 @@ def test_an_empty_class_folder_is_sent_for_the_service_to_see(tmp_path: Path) ->
     (photos / "wasps").mkdir()
     (photos / "hornets").mkdir()
     (photos / "hornets" / ".DS_Store").write_bytes(b"x")
+    (photos / "flies").mkdir()
+    (photos / "flies" / "Thumbs.db").write_bytes(b"x")
     (photos / ".hidden").mkdir()
     with archives.archive(photos) as path:
         opened = archive.open_archive(path, LIMITS)
-        with pytest.raises(errors.BadArchive, match="of classes 'hornets', 'wasps'") as caught:
+        with pytest.raises(errors.BadArchive, match="of classes 'flies', 'hornets', 'wasps'") as caught:
             archive.check_classes(archive.lay_out(opened.entries(), LIMITS), known=())
     assert caught.value.code == "empty_class"
 
@@ -117,9 +119,14 @@ def test_a_photo_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         packed(photos)
 
 
-def test_a_photo_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_has_a_name_that_is_no_text_is_refused(tmp_path: Path, is_folder: bool) -> None:
     photos = good(tmp_path)
-    Path(os.fsdecode(os.fsencode(photos / "ants") + b"/gr\xfcn.jpg")).write_bytes(b"ant")
+    path = Path(os.fsdecode(os.fsencode(photos / "ants") + b"/gr\xfcn"))
+    if is_folder:
+        path.mkdir()
+    else:
+        path.write_bytes(b"ant")
     with pytest.raises(Refused, match="has a name that is not UTF-8 text"):
         packed(photos)
 
