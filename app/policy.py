@@ -290,19 +290,30 @@ def _about_fixed(profile: Profile, strategy: Chosen, stage: str | None) -> str:
     )
 
 
-def _best_accuracy(profile: Profile) -> float:
-    return max(profile.together.accuracy, *(depth.probe.accuracy for depth in profile.depths))
+def _missed(profile: Profile) -> float:
+    """The share of images that the best classifier on fixed features misses, of all labels at the most."""
+    best = max(profile.together.accuracy, *(depth.probe.accuracy for depth in profile.depths))
+    return min(1.0, (1 - best) * _more_labels(profile))
+
+
+def _more_labels(profile: Profile) -> float:
+    """How many times as many labels an image can be taken for as those that were measured. Errors grow by no more."""
+    return 1.0 if profile.measured_labels is None else (profile.classes - 1) / (profile.measured_labels - 1)
+
+
+def _told(missed: float, profile: Profile) -> str:
+    return f"{'' if profile.measured_labels is None else 'up to '}{percent(missed)}"
 
 
 def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> tuple[Chosen, str | None, str]:
-    missed = 1 - _best_accuracy(profile)
+    missed = _missed(profile)
     if missed < TELLING or len(stages) < 2:
         return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
     freeze = by_hand or stages[max(0, len(stages) - 1 - FEW_STAGES)]
     return (
         "top",
         freeze,
-        f"Little and similar data, of which classifiers on fixed features miss {percent(missed)}: from a new "
+        f"Little and similar data, of which classifiers on fixed features miss {_told(missed, profile)}: from a new "
         f"classifier on, what comes behind {freeze} is trained too, and kept if that does better.",
     )
 
@@ -310,19 +321,19 @@ def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None
 def _little_dissimilar(
     profile: Profile, _stages: Sequence[str], _by_hand: str | None
 ) -> tuple[Chosen, str | None, str]:
-    missed = 1 - _best_accuracy(profile)
+    missed = _missed(profile)
     if missed < ROOM:
         return "stage_probe", None, "Little and dissimilar data: a classifier on the stage that suits it best."
     return (
         "full",
         None,
-        f"Little and dissimilar data, of which classifiers on fixed features miss {percent(missed)}: all layers are "
-        "trained too, and the classifier on fixed features is kept if that does better.",
+        f"Little and dissimilar data, of which classifiers on fixed features miss {_told(missed, profile)}: all layers "
+        "are trained too, and the classifier on fixed features is kept if that does better.",
     )
 
 
 def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> tuple[Chosen, str | None, str]:
-    if _is_solved(profile) and 1 - _best_accuracy(profile) < TELLING:
+    if _is_solved(profile) and _missed(profile) < TELLING:
         return "head", None, "Much data that features tell apart as they are: only a new classifier is trained."
     if len(stages) < 2:
         return "full", None, "Much and similar data; the network has a single stage, so all of it is trained."
@@ -359,9 +370,7 @@ def expected(profile: Profile, *, strategy: Strategy, stage: str | None = None) 
     if strategy == "scratch":
         return None
     probe = _probed(profile, strategy, stage)
-    missed = 1 - probe.accuracy + STANDARD_ERRORS * probe.error
-    if profile.measured_labels is not None:
-        missed *= (profile.classes - 1) / (profile.measured_labels - 1)
+    missed = (1 - probe.accuracy + STANDARD_ERRORS * probe.error) * _more_labels(profile)
     high = probe.accuracy + STANDARD_ERRORS * probe.error + _gain_of_more(profile)
     if strategy in ("top", "full"):
         high = max(high, 1 - _ERRORS_LEFT * (1 - probe.accuracy))

@@ -244,6 +244,14 @@ def test_what_is_expected_reaches_down_by_the_labels_that_were_not_measured() ->
     assert found.high == less.high
 
 
+def test_errors_on_some_labels_are_those_on_all_of_them_at_the_least() -> None:
+    measured = profile(images=10_000, classes=1000, stages=(0.4, 0.6, 0.985, 0.985, 0.985), gain=0.0)
+    assert (locate(measured).amount, decide(measured).strategy) == ("little", "head")
+    found = decide(replace(measured, measured=2_000, measured_labels=200))
+    assert found.strategy == "top"
+    assert "of which classifiers on fixed features miss up to 7.5 %" in " ".join(found.reasons)
+
+
 def test_the_evidence_says_of_how_many_labels_it_is() -> None:
     measured = replace(profile(images=2_000, classes=101), measured_labels=100, random_labels=25)
     assert " on 512 images of 25 of the 101 labels a linear" in " ".join(locate(measured).evidence)

@@ -39,14 +39,16 @@ def measurable(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
 
 def sample(targets: NDArray[np.int64], *, size: int, seed: int) -> NDArray[np.int64]:
     """Positions in order of all images, or of about `size`, stratified by `targets (N,)`: of as many labels, drawn from
-    all, as have `EACH` images there, or all that they have. Each keeps `AT_LEAST`."""
+    all, as may have `EACH` images there, or all that they have. Each keeps so many of those, and `AT_LEAST`."""
     if len(targets) <= size:
         return np.arange(len(targets))
     labels, counts = np.unique(targets, return_counts=True)
     drawn = np.random.default_rng(seed).permutation(len(labels))
     fit = int((np.cumsum(np.minimum(counts[drawn], EACH)) <= size).sum())
-    kept = np.flatnonzero(np.isin(targets, labels[drawn[: max(fit, profile.LABELS_NEEDED)]]))
-    return kept[probe.stratified_sample(targets[kept], size=size, at_least=AT_LEAST, seed=seed)]
+    chosen = drawn[: max(fit, profile.LABELS_NEEDED)]
+    kept = np.flatnonzero(np.isin(targets, labels[chosen]))
+    each = max(AT_LEAST, min(EACH, size // len(chosen)))
+    return kept[probe.stratified_sample(targets[kept], size=size, at_least=each, seed=seed)]
 
 
 def drawn_labels(targets: NDArray[np.int64], rows: NDArray[np.int64]) -> int | None:
