@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
 from anyio.to_thread import run_sync
@@ -77,7 +78,28 @@ def desk(request: Request) -> Desk:
 
 async def parsed(request: Request, read: Callable[[*Givens], T], *body: *Givens) -> T:
     """What `read` makes of a large body, beside the event loop. Raises what `read` raises."""
-    return await run_sync(read, *body, limiter=desk(request).parsing)
+    found = await run_sync(_tried, partial(read, *body), limiter=desk(request).parsing)
+    if not isinstance(found, _Failure):
+        return found
+    try:
+        raise found.error
+    finally:
+        del found  # it knows this frame, and in a circle the body would stay in memory
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a thread tells, and does not raise: what it raises is kept by the future that is waited for, whose frame the
+    error knows."""
+
+    error: Exception
+
+
+def _tried(read: Callable[[], T]) -> T | _Failure:
+    try:
+        return read()
+    except Exception as error:  # raised where it is waited for
+        return _Failure(error)
 
 
 def timeout_seconds(request: Request, settings: Settings) -> float:

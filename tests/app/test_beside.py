@@ -1,7 +1,9 @@
 """A large body that is being read costs those who ask meanwhile nothing that they would have to wait for."""
 
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,12 +12,14 @@ import httpx
 import pytest
 from fastapi import Request
 
-from app.predictions import asking
+from app import errors
+from app.predictions import asking, texts
 from app.settings import Settings
 from tests.app import serving
 from tests.app.conftest import sqlite_url
 from tests.app.serving import Listening
 from tests.app.test_bad_input import PHOTO, ROUTES, body
+from tests.app.test_scheduler import until
 from tests.problems import problem
 
 PATIENCE = 60.0
@@ -42,12 +46,17 @@ class Reading:
 
     def __init__(self) -> None:
         self.has_begun, self.has_ended = threading.Event(), threading.Event()
+        self.errors: list[weakref.ref[errors.GraftError]] = []
+        """Those by which bodies were refused, as long as they are in memory: with each its body is."""
 
     def noted(self, read: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*given: Any) -> Any:
             self.has_begun.set()
             try:
                 return read(*given)
+            except errors.GraftError as error:
+                self.errors.append(weakref.ref(error))
+                raise
             finally:
                 self.has_ended.set()
 
@@ -90,3 +99,22 @@ def test_small_requests_are_answered_while_a_large_one_is_read(
             answered += not reading.has_ended.is_set()
     assert problem(refused.result(), 422)["code"] == code
     assert answered >= SOME
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Nothing is freed that refers to itself."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_large_body_that_is_refused_is_in_memory_no_longer(here: Listening, reading: Reading, route: str) -> None:
+    large = json.dumps(body(route, ["A" * texts.INLINE_BYTES + "%%%%"])).encode()
+    headers = {"Content-Type": "application/json"}
+    refused = httpx.post(here.url + route.format("insects"), content=large, headers=headers, timeout=PATIENCE)
+    assert problem(refused, 422)["code"] == "not_base64"
+    (error,) = reading.errors
+    until(lambda: error() is None)  # whoever tells it forgets it then
