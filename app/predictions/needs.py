@@ -33,7 +33,7 @@ class _Cost:
 
 _COSTS: dict[Runtime, _Cost] = {
     "torch": _Cost(1.1, 2.6),
-    "torch-winograd": _Cost(4.1, 5.6),
+    "torch-winograd": _Cost(4.8, 6.3),
     "torch-compiled": _Cost(1.3, 2.8),
     "onnxruntime": _Cost(2.1, 5.0),
     "openvino": _Cost(3.4, 3.7),

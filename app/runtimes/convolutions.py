@@ -1,7 +1,7 @@
 """Networks whose convolutions are computed by our own code, in float32 on the CPU."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -17,7 +17,19 @@ from app.libraries import torchvision_models
 from app.runtimes import convolve
 from app.runtimes.convolve import Finish, Library, Window
 
+_HEAVY = 2**17
+"""Pairs of channels and outputs from which on weights are in no cache when they are needed."""
+_FEW = 8
+"""Tiles of which so few make up for no weights that are read: Winograd's way has four times as many of those."""
 _NONE = "it has no convolution of 3 x 3 and stride 1 whose channels fill the vectors of this CPU"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a convolution is computed, with its weights as that takes them."""
+
+    compute: Callable[[Tensor, Tensor, Window, int, Finish, Tensor | None], Tensor]
+    weights: Tensor
 
 
 class Convolution(nn.Module):
@@ -28,12 +40,15 @@ class Convolution(nn.Module):
         self._window = _window(layer)
         self._outputs = layer.out_channels
         is_winograd = _suits(library, layer)
-        self._compute = library.winograd if is_winograd else library.direct
-        self._weights = library.transformed(layer.weight) if is_winograd else library.packed(layer.weight)
+        ways = [_Way(library.winograd, library.transformed(layer.weight))] if is_winograd else []
+        if not is_winograd or layer.in_channels * layer.out_channels >= _HEAVY:
+            ways.append(_Way(library.direct, library.packed(layer.weight)))
+        self._for_many, self._for_few = ways[0], ways[-1]
         self._finish = Finish(torch.zeros(self._outputs) if layer.bias is None else layer.bias.detach().clone())
 
     def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
-        return self._compute(maps, self._weights, self._window, self._outputs, self._finish, added)
+        way = self._for_few if self._window.tiles(*maps.shape) < _FEW else self._for_many
+        return way.compute(maps, way.weights, self._window, self._outputs, self._finish, added)
 
     def limit(self, *, is_capped: bool = False) -> None:
         """Apply a ReLU, too, or where that `is_capped` a ReLU6."""

@@ -56,6 +56,11 @@ class Window:
         )
         return down, across
 
+    def tiles(self, images: int, _channels: int, height: int, width: int) -> int:
+        """Of 4 x 4 outputs, in which Winograd's way sees them, that come of maps `(N, C, H, W)`."""
+        down, across = self.outputs(height, width)
+        return images * -(-down // 4) * -(-across // 4)
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -146,8 +151,7 @@ class Library:
         images, channels, height, width = maps.shape
         found = self._empty(images, outputs, window.outputs(height, width))
         _check(maps, found, added)
-        tiles = images * -(-found.shape[2] // 4) * -(-found.shape[3] // 4)
-        room = self._code.winograd_room(tiles, channels, outputs, self._own.crew)
+        room = self._code.winograd_room(window.tiles(*maps.shape), channels, outputs, self._own.crew)
         scratch = self._own.pool.empty(room)
         self._code.winograd(
             *(_at(values) for values in (maps, weights, finish.bias, added, found, scratch)),

@@ -188,6 +188,24 @@ NETWORKS = {
 }
 
 
+@pytest.mark.parametrize(("images", "side", "way"), [(1, 8, "direct"), (1, 9, "winograd"), (2, 8, "winograd")])
+def test_of_few_tiles_heavy_convolutions_are_computed_directly(
+    library: Library, monkeypatch: pytest.MonkeyPatch, images: int, side: int, way: str
+) -> None:
+    ways = []
+    for name in ("direct", "winograd"):
+        compute = getattr(library, name)
+        monkeypatch.setattr(
+            library, name, lambda *given, compute=compute, name=name: (ways.append(name), compute(*given))[1]
+        )
+    layer = nn.Conv2d(384, 384, 3, padding=1)
+    maps = torch.randn(images, 384, side, side).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert_close(Convolution(library, layer)(maps), layer(maps))
+        Convolution(library, nn.Conv2d(64, 64, 3, padding=1))(maps[:, :64])  # whose weights are few
+    assert ways == [way, "winograd"]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_say_the_same_with_our_convolutions(name: str) -> None:
     plain = in_inference_form(name)
