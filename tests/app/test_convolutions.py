@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -193,11 +194,13 @@ def test_of_few_tiles_heavy_convolutions_are_computed_directly(
     library: Library, monkeypatch: pytest.MonkeyPatch, images: int, side: int, way: str
 ) -> None:
     ways = []
+
+    def noted(name: str, compute: Callable[..., Tensor], *given: object) -> Tensor:
+        ways.append(name)
+        return compute(*given)
+
     for name in ("direct", "winograd"):
-        compute = getattr(library, name)
-        monkeypatch.setattr(
-            library, name, lambda *given, compute=compute, name=name: (ways.append(name), compute(*given))[1]
-        )
+        monkeypatch.setattr(library, name, partial(noted, name, getattr(library, name)))
     layer = nn.Conv2d(384, 384, 3, padding=1)
     maps = torch.randn(images, 384, side, side).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
