@@ -25,7 +25,7 @@ class Standing:
     users: int = 0
     failed_at: float | None = None
     failures: int = 0
-    """How often in a row it could not be loaded, since the registry changed."""
+    """How often in a row it could not be loaded, otherwise than for want of memory, since the registry changed."""
     replaces: frozenset[Served] = frozenset()
     """Those that answer in its place until it is loaded."""
     sends_away: frozenset[Served] = frozenset()

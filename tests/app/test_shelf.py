@@ -42,6 +42,8 @@ class Machine:
     opened: list[tuple[str, ...]] = field(default_factory=list)
     """Each time, the forms that were wanted."""
     fallen_back: list[str] = field(default_factory=list)
+    breaks: Callable[[], Exception] = lambda: errors.Unavailable("it is broken")
+    """What the fourth cannot be loaded for."""
     thread: threading.Thread | None = None
     """Where one was opened last."""
     _opening: int = 0
@@ -58,7 +60,7 @@ class Machine:
         assert self.gate.wait(PATIENCE)
         self._opening -= 1
         if version == FOURTH:
-            raise errors.Unavailable("it is broken")
+            raise self.breaks()
         found = loaded(Net(), form=form.named(version.serving.forms[0]))
         self.there.add(found)
         return found
@@ -207,6 +209,18 @@ def test_what_could_not_be_loaded_again_is_left_alone_for_longer_unless_the_regi
     if has_changed:
         shelf.pin(frozenset())
     assert [ask_after(seconds) for seconds in (2.5, 2)] == ([1, 0] if has_changed else [0, 1])
+    shelf.close()
+
+
+def test_what_had_too_little_memory_is_tried_again_after_no_longer_each_time(machine: Machine) -> None:
+    now = [0.0]
+    machine.breaks = lambda: torch.OutOfMemoryError("CUDA out of memory")
+    shelf = machine.shelf(retry_seconds=2, clock=lambda: now[0])
+    for seconds in (0, 1, 1.5, 2.5, 2.5):
+        now[0] += seconds
+        with shelf.use(FOURTH) as standing, pytest.raises(errors.Overloaded, match="too little memory"):
+            standing.lane(PATIENCE)
+    assert len(machine.opened) == 4
     shelf.close()
 
 
