@@ -84,6 +84,12 @@ class Room:
             self._send_others_away(standing)
         return self.remove_one()
 
+    @property
+    def is_overfull(self) -> bool:
+        """Whether more are there than have room, since they have turned out to need more than was foretold."""
+        is_more = self.used_bytes > self._max_bytes and not self._loading
+        return is_more and sum(one.memory_bytes > 0 for one in self.standing.values()) > 1
+
     def remove_one(self) -> bool:
         """Whether one has gone that nobody waits for: one that was to leave and has answered, or that has to go since
         others have turned out to need more than was foretold."""
@@ -92,8 +98,7 @@ class Room:
             self.leaving.remove(left)
             self.free(left)
             return True
-        there = sum(one.memory_bytes > 0 for one in self.standing.values())
-        idle = self._idle() if self.used_bytes > self._max_bytes and not self._loading and there > 1 else []
+        idle = self._idle() if self.is_overfull else []
         if idle:
             self._remove(idle[0])
         return bool(idle)

@@ -106,7 +106,7 @@ class Shelf:
         with self._change:
             standing.users -= 1
             # Not for each request, where nobody waits for that.
-            if not standing.users and (self._waiting or self._room.leaving):
+            if not standing.users and (self._waiting or self._room.leaving or self._room.is_overfull):
                 self._change.notify_all()
 
     @contextmanager

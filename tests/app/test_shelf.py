@@ -397,18 +397,25 @@ def test_what_is_opened_in_another_form_than_was_foretold_counts_as_that(machine
 
 
 def test_who_has_no_room_beside_one_that_takes_more_than_was_foretold_goes(machine: Machine) -> None:
-    needs = {"openvino-int8": Need(10, 20), "onnxruntime-fp32": Need(70, 80), "torch-fp32": Need(40, 40)}
-
-    def fallen_back(version: Served) -> Loaded:
-        forms = version.serving.forms
-        return machine.open(replace(version, serving=replace(version.serving, forms=forms[1:] or forms)))
-
-    opener = Opener(lambda version: needs[version.serving.forms[0]], fallen_back, Lane, lambda: None, print)
-    shelf = Shelf(opener, max_bytes=BUDGET)
+    shelf = Shelf(falling_back(machine), max_bytes=BUDGET)
     load(shelf, SECOND)
     load(shelf, replace(FIRST, serving=Serving("opt_1", ("openvino-int8", "onnxruntime-fp32"))))
     wait_for(lambda: shelf.used_bytes == 70)
     assert not shelf.has(SECOND)
+    shelf.close()
+
+
+def test_who_is_asked_when_another_takes_more_than_was_foretold_goes_after_that(machine: Machine) -> None:
+    large = replace(FIRST, serving=Serving("opt_1", ("openvino-int8", "onnxruntime-fp32")))
+    shelf = Shelf(falling_back(machine), max_bytes=BUDGET)
+    second = shelf.want(SECOND)
+    second.lane(PATIENCE)
+    with shelf.use(large) as standing:
+        standing.lane(PATIENCE)
+        assert (shelf.used_bytes, shelf.has(SECOND)) == (110, True)
+        shelf.release(second)
+        wait_for(lambda: shelf.used_bytes == 70)
+        assert (shelf.has(large), shelf.has(SECOND)) == (True, False)
     shelf.close()
 
 
@@ -448,6 +455,19 @@ def test_too_little_memory_to_load_is_told_as_what_passes(machine: Machine) -> N
     with shelf.use(FIRST) as standing, pytest.raises(errors.Overloaded, match="too little memory"):
         standing.lane(PATIENCE)
     shelf.close()
+
+
+def falling_back(machine: Machine) -> Opener:
+    """Opens no first form where there is another one, which takes more."""
+    needs = {"openvino-int8": Need(10, 20), "onnxruntime-fp32": Need(70, 80), "torch-fp32": Need(40, 40)}
+
+    def opened(version: Served) -> Loaded:
+        forms = version.serving.forms
+        return machine.open(replace(version, serving=replace(version.serving, forms=forms[1:] or forms)))
+
+    return Opener(
+        lambda version: needs[version.serving.forms[0]], opened, Lane, lambda: None, machine.fallen_back.append
+    )
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
