@@ -99,6 +99,9 @@ class Shelf:
                 self._change.notify_all()
             self._room.standing.move_to_end(version)
             standing.users += 1
+            # Others may go for it now if it has waited for long enough.
+            if standing.users == 1 and self._waiting and not standing.settled.done():
+                self._change.notify_all()
             return standing
 
     def release(self, standing: Standing) -> None:

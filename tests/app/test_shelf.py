@@ -294,10 +294,15 @@ def test_who_is_asked_leaves_for_nobody_whose_callers_have_gone(machine: Machine
     machine.need = Need(60, 60)
     load(shelf, FIRST)
     with shelf.use(FIRST):
-        shelf.release(shelf.want(SECOND))
+        second = shelf.want(SECOND)
+        wait_for(lambda: second.need is not None)
+        shelf.release(second)  # when it waits
         now[0] += 10
         load(shelf, SMALL)
+        wait_for(lambda: len(vars(shelf._change)["_waiters"]) == 2)  # both threads that load have looked
         assert shelf.has(FIRST)
+        with shelf.use(SECOND):  # one of them has come again
+            wait_for(lambda: not shelf.has(FIRST))
     wait_for(lambda: on(shelf) == [SECOND])
     shelf.close()
 
