@@ -14,7 +14,7 @@ from app import errors
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import InferenceForm
 from app.models import artifact as artifacts
-from app.runtimes import convolutions
+from app.runtimes import activations, convolutions
 from app.runtimes.convolve import Library
 from app.runtimes.form import Files, Form, Images, Machine, Network, Passed
 from app.runtimes.in_graphs import Forward, InGraphs
@@ -93,6 +93,10 @@ class InOwn(InTorch):
     def run(self, images: Images, *, alone: bool = False) -> Passed:
         with self._library.helped(self._widest if alone else 1):
             return super().run(images)
+
+    def settle(self) -> None:
+        """Of all networks whose threads keep memory for large activations: they have it in common."""
+        activations.forget()
 
 
 def open_plain(files: Files, form: Form, machine: Machine) -> Network:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from app.runtimes import in_torch
+from app.runtimes import convolutions, in_torch
+from app.runtimes.activations import Pool
 from app.runtimes.form import Files, Machine
 from app.runtimes.in_torch import Compiled, Whole
 from tests import factories
@@ -88,6 +89,17 @@ def test_a_network_that_torch_would_no_longer_compile_fails(network: Whole, back
         compiled(images(1))
         with pytest.raises(FailOnRecompileLimitHit):
             compiled(images(4))
+
+
+def test_a_network_with_our_convolutions_settles_so_that_no_thread_keeps_memory_of_its_largest_passes(
+    network: Whole,
+) -> None:
+    ours = in_torch.InOwn(network, Machine(1), convolutions.compute_own(network))
+    pool = Pool()
+    pool.empty(2**20)
+    assert len(pool._free) == 1
+    ours.settle()
+    assert pool._free == []
 
 
 def test_a_thread_computes_for_a_network_in_as_many_threads_as_that_asks_for_whatever_came_before(
