@@ -143,9 +143,9 @@ def of_version(session: Session, version: ModelVersion, process: Process) -> Ser
 
 def hold(session: Session, version_id: str) -> None:
     """Until the transaction ends, nobody else pins a form of the version or has an optimisation of it count: what is
-    decided of the one goes by the other."""
+    decided of the one goes by the other, and by the version as it is now."""
     query = select(ModelVersion).where(ModelVersion.id == version_id).with_for_update(key_share=True)
-    session.execute(query, execution_options={"populate_existing": True})
+    session.scalar(query, execution_options={"populate_existing": True})
 
 
 def forms_to_keep(session: Session, version_id: str, process: Pins) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from app import errors
 from app.db import Database, utc_now
@@ -14,7 +15,7 @@ from app.main import assemble
 from app.models import service as models
 from app.models import serving
 from app.models.serving import NewOptimisation
-from app.models.tables import Optimisation
+from app.models.tables import ModelVersion, Optimisation
 from app.optimisation import NO_PINS, Pins, Report
 from app.settings import Settings
 from app.storage import Storage
@@ -155,6 +156,15 @@ def test_what_is_pinned_or_served_is_kept(http: TestClient, database: Database, 
     assert pinned.status_code == 200
     assert kept() == ("openvino-fp32", "openvino-fp32")
     assert kept(Pins("onnxruntime", "int8")) == ("onnxruntime-int8", "onnxruntime-int8")
+
+
+def test_whoever_holds_a_version_goes_by_what_is_pinned_then(database: Database, version_id: str) -> None:
+    with database.write() as session:
+        version = session.get_one(ModelVersion, version_id)
+        elsewhere = update(ModelVersion).values(runtime="openvino", precision="fp32")
+        session.execute(elsewhere, execution_options={"synchronize_session": False})
+        serving.hold(session, version_id)
+        assert serving.pins_of(version) == Pins("openvino", "fp32")
 
 
 def test_a_version_that_was_not_optimised_is_run_as_it_was_trained(http: TestClient, version_id: str) -> None:
