@@ -118,13 +118,14 @@ class Room:
 
     def _has_room(self, standing: Standing) -> bool:
         assert standing.need is not None
-        if not self._leaves_the_claim(standing):
+        # The first tells at once of most of those that wait; what follows holds up requests.
+        has_some = self._fits(standing.need.kept, beside=self.used_bytes)
+        if not has_some or not self._leaves_the_claim(standing):
             return False
         if self._fits(standing.need.loading, beside=self._held_bytes()):
             return True
         # Where nobody can go: what there is beyond the need once it is loaded passes by itself.
-        is_alone = not self._loading and not self._idle()
-        return is_alone and self._fits(standing.need.kept, beside=self.used_bytes)
+        return not self._loading and not self._idle()
 
     def _fits(self, count: int, *, beside: int) -> bool:
         """Whether so many bytes do, as even too many do where there is nothing else."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 
 from app import errors
 from app.models.service import Served
@@ -33,7 +32,7 @@ _PATIENCE_SECONDS = 2.0
 _ROOM_SECONDS = 30.0
 """How long it waits at all."""
 _CONSIDERED = 8
-"""Of those that wait for room, each time that there may be some: requests must not wait while it is looked for."""
+"""For the first so many of those that wait others may go: requests must not wait while it is found out who."""
 _MOST_FAILURES = 6
 """After which a version is left alone no longer than before."""
 
@@ -206,21 +205,23 @@ class Shelf:
     def _possible_work(self) -> Work | None:
         if self._room.remove_one():
             return memory.give_back
-        for since, standing in islice(self._waiting, _CONSIDERED):
-            work = self._admit(standing, since)
+        for place, (since, standing) in enumerate(self._waiting):
+            work = self._admit(standing, since, is_considered=place < _CONSIDERED)
             if work is not None:
                 return work
         return partial(self._look_up, self._asked.popleft()) if self._asked else None
 
-    def _admit(self, standing: Standing, since: float) -> Work | None:
-        """What is to be done for one that has waited `since`; None where it has to wait on."""
+    def _admit(self, standing: Standing, since: float, *, is_considered: bool) -> Work | None:
+        """What is to be done for one that has waited `since`; None where it has to wait on. Where it `is_considered`,
+        others may go for it."""
         now = self._clock()
         is_wanted = standing.users or standing.replaces or standing.version in self._room.pinned
         try:
             if self._room.reserve(standing):
                 self._waiting.remove((since, standing))
                 return partial(self._load, standing)
-            if self._room.make(standing, is_late=bool(is_wanted) and now >= since + _PATIENCE_SECONDS):
+            is_late = bool(is_wanted) and now >= since + _PATIENCE_SECONDS
+            if is_considered and self._room.make(standing, is_late=is_late):
                 # Of who had to go; not under the lock, for which the event loop would have to wait.
                 return memory.give_back
             if now >= since + _ROOM_SECONDS:

@@ -4,6 +4,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -268,6 +269,18 @@ def test_nobody_goes_for_one_that_has_no_room_all_the_same(machine: Machine, she
     with shelf.use(SECOND), shelf.use(THIRD):
         load(shelf, SMALL)
         assert on(shelf) == [FIRST, SECOND]
+
+
+def test_many_that_wait_for_room_hold_up_nobody_for_whom_there_is_some(machine: Machine) -> None:
+    shelf = machine.shelf(clock=lambda: 0.0)
+    machine.need = Need(60, 60)
+    load(shelf, FIRST)
+    with ExitStack() as asked:
+        for version in (FIRST, *(Served(f"large {number}", f"large {number}", 1) for number in range(20)), SMALL):
+            standing = asked.enter_context(shelf.use(version))
+        standing.lane(PATIENCE / 4)
+        assert shelf.used_bytes == 65
+    shelf.close()
 
 
 @pytest.mark.usefixtures("impatient")
