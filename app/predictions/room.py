@@ -65,15 +65,20 @@ class Room:
         standing.memory_bytes = 0
 
     def make(self, standing: Standing, *, is_late: bool) -> bool:
-        """Whether somebody has gone for one that had no room, so that there may be some now. If not, some may leave
-        when they have answered: those that it replaces, where both never have room, and, once it `is_late`, whoever
-        else is being asked. Raises `Overloaded` where those that are pinned leave no room for it."""
+        """Whether there may be room for one that had none, once free memory has been given back: somebody has gone for
+        it, or nobody needs to. If not, some may leave when they have answered: those that it replaces, where both never
+        have room, and, once it `is_late`, whoever else is being asked. Raises `Overloaded` where those that are pinned
+        leave no room for it."""
         assert standing.need is not None
         if self._leaves_the_claim(standing):
             idle = self._idle()
             least = self.used_bytes - sum(one.memory_bytes for one in idle)
             if idle and self._fits(standing.need.kept, beside=least):
-                self._remove(idle[0])
+                has_room_as_foretold = self._fits(standing.need.loading, beside=self.used_bytes)
+                if has_room_as_foretold and not standing.has_had_free_memory:
+                    standing.has_had_free_memory = True
+                else:
+                    self._remove(idle[0])
                 return True
         # Whoever is being loaded holds more than it will.
         if not self._loading:

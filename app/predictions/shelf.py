@@ -75,6 +75,8 @@ class Shelf:
         """Those of which it is not known yet what they need."""
         self._waiting: list[tuple[float, Standing]] = []
         """Those that there was no room for yet, the first first, each with since when."""
+        self._giving_back = 0
+        """How many threads give back free memory just now."""
         self._is_closed = False
         self._change = threading.Condition()
         self._loaders = Loaders(_LOADING_AT_ONCE, prepare=yield_to_the_event_loop, next_work=self._next_work)
@@ -204,7 +206,7 @@ class Shelf:
 
     def _possible_work(self) -> Work | None:
         if self._room.remove_one():
-            return memory.give_back
+            return self._begin_to_give_back()
         for place, (since, standing) in enumerate(self._waiting):
             work = self._admit(standing, since, is_considered=place < _CONSIDERED)
             if work is not None:
@@ -220,16 +222,30 @@ class Shelf:
             if self._room.reserve(standing):
                 self._waiting.remove((since, standing))
                 return partial(self._load, standing)
+            if self._giving_back:
+                return None  # there may be room after that
             is_late = bool(is_wanted) and now >= since + _PATIENCE_SECONDS
             if is_considered and self._room.make(standing, is_late=is_late):
-                # Of who had to go; not under the lock, for which the event loop would have to wait.
-                return memory.give_back
+                return self._begin_to_give_back()
             if now >= since + _ROOM_SECONDS:
                 raise errors.Overloaded("the models that are being asked hold all memory that there is for them")
         except Exception as error:  # told to whoever waits for it
             self._waiting.remove((since, standing))
             return partial(self._fail, standing, error)
         return None
+
+    def _begin_to_give_back(self) -> Work:
+        """For outside of the lock, or the event loop would have to wait. Until that is done nobody goes for others."""
+        self._giving_back += 1
+        return self._give_back
+
+    def _give_back(self) -> None:
+        try:
+            memory.give_back()
+        finally:
+            with self._change:
+                self._giving_back -= 1
+                self._change.notify_all()
 
     def _next_change_seconds(self) -> float | None:
         """When some of those that wait will have waited for as long as they do, if nothing else happens before."""

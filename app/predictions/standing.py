@@ -30,6 +30,8 @@ class Standing:
     """Those that answer in its place until it is loaded."""
     sends_away: frozenset[Served] = frozenset()
     """Those that leave so that it has room."""
+    has_had_free_memory: bool = False
+    """Whether free memory was given back for it alone, with nobody gone."""
     _lane: Lane | None = None
     _failure: errors.GraftError | None = None
 

@@ -17,7 +17,7 @@ from app.predictions.lanes import Lane
 from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
 from app.predictions.shelf import Opener, Shelf
-from app.runtimes import form
+from app.runtimes import activations, form
 from tests.app.test_scheduler import Net, loaded, until
 
 PATIENCE = 60.0
@@ -36,6 +36,8 @@ class Machine:
     """Of those for which it is another one."""
     really: int | None = None
     """By what the process grows with each; None where the system does not tell."""
+    spare: int = 0
+    """What it holds beside that and nobody uses."""
     there: "weakref.WeakSet[Loaded]" = field(default_factory=weakref.WeakSet)
     most_at_once: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
@@ -67,7 +69,7 @@ class Machine:
         return found
 
     def used_bytes(self) -> int | None:
-        return None if self.really is None else 1000 + self.really * len(self.there)
+        return None if self.really is None else 1000 + self.really * len(self.there) + self.spare
 
     def shelf(self, *, retry_seconds: float = PATIENCE, clock: Callable[[], float] = time.monotonic) -> Shelf:
         def need(version: Served) -> Need:
@@ -167,6 +169,27 @@ def test_memory_that_is_not_of_classifiers_leaves_room_for_half_of_them(machine:
     machine.really = 1_000_000
     load(shelf, FIRST, SECOND, THIRD)
     assert on(shelf) == [SECOND, THIRD]
+
+
+def test_nobody_goes_for_memory_that_nobody_uses(
+    machine: Machine, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.really = 20
+    machine.needs[THIRD] = Need(30, 35)
+    load(shelf, FIRST, SECOND)
+    machine.spare = 50
+    looked: list[Served] = []
+
+    def forget() -> None:
+        if not looked:
+            looked.append(SMALL)
+            load(shelf, SMALL)  # for which another thread looks who has room, and before this has given anything back
+        machine.spare = 0
+
+    monkeypatch.setattr(activations, "forget", forget)
+    load(shelf, THIRD)
+    assert looked
+    assert on(shelf) == [FIRST, SECOND, THIRD]
 
 
 def test_what_failed_to_load_takes_no_room(shelf: Shelf) -> None:
