@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
-from app import errors, planning, ranking
+from app import budgets, errors, planning
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
@@ -191,7 +191,7 @@ def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe, kn
         fitting = (
             None
             if known is None
-            else ranking.within(known, recipe.budget or Budget(), partial(planning.lacking, recipe))
+            else budgets.within(known, recipe.budget or Budget(), partial(planning.lacking, recipe))
         )
         if not fitting:
             return None

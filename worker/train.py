@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from app import errors, estimates, evaluation, files, planning, policy, ranking
+from app import budgets, errors, estimates, evaluation, files, planning, policy
 from app.backbones import catalogue, weights
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
@@ -300,9 +300,9 @@ def _pick(work: TrainWork, splits: Splits, emit: Emit) -> tuple[str, tuple[str, 
     budget, lacks = work.recipe.budget or Budget(), partial(planning.lacking, work.recipe)
     if why := _why_unmeasurable(splits):
         costs = rank.cheapest_first(rank.at_hand(work.places), len(splits.labels), places=work.places, emit=emit)
-        return *ranking.choose_unmeasured(costs, budget, why, lacks), None
+        return *budgets.choose_unmeasured(costs, budget, why, lacks), None
     known, ranked = _ranking(work, splits, emit)
-    chosen, reasons = ranking.choose(known, budget, lacks)
+    chosen, reasons = budgets.choose(known, budget, lacks)
     return chosen.name, reasons, ranked
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import errors, planning, ranking
+from app import budgets, errors, planning
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.jobs import service as jobs
@@ -69,7 +69,7 @@ def plan(
         asked = RankingCreate(kind="rank", dataset=version.dataset_id)
         return jobs.submit_ranking(session, version, asked, max_attempts=max_attempts, now=now)
     lacks = partial(planning.lacking, wanted.recipe)
-    chosen, reasons = ranking.choose(rankings.figures(row), wanted.recipe.budget or Budget(), lacks)
+    chosen, reasons = budgets.choose(rankings.figures(row), wanted.recipe.budget or Budget(), lacks)
     found = planned(replace(wanted.recipe, backbone=chosen.name, budget=None))
     if not isinstance(found, Planned):
         return found

@@ -1,4 +1,4 @@
-"""Comparing networks: places, agreement of scores, what is said of it, and the choice within a budget."""
+"""Comparing networks: places, agreement of scores, and what is said of it."""
 
 import math
 
@@ -6,8 +6,6 @@ import pytest
 from scipy.stats import kendalltau
 
 from app import ranking
-from app.errors import Invalid
-from app.limits import Budget
 from app.profile import Probe
 from app.ranking import Cost, Latency, MeasuredNetwork, Ranking, Refused, Setting
 
@@ -155,72 +153,3 @@ def test_where_all_have_seen_the_photos_they_are_compared_as_others_are() -> Non
     found = ranking.order(SETTING, entries, [])
     assert found.best.name == "mine@2"
     assert "The scores disagree" in found.remarks[1] or "All scores put" in found.remarks[1]
-
-
-@pytest.mark.parametrize(
-    ("budget", "chosen"),
-    [
-        (Budget(), "large"),
-        (Budget(latency_ms=10), "middle"),
-        (Budget(latency_ms=2), "small"),
-        (Budget(macs=100_000_000), "middle"),
-        (Budget(size_bytes=1_000_000), "small"),
-        (Budget(latency_ms=10, size_bytes=400_000), "small"),
-    ],
-)
-def test_the_best_within_the_budget_is_chosen(budget: Budget, chosen: str) -> None:
-    found, reasons = ranking.choose(three(), budget)
-    assert found.name == chosen
-    assert reasons[0].startswith(f"Backbone {chosen}: ")
-
-
-def test_the_reasons_tell_what_stood_before_and_why_it_was_passed_over() -> None:
-    _, reasons = ranking.choose(three(), Budget(latency_ms=2))
-    assert "best that fits and number 3 of 3" in reasons[0]
-    assert reasons[1] == "large stands before it, but takes 20.0 ms an image, of at most 2 ms."
-
-
-def test_a_budget_that_none_fits_is_said_with_what_each_takes() -> None:
-    with pytest.raises(Invalid, match="none of 3 backbones fits") as raised:
-        ranking.choose(three(), Budget(latency_ms=0.5))
-    assert raised.value.code == "no_backbone_fits"
-    assert raised.value.detail["backbones"] == {
-        "large": ["takes 20.0 ms an image, of at most 0.5 ms"],
-        "middle": ["takes 4.0 ms an image, of at most 0.5 ms"],
-        "small": ["takes 1.0 ms an image, of at most 0.5 ms"],
-    }
-
-
-def test_what_lacks_something_is_passed_over() -> None:
-    def lacks(name: str) -> tuple[str, ...]:
-        return () if name == "small" else ("has no stage layer3",)
-
-    found, reasons = ranking.choose(three(), Budget(), lacks)
-    assert found.name == "small"
-    assert reasons[1] == "large stands before it, but has no stage layer3."
-    assert [entry.name for entry in ranking.within(three(), Budget(), lacks)] == ["small"]
-    costs = [(entry.name, entry.cost) for entry in three().measured]
-    name, reasons = ranking.choose_unmeasured(iter(costs), Budget(), "too few images", lacks)
-    assert (name, reasons[1]) == ("small", "large comes before it, but has no stage layer3.")
-    with pytest.raises(Invalid, match="large has no stage layer3; ") as refused:
-        ranking.choose(three(), Budget(), lambda _name: ("has no stage layer3",))
-    assert (refused.value.code, refused.value.field) == ("no_backbone_fits", "recipe.backbone")
-
-
-def test_without_a_ranking_the_first_network_within_the_budget_is_taken() -> None:
-    entries = {entry.name: entry.cost for entry in three().measured}
-    costs = [(name, entries[name]) for name in ("small", "middle", "large")]
-    name, reasons = ranking.choose_unmeasured(iter(costs), Budget(), "too few images")
-    assert name == "small"
-    assert reasons[0].startswith("Backbone small: too few images. So backbones cannot be compared")
-
-    name, reasons = ranking.choose_unmeasured(reversed(costs), Budget(latency_ms=5, macs=200_000_000), "too few images")
-    assert name == "middle"
-    assert reasons[1] == (
-        "large comes before it, but takes 20.0 ms an image, of at most 5 ms and does an unknown number of "
-        "multiply-adds, of at most 200 million."
-    )
-    with pytest.raises(Invalid) as refused:
-        ranking.choose_unmeasured(iter(costs), Budget(size_bytes=1000), "too few images")
-    assert refused.value.code == "no_backbone_fits"
-    assert set(refused.value.detail["backbones"]) == {"small", "middle", "large"}  # type: ignore[arg-type]
