@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations
 
+from app import errors
 from app.described import described
 from app.profile import Probe
 
@@ -85,6 +86,14 @@ class Refused:
     file: str | None = None
     """What tells the file of its weights from others, where it was at hand."""
 
+    def is_of(self, file: str) -> bool:
+        """Whether it was refused with this file, of which `weights.identify` tells. Where its weights were of no use,
+        the very same: it may have been damaged, and have the same name now. Otherwise one with the same content."""
+        if self.code == errors.WeightsUnavailable.default_code:
+            return self.file == file  # one that was refused before its file was kept is tried again
+        digits, others = (known.partition(" ")[0] for known in (self.file or "", file))
+        return digits.startswith(others) or others.startswith(digits)
+
 
 @described
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +168,11 @@ class Ranking:
         return {entry.name for entry in self.measured} | {entry.name for entry in self.refused}
 
     def is_of(self, files: Mapping[str, str]) -> bool:
-        """Whether these very networks were looked at; `files` has what `weights.identify` tells of each. One that was
-        refused is the same while its file was not touched: it may have been damaged, and have the same name now."""
+        """Whether these very networks were looked at; `files` has what `weights.identify` tells of each."""
         return (
             self.names == files.keys()
             and all(entry.weights_sha256.startswith(files[entry.name].partition(" ")[0]) for entry in self.measured)
-            and all(entry.file in (None, files[entry.name]) for entry in self.refused)
+            and all(entry.is_of(files[entry.name]) for entry in self.refused)
         )
 
     def is_outdated(self, age: timedelta) -> bool:

@@ -153,3 +153,24 @@ def test_where_all_have_seen_the_photos_they_are_compared_as_others_are() -> Non
     found = ranking.order(SETTING, entries, [])
     assert found.best.name == "mine@2"
     assert "The scores disagree" in found.remarks[1] or "All scores put" in found.remarks[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "file", "now", "same"),
+    [
+        ("out_of_memory", f"{'5' * 8} 100-1", f"{'5' * 8} 100-2", True),  # on another machine
+        ("out_of_memory", f"{'5' * 64} 100-1", f"{'5' * 8} 100-1", True),  # of several files the content was looked at
+        ("out_of_memory", f"{'5' * 8} 100-1", f"{'5' * 64} 100-1", True),
+        ("out_of_memory", f"{'5' * 8} 100-1", f"{'6' * 8} 100-1", False),
+        ("out_of_memory", None, f"{'5' * 8} 100-1", True),
+        ("weights_unavailable", f"{'5' * 8} 100-1", f"{'5' * 8} 100-1", True),
+        ("weights_unavailable", f"{'5' * 8} 100-1", f"{'5' * 8} 100-2", False),  # written anew
+        ("weights_unavailable", None, f"{'5' * 8} 100-1", False),  # which file it was is not known
+    ],
+)
+def test_a_network_that_was_refused_is_another_once_its_file_is_or_was_mended(
+    code: str, file: str | None, now: str, same: bool
+) -> None:
+    refused = Refused(name="large", code=code, message="no", file=file)
+    found = ranking.order(SETTING, [measured("small", 0.7)], [refused])
+    assert found.is_of({"small": "0" * 8, "large": now}) is same
