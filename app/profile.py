@@ -14,6 +14,10 @@ LABELS_NEEDED, IMAGES_NEEDED = 2, 2
 """Labels, and training images of each of them, without which nothing can be measured: a classifier is judged by images
 that it has not seen, and could not know the label of one that has no other."""
 
+IMAGES_OF_EACH = 20
+"""A sample of the images is of so many labels only that each may have as many in it: a classifier that has seen one or
+two of each tells of how few they were, not of the features."""
+
 
 def check_measurable(images: Sequence[int]) -> None:
     """Raise `Invalid` where so many training `images` of each label are too few to measure anything."""
@@ -30,6 +34,11 @@ def check_measurable(images: Sequence[int]) -> None:
                 "images_needed": IMAGES_NEEDED,
             },
         )
+
+
+def is_thin(*, classes: int, images: int, measured: int) -> bool:
+    """Whether `measured` of all `images`, where they are a sample of all labels, are fewer than `IMAGES_OF_EACH`."""
+    return measured < images and measured < IMAGES_OF_EACH * classes
 
 
 @described

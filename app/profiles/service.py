@@ -13,7 +13,7 @@ from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.datasets.tables import DatasetVersion
 from app.db import new_id
-from app.profile import Profile
+from app.profile import Profile, is_thin
 from app.profiles.tables import StoredProfile
 from app.recipe import Recipe
 
@@ -28,8 +28,8 @@ def find(session: Session, profile_id: str) -> StoredProfile:
 
 
 def newest(session: Session, version: DatasetVersion, backbone: Backbone, *, choice: str) -> StoredProfile | None:
-    """What was measured last of the content of `version` with the weights `choice` of `backbone`. Raises `UnknownName`
-    for them.
+    """What was measured last of the content of `version` with the weights `choice` of `backbone`; None also where that
+    is of a few images of each label, as once was measured of many labels. Raises `UnknownName` for the weights.
 
     By name, as which file will be used is known to the worker alone: an operator may exchange it. It may be one of
     other weights that stands in for `pretrained`, so what was asked for counts as well as what came of it.
@@ -40,7 +40,15 @@ def newest(session: Session, version: DatasetVersion, backbone: Backbone, *, cho
         StoredProfile.backbone == backbone.name,
         or_(StoredProfile.weights == choice, made_with == backbone.find_weights(choice).name),
     )
-    return session.scalar(query.order_by(StoredProfile.created_at.desc(), StoredProfile.id.desc()).limit(1))
+    row = session.scalar(query.order_by(StoredProfile.created_at.desc(), StoredProfile.id.desc()).limit(1))
+    return None if row is None or _is_thin(row) else row
+
+
+def _is_thin(row: StoredProfile) -> bool:
+    found = row.body
+    return "measured_labels" not in found and is_thin(
+        classes=found["classes"], images=found["images"], measured=found["measured"]
+    )
 
 
 def of_recipe(session: Session, version: DatasetVersion, recipe: Recipe, backbone: Backbone) -> StoredProfile | None:

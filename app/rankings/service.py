@@ -13,6 +13,7 @@ from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.db import new_id
 from app.models import service as models
+from app.profile import is_thin
 from app.ranking import MeasuredNetwork, Ranking
 from app.rankings.schemas import RankingRead, RankingSummary
 from app.rankings.tables import StoredRanking
@@ -72,11 +73,20 @@ def _hindrance(session: Session, entry: MeasuredNetwork, labels: set[str]) -> st
 
 
 def newest_of_all(session: Session, version: DatasetVersion) -> StoredRanking | None:
-    """The last ranking, on the content of `version`, of all backbones whose weights were at hand."""
+    """The last ranking, on the content of `version`, of all backbones whose weights were at hand; None also where that
+    is of a few images of each label, as once was ranked on of many labels."""
     query = select(StoredRanking).where(
         StoredRanking.content_hash == version.content_hash, StoredRanking.is_of_all.is_(True)
     )
-    return session.scalar(query.order_by(StoredRanking.created_at.desc(), StoredRanking.id.desc()).limit(1))
+    row = session.scalar(query.order_by(StoredRanking.created_at.desc(), StoredRanking.id.desc()).limit(1))
+    return None if row is None or _is_thin(row) else row
+
+
+def _is_thin(row: StoredRanking) -> bool:
+    setting = row.body["setting"]
+    return "measured_labels" not in setting and is_thin(
+        classes=setting["classes"], images=setting["images"], measured=setting["measured_images"]
+    )
 
 
 def figures(row: StoredRanking) -> Ranking:

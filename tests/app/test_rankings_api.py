@@ -364,6 +364,24 @@ def test_a_network_that_had_no_room_in_the_memory_is_tried_again_after_some_hour
     assert answered(hours=0) == "analyse"
 
 
+def test_what_was_ranked_on_a_few_images_of_each_of_many_labels_is_ranked_anew_once(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    few = replace(FOUND, setting=replace(SETTING, classes=101, images=75_000, measured_images=2_000))
+    body = {"dataset": versioned, "recipe": {"backbone": "auto"}}
+    ranking_id = ranked(database, asked(http, versioned)["id"], found=few)
+    assert http.post("/v1/plans", json=body).json()["kind"] == "analyse"
+    with database.write() as session:
+        row = rankings.find(session, ranking_id)
+        setting = {name: value for name, value in row.body["setting"].items() if name != "measured_labels"}
+        row.body = {**row.body, "setting": setting}
+
+    anew = http.post("/v1/plans", json=body).json()
+    assert anew["kind"] == "rank"
+    ranked(database, anew["id"], found=few)
+    assert http.post("/v1/plans", json=body).json()["kind"] == "analyse"
+
+
 def test_of_workers_with_different_networks_one_is_enough(http: TestClient, versioned: str, database: Database) -> None:
     ranked(database, asked(http, versioned)["id"])
     with database.write() as session:

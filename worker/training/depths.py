@@ -17,9 +17,8 @@ AT_LEAST = profile.IMAGES_NEEDED
 MAX_MEASURED = 2_000
 """Of more images, a stratified sample of about so many is measured."""
 
-EACH = 20
-"""A sample is of so many labels only that each may have as many images in it: a classifier that has seen one or two of
-each tells of how few they were, not of the features."""
+EACH = profile.IMAGES_OF_EACH
+"""That a sample of very many images has of a label, or all that it has."""
 
 _CURVE = (0.25, 0.5)
 _FOLDS = 5
