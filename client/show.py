@@ -175,9 +175,11 @@ def ranking(found: Ranking) -> Iterator[RenderableType]:
     table = _table("", "Network", "Probe", "LogME", "H-score", "kNN", "Parameters", "GMAC", "Size", "One image")
     for place, entry in zip(figures.places, figures.measured, strict=True):
         table.add_row(*_ranked(place, entry))
+    setting = figures.setting
+    drawn = f"Scores are of {setting.measured_labels} of {setting.classes} labels. " if setting.measured_labels else ""
     table.caption = (
-        "In brackets the place that a score alone would give. Parameters and size are those with a classifier for your "
-        "labels; GMAC: thousand millions of multiply-adds of one image."
+        f"{drawn}In brackets the place that a score alone would give. Parameters and size are those with a classifier "
+        "for your labels; GMAC: thousand millions of multiply-adds of one image."
     )
     table.caption_justify = "left"
     yield from (table, Text())

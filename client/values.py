@@ -254,20 +254,19 @@ class Place(msgspec.Struct, frozen=True):
     by_score: dict[str, float]
 
 
-class RefusedCandidate(msgspec.Struct, frozen=True):
-    """A network that could not be ranked, and why."""
+class RankingSetting(msgspec.Struct, frozen=True):
+    """What was ranked on."""
 
-    name: str
-    code: str
-    message: str
+    classes: int
+    measured_labels: int | None = None
 
 
 class RankingFigures(msgspec.Struct, frozen=True):
     """The networks in order, with what to know before going by it."""
 
+    setting: RankingSetting
     measured: list[Candidate]
     places: list[Place]
-    refused: list[RefusedCandidate]
     remarks: list[str]
 
 

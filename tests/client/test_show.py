@@ -34,6 +34,7 @@ from client.values import (
     Progress,
     Ranking,
     RankingFigures,
+    RankingSetting,
     Treatment,
 )
 
@@ -207,7 +208,7 @@ def test_what_is_written_to_a_program_is_not_broken_into_lines() -> None:
     assert len(written.stdout.splitlines()) == 1
 
 
-def test_a_ranking_marks_what_has_seen_the_images_and_tells_small_sizes_apart() -> None:
+def ranked(setting: RankingSetting) -> Ranking:
     cost = Cost(parameters=179_000, size_bytes=716_000, macs=37_000_000, latency=Latency(0.0031))
     entries = [
         Candidate(name, "own", 0.1, 0.2, 0.9, PROBE, cost, has_seen=name == "mine@1") for name in ("mine@1", "formnet")
@@ -216,9 +217,21 @@ def test_a_ranking_marks_what_has_seen_the_images_and_tells_small_sizes_apart() 
         Place(entry.name, number, dict.fromkeys(("probe", "log_me", "h_score", "neighbours"), number))
         for number, entry in enumerate(entries, 1)
     ]
-    figures = RankingFigures(entries, places, refused=[], remarks=["All scores put formnet first."])
-    first, second = printed(*show.ranking(Ranking("rnk_1", "ds_1", 1, figures)), columns=200)[1:3]
+    figures = RankingFigures(setting, entries, places, remarks=["All scores put formnet first."])
+    return Ranking("rnk_1", "ds_1", 1, figures)
+
+
+def test_a_ranking_marks_what_has_seen_the_images_and_tells_small_sizes_apart() -> None:
+    first, second = printed(*show.ranking(ranked(RankingSetting(classes=2))), columns=200)[1:3]
     assert "mine@1 (has seen the images)" in first
     assert "(has seen" not in second
     for told in ("0.179 M", "0.037", "0.7 MB", "3.1 ms"):
         assert told in second
+
+
+def test_a_ranking_says_of_how_many_labels_it_is_where_they_were_drawn() -> None:
+    def told(setting: RankingSetting) -> str:
+        return " ".join(printed(*show.ranking(ranked(setting)), columns=1000))
+
+    assert "Scores are of 100 of 1000 labels. In brackets" in told(RankingSetting(classes=1000, measured_labels=100))
+    assert "Scores are of" not in told(RankingSetting(classes=2))
