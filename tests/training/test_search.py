@@ -32,6 +32,7 @@ from worker.training.events import (
     Resumed,
 )
 from worker.training.learner import Diverged
+from worker.training.peers import PeerLost
 from worker.training.rivals import Trained
 from worker.training.search import Searching
 from worker.training.searchevents import SearchEnded, TrialFinished, TrialStarted
@@ -397,6 +398,28 @@ def test_a_trial_that_took_its_process_along_twice_is_not_begun_again(
     told = Recorder()
     desk.search(told, recipe)
     assert [trial.outcome for trial in told.of(TrialFinished)] == outcomes
+
+
+def test_a_trial_that_loses_a_process_which_shares_it_ends_the_attempt_once_and_then_alone(desk: Desk) -> None:
+    recipe = replace(RECIPE, search=Search(trials=3))
+    losing = replace(desk, broken={2: PeerLost()})
+    with pytest.raises(PeerLost):
+        losing.search(Recorder(), recipe)
+    with pytest.raises(Stopped):  # and is paused then, which is no fault of its own
+        desk.search(Interrupted(EpochFinished, 1), recipe)
+    told = Recorder()
+    losing.search(told, recipe)
+    assert [(trial.number, trial.outcome) for trial in told.of(TrialFinished)] == [(2, "failed"), (3, "finished")]
+
+
+def test_a_first_trial_ends_the_attempt_however_often_it_loses_a_process_which_shares_it(desk: Desk) -> None:
+    recipe = replace(RECIPE, search=Search(trials=2))
+    for _ in range(4):
+        with pytest.raises(PeerLost):
+            replace(desk, broken={1: PeerLost()}).search(Recorder(), recipe)
+    told = Recorder()
+    desk.search(told, recipe)
+    assert [trial.outcome for trial in told.of(TrialFinished)] == ["finished", "finished"]
 
 
 def test_a_first_trial_that_diverges_is_replaced_by_the_best(desk: Desk) -> None:

@@ -26,6 +26,7 @@ from worker.training.events import (
     Progress,
 )
 from worker.training.learner import Diverged
+from worker.training.peers import PeerLost
 from worker.training.rivals import Trained
 from worker.training.searchevents import SearchEnded, TrialStarted
 from worker.training.trials import FIRST, Outcome, Running, State, Trial
@@ -37,7 +38,7 @@ _PROPOSALS = 8
 """That are looked at for one that is new and would end in time."""
 
 _MOST_BEGUN = 2
-"""A trial that has taken its process along so often is not begun again."""
+"""A trial that has taken its process along so often, or one that shares it, is not begun again."""
 
 CarryOut = Callable[[Plan, Path, Emit], Trained]
 """Train as planned, with a folder of the training's own."""
@@ -76,7 +77,8 @@ def search(searching: Searching, state: State) -> Trained:
     A trial is not begun where it would not end in time, and the clock stops it where that was misjudged; of the first
     one what it has by then is kept. An exception out of `emit` leaves all that was done in the folder. Raises what the
     first trial raises, but for `Diverged`; a `GraftError` of another one, or its `OutOfMemoryError`, ends that one
-    alone. A disk that takes no more trials ends the search; `Unavailable` where it does not take the first one.
+    alone, and so does its second `PeerLost`. A disk that takes no more trials ends the search; `Unavailable` where it
+    does not take the first one.
     """
     return _Search(searching, state).run()
 
@@ -192,9 +194,10 @@ class _Search:
             outcome = outcome if trained is None or self._is_kept(number, trained) else "failed"
             trial = _trial(watch.running_now(), outcome, wanted, trained, self._searching.splits)
             self._searching.emit(searchtold.finished(trial))
-        except BaseException:
+        except BaseException as error:
             # Paused or stopped: whoever goes on later has what was done, and counts the time it took.
-            self._save_running(replace(watch.running_now(), begun=candidate.running.begun))
+            counted_as = begun if isinstance(error, PeerLost) else candidate.running
+            self._save_running(replace(watch.running_now(), begun=counted_as.begun))
             raise
         self._save(replace(self._state, trials=(*self._state.trials, trial), running=None))
         shutil.rmtree(folder, ignore_errors=True)
@@ -225,8 +228,7 @@ class _Search:
         except Exception as error:
             if watch.verdict is not None:  # libraries that call back dress the exception up as one of their own
                 return None, watch.verdict
-            forgiven = (Diverged,) if watch.running.number == FIRST else (errors.GraftError, torch.OutOfMemoryError)
-            if not isinstance(error, forgiven):
+            if not isinstance(error, _forgiven(watch.running)):
                 raise
             return None, "failed"
 
@@ -326,6 +328,14 @@ class _Watch:
 def _is_of_steps(event: Event) -> bool:
     """Whether it is told of where steps are trained, which can end at any of them."""
     return isinstance(event, EpochFinished) or (isinstance(event, Progress) and event.phase == "train")
+
+
+def _forgiven(running: Running) -> tuple[type[Exception], ...]:
+    """What ends a trial alone that raises it."""
+    if running.number == FIRST:
+        return (Diverged,)
+    known = (errors.GraftError, torch.OutOfMemoryError)
+    return (*known, PeerLost) if running.begun >= _MOST_BEGUN else known
 
 
 def settings(plan: Plan) -> dict[str, Any]:

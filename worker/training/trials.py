@@ -73,7 +73,7 @@ class Running:
     epochs: int = 0
     seconds: float = 0.0
     begun: int = 0
-    """How often, without an end or an interruption that the process has lived to see."""
+    """How often, without an end or an interruption that all processes of the training have lived to see."""
     is_cut: bool = False
     """Whether it was ended before its last epoch, with what it had."""
 
