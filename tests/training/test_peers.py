@@ -29,7 +29,7 @@ from worker.training.data import Splits
 from worker.training.events import BatchShared, EpochFinished, Event, Progress, Resumed
 from worker.training.feed import ImageFeed
 from worker.training.fit import Fitting
-from worker.training.peers import PeerLost, Peers
+from worker.training.peers import Group, PeerLost, Peers
 
 pytestmark = pytest.mark.usefixtures("forkserver")
 
@@ -187,6 +187,32 @@ def test_where_another_process_is_killed_the_training_is_gone_on_with_later(
     assert told.of(Resumed) == [Resumed(1, 0)]
     values = whole.state_dict()
     assert all(torch.equal(value, values[name]) for name, value in rest.state_dict().items())
+
+
+GLOO = "Connection closed by peer"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (errors.BadImage("torn"), "torn"),
+        (RuntimeError("OutOfMemoryError: CUDA out of memory"), "CUDA out of memory"),
+        (RuntimeError(GLOO), "one of the processes that share the training is gone"),  # and this is why
+    ],
+    ids=["no image", "no memory", "of the killed one"],
+)
+def test_what_one_process_cannot_do_counts_for_more_than_that_another_is_killed(said: Exception, told: str) -> None:
+    (ours, failing), (others, killed) = multiprocessing.Pipe(), multiprocessing.Pipe()
+    for connection in (failing, killed):
+        connection.send("ready")
+    group = Group([ours, others], [])
+    group.await_ready()
+    killed.close()
+    failing.send(peers._Lost(said))
+    failing.close()
+    with pytest.raises(Exception, match=told), group.in_common():
+        raise RuntimeError(GLOO)
+    group.end(at_once=True)
 
 
 @pytest.mark.slow

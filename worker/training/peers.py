@@ -29,6 +29,7 @@ from torch import Tensor
 
 from app import errors
 from app.backbones.classifier import Classifier
+from app.runtimes import memory
 from worker.training import precision
 
 logger = logging.getLogger(__name__)
@@ -171,12 +172,14 @@ class Group:
 
     def _reason(self) -> Exception:
         self._is_lost.wait(_PATIENCE_SECONDS)
-        # Where one is gone, the others fail as well, and may say so before that is noticed.
+        # Where one is gone, the others fail as well, and may say so before that is noticed; but not that they have no
+        # memory, or what is wrong with the work.
         for watch in self._watches:
             watch.join(_SETTLING_SECONDS)
         found = [*self._errors]
-        lost = (error for error in found if isinstance(error, PeerLost))
-        return next(lost, found[0] if found else PeerLost())
+        own = [error for error in found if isinstance(error, errors.GraftError) or memory.is_of_memory(error)]
+        lost = [error for error in found if isinstance(error, PeerLost)]
+        return next(iter((*own, *lost, *found)), PeerLost())
 
 
 def with_common_norms(network: Classifier, place: Peers) -> Classifier:
