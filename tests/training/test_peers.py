@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("forkserver")
 
 LABELS = ("red", "blue")
 AT_32 = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-DESCENT = Descent(epochs=3, batch_size=5, accumulate=2, learning_rate=0.02, weight_decay=1e-4)
+DESCENT = Descent(epochs=3, batch_size=5, accumulate=2, learning_rate=0.02, weight_decay=1e-4, precision="fp32")
 MID_EPOCH = Progress("train", 18 + 10, 3 * 18)
 """In the second epoch of `DESCENT` on the training images of `SPLITS`."""
 
@@ -64,7 +64,7 @@ def fitting(splits: Splits, folder: Path, emit: Recorder, *, others: int, descen
 
 def tolerance(descent: Descent) -> float:
     """Of sums that are rounded in another order."""
-    return 1e-2 if precision.is_half(descent.precision, samples.CPU, Recorder()) else 1e-4
+    return 2e-2 if precision.is_half(descent.precision, samples.CPU, Recorder()) else 1e-4
 
 
 def losses(told: Recorder) -> list[tuple[float, float]]:
