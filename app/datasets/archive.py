@@ -126,6 +126,7 @@ class _Sorting:
         self._files: list[Entry] = []
         self._folders: set[str] = set()
         self._filled: set[str] = set()
+        self._littered: set[str] = set()
         self._ignored = 0
 
     def add(self, entry: Entry) -> None:
@@ -133,8 +134,8 @@ class _Sorting:
         if _is_litter(parts):
             self._ignored += entry.kind != "folder"
             # The folder that it lies in may be that of a class all the same, though there is nothing else in it.
-            if entry.kind != "folder" and len(parts) > 1 and not _is_litter(parts[:-1]):
-                self._add_folder(parts[:-1])
+            if not _is_litter(parts[:-1]):
+                self._littered.add("/".join(parts[:-1]))
         elif parts and entry.kind == "folder":
             self._add_folder(parts)
         elif parts:
@@ -143,7 +144,7 @@ class _Sorting:
 
     def layout(self) -> Layout:
         levels = _Levels(len(self._root()), self._folders)
-        places = {folder: levels.place(folder) for folder in self._folders}
+        places = {folder: levels.place(folder) for folder in self._folders | self._littered}
         placed, misplaced = {}, []
         for entry in self._files:
             place = places["/".join(_safe_parts(entry.path)[:-1])]
@@ -159,11 +160,12 @@ class _Sorting:
 
     def _root(self) -> tuple[str, ...]:
         """The folders that all classes are in. An archive may list them or not: that alone makes no class of one. Where
-        one is listed, the only folder in it that has files is one class, with the folders below."""
+        one is listed, the only folder in it that has files is one class, with the folder below."""
         around = _start_of_all(self._filled or self._folders)
         above = {"/".join(around[:depth]) for depth in range(len(around))}
         root = _start_of_all(folder for folder in self._folders if folder not in above)
-        is_class = len(self._folders) == 1 or not above.isdisjoint(self._folders)
+        below = {parts[len(root)] for folder in self._filled if len(parts := _parts(folder)) > len(root)}
+        is_class = len(self._folders) == 1 or (len(below) < 2 and not above.isdisjoint(self._folders))
         return root[:-1] if is_class and "/".join(root) in self._filled else root
 
     def _add_folder(self, parts: tuple[str, ...]) -> str:

@@ -137,6 +137,14 @@ def test_a_folder_with_nothing_but_what_systems_leave_is_empty(tmp_path: Path) -
     assert (layout.labels, layout.empty, layout.misplaced) == (("ants", "bees"), ("wasps",), ())
 
 
+@pytest.mark.parametrize("around", ["data/", "data/.DS_Store", None])
+def test_a_file_beside_the_folders_of_the_classes_makes_no_class_of_theirs(tmp_path: Path, around: str | None) -> None:
+    files = ["data/flowers/LICENSE.txt", "data/flowers/rose/1.jpg", "data/flowers/tulip/2.jpg"]
+    layout = layout_of(factories.zip_of(tmp_path, dict.fromkeys([*([around] if around else []), *files], b"x")))
+    assert (layout.labels, layout.empty) == (("rose", "tulip"), ())
+    assert [found.path for found in layout.misplaced] == files[:1]
+
+
 def test_one_class_is_an_error_unless_the_dataset_has_others(tmp_path: Path) -> None:
     layout = layout_of(factories.zip_of(tmp_path, {"photos/ants/1.jpg": b"1", "photos/ants/2.jpg": b"2"}))
 
