@@ -18,6 +18,9 @@ IMAGES_OF_EACH = 20
 """A sample of the images is of so many labels only that each may have as many in it: a classifier that has seen one or
 two of each tells of how few they were, not of the features."""
 
+_WITHOUT_SAMPLE = 2_000
+"""Of so many images all were measured."""
+
 
 def check_measurable(images: Sequence[int]) -> None:
     """Raise `Invalid` where so many training `images` of each label are too few to measure anything."""
@@ -38,7 +41,7 @@ def check_measurable(images: Sequence[int]) -> None:
 
 def is_thin(*, classes: int, images: int, measured: int) -> bool:
     """Whether `measured` of all `images`, where they are a sample of all labels, are fewer than `IMAGES_OF_EACH`."""
-    return measured < images and measured < IMAGES_OF_EACH * classes
+    return images > _WITHOUT_SAMPLE and measured < IMAGES_OF_EACH * classes
 
 
 @described

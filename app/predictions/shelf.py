@@ -110,7 +110,8 @@ class Shelf:
         with self._change:
             standing.users -= 1
             # Not for each request, where nobody waits for that.
-            if not standing.users and (self._waiting or self._room.leaving or self._room.is_overfull):
+            is_to_go = self._room.is_overfull and standing.version not in self._room.pinned
+            if not standing.users and (self._waiting or self._room.leaving or is_to_go):
                 self._change.notify_all()
 
     @contextmanager

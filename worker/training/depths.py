@@ -37,8 +37,8 @@ def measurable(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
 
 
 def sample(targets: NDArray[np.int64], *, size: int, seed: int) -> NDArray[np.int64]:
-    """Positions in order of all images, or of about `size`, stratified by `targets (N,)`: of as many labels, drawn from
-    all, as may have `EACH` images there, or all that they have. Each keeps so many of those, and `AT_LEAST`."""
+    """Positions in order of all images, or of about `size`, stratified by `targets (N,)`: of all labels, each of which
+    keeps `AT_LEAST`, or of as many, drawn from them, as may each have `EACH` there, or all that they have."""
     if len(targets) <= size:
         return np.arange(len(targets))
     labels, counts = np.unique(targets, return_counts=True)
@@ -46,8 +46,8 @@ def sample(targets: NDArray[np.int64], *, size: int, seed: int) -> NDArray[np.in
     fit = int((np.cumsum(np.minimum(counts[drawn], EACH)) <= size).sum())
     chosen = drawn[: max(fit, profile.LABELS_NEEDED)]
     kept = np.flatnonzero(np.isin(targets, labels[chosen]))
-    each = max(AT_LEAST, min(EACH, size // len(chosen)))
-    return kept[probe.stratified_sample(targets[kept], size=size, at_least=each, seed=seed)]
+    at_least = EACH if len(chosen) < len(labels) else AT_LEAST
+    return kept[probe.stratified_sample(targets[kept], size=size, at_least=at_least, seed=seed)]
 
 
 def drawn_labels(targets: NDArray[np.int64], rows: NDArray[np.int64]) -> int | None:
