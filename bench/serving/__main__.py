@@ -147,8 +147,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", choices=_PEERS, default=_PEERS)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load (default: 10)")
     parser.add_argument("--rounds", type=int, default=3, help="all servers so often, medians count (default: 3)")
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    parser.add_argument("--cores", nargs="+", type=int, default=cores, help="of this machine (default: the first two)")
+    servers.add_cores(parser)
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--sweep", action="store_true", help="find anew what each peer is best at")
     chosen.add_argument("--quick", action="store_true", help="the peers as they come, not at their best: only to try")

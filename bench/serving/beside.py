@@ -27,7 +27,7 @@ from PIL import Image
 
 from bench.serving import loader, pictures, servers, subjects
 from bench.serving.loader import Call, Calls, Loader
-from bench.serving.overload import outcome, report, setting
+from bench.serving.overload import outcome, report
 from bench.serving.servers import Running
 from bench.serving.subjects import Folder
 
@@ -176,9 +176,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.serving.beside", description=__doc__)
     parser.add_argument("--network", default="mobilenet_v3_small")
     parser.add_argument("--seconds", type=float, default=5.0, help="alone, and beside each kind (default: 5)")
-    parser.add_argument("--setting", type=setting, action="append", default=[], metavar="NAME=VALUE", help="of Graft")
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    parser.add_argument("--cores", nargs="+", type=int, default=cores, help="of this machine (default: the first two)")
+    servers.add_setting(parser)
+    servers.add_cores(parser)
     return parser.parse_args()
 
 

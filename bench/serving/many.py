@@ -21,7 +21,7 @@ from app.optimisation import Runtime
 from bench.serving import loader, memory, pictures, servers, subjects, written
 from bench.serving.loader import NO_ANSWER, Calls, Loader
 from bench.serving.memory import Memory
-from bench.serving.overload import report, setting
+from bench.serving.overload import report
 from bench.serving.pictures import Pictures
 from bench.serving.servers import Running
 from bench.serving.subjects import Folder
@@ -125,9 +125,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runtime", choices=written.RUNTIMES, default="torch", help="by which all are run, in fp32")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the calls (default: 60)")
     parser.add_argument("--megabytes", type=float, default=400.0, help="that models may take (default: 400)")
-    parser.add_argument("--setting", type=setting, action="append", default=[], metavar="NAME=VALUE", help="of Graft")
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    parser.add_argument("--cores", nargs="+", type=int, default=cores, help="of this machine (default: the first two)")
+    servers.add_setting(parser)
+    servers.add_cores(parser)
     return parser.parse_args()
 
 

@@ -171,21 +171,14 @@ def report(told: Sequence[tuple[str, bool]]) -> int:
     return 0 if all(holds for _, holds in told) else 1
 
 
-def setting(text: str) -> tuple[str, str]:
-    """`NAME=VALUE`, as a setting of the service."""
-    name, _, value = text.partition("=")
-    return f"GRAFT_{name.upper()}", value
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.serving.overload", description=__doc__)
     parser.add_argument("--network", default="mobilenet_v3_small")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the overload (default: 120)")
     parser.add_argument("--deadline", type=float, default=1.0, help="of each request, in seconds (default: 1)")
     parser.add_argument("--swaps", type=float, metavar="SECONDS", help="also move an alias so often")
-    parser.add_argument("--setting", type=setting, action="append", default=[], metavar="NAME=VALUE", help="of Graft")
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    parser.add_argument("--cores", nargs="+", type=int, default=cores, help="of this machine (default: the first two)")
+    servers.add_setting(parser)
+    servers.add_cores(parser)
     return parser.parse_args()
 
 

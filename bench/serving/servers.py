@@ -1,5 +1,6 @@
 """Servers as processes of their own, on the cores they are given."""
 
+import argparse
 import os
 import signal
 import socket
@@ -95,6 +96,22 @@ class Running:
         """Return once it has answered a photo, behind all that callers have left in its queues when they went."""
         with httpx.Client(timeout=_START_SECONDS) as http:
             self.label(photo, http=http)
+
+
+def add_cores(parser: argparse.ArgumentParser) -> None:
+    """The option that names the cores of servers and load."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    parser.add_argument("--cores", nargs="+", type=int, default=cores, help="of this machine (default: the first two)")
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """The option, as often as wanted, that is a setting of the service."""
+    parser.add_argument("--setting", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="of Graft")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return f"GRAFT_{name.upper()}", value
 
 
 def graft(model: str, data_dir: Path, settings: dict[str, str]) -> Server:
