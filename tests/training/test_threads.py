@@ -1,13 +1,16 @@
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.training.test_probe import blobs, fit
-from worker.training import lbfgs, threads
+from worker.training import lbfgs, regression, threads
 from worker.training.lbfgs import Functions
+from worker.training.regression import Slope
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +38,80 @@ def test_after_a_failure_there_are_as_many_threads_as_before() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_how_long_the_steps_of_a_classifier_are_follows_from_what_is_solved_side_by_side(
+def test_a_brief_step_is_given_to_nobody_else() -> None:
+    with threads.crew(threads.BRIEF - 1) as crew:
+        assert crew.count == 1
+        assert crew.each(lambda _: threading.get_ident(), range(2)) == 2 * [threading.get_ident()]
+
+
+def test_parts_of_a_step_are_computed_side_by_side_in_one_thread_each() -> None:
+    together = threading.Barrier(2)
+
+    def part(number: int) -> tuple[int, int]:
+        together.wait(timeout=60)
+        return number, torch.get_num_threads()
+
+    with threads.crew(threads.BRIEF) as crew:
+        assert torch.get_num_threads() == 1
+        assert crew.each(part, range(4)) == [(number, 1) for number in range(4)]
+    assert torch.get_num_threads() == 2
+
+
+def test_heavy_parts_of_which_there_are_few_have_all_threads_among_them() -> None:
+    torch.set_num_threads(4)
+    with threads.crew(threads.SHORT) as crew:
+        assert crew.each(lambda _: torch.get_num_threads(), range(2)) == [2, 2]
+    assert torch.get_num_threads() == 4
+
+
+def test_the_failure_of_a_part_is_that_of_the_step() -> None:
+    def fail(_: int) -> None:
+        raise ValueError("it fails")
+
+    with pytest.raises(ValueError, match="it fails"), threads.crew(threads.BRIEF) as crew:
+        crew.each(fail, range(2))
+    assert torch.get_num_threads() == 2
+
+
+def test_parts_of_a_step_of_inference_may_change_what_inference_made() -> None:
+    with torch.inference_mode(), threads.crew(threads.BRIEF) as crew:
+        values = torch.zeros(2)
+        crew.each(lambda place: values[place].add_(1), range(2))
+    assert values.tolist() == [1, 1]
+
+
+def test_folds_are_shared_among_threads_and_so_are_the_images_of_what_is_solved_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The folds of cross-validation together, and all images alone behind it."""
-    seen: list[tuple[int, int]] = []
-    minimum = lbfgs.minimum
+    features, targets = blobs(40, 5, 2)
+    alone = fit(features, targets, classes=2, folds=4)
+    monkeypatch.setattr(threads, "BRIEF", 1)
+    solved: list[int] = []
+    looked_at: set[tuple[int, ...]] = set()
+    minimum, slope = lbfgs.minimum, regression._slope
 
     def noted(functions: Functions, start: Tensor, **how: Any) -> Tensor:
-        seen.append((len(start), torch.get_num_threads()))
+        solved.append(len(start))
         return minimum(functions, start, **how)
 
+    def seen(values: Tensor, targets: Tensor, share: Tensor, *point: Tensor) -> Slope:
+        looked_at.add((len(share), len(targets)))
+        return slope(values, targets, share, *point)
+
     monkeypatch.setattr(lbfgs, "minimum", noted)
-    monkeypatch.setattr(threads, "SHORT", 3 * 40 * 5 * 2)
-    features, targets = blobs(40, 5, 2)
-    fit(features, targets, classes=2, folds=4)
-    assert {count for count, used in seen if used == 2} == {4}
-    assert seen[-1] == (1, 1)
+    monkeypatch.setattr(regression, "_slope", seen)
+    shared = fit(features, targets, classes=2, folds=4)
+    assert set(solved[:-1]) == {2}, "two folds each"
+    assert looked_at == {(2, 40), (1, 20)}, "and then two halves of the images"
+    assert shared.l2 == alone.l2
+    np.testing.assert_allclose(shared.weight, alone.weight, atol=1e-5)
+
+
+def test_images_that_are_read_in_chunks_are_shared_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets = blobs(101, 5, 2)
+    alone = fit(features, targets, classes=2)
+    monkeypatch.setattr(regression, "MAX_BYTES", 1)
+    monkeypatch.setattr(regression, "_SLOPE_VALUES", 7 * 5)
+    monkeypatch.setattr(threads, "BRIEF", 1)
+    shared = fit(features, targets, classes=2)
+    np.testing.assert_allclose(shared.weight, alone.weight, atol=1e-4)

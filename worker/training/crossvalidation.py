@@ -13,6 +13,7 @@ from torch.nn import functional
 from worker.training import regression, threads
 from worker.training.events import Emit, PenaltyTried, Progress
 from worker.training.regression import Centre, Projected, Solution
+from worker.training.threads import Crew
 
 _SIDE_BY_SIDE = 2**17
 """Weights of folds that are solved together. More do not stay in the caches of a CPU, and take longer together."""
@@ -101,11 +102,12 @@ class Crossed:
 def cross(crossing: Crossing, l2_grid: Sequence[float], *, effort: Effort, emit: Emit) -> Crossed:
     """What each penalty of the grid gives."""
     # All of it, for between two solutions there are short operations, too.
-    with threads.suited(crossing.values.shape[-2] * crossing.start.weight.numel() * (int(crossing.fold_of.max()) + 1)):
-        return _crossed(crossing, l2_grid, effort, emit)
+    multiplications = crossing.values.shape[-2] * crossing.start.weight.numel() * (int(crossing.fold_of.max()) + 1)
+    with threads.crew(multiplications) as crew:
+        return _crossed(crossing, l2_grid, effort, crew, emit)
 
 
-def _crossed(crossing: Crossing, l2_grid: Sequence[float], effort: Effort, emit: Emit) -> Crossed:
+def _crossed(crossing: Crossing, l2_grid: Sequence[float], effort: Effort, crew: Crew, emit: Emit) -> Crossed:
     held_out = torch.from_numpy(crossing.fold_of) == torch.arange(int(crossing.fold_of.max()) + 1)[:, None]
     rough = crossing.values.float()
     solution = crossing.start.repeated(len(held_out))
@@ -114,7 +116,8 @@ def _crossed(crossing: Crossing, l2_grid: Sequence[float], effort: Effort, emit:
     for step, l2 in enumerate(sorted(l2_grid, reverse=True)):
         emit(Progress("probe", step, len(l2_grid)))
         # From strong to weak, each solution is close to the next.
-        solution = _solved(replace(crossing, values=rough, start=solution), held_out, l2=l2, tolerance=effort.tolerance)
+        begun = replace(crossing, values=rough, start=solution)
+        solution = _solved(begun, held_out, l2=l2, tolerance=effort.tolerance, crew=crew)
         judged.append(_judged(crossing, held_out, solution, l2))
         if step == 0 or judged[step].log_loss < judged[best].log_loss:
             best, best_solution = step, solution
@@ -123,24 +126,22 @@ def _crossed(crossing: Crossing, l2_grid: Sequence[float], effort: Effort, emit:
     return Crossed(tuple(judged), judged[best], best_solution)
 
 
-def _solved(crossing: Crossing, held_out: Tensor, *, l2: float, tolerance: float) -> Solution:
+def _solved(crossing: Crossing, held_out: Tensor, *, l2: float, tolerance: float, crew: Crew) -> Solution:
     """The classifier of each fold `held_out (F, N)`, from what `crossing` starts with for each."""
     variances, start = crossing.variances, crossing.start
-    together = max(1, _SIDE_BY_SIDE // max(1, start.weight[0].numel()))
-    found = []
-    for begin in range(0, len(held_out), together):
-        folds = slice(begin, begin + together)
-        images = _of_folds(crossing, ~held_out[folds], folds)
-        found.append(
-            regression.solve(
-                images,
-                variances[folds] if variances.ndim > 1 else variances,
-                l2=l2,
-                start=Solution(start.weight[folds], start.bias[folds]),
-                tolerance=tolerance,
-                centre=crossing.centre,
-            )
+
+    def of(folds: slice) -> Solution:
+        return regression.solve(
+            _of_folds(crossing, ~held_out[folds], folds),
+            variances[folds] if variances.ndim > 1 else variances,
+            l2=l2,
+            start=Solution(start.weight[folds], start.bias[folds]),
+            tolerance=tolerance,
+            centre=crossing.centre,
         )
+
+    together = max(1, min(_SIDE_BY_SIDE // max(1, start.weight[0].numel()), math.ceil(len(held_out) / crew.count)))
+    found = crew.each(of, [slice(begin, begin + together) for begin in range(0, len(held_out), together)])
     return Solution(torch.cat([one.weight for one in found]), torch.cat([one.bias for one in found]))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from worker.training import lbfgs, threads
 from worker.training.table import Rows
+from worker.training.threads import Crew
 
 MAX_BYTES = 256 * 2**20
 """Features that take more than this as float64 are not held in memory, but read in chunks."""
@@ -36,6 +37,8 @@ _SLOPE_VALUES = 2**18
 """As many as stay in a CPU's cache until they are gone through again, which halves the time."""
 _LOGITS = 2**20
 """At a time, over all regressions."""
+_SLOPE_BYTES = 2**22
+"""Of features that are held, for the same reason."""
 _REMEMBERED, _REMEMBERED_OF_ONE = 10, 20
 """Steps by which L-BFGS knows the curvature of several regressions, and that of one, which is solved to the end: with
 weak penalties it takes half as many then."""
@@ -128,8 +131,8 @@ class Labelled(Protocol):
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         """Those images in principal axes `(M, R) float64`."""
 
-    def slope(self, weight: Tensor, bias: Tensor) -> Slope:
-        """At weights `(B, K, R)` and biases `(B, K)`."""
+    def slope(self, weight: Tensor, bias: Tensor, crew: Crew) -> Slope:
+        """At weights `(B, K, R)` and biases `(B, K)`, found by `crew`."""
 
 
 @dataclass(frozen=True)
@@ -149,16 +152,21 @@ class Projected:
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         return self.values[..., positions, :]
 
-    def slope(self, weight: Tensor, bias: Tensor) -> Slope:
-        count, kind = len(self.targets), self.values.dtype
-        seen = torch.ones(len(bias), count, dtype=torch.bool) if self.seen is None else self.seen
+    def slope(self, weight: Tensor, bias: Tensor, crew: Crew) -> Slope:
+        kind = self.values.dtype
+        seen = torch.ones(len(bias), self.count, dtype=torch.bool) if self.seen is None else self.seen
         share = seen.to(kind) / seen.sum(dim=1, keepdim=True)
-        rows, weights, biases = max(1, _LOGITS // bias.numel()), weight.to(kind), bias.to(kind)
-        parts = (slice(start, start + rows) for start in range(0, count, rows))
-        slopes = (
-            _slope(self.values[..., part, :], self.targets[part], share[:, part], weights, biases) for part in parts
-        )
-        return _summed(slopes, weight, bias)
+        rows = max(1, min(_LOGITS // bias.numel(), _SLOPE_BYTES // max(1, self.values[..., 0, :].nbytes)))
+        weights, biases = weight.to(kind), bias.to(kind)
+
+        def of(images: range) -> Slope:
+            parts = (slice(start, min(start + rows, images.stop)) for start in images[::rows])
+            slopes = (
+                _slope(self.values[..., part, :], self.targets[part], share[:, part], weights, biases) for part in parts
+            )
+            return _summed(slopes, weight, bias)
+
+        return _summed(crew.each(of, _divided(self.count, crew.count)), weight, bias)
 
 
 @dataclass(frozen=True)
@@ -176,11 +184,16 @@ class Read:
     def at(self, positions: NDArray[np.int64]) -> Tensor:
         return self.axes.project(self.features[positions])
 
-    def slope(self, weight: Tensor, bias: Tensor) -> Slope:
+    def slope(self, weight: Tensor, bias: Tensor, crew: Crew) -> Slope:
         mean = self.axes.mean
         # The weights of raw features, so that a chunk of them is gone through twice and nothing else.
         raw = weight @ self._turn.T
-        found = _summed(self._parts(raw, bias - raw @ mean), raw, bias)
+        offset = bias - raw @ mean
+
+        def of(images: range) -> Slope:
+            return _summed(self._parts(raw, offset, images), raw, bias)
+
+        found = _summed(crew.each(of, _divided(self.count, crew.count)), raw, bias)
         return Slope(found.loss, (found.by_weight - found.by_bias[..., None] * mean) @ self._turn, found.by_bias)
 
     @cached_property
@@ -188,9 +201,9 @@ class Read:
         """From standardised features to the axes `(D, R)`."""
         return self.axes.directions / self.axes.scale[:, None]
 
-    def _parts(self, raw: Tensor, offset: Tensor) -> Iterator[Slope]:
-        start = 0
-        for chunk in _chunks(self.features, _SLOPE_VALUES):
+    def _parts(self, raw: Tensor, offset: Tensor, images: range) -> Iterator[Slope]:
+        start = images.start
+        for chunk in _chunks(self.features, _SLOPE_VALUES, images):
             labels = self.targets[start : start + len(chunk)]
             start += len(chunk)
             share = raw.new_full((len(offset), len(chunk)), 1 / len(self.targets))
@@ -286,14 +299,14 @@ def solve(
         passed(next(passes))
         weight = point[:, :-classes].reshape(count, classes, size) * unit
         bias = point[:, -classes:]
-        found = images.slope(weight, bias)
+        found = images.slope(weight, bias, crew)
         away, moved = weight - anchor.weight, bias - anchor.bias
         loss = found.loss + (strength / 2 * away.square()).sum(dim=(1, 2)) + (hold / 2 * moved.square()).sum(dim=1)
         by_weight = (found.by_weight + strength * away) * unit
         return loss, torch.cat([by_weight.flatten(1), found.by_bias + hold * moved], dim=1)
 
     first = torch.cat([(begun.weight / unit).flatten(1), begun.bias], dim=1)
-    with threads.suited(images.count * begun.weight.numel()):
+    with threads.crew(images.count * begun.weight.numel()) as crew:
         remembered = _remembered(first, several=several)
         last = lbfgs.minimum(slope, first, tolerance=tolerance, most_steps=MAX_STEPS, remembered=remembered)
     solved = Solution(last[:, :-classes].reshape(count, classes, size) * unit, last[:, -classes:])
@@ -367,8 +380,15 @@ def _covariance(features: Rows, mean: Tensor, scale: Tensor, read: Told) -> Tens
     return total / len(features)
 
 
-def _chunks(features: Rows, most: int) -> Iterator[Tensor]:
-    """Of so many values each, where they are not held."""
+def _chunks(features: Rows, most: int, images: range | None = None) -> Iterator[Tensor]:
+    """Of so many values each, where they are not held; of all `images`, or of a part of them."""
     rows = _CHUNK_ROWS if is_held(features) else max(1, most // features.shape[1])
-    for start in range(0, len(features), rows):
-        yield torch.from_numpy(features[start : start + rows])
+    images = range(len(features)) if images is None else images
+    for start in images[::rows]:
+        yield torch.from_numpy(features[start : min(start + rows, images.stop)])
+
+
+def _divided(images: int, parts: int) -> list[range]:
+    """Them in so many parts, as alike as it goes."""
+    ends = [images * part // parts for part in range(parts + 1)]
+    return [range(start, end) for start, end in itertools.pairwise(ends) if start < end]
