@@ -27,6 +27,8 @@ _PAUSE_SECONDS = 0.0001
 times that a request needs it."""
 _MANY = 50_000
 """Quotation marks; there are not as many but in rubbish."""
+_AT_ONCE = 1000
+"""Of them, which are found in half a millisecond."""
 _LONGEST_ESCAPE = 6
 _FEW = 64
 
@@ -95,9 +97,11 @@ def _texts(raw: bytes) -> Iterator[tuple[int, int]]:
     """Where each text begins and ends, without its quotation marks. Raises `Invalid` where there are many."""
     begin = -1
     at = _found(raw, b'"', 0)
-    for _ in range(_MANY):
+    for number in range(1, _MANY + 1):
         if at < 0:
             return
+        if number % _AT_ONCE == 0:
+            time.sleep(_PAUSE_SECONDS)
         if begin < 0:
             begin = at + 1
         elif not _is_escaped(raw, begin, at):

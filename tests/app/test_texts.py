@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -103,3 +104,11 @@ def test_rubbish_stays_rubbish(raw: bytes) -> None:
 
     with pytest.raises((ValueError, errors.BadImage)):
         parsed()
+
+
+def test_others_go_on_while_fields_without_number_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(errors.Invalid, match="more fields"):
+        texts.cut(b"{" + 100_000 * b'"a":1,' + b'"a":1}', SETTINGS)
+    assert len(pauses) == 50
