@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.training.test_probe import blobs, fit
-from worker.training import lbfgs, regression, threads
+from worker.training import crossvalidation, lbfgs, probe, regression, threads
+from worker.training.events import Event, Progress
 from worker.training.lbfgs import Functions
 from worker.training.regression import Slope
 
@@ -115,3 +116,69 @@ def test_images_that_are_read_in_chunks_are_shared_among_threads(monkeypatch: py
     monkeypatch.setattr(threads, "BRIEF", 1)
     shared = fit(features, targets, classes=2)
     np.testing.assert_allclose(shared.weight, alone.weight, atol=1e-4)
+
+
+def test_large_folds_are_solved_one_after_the_other_by_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes many times the memory of its weights."""
+    features, targets = blobs(40, 5, 2)
+    alone = fit(features, targets, classes=2, folds=4)
+    monkeypatch.setattr(threads, "BRIEF", 1)
+    monkeypatch.setattr(crossvalidation, "_SIDE_BY_SIDE", 2 * 5 - 1)
+    at_work, most = 0, 0
+    minimum, slope = lbfgs.minimum, regression._slope
+    parts = set[int]()
+
+    def counted(functions: Functions, start: Tensor, **how: Any) -> Tensor:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        try:
+            return minimum(functions, start, **how)
+        finally:
+            at_work -= 1
+
+    def seen(values: Tensor, targets: Tensor, share: Tensor, *point: Tensor) -> Slope:
+        parts.add(len(targets))
+        return slope(values, targets, share, *point)
+
+    monkeypatch.setattr(lbfgs, "minimum", counted)
+    monkeypatch.setattr(regression, "_slope", seen)
+    shared = fit(features, targets, classes=2, folds=4)
+    assert most == 1
+    assert parts == {15, 20}, "halves of the 30 images that each fold learns from, and of all"
+    np.testing.assert_allclose(shared.weight, alone.weight, atol=1e-5)
+
+
+def test_where_sums_are_large_images_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "BRIEF", 1)
+    monkeypatch.setattr(regression, "_MOST_SUMS_BYTES", 8 * 2 * 5)
+    counts = set[int]()
+    slope = regression._slope
+
+    def seen(values: Tensor, targets: Tensor, share: Tensor, *point: Tensor) -> Slope:
+        counts.add(len(targets))
+        return slope(values, targets, share, *point)
+
+    monkeypatch.setattr(regression, "_slope", seen)
+    features, targets = blobs(40, 5, 2)
+    fit(features, targets, classes=2, folds=4)
+    assert counts == {40}
+
+
+def test_a_training_that_is_to_stop_does_so_within_a_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    class StopError(Exception):
+        pass
+
+    told: list[Event] = []
+
+    def emit(event: Event) -> None:
+        told.append(event)
+        if len(told) > 3:
+            raise StopError
+
+    monkeypatch.setattr(threads, "BRIEF", 1)
+    features, targets = blobs(400, 5, 2)
+    with pytest.raises(StopError):
+        probe.fit(features, targets, classes=2, l2_grid=[0.1, 1.0], folds=4, seed=0, emit=emit)
+    assert {event.done for event in told if isinstance(event, Progress)} == {0}
+    assert torch.get_num_threads() == 2

@@ -1,8 +1,10 @@
 """Cross-validation of the penalties of a linear classifier, whose folds are solved side by side."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,11 +14,12 @@ from torch.nn import functional
 
 from worker.training import regression, threads
 from worker.training.events import Emit, PenaltyTried, Progress
-from worker.training.regression import Centre, Projected, Solution
+from worker.training.regression import Centre, Projected, Solution, Told
 from worker.training.threads import Crew
 
 _SIDE_BY_SIDE = 2**17
-"""Weights of folds that are solved together. More do not stay in the caches of a CPU, and take longer together."""
+"""Weights of folds that are solved together. More do not stay in the caches of a CPU, and take longer together; and to
+solve a fold takes up to some thirty times the memory of its weights."""
 _CLEARLY = 2.0
 """Standard errors of a mean that chance seldom explains."""
 
@@ -112,12 +115,19 @@ def _crossed(crossing: Crossing, l2_grid: Sequence[float], effort: Effort, crew:
     rough = crossing.values.float()
     solution = crossing.start.repeated(len(held_out))
     judged: list[Judged] = []
+    progress, speaking = Progress("probe", 0, len(l2_grid)), threading.Lock()
+
+    def goes_on(_passes: int) -> None:
+        with speaking:  # for folds are solved in several threads
+            emit(progress)
+
     best, best_solution = 0, solution
     for step, l2 in enumerate(sorted(l2_grid, reverse=True)):
-        emit(Progress("probe", step, len(l2_grid)))
+        progress = Progress("probe", step, len(l2_grid))
+        emit(progress)
         # From strong to weak, each solution is close to the next.
         begun = replace(crossing, values=rough, start=solution)
-        solution = _solved(begun, held_out, l2=l2, tolerance=effort.tolerance, crew=crew)
+        solution = _solved(begun, held_out, l2=l2, tolerance=effort.tolerance, crew=crew, goes_on=goes_on)
         judged.append(_judged(crossing, held_out, solution, l2))
         if step == 0 or judged[step].log_loss < judged[best].log_loss:
             best, best_solution = step, solution
@@ -126,11 +136,14 @@ def _crossed(crossing: Crossing, l2_grid: Sequence[float], effort: Effort, crew:
     return Crossed(tuple(judged), judged[best], best_solution)
 
 
-def _solved(crossing: Crossing, held_out: Tensor, *, l2: float, tolerance: float, crew: Crew) -> Solution:
-    """The classifier of each fold `held_out (F, N)`, from what `crossing` starts with for each."""
+def _solved(
+    crossing: Crossing, held_out: Tensor, *, l2: float, tolerance: float, crew: Crew, goes_on: Told
+) -> Solution:
+    """The classifier of each fold `held_out (F, N)`, from what `crossing` starts with for each. `goes_on` is told of
+    each time that the images of one or more of them are gone through, in whatever thread."""
     variances, start = crossing.variances, crossing.start
 
-    def of(folds: slice) -> Solution:
+    def of(folds: slice, crew: Crew) -> Solution:
         return regression.solve(
             _of_folds(crossing, ~held_out[folds], folds),
             variances[folds] if variances.ndim > 1 else variances,
@@ -138,10 +151,15 @@ def _solved(crossing: Crossing, held_out: Tensor, *, l2: float, tolerance: float
             start=Solution(start.weight[folds], start.bias[folds]),
             tolerance=tolerance,
             centre=crossing.centre,
+            passed=goes_on,
+            crew=crew,
         )
 
-    together = max(1, min(_SIDE_BY_SIDE // max(1, start.weight[0].numel()), math.ceil(len(held_out) / crew.count)))
-    found = crew.each(of, [slice(begin, begin + together) for begin in range(0, len(held_out), together)])
+    fitting = _SIDE_BY_SIDE // max(1, start.weight[0].numel())
+    together = max(1, min(fitting, math.ceil(len(held_out) / crew.count)))
+    parts = [slice(begin, begin + together) for begin in range(0, len(held_out), together)]
+    side_by_side = partial(of, crew=threads.ALONE)
+    found = crew.each(side_by_side, parts) if fitting else [of(fold, crew) for fold in parts]
     return Solution(torch.cat([one.weight for one in found]), torch.cat([one.bias for one in found]))
 
 

@@ -11,6 +11,7 @@ that the memory does not depend on how many there are. Only weights and slopes t
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -43,6 +44,7 @@ _REMEMBERED, _REMEMBERED_OF_ONE = 10, 20
 """Steps by which L-BFGS knows the curvature of several regressions, and that of one, which is solved to the end: with
 weak penalties it takes half as many then."""
 _FEWEST_REMEMBERED, _MOST_REMEMBERED_BYTES = 5, 256 * 2**20
+_MOST_SUMS_BYTES = 64 * 2**20
 _NEGLIGIBLE_VARIANCE = 1e-10
 
 Told = Callable[[int], None]
@@ -166,7 +168,7 @@ class Projected:
             )
             return _summed(slopes, weight, bias)
 
-        return _summed(crew.each(of, _divided(self.count, crew.count)), weight, bias)
+        return _summed(crew.each(of, _divided(self.count, _parts_for(weight, crew))), weight, bias)
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Read:
         def of(images: range) -> Slope:
             return _summed(self._parts(raw, offset, images), raw, bias)
 
-        found = _summed(crew.each(of, _divided(self.count, crew.count)), raw, bias)
+        found = _summed(crew.each(of, _divided(self.count, _parts_for(weight, crew))), raw, bias)
         return Slope(found.loss, (found.by_weight - found.by_bias[..., None] * mean) @ self._turn, found.by_bias)
 
     @cached_property
@@ -280,11 +282,12 @@ def solve(
     tolerance: float,
     centre: Centre | None = None,
     passed: Told = _tell_nobody,
+    crew: Crew | None = None,
 ) -> Solution:
     """The minimum for images with these variances `(R,)` or `(B, R)` along their principal axes, to a gradient of
     `tolerance`; where `start` is of several regressions, that of each. What is penalised is the distance of the weights
     from `centre`, from zero where it is None. `passed` is told of each time that the images are gone through, how many
-    there were before."""
+    there were before. They are shared among `crew`; among as many threads as torch has where it is None."""
     several = start.bias.ndim > 1
     begun = start if several else start.repeated(1)
     count, classes, size = begun.weight.shape
@@ -299,14 +302,14 @@ def solve(
         passed(next(passes))
         weight = point[:, :-classes].reshape(count, classes, size) * unit
         bias = point[:, -classes:]
-        found = images.slope(weight, bias, crew)
+        found = images.slope(weight, bias, sharing)
         away, moved = weight - anchor.weight, bias - anchor.bias
         loss = found.loss + (strength / 2 * away.square()).sum(dim=(1, 2)) + (hold / 2 * moved.square()).sum(dim=1)
         by_weight = (found.by_weight + strength * away) * unit
         return loss, torch.cat([by_weight.flatten(1), found.by_bias + hold * moved], dim=1)
 
     first = torch.cat([(begun.weight / unit).flatten(1), begun.bias], dim=1)
-    with threads.crew(images.count * begun.weight.numel()) as crew:
+    with threads.crew(images.count * begun.weight.numel()) if crew is None else nullcontext(crew) as sharing:
         remembered = _remembered(first, several=several)
         last = lbfgs.minimum(slope, first, tolerance=tolerance, most_steps=MAX_STEPS, remembered=remembered)
     solved = Solution(last[:, :-classes].reshape(count, classes, size) * unit, last[:, -classes:])
@@ -386,6 +389,11 @@ def _chunks(features: Rows, most: int, images: range | None = None) -> Iterator[
     images = range(len(features)) if images is None else images
     for start in images[::rows]:
         yield torch.from_numpy(features[start : min(start + rows, images.stop)])
+
+
+def _parts_for(weight: Tensor, crew: Crew) -> int:
+    """In how many parts images are gone through at a time, for each of which there is a sum as large as `weight`."""
+    return max(1, min(crew.count, _MOST_SUMS_BYTES // weight.nbytes)) if weight.numel() else 1
 
 
 def _divided(images: int, parts: int) -> list[range]:

@@ -31,10 +31,14 @@ class Crew:
 
     def each(self, do: Callable[[Task], Found], tasks: Sequence[Task]) -> list[Found]:
         """What `do` gives for each of `tasks`, in their order."""
-        if self._pool is None or len(tasks) < 2:
+        if self._pool is None or not tasks:
             return [do(task) for task in tasks]
         own = max(1, self._threads // min(self.count, len(tasks)))
         return list(self._pool.map(partial(_in_threads, own, torch.is_inference_mode_enabled(), do), tasks))
+
+
+ALONE = Crew(None, 1, 1)
+"""Whoever does all by itself."""
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def crew(multiplications: int) -> Iterator[Crew]:
     threads = torch.get_num_threads()
     with one(wanted=True):
         if threads == 1 or multiplications < BRIEF:
-            yield Crew(None, 1, 1)
+            yield ALONE
         else:
             with ThreadPoolExecutor(threads, thread_name_prefix="crew") as pool:
                 yield Crew(pool, threads, threads if multiplications >= SHORT else 1)
