@@ -14,6 +14,7 @@ from worker.training.tablefile import Draft
 
 NARROW = np.arange(12, dtype=np.float32).reshape(6, 2)
 WIDE = -np.arange(18, dtype=np.float32).reshape(6, 3)
+NAMES = np.arange(24, dtype=np.uint8).reshape(6, 4)
 PLACES = np.array([4, 0, 0, 5])
 TAKEN = Taken((NARROW, WIDE), PLACES)
 EXPECTED = np.concatenate([NARROW, WIDE], axis=1)[PLACES]
@@ -32,7 +33,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 def write(path: Path) -> None:
     with Draft(path, tell=pytest.fail) as draft:
-        for name, values in draft.create(6, {"narrow": 2, "wide": 3}).items():
+        for name, values in draft.create(NAMES, {"narrow": 2, "wide": 3}).items():
             values[:] = {"narrow": NARROW, "wide": WIDE}[name]
         draft.publish(seconds=12.5)
 
@@ -89,14 +90,26 @@ def test_a_file_of_tables_is_one_of_safetensors(tmp_path: Path) -> None:
 
 def test_tables_are_read_as_written_and_cannot_be_changed(tmp_path: Path) -> None:
     write(tmp_path / "tables")
-    found = tablefile.read(tmp_path / "tables", rows=6)
+    found = tablefile.read(tmp_path / "tables", names=NAMES)
     assert found is not None
     assert found.seconds == 12.5
     assert list(found.tables) == ["narrow", "wide"]
     assert np.array_equal(found.tables["wide"], WIDE)
     with pytest.raises(ValueError, match="read-only"):
         found.tables["wide"][0, 0] = 1
-    assert tablefile.read(tmp_path / "tables", rows=5) is None
+    assert tablefile.read(tmp_path / "tables", names=NAMES[:5]) is None
+    assert tablefile.read(tmp_path / "tables", names=NAMES[::-1]) is None
+
+
+def test_what_rows_are_of_is_read_without_all_that_is_in_them(tmp_path: Path) -> None:
+    write(tmp_path / "tables")
+    whole = (tmp_path / "tables").read_bytes()
+    found = tablefile.names_in(tmp_path / "tables")
+    assert found is not None
+    assert np.array_equal(found, NAMES)
+    (tmp_path / "tables").write_bytes(whole[:-1])
+    assert tablefile.names_in(tmp_path / "tables") is None
+    assert tablefile.names_in(tmp_path / "others") is None
 
 
 def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
@@ -106,16 +119,16 @@ def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
         changed = bytearray(whole)
         changed[place] ^= 1
         (tmp_path / "tables").write_bytes(changed)
-        assert tablefile.read(tmp_path / "tables", rows=6) is None
+        assert tablefile.read(tmp_path / "tables", names=NAMES) is None
     (tmp_path / "tables").write_bytes(whole + b"\0")
-    assert tablefile.read(tmp_path / "tables", rows=6) is None
+    assert tablefile.read(tmp_path / "tables", names=NAMES) is None
     (tmp_path / "tables").write_bytes(whole)
-    assert tablefile.read(tmp_path / "tables", rows=6) is not None
+    assert tablefile.read(tmp_path / "tables", names=NAMES) is not None
 
 
 def test_what_is_not_published_is_gone_but_for_whoever_has_it(tmp_path: Path) -> None:
     with Draft(tmp_path / "tables", tell=pytest.fail) as draft:
-        values = draft.create(6, {"narrow": 2})["narrow"]
+        values = draft.create(NAMES, {"narrow": 2})["narrow"]
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
     values[:] = NARROW
@@ -126,7 +139,7 @@ def test_where_the_disk_has_no_room_tables_are_in_memory(tmp_path: Path) -> None
     told: list[str] = []
     with Draft(tmp_path / "tables", tell=told.append) as draft:
         with no_file_larger_than(4096):
-            values = draft.create(6000, {"narrow": 2})["narrow"]
+            values = draft.create(np.zeros((6000, 3), np.uint8), {"narrow": 2})["narrow"]
         assert list(tmp_path.iterdir()) == []
         values[:] = 3
         assert draft.publish(seconds=1.0)["narrow"] is values
@@ -139,7 +152,7 @@ def test_tables_that_cannot_take_their_name_are_there_all_the_same(tmp_path: Pat
     (tmp_path / "tables").mkdir()
     told: list[str] = []
     with Draft(tmp_path / "tables", tell=told.append) as draft:
-        draft.create(6, {"narrow": 2})["narrow"][:] = NARROW
+        draft.create(NAMES, {"narrow": 2})["narrow"][:] = NARROW
         found = draft.publish(seconds=1.0)
     assert len(told) == 1
     assert np.array_equal(found["narrow"], NARROW)

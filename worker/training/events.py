@@ -36,8 +36,11 @@ class FeaturesReady:
     images: int
     seconds: float
     cached: bool
+    """Whether none of them had to be computed."""
+    reused: int
+    """Images whose features earlier jobs had computed."""
     pass_seconds: float
-    """What the pass took by which they were computed, here or when an earlier job did that."""
+    """What the pass took by which they were computed, here or when earlier jobs did that."""
 
 
 @dataclass(frozen=True)

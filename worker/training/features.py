@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -21,11 +22,12 @@ from app.backbones.walk import Survey
 from worker.training import data, runtime, tablefile
 from worker.training.data import Images, Splits
 from worker.training.events import Emit, FeaturesNotKept, FeaturesReady, Progress
+from worker.training.reuse import Known
 from worker.training.runtime import Surveyor
 from worker.training.table import Columns, Rows, Taken
-from worker.training.tablefile import Draft, Kept, Tables
+from worker.training.tablefile import Draft, Kept, Names, Tables
 
-FORMAT = 4
+FORMAT = 5
 """Part of the key: features of another format are computed anew."""
 
 BATCH = 8
@@ -70,19 +72,32 @@ class Features:
 def extract(
     splits: Splits, extractor: Extractor, *, cache_dir: Path, max_pixels: int, emit: Emit, device: torch.device
 ) -> Features:
-    """The features of `splits`, from `cache_dir` where an earlier training has left them. Raises `BadImage`."""
+    """The features of `splits`, from `cache_dir` where an earlier training has left them: also those of some of the
+    images alone, where each image goes through the network by itself. Raises `BadImage`."""
     started = time.perf_counter()
     hashes = sorted({*splits.train.sha256, *splits.validation.sha256})
-    path = cache_dir / f"{_key(hashes, extractor, _exact(splits, hashes, extractor, device))}.safetensors"
-    kept = tablefile.read(path, rows=len(hashes))
-    cached = kept is not None
+    names = _names(hashes, exact=_exact(splits, hashes, extractor, device))
+    family = _family(extractor, images=len(hashes), device=device)
+    path = cache_dir / f"{family}-{hashlib.sha256(names.tobytes()).hexdigest()}.safetensors"
+    kept, reused = tablefile.read(path, names=names), len(hashes)
     if kept is None:
         with Draft(path, tell=lambda reason: emit(FeaturesNotKept(reason))) as draft:
-            _compute(draft, splits, hashes, extractor, max_pixels=max_pixels, emit=emit, device=device)
-            took = time.perf_counter() - started
+            known = Known(draft, names)
+            if runtime.is_apart(extractor.network, len(hashes), device):
+                known.take_from(_used_lately(cache_dir, family))
+            _compute(known, splits, hashes, extractor, max_pixels=max_pixels, emit=emit, device=device)
+            took, reused = time.perf_counter() - started + known.seconds, known.count
             kept = Kept(draft.publish(seconds=took), took)
     seconds = time.perf_counter() - started
-    emit(FeaturesReady(images=len(hashes), seconds=seconds, cached=cached, pass_seconds=kept.seconds))
+    emit(
+        FeaturesReady(
+            images=len(hashes),
+            seconds=seconds,
+            cached=reused == len(hashes),
+            reused=reused,
+            pass_seconds=kept.seconds,
+        )
+    )
     row = {digest: place for place, digest in enumerate(hashes)}
     return Features(
         train=_rows(kept.tables, row, splits.train),
@@ -119,54 +134,71 @@ def views(
     return data.batches(images, parts, view, threads=threads, window=window)
 
 
-def _key(hashes: list[str], extractor: Extractor, exact: list[str]) -> str:
-    facts = [FORMAT, extractor.weights_sha256, extractor.preprocessing.to_json(), hashes]
-    if exact != hashes:
-        facts.append(exact)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _family(extractor: Extractor, *, images: int, device: torch.device) -> str:
+    """What features have in common that one image has alike, whatever others there are."""
+    facts = [
+        FORMAT,
+        extractor.weights_sha256,
+        extractor.preprocessing.to_json(),
+        runtime.is_apart(extractor.network, images, device),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _names(hashes: Sequence[str], *, exact: Collection[str]) -> Names:
+    """Those of rows: the hash of an image, and whether its features are exact."""
+    marked = (bytes.fromhex(digest) + bytes([digest in exact]) for digest in hashes)
+    return np.frombuffer(b"".join(marked), np.uint8).reshape(len(hashes), -1)
+
+
+def _used_lately(folder: Path, family: str) -> list[Path]:
+    """Files with features of this family, the one that was used last first."""
+    used: list[tuple[float, Path]] = []
+    for path in folder.glob(f"{family}-*.safetensors"):
+        with suppress(OSError):  # somebody may have removed it
+            used.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(used, reverse=True)]
 
 
 def _rows(tables: Tables, row: Mapping[str, int], images: Images) -> Taken:
     return Taken(tuple(tables.values()), np.array([row[digest] for digest in images.sha256], np.int64))
 
 
-def _exact(splits: Splits, hashes: list[str], extractor: Extractor, device: torch.device) -> list[str]:
+def _exact(splits: Splits, hashes: list[str], extractor: Extractor, device: torch.device) -> Collection[str]:
     """The images whose features are those that serving would compute; the others' may be rounded."""
     rounded = runtime.is_rounded(extractor.network, len(hashes), device)
-    return sorted({*splits.validation.sha256}) if rounded else hashes
+    return {*splits.validation.sha256} if rounded else {*hashes}
 
 
 def _compute(
-    draft: Draft,
+    known: Known,
     splits: Splits,
-    hashes: list[str],
+    hashes: Sequence[str],
     extractor: Extractor,
     *,
     max_pixels: int,
     emit: Emit,
     device: torch.device,
 ) -> None:
-    """One row for each of `hashes`, in their order."""
+    """The rows of those `hashes` that are not known, which are in their order."""
     row = {digest: place for place, digest in enumerate(hashes)}
     network = extractor.network.to(device)
     surveyor = Surveyor(network, extractor.preprocessing.crop, images=len(hashes), device=device)
-    tables: Tables | None = None
     images = data.Joined((splits.validation, splits.train))
-    groups = [
-        [[positions[place] for place in part] for part in data.parts_of(len(positions), batch_size(device))]
-        for positions in _unique(splits)
-    ]
+    groups: list[list[list[int]]] = []
+    for positions in _unique(splits):
+        missing = [position for position in positions if not known.is_there[row[images.sha256[position]]]]
+        groups.append([[missing[place] for place in part] for part in data.parts_of(len(missing), batch_size(device))])
     # One stream of all, which goes on while the network is compiled, as it is for each group.
     parts_of_all = [part for parts in groups for part in parts]
     batches = views(images, parts_of_all, extractor.preprocessing, max_pixels=max_pixels)
-    done = 0
+    done = known.count
     for parts, exact in zip(groups, (True, False), strict=True):
         rows = [row[images.sha256[position]] for part in parts for position in part]
         start = 0
         for survey in surveyor.surveys(islice(batches, len(parts)), exact=exact):
             found = _named(network, survey)
-            if tables is None:
-                tables = draft.create(len(hashes), {depth: values.shape[1] for depth, values in found.items()})
+            tables = known.tables({depth: values.shape[1] for depth, values in found.items()})
             count = len(found[HEAD])
             for depth, values in found.items():
                 tables[depth][rows[start : start + count]] = values

@@ -146,6 +146,12 @@ def pays_off(network: nn.Module, images: int, device: torch.device) -> bool:
     return openvino is not None and device.type == "cpu" and images >= LEAST_IMAGES and size <= _MOST_BYTES
 
 
+def is_apart(network: InferenceForm, images: int, device: torch.device) -> bool:
+    """Whether each of so many images goes through by itself, so that its features are bit for bit the same whatever
+    others there are; GPUs, whose features differ from run to run, count as such."""
+    return device.type == "cuda" or pays_off(network, images, device)
+
+
 def is_rounded(network: InferenceForm, images: int, device: torch.device) -> bool:
     """Whether features that need not be exact are computed in bf16, for so many images in all."""
     return pays_off(network, images, device) and precision.is_half_quicker(device)

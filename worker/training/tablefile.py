@@ -1,11 +1,12 @@
-"""Tables of as many rows each, `(N, D) float32`, in one file that is mapped into memory: safetensors with a digest, and
-with the seconds that they took to compute."""
+"""Tables of as many rows each, `(N, D) float32`, in one file that is mapped into memory: safetensors with a digest,
+what each row is of, and the seconds that they took to compute."""
 
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -18,12 +19,18 @@ from worker.training import table
 Tables = dict[str, NDArray[np.float32]]
 """By name, in order."""
 
+Names = NDArray[np.uint8]
+"""What each row is of, in bytes, `(N, B)`."""
+
 _METADATA = "__metadata__"
+_NAMES = "__names__"
 _DIGEST = "sha256"
 _SECONDS = "seconds"
 _NO_DIGEST = 64 * "0"
 _MAX_HEADER_BYTES = 2**20
 _READ_BYTES = 2**20
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a file raises that is none, or not whole."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,22 @@ class Kept:
     """What they took to compute."""
 
 
-def read(path: Path, *, rows: int) -> Kept | None:
-    """The tables in `path`, mapped; None where there are none of so many rows, or they are damaged."""
-    try:
-        with path.open("rb") as file:
-            layout, digest = _read_header(file, rows)
-            if os.fstat(file.fileno()).st_size != layout.size_bytes or layout.digest(file) != digest:
-                return None
+def read(path: Path, *, names: Names) -> Kept | None:
+    """The tables in `path`, mapped; None where there are none with rows of these `names`, or they are damaged."""
+    with suppress(*_DAMAGED), path.open("rb") as file:
+        layout, digest = _read_header(file)
+        if np.array_equal(layout.names(file), names) and layout.digest(file) == digest:
             os.utime(path)  # whoever bounds the cache removes what was used longest ago
             return Kept(layout.map(file, writable=False), layout.seconds)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
+    return None
+
+
+def names_in(path: Path) -> Names | None:
+    """What the rows of the tables in `path` are of, whether or not they are damaged; None where it is no such file."""
+    with suppress(*_DAMAGED), path.open("rb") as file:
+        layout, _ = _read_header(file)
+        return layout.names(file)
+    return None
 
 
 class Draft:
@@ -56,7 +68,8 @@ class Draft:
         self._path = path
         self._tell = tell
         self._file: IO[bytes] | None = None
-        self._layout = _Layout(0, {})
+        self._names: Names = np.empty((0, 0), np.uint8)
+        self._layout = _Layout(0, 0, {})
         self._tables: Tables = {}
 
     def __enter__(self) -> "Draft":
@@ -68,9 +81,10 @@ class Draft:
             self._file.close()
             self._file = None
 
-    def create(self, rows: int, widths: Mapping[str, int]) -> Tables:
-        """Tables of so many rows and columns, to be filled."""
-        self._layout = _Layout(rows, dict(widths))
+    def create(self, names: Names, widths: Mapping[str, int]) -> Tables:
+        """Tables of rows of these `names` and so many columns, to be filled."""
+        rows, name_bytes = names.shape
+        self._names, self._layout = names, _Layout(rows, name_bytes, dict(widths))
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix="features.", suffix=".part")
@@ -92,6 +106,8 @@ class Draft:
             for values in self._tables.values():
                 values.flush()  # type: ignore[attr-defined] # as they are maps
             layout = replace(self._layout, seconds=seconds)
+            self._file.seek(layout.size_bytes - self._names.nbytes)
+            self._file.write(self._names.tobytes())
             header = layout.header(layout.digest(self._file))
             self._file.seek(0)
             self._file.write(header)
@@ -106,15 +122,18 @@ class Draft:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the numbers of each table lie in a file: one table after the other, row by row, behind the header."""
+    """Where the numbers of each table lie in a file: one table after the other, row by row, behind the header; and last
+    the names of the rows."""
 
     rows: int
+    name_bytes: int
+    """Of each."""
     widths: Mapping[str, int]
     seconds: float = 0.0
 
     @property
     def size_bytes(self) -> int:
-        return len(self.header(_NO_DIGEST)) + 4 * self.rows * sum(self.widths.values())
+        return len(self.header(_NO_DIGEST)) + self.rows * (4 * sum(self.widths.values()) + self.name_bytes)
 
     def header(self, digest: str) -> bytes:
         """As long for any digest and any seconds."""
@@ -124,17 +143,27 @@ class _Layout:
             end = start + 4 * self.rows * width
             entries[name] = {"dtype": "F32", "shape": [self.rows, width], "data_offsets": [start, end]}
             start = end
+        end = start + self.rows * self.name_bytes
+        entries[_NAMES] = {"dtype": "U8", "shape": [self.rows, self.name_bytes], "data_offsets": [start, end]}
         content = json.dumps(entries).encode()
         content += b" " * (-len(content) % 8)
         return len(content).to_bytes(8, "little") + content
 
     def digest(self, file: IO[bytes]) -> str:
-        """sha256 over the names, the seconds and all numbers, in hex."""
+        """sha256 over the header and all that is behind it, in hex."""
         found = hashlib.sha256(self.header(_NO_DIGEST))
         file.seek(len(self.header(_NO_DIGEST)))
         while portion := file.read(_READ_BYTES):
             found.update(portion)
         return found.hexdigest()
+
+    def names(self, file: IO[bytes]) -> Names:
+        """Raises `ValueError` where the file is not as long as it should be."""
+        if os.fstat(file.fileno()).st_size != self.size_bytes:
+            raise ValueError("a part is missing, or there is more")
+        size = self.rows * self.name_bytes
+        file.seek(self.size_bytes - size)
+        return np.frombuffer(file.read(size), np.uint8).reshape(self.rows, self.name_bytes)
 
     def map(self, file: IO[bytes], *, writable: bool) -> Tables:
         start, tables = len(self.header(_NO_DIGEST)), Tables()
@@ -144,8 +173,8 @@ class _Layout:
         return tables
 
 
-def _read_header(file: IO[bytes], rows: int) -> tuple[_Layout, str]:
-    """Raises one of many errors where there is none that is as it would be written for so many rows."""
+def _read_header(file: IO[bytes]) -> tuple[_Layout, str]:
+    """Raises one of many errors where there is none that is as it would be written."""
     size = int.from_bytes(file.read(8), "little")
     if size > _MAX_HEADER_BYTES:
         raise ValueError("no header is that long")
@@ -153,7 +182,8 @@ def _read_header(file: IO[bytes], rows: int) -> tuple[_Layout, str]:
     entries = json.loads(content)
     known = entries.pop(_METADATA)
     digest, seconds = known[_DIGEST], float(known[_SECONDS])
-    layout = _Layout(rows, {name: entry["shape"][1] for name, entry in entries.items()}, seconds)
+    rows, name_bytes = entries.pop(_NAMES)["shape"]
+    layout = _Layout(rows, name_bytes, {name: entry["shape"][1] for name, entry in entries.items()}, seconds)
     if layout.header(digest)[8:] != content:
         raise ValueError("another header would be written")
     return layout, digest
