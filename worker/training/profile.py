@@ -189,11 +189,14 @@ class _Tally:
         self._emit = emit
         self._total = _PERCENT * probes
         self._begun = 0
+        self._last: Progress | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress):
             share = _PERCENT * event.done // event.total
-            self._begun += event.done == 0
+            # What is told again is a sign of life.
+            self._begun += event.done == 0 and event != self._last
+            self._last = event
             event = Progress("measure", _PERCENT * (self._begun - 1) + share, self._total)
         self._emit(event)
 
