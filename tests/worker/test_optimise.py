@@ -49,8 +49,9 @@ from worker.sweep import Sweeper
 
 FORMS = ["torch-winograd-fp32", "onnxruntime-fp32", "openvino-fp32", "onnxruntime-int8", "openvino-int8"]
 MACHINE = Machine(threads=1)
-RUNTIME_BYTES = 128 * 2**20
-"""What a runtime takes for itself at the most, which comes with the first network that it runs."""
+AROUND_BYTES = 16 * 2**20
+"""What a small network takes for more than its values at the most. OpenVINO takes 45 MB for itself, with the first
+network that it runs."""
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_every_form_gives_the_answers_of_the_plain_one_and_the_report_is_right(
         assert form.within
         file_bytes = (place / in_onnx.NAMES[form.precision]).stat().st_size
         assert form.speed.memory_bytes is not None
-        assert file_bytes < form.speed.memory_bytes < 10 * file_bytes + RUNTIME_BYTES
+        assert file_bytes < form.speed.memory_bytes < 10 * file_bytes + AROUND_BYTES
     rates = {form.name: form.speed.images_per_second for form in report.forms if form.speed}
     assert [rates[name] for name in report.order] == sorted((rates[name] for name in report.order), reverse=True)
 

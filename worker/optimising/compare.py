@@ -20,7 +20,7 @@ from app.runtimes import in_onnx, in_torch, opening
 from app.runtimes.form import PLAIN, Files, Form, Machine, named
 from app.runtimes.opening import Check
 from app.runtimes.optimised import Optimised
-from worker.optimising import measure, pixels, quantise
+from worker.optimising import measure, pixels, quantise, starting
 from worker.optimising.events import FormBegun, FormMeasured, FormRefused, FormsOrdered, FormsRunInTurn, Quantised
 from worker.optimising.measure import Answers, Memory, Pace, Scale
 from worker.optimising.quantise import Quantiser
@@ -96,6 +96,7 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
         emit=emit,
     )
     bench = _Bench(subject, setting, images, emit)
+    starting.start(dict.fromkeys(form.runtime for form in (PLAIN, *setting.forms)), setting.machine)
     plain, first = bench.plain()
     lacking = bench.write_down(plain)
     measured, logits = [first], {PLAIN.name: plain.answers.logits}
