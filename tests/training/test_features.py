@@ -13,6 +13,7 @@ from app import errors
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.preprocess import Preprocessing
+from app.backbones.taps import Outlet
 from tests.training import samples
 from tests.training.samples import MemoryImages, Recorder, Stopped
 from worker.training import features
@@ -130,6 +131,49 @@ def test_the_same_images_in_another_order_or_split_are_read_from_the_cache(
     assert is_cached(moved, extractor, tmp_path)
     again = extract(moved, extractor, tmp_path)
     assert np.array_equal(np.concatenate([again.train[:], again.validation[:]]), together[order])
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("resnet18", None),
+        ("squeezenet1_1", None),
+        ("timm:resnet10t", None),
+        ("vit_b_32", "layers12"),
+        ("timm:test_vit", "blocks.5"),
+        ("timm:test_convnext", "stages.3"),
+    ],
+)
+def test_the_last_stage_is_a_depth_of_its_own_where_the_classifier_gets_something_else_than_its_mean(
+    name: str, last: str | None, tmp_path: Path
+) -> None:
+    backbone = catalogue.find(name)
+    network = classifiers.inference_form(classifiers.build(backbone, 2, state=None, seed=0))
+    size = backbone.input_size if backbone.fixed_size else 64
+    extractor = Extractor(network, replace(AT_32, resize=size, crop=size), weights_sha256="0123abcd")
+    few = Splits(LABELS, samples.images(samples.colours(2)), samples.images(samples.colours(1)))
+    found = extract(few, extractor, tmp_path)
+
+    stages = network.walk.stages
+    assert list(found.columns) == [*(stages[:-1] if last is None else stages), features.HEAD]
+    files = few.train.read(range(len(few.train)))
+    with torch.inference_mode():
+        survey = network.survey(torch.cat([samples.seen(file, extractor.preprocessing) for file in files]))
+    assert found.at(features.HEAD).train[:] == pytest.approx(survey.features.numpy(), rel=1e-3, abs=1e-4)
+    if last is not None:
+        assert found.at(last).train[:] == pytest.approx(survey.stages[-1].numpy(), rel=1e-3, abs=1e-4)
+        assert found.at(last).train[:] != pytest.approx(survey.features.numpy(), rel=0.1, abs=1e-2)
+
+
+@pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_convnext"])
+def test_a_network_that_was_cut_ends_in_the_mean_over_its_last_stage(name: str, tmp_path: Path) -> None:
+    backbone = catalogue.find(name)
+    stages = [stage.name for stage in backbone.stages]
+    cut = classifiers.build(backbone, 2, state=None, seed=0, outlet=Outlet(stage=stages[-1]))
+    preprocessing = replace(AT_32, resize=backbone.input_size, crop=backbone.input_size)
+    few = Splits(LABELS, samples.images(samples.colours(1)), samples.images(samples.colours(1)))
+    found = extract(few, Extractor(classifiers.inference_form(cut), preprocessing, "0123abcd"), tmp_path)
+    assert list(found.columns) == [*stages[:-1], features.HEAD]
 
 
 def test_equal_files_are_read_and_computed_once(extractor: Extractor, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from app import errors
+from app.backbones import catalogue, crops
 from app.backbones import classifier as classifiers
-from app.backbones import crops
 from app.backbones.catalogue import Backbone
 from app.backbones.taps import COLUMNS, Outlet
 from app.backbones.weights import WeightsFile
@@ -168,6 +168,18 @@ def test_selected_features_of_any_family_are_served_as_evaluated(splits: Splits,
     trained = train(
         splits, plan_for(splits, recipe(name, stage="all")), backbone, weights_of(backbone, tmp_path), tmp_path
     )
+    answers = np.array(served(trained, backbone, splits, tmp_path / "served"))
+    assert answers == pytest.approx(trained.probabilities, rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("timm:test_vit", "blocks.5"), ("timm:test_convnext", "stages.3")])
+def test_the_mean_over_the_last_stage_is_seen_where_the_networks_own_classifier_gets_something_else(
+    splits: Splits, name: str, stage: str, tmp_path: Path
+) -> None:
+    backbone = catalogue.find(name)
+    plan = plan_for(splits, recipe(name, stage=stage))
+    trained = train(splits, plan, backbone, weights_of(backbone, tmp_path), tmp_path)
+    assert trained.classifier.outlet == Outlet(stage=stage)
     answers = np.array(served(trained, backbone, splits, tmp_path / "served"))
     assert answers == pytest.approx(trained.probabilities, rel=0, abs=1e-5)
 

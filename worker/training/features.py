@@ -38,6 +38,9 @@ _AHEAD_BYTES = 64 * 2**20
 """Of pixels that are decoded ahead of the network: while it is compiled, which is done in one thread, the other cores
 have nothing else to do."""
 
+_ROUNDING = 1e-3
+"""Share of its length by which a mean may come out otherwise where its values are added in another order."""
+
 HEAD = profile.HEAD
 """The depth in front of the network's own classifier."""
 
@@ -60,7 +63,8 @@ class Features:
     train: Rows
     validation: Rows
     columns: Mapping[str, slice]
-    """Where the features of each stage lie, in order, and last those that the network's own classifier gets."""
+    """Where the features of each stage lie, in order, and last those that the network's own classifier gets; a last
+    stage whose features are these is not there."""
 
     def at(self, depth: str) -> "Features":
         """The features of one depth, a stage or `HEAD`."""
@@ -183,7 +187,9 @@ def _compute(
     """The rows of those `hashes` that are not known, which are in their order."""
     row = {digest: place for place, digest in enumerate(hashes)}
     network = extractor.network.to(device)
-    surveyor = Surveyor(network, extractor.preprocessing.crop, images=len(hashes), device=device)
+    size = extractor.preprocessing.crop
+    surveyor = Surveyor(network, size, images=len(hashes), device=device)
+    stages = _own_stages(network, size, device)
     images = data.Joined((splits.validation, splits.train))
     groups: list[list[list[int]]] = []
     for positions in _unique(splits):
@@ -197,7 +203,7 @@ def _compute(
         rows = [row[images.sha256[position]] for part in parts for position in part]
         start = 0
         for survey in surveyor.surveys(islice(batches, len(parts)), exact=exact):
-            found = _named(network, survey)
+            found = _named(stages, survey)
             tables = known.tables({depth: values.shape[1] for depth, values in found.items()})
             count = len(found[HEAD])
             for depth, values in found.items():
@@ -224,12 +230,23 @@ def _unique(splits: Splits) -> tuple[list[int], list[int]]:
     return found[0], found[1]
 
 
-def _named(network: InferenceForm, survey: Survey) -> dict[str, NDArray[np.float32]]:
-    found = dict(zip(network.walk.stages, survey.stages, strict=True))
-    if survey.stages[-1].shape == survey.features.shape:
-        # The mean over the last stage is what most classifiers get.
-        found.popitem()
-    return {depth: values.float().cpu().numpy() for depth, values in {**found, HEAD: survey.features}.items()}
+def _own_stages(network: InferenceForm, size: int, device: torch.device) -> tuple[str, ...]:
+    """The stages but the last one where the classifier gets the mean over that, as in most networks.
+
+    What an image of noise gives tells it; shapes do not: a class token is as wide as the mean of the others, and
+    features are so before and behind a LayerNorm.
+    """
+    noise = torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        survey = network.survey(noise.to(device))
+    last, features = survey.stages[-1], survey.features
+    is_same = last.shape == features.shape and bool((last - features).norm() <= _ROUNDING * features.norm())
+    return network.walk.stages[:-1] if is_same else network.walk.stages
+
+
+def _named(stages: Sequence[str], survey: Survey) -> dict[str, NDArray[np.float32]]:
+    found = {**dict(zip(stages, survey.stages, strict=False)), HEAD: survey.features}
+    return {depth: values.float().cpu().numpy() for depth, values in found.items()}
 
 
 def _columns(widths: Mapping[str, int]) -> dict[str, slice]:
