@@ -14,6 +14,7 @@ from app.facts import NetworkFacts, VersionFacts
 from app.models import service as models
 from app.models.tables import ModelVersion
 from app.plan import Plan
+from app.profile import HEAD
 from app.recipe import Recipe
 from app.warmstart import WarmStart
 
@@ -103,7 +104,8 @@ def _network(recipe: Recipe, backbone: Backbone, base: ModelVersion, reference: 
             code="base_of_several_stages",
             detail={"base": reference},
         ).at("recipe.strategy")
-    last = outlet.get("stage") or next((tap for tap in reversed(outlet.get("taps") or ()) if tap in names), None)
+    taps = outlet.get("taps") or (HEAD,)
+    last = outlet.get("stage") or taps[-1]
     if last not in names:
         return backbone.facts
     return replace(backbone.facts, stages=names[: names.index(last) + 1], pre_logits=False)

@@ -184,6 +184,18 @@ def test_a_base_that_ends_behind_a_stage_has_no_layers_between_that_and_the_head
     assert [one["stage"] for one in answer.json()["plan"]["treatments"]][-2:] == [last, "head"]
 
 
+def test_a_base_whose_classifier_also_sees_the_head_has_all_stages(
+    http: TestClient, database: Database, versioned: str, base: str
+) -> None:
+    job = http.post("/v1/jobs", json=asked(versioned)).json()
+    stages = [stage["name"] for stage in http.get("/v1/backbones/mobilenet_v3_small").json()["stages"]]
+    provenance: dict[str, Any] = {"backbone": {"outlet": {"stage": None, "taps": [stages[0], stages[2], "head"]}}}
+    fields: dict[str, Any] = {"backbone": "mobilenet_v3_small", "labels": ("ants", "bees"), "provenance": provenance}
+    register(database, job["id"], versioned, **fields)
+    answer = http.post("/v1/jobs", json=asked(versioned, backbone="mobilenet_v3_small", base="insects@2"))
+    assert [one["stage"] for one in answer.json()["plan"]["treatments"]] == [*stages, "pre_logits", "head"]
+
+
 def test_images_of_a_deleted_data_set_cannot_be_replayed(
     http: TestClient, database: Database, versioned: str, base: str
 ) -> None:
