@@ -14,7 +14,8 @@ class Budget:
     """What a prediction of one image may take at most; what is left out does not matter."""
 
     latency_ms: Annotated[
-        Number | None, Field(gt=0, description="Milliseconds on the device of the worker, one image at a time.")
+        Number | None,
+        Field(gt=0, lt=2**53, description="Milliseconds on the device of the worker, one image at a time."),
     ] = None
     macs: Annotated[Integer | None, Field(gt=0, lt=2**53, description="Multiply-adds.")] = None
     size_bytes: Annotated[Integer | None, Field(gt=0, lt=2**53, description="Of all values of the network.")] = None

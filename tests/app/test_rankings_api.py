@@ -1,5 +1,6 @@
 """Rankings over HTTP: asked for as jobs, read as values, page and picture; and plans whose backbone they choose."""
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -438,6 +439,14 @@ def test_recipes_that_contradict_themselves_are_refused(
     body = {"dataset": versioned, "model": "mine", "recipe": recipe}
     found = problem(http.post("/v1/jobs", json=body), 422)
     assert found["errors"][0]["location"][:3] == ["body", "recipe", field]
+
+
+@pytest.mark.parametrize("number", ["1e999", "Infinity", "NaN", "1e16"])
+def test_a_budget_has_an_end(http: TestClient, versioned: str, number: str) -> None:
+    recipe = {"backbone": "auto", "budget": {"latency_ms": "NUMBER"}}
+    body = json.dumps({"dataset": versioned, "model": "mine", "recipe": recipe}).replace('"NUMBER"', number)
+    found = problem(http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"}), 422)
+    assert found["errors"][0]["location"] == ["body", "recipe", "budget", "latency_ms"]
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans"])
