@@ -171,3 +171,18 @@ def test_another_split_of_the_same_images_does_not_get_rounded_features_for_its_
     extract(swapped, extractor, tmp_path)
     extract(splits, extractor, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("in_bf16")
+def test_exact_features_are_not_taken_for_rounded_ones(tinynet: InferenceForm, tmp_path: Path) -> None:
+    splits = samples.split(samples.colours(MANY // 2), LABELS, train=0.7, seed=0)
+    preprocessing = replace(catalogue.find("tinynet").scratch_preprocessing, resize=36, crop=32)
+    extractor = Extractor(tinynet, preprocessing, "0123abcd")
+    rounded = extract(splits, extractor, tmp_path).at(features.HEAD)
+    exact = extract(splits, replace(extractor, is_exact=True), tmp_path).at(features.HEAD)
+    assert len(list(tmp_path.iterdir())) == 2
+    files = splits.train.read(range(len(splits.train)))
+    with torch.inference_mode():
+        served = np.concatenate([tinynet.features(samples.seen(file, preprocessing)).numpy() for file in files])
+    assert np.asarray(exact.train) == pytest.approx(served, rel=1e-4, abs=1e-5)
+    assert np.asarray(rounded.train) != pytest.approx(served, rel=1e-4, abs=1e-5)

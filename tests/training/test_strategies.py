@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
 from app.facts import VersionFacts
 from app.plan import Plan, resolve
-from app.recipe import Recipe, Strategy
+from app.recipe import Precision, Recipe, Strategy
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from worker.training import evaluate, strategies
+from worker.training import evaluate, precision, runtime, strategies
 from worker.training.data import Splits
 from worker.training.events import (
     CheckpointSaved,
@@ -32,6 +33,7 @@ from worker.training.events import (
     TrainingDiverged,
 )
 from worker.training.rivals import Trained
+from worker.training.runtime import Frozen
 
 LABELS = ("red", "blue")
 AT_64 = Preprocessing(resize=72, crop=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -201,6 +203,26 @@ def test_full_trains_every_layer_from_the_published_values(splits: Splits, tmp_p
         assert not torch.equal(found[f"body.{name}"], published[name]), name
         assert torch.allclose(parameter.detach(), published[name], atol=0.1), name
     check_probabilities_are_those_of_the_restored(trained, backbone, splits)
+
+
+@pytest.mark.parametrize("computed", ["fp32", "auto"])
+def test_full_in_fp32_starts_from_a_head_that_was_fitted_to_features_in_fp32(
+    splits: Splits, computed: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    outputs = Frozen.outputs
+
+    def watched(frozen: Frozen, batches: Iterator[Tensor], *, half: bool) -> Iterator[tuple[Tensor, ...]]:
+        asked.append(half)
+        return outputs(frozen, batches, half=half)
+
+    monkeypatch.setattr(Frozen, "outputs", watched)
+    monkeypatch.setattr(runtime, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(precision, "is_half_quicker", lambda _device: True)
+    backbone = small("mobilenet_v3_small", AT_32)
+    recipe = Recipe(backbone=backbone.name, strategy="full", epochs=1, batch_size=6, precision=computed)
+    train(splits, plan_for(splits, recipe), backbone, weights_of(backbone, tmp_path), tmp_path)
+    assert asked == [False, computed == "auto"]  # validation images, training images
 
 
 def test_full_from_random_values_learns_colours(splits: Splits, tmp_path: Path) -> None:

@@ -189,9 +189,16 @@ def _features(training: _Training, classifier: Classifier) -> Features:
     """What the network gives at every depth as it is."""
     if training.values_sha256 is None:
         raise errors.Invalid(f"strategy {training.plan.strategy!r} needs pre-trained weights", code="weights_needed")
+    descent = training.plan.descent
+    extractor = Extractor(
+        classifiers.inference_form(classifier),
+        classifier.preprocessing,
+        training.values_sha256,
+        is_exact=descent is not None and descent.precision == "fp32",
+    )
     return features.extract(
         training.splits,
-        Extractor(classifiers.inference_form(classifier), classifier.preprocessing, training.values_sha256),
+        extractor,
         cache_dir=training.feature_cache,
         max_pixels=training.max_pixels,
         emit=training.emit,
