@@ -79,6 +79,7 @@ class Room:
                     standing.has_had_free_memory = True
                 else:
                     self._remove(idle[0])
+                    standing.has_sent_away = True
                 return True
         # Whoever is being loaded holds more than it will.
         if not self._loading:
@@ -211,6 +212,7 @@ class Room:
         del self.standing[one.version]
         self.leaving.append(one)
         standing.sends_away |= {one.version}
+        standing.has_sent_away = True
 
     def _remove(self, one: Standing) -> None:
         del self.standing[one.version]

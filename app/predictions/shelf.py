@@ -64,8 +64,8 @@ class Shelf:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`retry_seconds`: for how long a version that could not be loaded is left alone, and twice as long each time
-        that it cannot be again, otherwise than for want of memory, up to 32 times as long; by `clock`, in seconds since
-        whenever."""
+        that it cannot be again, up to 32 times as long; no longer than before where there was too little memory and
+        nobody had left for it. By `clock`, in seconds since whenever."""
         self._opener = opener
         self._max_bytes = max_bytes
         self._retry_seconds = retry_seconds
@@ -284,7 +284,7 @@ class Shelf:
                 standing.replaces = frozenset()
                 self._change.notify_all()  # from now on it may go for others
         except BaseException as error:  # told to whoever waits for it
-            if not memory.is_of_memory(error):  # which passes
+            if standing.has_sent_away or not memory.is_of_memory(error):  # which passes
                 standing.failures += 1
             self._fail(standing, error)
 

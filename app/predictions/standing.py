@@ -25,11 +25,14 @@ class Standing:
     users: int = 0
     failed_at: float | None = None
     failures: int = 0
-    """How often in a row it could not be loaded, otherwise than for want of memory, since the registry changed."""
+    """How often in a row it could not be loaded, since the registry changed; not counted are those times when there was
+    too little memory and nobody had left for it."""
     replaces: frozenset[Served] = frozenset()
     """Those that answer in its place until it is loaded."""
     sends_away: frozenset[Served] = frozenset()
     """Those that leave so that it has room."""
+    has_sent_away: bool = False
+    """Whether any has left, or was to leave, so that it has room."""
     has_had_free_memory: bool = False
     """Whether free memory was given back for it alone, with nobody gone."""
     _lane: Lane | None = None

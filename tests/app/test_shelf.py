@@ -248,6 +248,35 @@ def test_what_had_too_little_memory_is_tried_again_after_no_longer_each_time(mac
     shelf.close()
 
 
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_what_had_too_little_memory_when_others_had_gone_for_it_is_left_alone_for_longer(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, *, is_asked: bool
+) -> None:
+    monkeypatch.setattr("app.predictions.shelf._PATIENCE_SECONDS", 0.0)
+    now = [0.0]
+    machine.need = Need(60, 60)
+    machine.breaks = lambda: torch.OutOfMemoryError("CUDA out of memory")
+    shelf = machine.shelf(retry_seconds=2, clock=lambda: now[0])
+
+    def ask_after(seconds: float) -> bool:
+        """Whether another one had to go for that."""
+        load(shelf, FIRST)
+        now[0] += seconds
+        first = shelf.want(FIRST)
+        if not is_asked:
+            shelf.release(first)
+        with shelf.use(FOURTH) as standing:
+            if is_asked:
+                wait_for(lambda: standing.settled.done() or not shelf.has(FIRST))
+                shelf.release(first)
+            with pytest.raises(errors.Overloaded, match="too little memory"):
+                standing.lane(PATIENCE)
+        return not shelf.has(FIRST)
+
+    assert [ask_after(seconds) for seconds in (0, 2.5, 2.5, 2.5, 2.5, 2.5)] == [True, True, False, True, False, False]
+    shelf.close()
+
+
 def test_a_form_that_is_not_served_any_more_is_not_kept(shelf: Shelf) -> None:
     again = replace(FIRST, serving=Serving("opt_1", ("onnxruntime-fp32", "torch-fp32")))
     shelf.pin(frozenset({FIRST}))
