@@ -187,6 +187,7 @@ class Client(Connection):
         """The history of a job, as it happens, until the job has ended; goes on after a lost connection, and while the
         service is away for about a minute, as where it is started anew."""
         last, failures, most = 0, 0, _LONGER_FOLLOWED * self._attempts
+        has_ended = False
         while True:
             asked_seconds = 0.0
             try:
@@ -196,7 +197,13 @@ class Client(Connection):
                         if isinstance(told, Event):
                             last = told.seq
                         yield told
-                return
+                if has_ended:
+                    return
+                # A proxy or a service that is stopped ends it, too, and without an error.
+                has_ended = read(self._http.get(f"/v1/jobs/{job_id}"), Job).has_ended
+                if has_ended:
+                    continue  # with what happened before the end and was not told yet
+                failures += 1
             except httpx.TransportError as error:
                 failures += 1
                 if failures == most:

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import pytest
 
 from client import answers
 from client.api import Client
 from client.errors import Problem, Unreachable
-from client.values import Event
+from client.values import Event, Job
 from tests.client import answering
+from tests.client.test_show import JOB
 
 AWAY = b'{"status": 503, "detail": "no container of the service can be reached", "code": "unavailable"}'
 CUT = 10_000
@@ -18,18 +20,26 @@ CUT = 10_000
 
 class Service(answering.Server):
     """Answers, in turn, with the numbers of the events that it tells and whether the connection is cut after them, or
-    with a status; the last one again and again."""
+    with a status; the last one again and again. Its job ends before the last one."""
 
     def __init__(self, *script: tuple[Sequence[int], bool] | int) -> None:
         super().__init__(_Handler)
         self.script = script
         self.asked_after: list[int] = []
 
+    @property
+    def job(self) -> Job:
+        has_ended = len(self.asked_after) >= len(self.script) - 1
+        return msgspec.structs.replace(JOB, state="succeeded" if has_ended else "running")
+
 
 class _Handler(answering.Handler):
     server: Service
 
     def do_GET(self) -> None:  # noqa: N802 -- as http.server calls it
+        if not self.path.endswith("/events"):
+            self.answer(200, msgspec.json.encode(self.server.job))
+            return
         answer = self.server.script[min(len(self.server.asked_after), len(self.server.script) - 1)]
         self.server.asked_after.append(int(self.headers["Last-Event-ID"]))
         if isinstance(answer, int):
@@ -59,16 +69,31 @@ def numbers_told(client: Client) -> Iterator[int]:
 
 
 def test_a_job_is_followed_on_after_its_service_was_started_anew() -> None:
-    with answering.serving(Service(([1, 2], True), 503, 503, ([3], False))) as service, Client(service.url) as client:
+    service = Service(([1, 2], True), 503, 503, ([3], False), ([], False))
+    with answering.serving(service), Client(service.url) as client:
         assert list(numbers_told(client)) == [1, 2, 3]
-    assert service.asked_after == [0, 2, 2, 2]
+    assert service.asked_after == [0, 2, 2, 2, 3]
 
 
-def test_a_job_that_waits_is_followed_however_often_the_connection_is_cut() -> None:
-    service = Service(*[((), True)] * 6, ((1,), False))
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_job_that_waits_is_followed_however_often_the_connection_ends(*, is_cut: bool) -> None:
+    service = Service(*[((), is_cut)] * 6, ((1,), False), ((), False))
     with answering.serving(service), Client(service.url, attempts=2) as client:
         assert list(numbers_told(client)) == [1]
-    assert len(service.asked_after) == 7
+    assert len(service.asked_after) == 8
+
+
+def test_a_job_is_followed_on_after_its_service_has_stopped_in_good_order() -> None:
+    service = Service(([1], False), 503, 503, 503, 503, ([2], False), ([], False))
+    with answering.serving(service), Client(service.url) as client:
+        assert list(numbers_told(client)) == [1, 2]
+
+
+def test_what_happened_before_the_end_is_told_though_the_connection_ended_before_it() -> None:
+    service = Service(([1], False), ([2, 3], False))
+    with answering.serving(service), Client(service.url) as client:
+        assert list(numbers_told(client)) == [1, 2, 3]
+    assert service.asked_after == [0, 1]
 
 
 def test_a_service_that_stays_away_is_told_of_in_its_own_words() -> None:
