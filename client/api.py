@@ -177,8 +177,7 @@ class Client(Connection):
 
     def retry(self, job_id: str) -> Job:
         """Queue a job that has failed or was cancelled once more; it begins anew."""
-        nothing = ("failed", "cancelled")
-        return self._step(job_id, "retry", lambda before, now: before.state in nothing and now.state not in nothing)
+        return self._create(f"/v1/jobs/{job_id}/retry", {}, Job)
 
     def cancel(self, job_id: str) -> Job:
         return read(self._again(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")), Job)

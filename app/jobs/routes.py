@@ -169,11 +169,14 @@ def resume_job(job_id: JobId, parts: PartsDep) -> JobRead:
 
 
 @router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
-def retry_job(job_id: JobId, parts: PartsDep) -> JobRead:
+def retry_job(job_id: JobId, parts: PartsDep, request: IdempotentDep) -> JobRead:
     """Queue a job that has failed or was cancelled once more, as it was asked for and with all its attempts. It begins
     anew. An import cannot be retried: its archive is gone when it ends."""
     with parts.database.write() as session:
+        if idempotency.take(session, request, now=utc_now()) is not None:
+            return JobRead.model_validate(service.find(session, job_id))
         job = retries.retry(session, job_id, now=utc_now())
+        idempotency.remember(session, request, job_id)
         # Before the commit, after which a worker may be at it: what a paused job had kept when it was cancelled.
         storage.discard(parts.storage.job(job_id))
         queue = job.queue

@@ -72,6 +72,29 @@ def test_a_cancelled_job_is_retried_without_what_it_had_kept(http: TestClient, v
     assert [*files.job(job_id).iterdir()] == []
 
 
+def test_a_retry_that_is_repeated_with_its_key_is_the_first_one(
+    http: TestClient, database: Database, versioned: str, bell: Bell, files: Storage
+) -> None:
+    job_id = trained(http, versioned)
+    fail(database, job_id)
+    bell.rung.clear()
+
+    def retry(key: str) -> str:
+        answer = http.post(f"/v1/jobs/{job_id}/retry", headers={"Idempotency-Key": key})
+        assert answer.status_code == 202
+        state: str = answer.json()["state"]
+        return state
+
+    assert retry("first") == "queued"
+    (files.job(job_id) / "checkpoint").touch()
+    assert retry("first") == "queued"
+    assert (files.job(job_id) / "checkpoint").exists()
+    fail(database, job_id)
+    assert [retry("first"), retry("second")] == ["failed", "queued"]
+    assert bell.rung == [("gpu", job_id)] * 2
+    assert [kind for _, kind in history(http, job_id)].count("retried") == 2
+
+
 @pytest.mark.parametrize("state", ["queued", "paused", "running", "succeeded"])
 def test_a_job_in_another_state_is_not_retried(
     http: TestClient, database: Database, versioned: str, state: str

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.db import Database, utc_now
 from app.jobs import leases
+from app.jobs.leases import Failure
 from app.models import service as models
 from client import answers
 from client.api import Client
@@ -151,6 +152,18 @@ def test_a_retry_whose_answer_was_lost_queues_the_job_once(line: Line, client: C
     assert [event["type"] for event in told(line, search)] == ["queued", "cancelled", "retried"]
 
 
+def test_a_job_that_has_failed_again_before_the_lost_answer_is_asked_for_is_retried_once(
+    line: Line, client: Client, search: str, database: Database
+) -> None:
+    fail(database, search)
+    line.meanwhile = lambda: fail(database, search)
+    line.is_lossy = True
+
+    assert client.retry(search).state == "failed"
+    assert [event["type"] for event in told(line, search)].count("retried") == 1
+    assert client.retry(search).state == "queued"
+
+
 def test_a_job_that_waits_is_not_said_to_be_retried_after_a_lost_answer(
     line: Line, client: Client, search: str
 ) -> None:
@@ -192,6 +205,14 @@ def succeed(database: Database, job_id: str) -> None:
         claim = leases.claim(session, job_id, now=utc_now(), lease_seconds=30)
         assert claim is not None
         leases.succeed(session, claim, {}, now=utc_now())
+
+
+def fail(database: Database, job_id: str) -> None:
+    """As `succeed`, without success."""
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=utc_now(), lease_seconds=30)
+        assert claim is not None
+        leases.fail(session, claim, Failure("out_of_memory", "the batch is too large", {}), now=utc_now())
 
 
 def test_what_somebody_else_has_changed_is_refused_also_after_a_lost_answer(line: Line, client: Client) -> None:
