@@ -134,8 +134,7 @@ class _Sorting:
         if _is_litter(parts):
             self._ignored += entry.kind != "folder"
             # The folder that it lies in may be that of a class all the same, though there is nothing else in it.
-            if not _is_litter(parts[:-1]):
-                self._littered.add("/".join(parts[:-1]))
+            self._littered.add("/".join(takewhile(lambda part: not _is_litter((part,)), parts)))
         elif parts and entry.kind == "folder":
             self._add_folder(parts)
         elif parts:

@@ -131,10 +131,14 @@ def test_a_folder_with_nothing_but_what_systems_leave_is_empty(tmp_path: Path) -
         "set/ants/Thumbs.db",
         "set/bees/.thumbs/b.jpg",
         "set/wasps/desktop.ini",
+        "set/flies/.thumbs/small/f.jpg",
+        "set/hornets/old/.thumbs/h.jpg",
         "__MACOSX/set/._f",
+        "__MACOSX/set/moths/._m",
     )
     layout = layout_of(factories.zip_of(tmp_path, dict.fromkeys((*photos, *left), b"x")))
-    assert (layout.labels, layout.empty, layout.misplaced) == (("ants", "bees"), ("wasps",), ())
+    empty = ("flies", "hornets", "wasps")
+    assert (layout.labels, layout.empty, layout.misplaced) == (("ants", "bees"), empty, ())
 
 
 @pytest.mark.parametrize("around", ["data/", "data/.DS_Store", None])

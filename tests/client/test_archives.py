@@ -91,10 +91,12 @@ def test_an_empty_class_folder_is_sent_for_the_service_to_see(tmp_path: Path) ->
     (photos / "hornets" / ".DS_Store").write_bytes(b"x")
     (photos / "flies").mkdir()
     (photos / "flies" / "Thumbs.db").write_bytes(b"x")
+    (photos / "moths" / ".thumbs").mkdir(parents=True)
+    (photos / "moths" / ".thumbs" / "1.jpg").write_bytes(b"x")
     (photos / ".hidden").mkdir()
     with archives.archive(photos) as path:
         opened = archive.open_archive(path, LIMITS)
-        with pytest.raises(errors.BadArchive, match="of classes 'flies', 'hornets', 'wasps'") as caught:
+        with pytest.raises(errors.BadArchive, match="of classes 'flies', 'hornets', 'moths', 'wasps'") as caught:
             archive.check_classes(archive.lay_out(opened.entries(), LIMITS), known=())
     assert caught.value.code == "empty_class"
 
