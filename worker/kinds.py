@@ -14,7 +14,6 @@ from app import budgets, errors, planning
 from app.backbones import catalogue
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
-from app.db import utc_now
 from app.experiments import service as experiments
 from app.jobs import events, leases
 from app.jobs import service as jobs
@@ -132,7 +131,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
     version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
     recipe = _RECIPE.validate_python(claim.spec)
     plan = None if claim.plan is None else _PLAN.validate_python(claim.plan)
-    known = _known_ranking(session, version, recipe) if plan is None else None
+    known = _known_ranking(session, version, recipe, now=claim.since) if plan is None else None
     return TrainWork(
         plan=plan,
         recipe=recipe,
@@ -177,12 +176,12 @@ def _base(session: Session, start: WarmStart, storage: Storage) -> BaseWork:
     return BaseWork(storage.model_version(base.id), storage.dataset(base.dataset_id), version.table_tag)
 
 
-def _known_ranking(session: Session, version: DatasetVersion, recipe: Recipe) -> Ranking | None:
+def _known_ranking(session: Session, version: DatasetVersion, recipe: Recipe, *, now: datetime) -> Ranking | None:
     row = rankings.newest_of_all(session, version) if recipe.picks_backbone else None
     if row is None:
         return None
     found = rankings.figures(row)
-    return None if found.is_outdated(utc_now() - row.created_at) else found
+    return None if found.is_outdated(now - row.created_at) else found
 
 
 def _known_profile(session: Session, version: DatasetVersion, recipe: Recipe, known: Ranking | None) -> Profile | None:

@@ -39,6 +39,8 @@ class Claim:
     model_name: str | None
     spec: dict[str, Any]
     plan: dict[str, Any] | None
+    since: datetime
+    """By the database's clock."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def claim(session: Session, job_id: str, *, now: datetime, lease_seconds: float)
         model_name=job.model_name,
         spec=job.spec,
         plan=job.plan,
+        since=now,
     )
 
 

@@ -20,7 +20,7 @@ def take(database: Database, job_id: str) -> None:
 
 
 def claim(kind: str = "optimise", job_id: str = "job_1") -> Claim:
-    return Claim(job_id, "token", kind, 1, 1, "ds_1", 1, "insects", {}, None)
+    return Claim(job_id, "token", kind, 1, 1, "ds_1", 1, "insects", {}, None, utc_now())
 
 
 def looking(database: Database, wanted: Claim, queue: str = "cpu") -> Crowd:

@@ -1,6 +1,7 @@
 """Rankings in real processes: candidates become a ranking, and trainings choose their backbone by one."""
 
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,17 @@ from app.limits import Budget
 from app.plan import resolve
 from app.plans import service as plans
 from app.plans.schemas import PlanCreate
-from app.ranking import Ranking
+from app.ranking import OUT_OF_MEMORY, Ranking
 from app.rankings import service as rankings
 from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
+from tests.app.conftest import NOW
+from tests.app.test_rankings_api import FOUND, ranked
 from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_auto import newest_version
-from worker import places
+from worker import kinds, places
 from worker.places import Places
 from worker.rank import at_hand
 from worker.runner import Runner
@@ -254,6 +257,21 @@ def test_a_network_whose_damaged_file_is_mended_is_ranked(
     assert again.kind == "rank"
     runner.run(again.id)
     assert {one.name for one in read(desk.database, desk.job(again.id)).measured} == {"squeezenet1_1", "formnet"}
+
+
+@pytest.mark.parametrize(("hours", "counts"), [(5, True), (7, False)])
+def test_the_age_of_a_ranking_without_a_network_that_had_no_room_goes_by_the_clock_of_the_database(
+    desk: Desk, dataset_id: str, settings: Settings, *, hours: int, counts: bool
+) -> None:
+    full = replace(FOUND, refused=tuple(replace(one, code=OUT_OF_MEMORY) for one in FOUND.refused))
+    ranked(desk.database, submit(desk, dataset_id).id, found=full)
+    wanted = JobCreate(dataset=dataset_id, model="colours", recipe=Recipe(backbone="auto"))
+    with desk.database.write() as session:
+        job = service.submit(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=NOW)
+        claim = leases.claim(session, job.id, now=NOW + timedelta(hours=hours), lease_seconds=30)
+        assert claim is not None
+        work = kinds.KINDS["train"].prepare(session, claim, settings, desk.files)
+    assert (work.ranking is not None) == counts
 
 
 @on_sqlite
