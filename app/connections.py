@@ -51,6 +51,8 @@ class Connection(HttpToolsProtocol):
         self._together: Together | None = None
         self.url = b""
         self._is_in_head = False
+        self._is_in_body = False
+        """Or in the trailers behind it."""
         self._head_bytes = 0
         """That the parser has told of the request, without its body."""
         self._untold_bytes = 0
@@ -97,6 +99,7 @@ class Connection(HttpToolsProtocol):
         if not self._is_offer():
             self._stop_waiting()
             super().on_headers_complete()
+            self._is_in_body = True
 
     def on_body(self, body: bytes) -> None:
         self._untold_bytes = 0
@@ -108,6 +111,7 @@ class Connection(HttpToolsProtocol):
         self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        self._is_in_body = False
         if not self._is_offer():
             super().on_message_complete()
 
@@ -150,11 +154,17 @@ class Connection(HttpToolsProtocol):
             raise HeadTooLarge(f"the address and the headers of a request have {_HEAD_BYTES // 1024} KiB at the most")
 
     def _refuse(self, reason: BaseException | None) -> None:
-        """Say why this is no request, unless an answer is on its way, and end."""
+        """Say why this is no request, unless it has an answer or one is on its way, and end."""
         self.logger.warning("Invalid HTTP request received: %s", str(reason)[:_TOLD])
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self._is_unanswered():
             self.transport.write(self._refusal(reason))
         self.transport.close()
+
+    def _is_unanswered(self) -> bool:
+        """Whether nothing was said yet of what is being read. The answer to a request may come before its body."""
+        if self.cycle is None:
+            return True
+        return not self._is_in_body if self.cycle.response_complete else not self.cycle.response_started
 
     def _refusal(self, reason: BaseException | None) -> bytes:
         status, code, detail = HTTPStatus.BAD_REQUEST, "bad_request", "this cannot be read as HTTP/1.1"

@@ -156,7 +156,8 @@ def test_what_is_no_request_is_told_so(connection: socket.socket, rubbish: bytes
 
 
 HEADERS = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
-CHUNKS = head().replace(b"Content-Length: %d" % len(PHOTO), b"Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n"
+CHUNKED = head().replace(b"Content-Length: %d" % len(PHOTO), b"Transfer-Encoding: chunked")
+CHUNKS = CHUNKED + b"1\r\nx\r\n0\r\n"
 
 
 @pytest.mark.parametrize(
@@ -316,6 +317,26 @@ def test_a_connection_on_which_no_second_request_comes_is_closed(connection: soc
     assert answer(connection)[0] in (404, 415)
 
     assert ends(connection, sending=b"x")  # the rest of a body that nobody wants
+
+
+@pytest.mark.parametrize("rubbish", [b"no chunk\r\n", b"0\r\nX: " + bytes(70_000)], ids=["chunk", "trailer"])
+def test_a_request_that_was_answered_before_its_body_gets_no_second_answer(
+    connection: socket.socket, rubbish: bytes
+) -> None:
+    connection.sendall(CHUNKED.replace(b"image/jpeg", b"image/none") + b"1\r\nx\r\n")
+    assert answer(connection)[0] == 415
+    connection.sendall(rubbish)
+
+    with suppress(ConnectionResetError):  # where more was sent than the other side has read
+        assert connection.recv(1000) == b""
+
+
+def test_what_is_no_request_behind_one_that_was_answered_before_its_body_is_told_so(connection: socket.socket) -> None:
+    connection.sendall(CHUNKED.replace(b"image/jpeg", b"image/none"))
+    assert answer(connection)[0] == 415
+    connection.sendall(b"1\r\nx\r\n0\r\n\r\n" + b"no request\r\n\r\n")
+
+    assert refused(connection)["code"] == "bad_request"
 
 
 def test_a_body_has_more_time_than_the_head(here: Listening, connection: socket.socket) -> None:
