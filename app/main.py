@@ -1,7 +1,7 @@
 """The HTTP application, put together from its parts."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app import description, doorbell, labels, logs, operations, problems
+from app import description, doorbell, errors, labels, logs, operations, problems
 from app.arrivals import Arrivals
 from app.backbones import anatomy_routes
 from app.backbones import routes as backbones
@@ -142,6 +142,7 @@ def equip(
     """Let `app` be over these settings when it is started next."""
     serving.process_pins(settings)  # names that nothing has end it here
     app.state.settings = settings
+    app.state.start = Ending()
     app.state.arrivals = Arrivals(max_seconds=settings.predict_body_seconds)
     app.state.answers = Ending()
     app.state.doorbell = bell
@@ -169,7 +170,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await run_sync(app.state.directory.start)
     try:
         if app.state.warm_seconds is not None:
-            await app.state.desk.warm_up(app.state.warm_seconds)
+            with suppress(errors.Overloaded):  # where it is to stop
+                async with app.state.start.unless_stopped():
+                    await app.state.desk.warm_up(app.state.warm_seconds)
         yield
     finally:
         # First who would have more loaded; and not in the event loop, which has answers to write.

@@ -1,6 +1,7 @@
 """A process that answers requests: `python -m app.server`, with everything that it serves or a part of it."""
 
 import argparse
+import asyncio
 import gc
 import logging
 import resource
@@ -8,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -79,14 +81,22 @@ def allow_many_connections() -> None:
 
 
 class Server(uvicorn.Server):
-    """One that gives up what it cannot finish while there is still time to say so: first bodies that do not arrive, so
-    that there is time to answer what has, and at last what is not answered."""
+    """One that gives up what it cannot finish while there is still time to say so: at once what its start waits for,
+    then bodies that do not arrive, so that there is time to answer what has, and at last what is not answered."""
 
-    def __init__(self, config: uvicorn.Config, arrivals: Arrivals, answers: Ending, *, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, start: Ending, arrivals: Arrivals, answers: Ending, *, drain_seconds: float
+    ) -> None:
         super().__init__(config)
+        self._start = start
         self._arrivals = arrivals
         self._answers = answers
         self._drain_seconds = drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        # The signal alone does not wake the event loop.
+        asyncio.get_running_loop().call_soon_threadsafe(self._start.end_in, 0.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._arrivals.end_in(self._drain_seconds / 2)
@@ -106,7 +116,8 @@ def build(app: FastAPI, *, host: str = address.HOST, port: int = 0, drain_second
         log_config=None,
         timeout_graceful_shutdown=drain_seconds,
     )
-    return Server(config, app.state.arrivals, app.state.answers, drain_seconds=drain_seconds)
+    state = app.state
+    return Server(config, state.start, state.arrivals, state.answers, drain_seconds=drain_seconds)
 
 
 if __name__ == "__main__":

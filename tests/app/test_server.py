@@ -52,7 +52,8 @@ async def lifespan(app):
     yield
 
 app = FastAPI(lifespan=lifespan)
-app.state.settings, app.state.arrivals, app.state.answers = Settings(), Arrivals(max_seconds=1), Ending()
+app.state.settings, app.state.arrivals = Settings(), Arrivals(max_seconds=1)
+app.state.start, app.state.answers = Ending(), Ending()
 atexit.register(lambda: print(gc.get_freeze_count() > 0))
 server.serve(app, host="127.0.0.1", port=0)
 """

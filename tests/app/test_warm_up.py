@@ -1,6 +1,7 @@
 """A process for predictions alone: what it has in memory when it begins to listen."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,10 +17,12 @@ from app.settings import Settings
 from tests import factories
 from tests.app import serving
 from tests.app.conftest import sqlite_url
+from tests.e2e import service
 from tests.problems import problem
 
 PATIENCE = 60.0
 PHOTO = factories.image(factories.COLOURS["red"])
+ASKING = {"Content-Type": "image/png", "X-Request-Timeout": "60"}
 _LOOKS = 5
 """At a database that is away, after which a process that did not wait for it would listen long since."""
 
@@ -33,6 +36,8 @@ def given(tmp_path: Path) -> Settings:
             f"{first.url}/v1/models/insects/aliases/production", json={"version": 1, "keep_loaded": True}, timeout=60
         )
         assert put.status_code == 201, put.text
+        answer = httpx.post(f"{first.url}/v1/models/insects/predict", content=PHOTO, headers=ASKING, timeout=60)
+        assert answer.status_code == 200, answer.text  # nobody is to load it any more when the tests begin
     return given
 
 
@@ -140,8 +145,7 @@ def test_where_the_database_stays_away_it_is_not_ready_until_that_is_back(given:
     with serving.started(given, warm_seconds=0.01) as here, httpx.Client(base_url=here.url, timeout=60) as http:
         assert problem(http.get("/v2/health/ready"), 503)["code"] == "registry_unknown"
         away.end()
-        headers = {"Content-Type": "image/png", "X-Request-Timeout": "60"}
-        assert http.post("/v1/models/insects/predict", content=PHOTO, headers=headers).status_code == 200
+        assert http.post("/v1/models/insects/predict", content=PHOTO, headers=ASKING).status_code == 200
         assert http.get("/v2/health/ready").json() == {"ready": True}
 
 
@@ -151,8 +155,7 @@ def test_it_waits_no_longer_than_it_may(given: Settings, caplog: pytest.LogCaptu
         early: list[httpx.Response] = []
         go_on(lambda: early.append(http.get("/v2/health/ready")))
         assert problem(early[0], 503)["code"] == "model_loading"
-        headers = {"Content-Type": "image/png", "X-Request-Timeout": "60"}
-        assert http.post("/v1/models/insects/predict", content=PHOTO, headers=headers).status_code == 200
+        assert http.post("/v1/models/insects/predict", content=PHOTO, headers=ASKING).status_code == 200
     assert "not loaded after 0.01 s" in caplog.text
 
 
@@ -160,3 +163,22 @@ def test_what_cannot_be_loaded_does_not_keep_it_from_listening(given: Settings) 
     manifest(given).unlink()
     with serving.started(given, warm_seconds=PATIENCE) as here:
         assert httpx.get(f"{here.url}/v2/health/ready", timeout=60).json() == {"ready": True}
+
+
+def test_a_process_that_is_told_to_stop_before_it_listens_does_so(given: Settings, tmp_path: Path) -> None:
+    environment = {"GRAFT_DATA_DIR": str(given.data_dir), "GRAFT_DATABASE_URL": given.sqlalchemy_url}
+    log = tmp_path / "server.log"
+    go_on = hold_up(manifest(given))
+    process = service.start(["-m", "app.server", "predict", "--port", "0"], environment, log)
+    ends: list[int] = []
+
+    def stop() -> None:
+        process.popen.terminate()
+        ends.append(process.popen.wait(PATIENCE))
+
+    try:
+        with suppress(BrokenPipeError):  # nobody reads on
+            go_on(stop)
+    finally:
+        process.stop()
+    assert ends == [-signal.SIGTERM], log.read_text()
