@@ -142,8 +142,10 @@ class _Sorting:
             self._filled.add(self._add_folder(parts[:-1]))
 
     def layout(self) -> Layout:
-        levels = _Levels(len(self._root()), self._folders)
-        places = {folder: levels.place(folder) for folder in self._folders | self._littered}
+        root = self._root()
+        levels = _Levels(len(root), self._folders)
+        littered = {folder for folder in self._littered if _parts(folder)[: len(root)] == root}
+        places = {folder: levels.place(folder) for folder in self._folders | littered}
         placed, misplaced = {}, []
         for entry in self._files:
             place = places["/".join(_safe_parts(entry.path)[:-1])]

@@ -135,6 +135,7 @@ def test_a_folder_with_nothing_but_what_systems_leave_is_empty(tmp_path: Path) -
         "set/hornets/old/.thumbs/h.jpg",
         "__MACOSX/set/._f",
         "__MACOSX/set/moths/._m",
+        "tools/hooks/.git/config",
     )
     layout = layout_of(factories.zip_of(tmp_path, dict.fromkeys((*photos, *left), b"x")))
     empty = ("flies", "hornets", "wasps")
