@@ -164,7 +164,7 @@ class Loaded:
     def warm_up(self, pace: Pace) -> None:
         """Make ready for the first request."""
         self.seconds, self.batch, self._lone = pace.seconds, pace.batch, pace.lone
-        for count in sorted({1, pace.batch}):  # what is compiled is compiled for each number of images
+        for count in sorted({1, pace.batch}):  # what is compiled is compiled for one, and then for any number of images
             self.network.run(self._blank(count))
         if pace.lone is not None:
             self.network.widen()

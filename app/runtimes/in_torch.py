@@ -38,8 +38,9 @@ class Whole(nn.Module):
 
 
 class Compiled:
-    """A network that torch compiles for each new number of images and of threads; any number of threads may call it.
-    Raises where torch cannot compile all of it, or would have to do so too often."""
+    """A network that torch compiles for one image and, where that came first, at the next number of images for any;
+    and anew for each number of threads that it computes in. Any number of threads may call it. Raises where torch
+    cannot compile all of it, or would have to do so too often."""
 
     def __init__(self, network: Whole, backend: Backend = "inductor") -> None:
         # Otherwise torch would run what it does not compile as it is, and say so in its log alone.

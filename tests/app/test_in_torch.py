@@ -56,6 +56,17 @@ def test_a_network_is_compiled_whatever_others_were_before_it(network: Whole, ba
     assert backend.compiled == 2 * len(SIZES)
 
 
+def test_a_batch_that_others_have_left_is_not_compiled_for(network: Whole, backend: Counting) -> None:
+    compiled = Compiled(network, backend)
+    with torch.inference_mode():
+        for count in (1, 4):  # as a version is warmed up
+            compiled(images(count))
+        assert backend.compiled == 2
+        for count in (3, 2):
+            compiled(images(count))
+    assert backend.compiled == 2
+
+
 def test_a_network_for_larger_images_is_compiled_for_their_size_alone(network: Whole) -> None:
     changing: list[bool] = []
 
