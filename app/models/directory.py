@@ -191,8 +191,8 @@ class Directory:
         await asyncio.wrap_future(self._first)
 
     def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with each new snapshot, in their order, and with the present one now. It is waited
-        for, so it only takes note, and must not call `refresh`."""
+        """Have `listener` called with each new snapshot, in their order, before anybody finds it here, and with the
+        present one now. It is waited for, so it only takes note, and must not call `refresh`."""
         with self._swapping:
             self._listeners.append(listener)
             if self._snapshot is not _NOTHING:
@@ -271,11 +271,11 @@ class Directory:
 
     def _swap(self, snapshot: Snapshot) -> None:
         with self._swapping:
-            self._snapshot = snapshot
             for listener in self._listeners:
                 try:
                     listener(snapshot)
                 except Exception:  # of one listener, which the others and the thread survive
                     logger.exception("a listener failed on revision %d of the registry", snapshot.revision)
+            self._snapshot = snapshot
         if not self._first.done():
             self._first.set_result(None)

@@ -74,8 +74,8 @@ class Engine:
         since: float | None = None,
         check: Callable[[Loaded], None] | None = None,
     ) -> Answered:
-        """What `target`, which `reference` means now, says of `images`, whose time has begun at `since` by
-        `time.monotonic`; now if it is not given. Nothing is computed where `check` raises of whoever answers.
+        """What `target`, which `reference` meant when the request began, says of `images`, whose time has begun at
+        `since` by `time.monotonic`; now if it is not given. Nothing is computed where `check` raises of who answers.
 
         While `target` is being loaded, who answered to the reference before goes on. Raises `BadImage`, whose detail
         tells which image it is, `Overloaded` and `Unavailable`.
@@ -101,7 +101,8 @@ class Engine:
 
     def follow(self, served: Mapping[str, Served], kept: Collection[Served]) -> None:
         """Begin to load what references that were asked for mean now, and what is to be `kept` in memory at any time;
-        what is not `served` any more answers nothing. For any thread."""
+        what is not `served` any more answers nothing. No request is to come for what a reference means now before this
+        is done. For any thread."""
         self._present = frozenset(version.version_id for version in served.values())
         kept_names = (name for name, version in served.items() if version in kept)
         answering = {name: self._who_answers(name) for name in {*list(self._answering), *kept_names}}
@@ -154,16 +155,20 @@ class Engine:
             self._scheduler.check(lane, timeout_seconds)
 
     def answering(self, reference: str, target: Served) -> Served:
-        """Who answers to `reference`, which means `target` now: that one or, until it is loaded, the one before."""
-        if self._answering.get(reference) != target and not self._has_arrived(reference, target):
-            before = self._before.get(reference) or self._answering.get(reference)
-            if before is not None and self._goes_on(before, target):
-                return before
-        return target
+        """Who answers to `reference`, which meant `target` when the request began: that one or, until it is loaded, the
+        one before."""
+        before = self._before.get(reference)
+        if not self._is_left(reference, target):
+            if self._answering.get(reference) == target or self._has_arrived(reference, target):
+                return target
+            before = before or self._answering.get(reference)
+        return before if before is not None and self._goes_on(before, target) else target
 
     def _answers_to(self, reference: str, target: Served) -> Served:
         version = self.answering(reference, target)
-        if version != target:
+        if self._is_left(reference, target):
+            return version  # of which those that come now are to know nothing
+        if version is not target:
             # It begins to load, and this request does not wait for it.
             self._await(reference, target, replacing=version)
             return version
@@ -173,6 +178,11 @@ class Engine:
         if len(self._answering) > _REFERENCES:
             self._answering.popitem(last=False)
         return target
+
+    def _is_left(self, reference: str, target: Served) -> bool:
+        """Whether `reference` has been moved from `target` to another one, or removed."""
+        meant = self._followed.get(reference) if self._followed else target
+        return meant is not target and meant != target
 
     def _who_answers(self, reference: str) -> Served | None:
         """To a reference, as it was followed last."""

@@ -25,6 +25,7 @@ from app.models.tables import Model, ModelVersion
 from app.optimisation import UNOPTIMISED, Pins, Serving
 from tests import factories
 from tests.app.test_optimisation import REPORT
+from tests.app.test_scheduler import until
 
 NEVER = 3600.0
 """Seconds between two looks at the database that nobody asked for."""
@@ -130,11 +131,10 @@ def test_a_version_that_another_process_made_is_found_although_nobody_looked_sin
 
 
 def test_changes_are_followed_without_being_asked_for(database: Database, add_version: Callable[[], str]) -> None:
-    directory, seen = Directory(database, poll_seconds=0.02), threading.Event()
+    directory = Directory(database, poll_seconds=0.02)
     directory.start()
-    directory.subscribe(lambda snapshot: seen.set() if "insects" in snapshot.served else None)
     made = add_version()
-    assert seen.wait(10)
+    until(lambda: "insects" in directory.snapshot.served)
     assert directory.snapshot.served["insects"].version_id == made
     directory.close()
 
@@ -244,6 +244,15 @@ def test_a_process_that_starts_without_the_database_serves_once_it_is_there(
     bring_back()
     assert directory.resolve("insects").version_id == made
     directory.close()
+
+
+def test_nobody_finds_what_listeners_were_not_told_of(directory: Directory, add_version: Callable[[], str]) -> None:
+    found: list[bool] = []
+    directory.subscribe(lambda _: found.append("insects" in directory.snapshot.served))
+    add_version()
+    directory.refresh()
+    assert found == [False, False]
+    assert "insects" in directory.snapshot.served
 
 
 def test_listeners_are_told_of_each_snapshot_in_order_and_one_that_fails_hinders_none(

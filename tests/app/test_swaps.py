@@ -13,7 +13,7 @@ from app.predictions.needs import Need
 from app.predictions.scheduler import Scheduler
 from app.predictions.shelf import Shelf
 from tests.app.test_scheduler import LIMITS, PHOTO
-from tests.app.test_shelf import FIRST, FOURTH, PATIENCE, SECOND, SMALL, THIRD, Machine, load, wait_for
+from tests.app.test_shelf import FIRST, FOURTH, PATIENCE, SECOND, SMALL, THIRD, Machine, load, on, wait_for
 
 PRODUCTION = "insects:production"
 VERSIONS = {f"{version.model_name}@1": version for version in (FIRST, SECOND, THIRD, FOURTH, SMALL)}
@@ -157,6 +157,47 @@ def test_the_old_target_answers_again_where_it_is_left_and_come_back_to(
     leave_unasked(machine, shelf)
     begin_move(machine, engine, SECOND, is_kept=False)
     assert who(engine, SECOND, seconds=1) == FIRST
+
+
+@pytest.mark.parametrize("changes", [0, 1])
+def test_who_asked_before_the_alias_was_moved_is_answered_by_its_old_target_and_changes_nothing_for_others(
+    machine: Machine, shelf: Shelf, engine: Engine, caplog: pytest.LogCaptureFixture, changes: int
+) -> None:
+    machine.need = Need(60, 60)
+    for target in (FIRST, SECOND):
+        engine.follow({PRODUCTION: target, **VERSIONS}, [])
+        load(shelf, target)
+        assert who(engine, target) == target
+    for _ in range(changes):  # of something else
+        engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
+    caplog.clear()
+    assert who(engine, FIRST) == FIRST
+    assert who(engine, SECOND) == SECOND
+    assert caplog.text == ""
+
+
+def test_who_asked_before_an_alias_was_moved_and_removed_is_answered_by_its_old_target(
+    machine: Machine, shelf: Shelf, engine: Engine
+) -> None:
+    machine.need = Need(40, 40)
+    for target in (FIRST, SECOND):
+        engine.follow({PRODUCTION: target, **VERSIONS}, [])
+        load(shelf, target)
+        assert who(engine, target) == target
+    engine.follow(VERSIONS, [])
+    load(shelf, THIRD)
+    assert on(shelf) == [SECOND, THIRD]
+    assert who(engine, FIRST) == FIRST
+
+
+def test_who_asked_before_a_target_that_cannot_be_loaded_was_given_up_is_answered_by_the_one_before(
+    shelf: Shelf, engine: Engine
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [])
+    assert who(engine, FIRST) == FIRST
+    for target in (FOURTH, SECOND):
+        engine.follow({PRODUCTION: target, **VERSIONS}, [])
+    assert who(engine, FOURTH) == FIRST
 
 
 def test_others_make_room_before_who_answers_in_the_place_of_the_new_one(
