@@ -100,9 +100,9 @@ class Engine:
         return Answered(version, lane.loaded, answers, timing)
 
     def follow(self, served: Mapping[str, Served], kept: Collection[Served]) -> None:
-        """Begin to load what references that were asked for mean now, and what is to be `kept` in memory at any time;
-        what is not `served` any more answers nothing. No request is to come for what a reference means now before this
-        is done. For any thread."""
+        """Begin to load what is to be `kept` in memory at any time, and what references mean now to which a version
+        that is in memory answers; what is not `served` any more answers nothing. No request is to come for what a
+        reference means now before this is done. For any thread."""
         self._present = frozenset(version.version_id for version in served.values())
         kept_names = (name for name, version in served.items() if version in kept)
         answering = {name: self._who_answers(name) for name in {*list(self._answering), *kept_names}}
@@ -112,12 +112,18 @@ class Engine:
             if before is not None and served.get(name, before) != before
         }
         going_on = [(before, served[name]) for name, before in moved.items() if self._goes_on(before, served[name])]
+        # Where neither is there, maybe nobody comes again.
+        awaited = [
+            name
+            for name, before in moved.items()
+            if served[name] in kept or self._shelf.has(before) or self._shelf.has(served[name])
+        ]
         self._before = moved
         self._followed = served
         self._shelf.pin(frozenset(kept), moves=going_on)
         for version in kept:
             self._shelf.release(self._shelf.want(version))
-        for name in moved:
+        for name in awaited:
             self._await(name, served[name])
 
     async def prepare(self, version: Served) -> Loaded:

@@ -138,7 +138,8 @@ def test_a_target_before_the_last_one_answers_no_more_though_the_last_one_had_to
     engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
     load(shelf, SECOND)
     leave_unasked(machine, shelf)
-    begin_move(machine, engine, SMALL, is_kept=False)
+    machine.gate.clear()
+    engine.follow({PRODUCTION: SMALL, **VERSIONS}, [])
     with pytest.raises(errors.Overloaded, match="still being loaded"):
         who(engine, SMALL, seconds=0.1)
     machine.gate.set()
@@ -198,6 +199,22 @@ def test_who_asked_before_a_target_that_cannot_be_loaded_was_given_up_is_answere
     for target in (FOURTH, SECOND):
         engine.follow({PRODUCTION: target, **VERSIONS}, [])
     assert who(engine, FOURTH) == FIRST
+
+
+def test_nobody_is_loaded_for_a_name_that_was_asked_for_while_its_version_was_there(
+    machine: Machine, shelf: Shelf, engine: Engine
+) -> None:
+    machine.need = Need(40, 40)
+    names = {version.model_name: version for version in (FIRST, SECOND, THIRD)}
+    engine.follow(names | VERSIONS, [])
+    for name, version in names.items():
+        assert who(engine, version, reference=name) == version
+    assert on(shelf) == [SECOND, THIRD]
+    machine.opened.clear()
+    engine.follow(names | VERSIONS | {FIRST.model_name: Served("first-2", "first", 2)}, [])
+    load(shelf, SMALL)  # after all that came before
+    assert on(shelf) == [SECOND, THIRD]
+    assert len(machine.opened) == 1
 
 
 def test_others_make_room_before_who_answers_in_the_place_of_the_new_one(
