@@ -20,8 +20,8 @@ def expected_wait(lane: Lane, lanes: Iterable[Lane], *, threads: int) -> float:
 
 def work_seconds(lane: Lane, count: int, *, threads: int, is_believed: bool) -> float:
     """What so many images of one request take, if nothing else is to be done; by what others took lately if that
-    `is_believed`, or else by what a pass took when the network was loaded."""
-    alone = lane.pass_seconds if is_believed else lane.loaded.seconds
+    `is_believed`, or else by the least that a pass took since the network was loaded."""
+    alone = lane.pass_seconds if is_believed else lane.loaded.pace.seconds
     each = lane.seconds if is_believed else alone
     passing = min(alone, lane.together_seconds or alone)
     return max(each * -(-count // threads), passing * -(-count // lane.passes_at_once(threads)))

@@ -122,6 +122,8 @@ class Lane:
         self.pass_seconds = smoothed(self.pass_seconds, seconds)
         if are_several:
             self.together_seconds = smoothed(self.together_seconds, seconds)
+        else:
+            self.loaded.pace.took(seconds)
         self.timed = time.monotonic()
 
     def withdraw(self, ticket: Ticket) -> None:

@@ -57,16 +57,21 @@ Given = bytes | Images | Normalised
 takes, or such pixels normalised."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pace:
-    """How fast a network is, which is the same for all of the same kind on the same machine."""
+    """How fast a network is, which is the same for all of the same kind on the same machine; for any thread."""
 
     seconds: float
-    """What an image takes on one thread."""
+    """What an image takes on one thread, at the most."""
     batch: int
-    """How many images are best passed together."""
+    """How many images are best passed together, where so many wait."""
     lone: Lone | None = None
     """What one takes on all threads, where that is worth a try."""
+
+    def took(self, seconds: float) -> None:
+        """An image took no longer on one thread: the machine may have been busy when that was timed first."""
+        if seconds < self.seconds:
+            self.seconds = seconds
 
 
 @dataclass(frozen=True)
@@ -134,11 +139,9 @@ class Loaded:
         self.labels = labels
         self.preprocessing = preprocessing
         self.passes_at_once = machine.threads if machine.device == "cpu" else 1
-        self.seconds = 0.0
-        """What an image takes on one thread."""
+        self.pace = Pace(0.0, 1)
         self.batch = 1
         """How many images are best passed together, where so many wait."""
-        self._lone: Lone | None = None
         self._calibration = calibration
         self._means = None if calibration is None else calibration.means.double().numpy().T
 
@@ -163,7 +166,7 @@ class Loaded:
 
     def warm_up(self, pace: Pace) -> None:
         """Make ready for the first request."""
-        self.seconds, self.batch, self._lone = pace.seconds, pace.batch, pace.lone
+        self.pace, self.batch = pace, pace.batch
         for count in sorted({1, pace.batch}):  # what is compiled is compiled for one, and then for any number of images
             self.network.run(self._blank(count))
         if pace.lone is not None:
@@ -194,14 +197,18 @@ class Loaded:
         ]
 
     def _passed(self, images: Images, *, alone: bool) -> Passed:
-        if not alone or self._lone is None:
+        lone = self.pace.lone
+        if not alone or lone is None:
             return self.network.run(images, alone=alone)
-        return self._pass_alone(images, self._lone, is_wide=self._lone.next_is_wide())
+        return self._pass_alone(images, lone, is_wide=lone.next_is_wide())
 
     def _pass_alone(self, image: Images, lone: Lone, *, is_wide: bool) -> Passed:
         started = lone.clock()
         passed = self.network.run(image, alone=is_wide)
-        lone.took(lone.clock() - started, is_wide=is_wide)
+        seconds = lone.clock() - started
+        lone.took(seconds, is_wide=is_wide)
+        # One thread needs no longer than all of them do one after the other.
+        self.pace.took(seconds * self.passes_at_once if is_wide else seconds)
         return passed
 
     def _checked(self, image: Images | Normalised) -> Images:

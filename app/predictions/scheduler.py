@@ -85,7 +85,7 @@ class Scheduler:
 
     def lane(self, loaded: Loaded) -> Lane:
         """A queue for `loaded`."""
-        return Lane(loaded, decode_seconds=self._decode_seconds, pass_seconds=loaded.seconds)
+        return Lane(loaded, decode_seconds=self._decode_seconds, pass_seconds=loaded.pace.seconds)
 
     def submit(self, lane: Lane, ticket: Ticket) -> None:
         """Queue all images of `ticket`. Raises `Overloaded` where the queue is full or there is no time left."""
@@ -329,8 +329,10 @@ class Scheduler:
             self._pass_apart(lane, batch)
             return
         each = (time.monotonic() - started) / len(batch)
-        if not alone:  # which may be on all threads, where it takes a part of what one needs
+        if not alone:
             lane.learn(each, are_several=len(batch) > 1)
+        elif lane.loaded.pace.lone is None:  # or it may be on all threads, where it takes a part of what one needs
+            lane.loaded.pace.took(each)
         for (item, _), answer in zip(batch, answers, strict=True):
             with self._change:
                 item.ticket.pass_seconds += each

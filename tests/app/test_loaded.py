@@ -144,6 +144,24 @@ def test_where_others_want_the_cores_a_lone_image_is_passed_on_one_thread_until_
     assert share_on_all_threads(another, again, 20) > 0.9
 
 
+@pytest.mark.parametrize("takes", [{True: 0.02, False: 0.03}, {True: 0.04, False: 0.03}], ids=["wide", "single"])
+def test_what_an_image_takes_on_one_thread_is_known_by_lone_ones_though_it_took_longer_at_first(
+    takes: dict[bool, float],
+) -> None:
+    net = OfTheCpu(takes={way: 100 * seconds for way, seconds in takes.items()})
+    found = on_two_threads(net)
+    pace = found.measure(batch=1, clock=lambda: net.now)
+    assert pace.seconds == pytest.approx(3.0)
+    net.takes = takes
+    share_on_all_threads(net, found, 1)
+    assert found.pace.seconds == pytest.approx(0.03, rel=0.5)
+    assert found.pace.seconds >= 0.03 - 1e-9
+
+    again = on_two_threads(net)
+    again.warm_up(pace)
+    assert again.pace.seconds == found.pace.seconds
+
+
 def test_the_way_that_takes_far_longer_is_hardly_tried() -> None:
     net = OfTheCpu(takes={True: 0.02, False: 0.2})
     found = on_two_threads(net)

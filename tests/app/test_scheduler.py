@@ -212,7 +212,7 @@ def test_where_fewer_passes_are_made_at_once_than_there_are_threads_others_wait_
 def test_what_images_take_together_counts_where_several_come(scheduler: Scheduler) -> None:
     net = Net()
     lane = scheduler.lane(loaded(net, batch=4, machine=Machine(threads=1)))
-    lane.loaded.seconds = lane.pass_seconds = 1.0
+    lane.loaded.pace.seconds = lane.pass_seconds = 1.0
     with pytest.raises(errors.Overloaded, match=r"about 8\.0 s if nobody else asked"):
         ask(scheduler, lane, [grey(0)] * 8, seconds=6.0)
     # A pass of several says how long they take.
@@ -224,7 +224,7 @@ def test_what_images_take_together_counts_where_several_come(scheduler: Schedule
     for asked in held:
         assert asked.wait().error is None
     assert 0 < lane.together_seconds < 0.5
-    lane.decode_seconds, lane.pass_seconds, lane.timed = 0.0, 1.0, 0.0
+    lane.decode_seconds, lane.loaded.pace.seconds, lane.pass_seconds, lane.timed = 0.0, 1.0, 1.0, 0.0
     assert ask(scheduler, lane, [grey(0)] * 8, seconds=6.0).wait().error is None
 
 
@@ -326,6 +326,18 @@ def test_a_pass_on_all_threads_says_nothing_of_one_on_a_single_one(scheduler: Sc
     lane.pass_seconds = 5.0
     ask(scheduler, lane).wait()  # nobody else is there
     assert lane.pass_seconds == 5.0
+
+
+@pytest.mark.parametrize("machine", [TWO_THREADS, Machine(threads=1)], ids=["two threads", "one thread"])
+def test_a_network_that_was_timed_while_the_machine_was_busy_is_known_to_be_quicker_once_one_image_was_passed(
+    scheduler: Scheduler, machine: Machine
+) -> None:
+    lane = scheduler.lane(loaded(Net(), machine=machine))
+    lane.loaded.pace.seconds = lane.pass_seconds = 1.0
+    with pytest.raises(errors.Overloaded, match=r"about 32\.0 s if nobody else asked"):
+        ask(scheduler, lane, [grey(0)] * 64, seconds=10.0)
+    ask(scheduler, lane, [grey(0)]).wait()
+    assert ask(scheduler, lane, [grey(0)] * 64, seconds=10.0).wait().error is None
 
 
 def test_a_new_queue_goes_by_what_decoding_took_for_others(scheduler: Scheduler) -> None:
@@ -499,7 +511,7 @@ def test_a_network_whose_pace_is_known_is_not_timed_again() -> None:
         net, PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=1)
     )
     found.warm_up(Pace(seconds=0.001, batch=8))
-    assert (found.seconds, found.batch, net.batches) == (0.001, 8, [1, 8])
+    assert (found.pace.seconds, found.batch, net.batches) == (0.001, 8, [1, 8])
 
 
 @dataclass

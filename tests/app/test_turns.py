@@ -124,7 +124,7 @@ def test_what_large_images_take_says_nothing_of_others() -> None:
 
 def test_a_lone_request_of_more_images_than_can_be_answered_in_time_is_refused_at_once(scheduler: Scheduler) -> None:
     classifier = loaded(Net())
-    classifier.seconds = 1.0  # as it was timed when it was loaded
+    classifier.pace.seconds = 1.0  # as it was timed when it was loaded
     lane = scheduler.lane(classifier)
     said = r"about 4\.0 s if nobody else asked, more than the 3\.0 s that there are; fewer images"
     with pytest.raises(errors.Overloaded, match=said) as refused:
@@ -135,7 +135,7 @@ def test_a_lone_request_of_more_images_than_can_be_answered_in_time_is_refused_a
 
 def test_short_times_are_told_as_what_they_are(scheduler: Scheduler) -> None:
     classifier = loaded(Net())
-    classifier.seconds = 0.0311
+    classifier.pace.seconds = 0.0311
     with pytest.raises(errors.Overloaded, match=r"about 0\.12 s .* more than the 0\.05 s"):
         ask(scheduler, scheduler.lane(classifier), [PHOTO] * 8, seconds=0.05)
 
