@@ -73,7 +73,7 @@ def refuse_rubble(raw: bytes | memoryview, *, max_images: int) -> None:
 
 
 def numbers(value: Any, what: str, *, may_have_texts: bool) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Nested lists of numbers as an array: `uint8` where all are whole and 0-255, and `float32` else. `may_have_texts`:
+    """Nested lists of numbers as an array: `uint8` where all are integers 0-255, and `float32` else. `may_have_texts`:
     whether there is a text in the JSON that they are from. Raises `Invalid` with the code `ragged_array` or
     `not_numbers`."""
     if may_have_texts and _has_text(value):

@@ -126,9 +126,16 @@ def _floats_in_binary(tensor: TensorGiven, behind: memoryview, settings: Setting
 
 def _bytes_in_json(tensor: TensorGiven, _: LongTexts, settings: Settings) -> list[Given]:
     values = _shaped(tensor, _numbers(tensor, settings))
-    if values.dtype != np.uint8:
-        raise errors.Invalid(f"input {tensor.name!r} has values that are not whole or not 0-255", code="not_uint8")
-    return [*values]
+    return [*(values if values.dtype == np.uint8 else _as_bytes(tensor, values))]
+
+
+def _as_bytes(tensor: TensorGiven, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Numbers that may be written as `12.0`. Raises `Invalid`."""
+    if values.min() >= 0 and values.max() <= 255:
+        found = values.astype(np.uint8)
+        if np.array_equal(found, values):
+            return found
+    raise errors.Invalid(f"input {tensor.name!r} has values that are not whole or not 0-255", code="not_uint8")
 
 
 def _bytes_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings) -> list[Given]:

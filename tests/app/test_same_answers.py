@@ -135,6 +135,13 @@ def v2_nested(here: Listening, photos: Sequence[bytes]) -> Rows:
     )
 
 
+def v2_whole_floats(here: Listening, photos: Sequence[bytes]) -> Rows:
+    values = np.stack([pixels_of(photo) for photo in photos]).astype(np.float64)
+    return v2_posted(
+        here, {"name": "raw_pixels", "shape": [*values.shape], "datatype": "UINT8", "data": values.tolist()}
+    )
+
+
 def v2_posted(here: Listening, tensor: dict[str, Any]) -> Rows:
     url = f"{here.url}/v2/models/insects/versions/1/infer"
     document = answered(post(url, json={"inputs": [tensor], "outputs": [{"name": "probabilities"}]}))
@@ -198,6 +205,7 @@ def serving_pixels(here: Listening, photos: Sequence[bytes]) -> Rows:
         own_json,
         v2_json,
         v2_nested,
+        v2_whole_floats,
         v2_files,
         v2_texts,
         v2_floats,

@@ -334,6 +334,8 @@ def test_clients_are_told_which_of_several_images_is_wrong(client: triton.Infere
         ("ragged_array", {"data": [[1, 2, 3], [4, 5, 6, 7]]}),
         ("not_uint8", {"data": [0.5] * 64 * 64 * 3}),
         ("not_uint8", {"data": [256] * 64 * 64 * 3}),
+        ("not_uint8", {"data": [256.0] * 64 * 64 * 3}),
+        ("not_uint8", {"data": [-1.0] * 64 * 64 * 3}),
         ("not_images", {"data": [[] for _ in range(1000)]}),
         ("not_images", {"data": ["" for _ in range(1000)]}),
         ("too_many_numbers", {"shape": [5, 64, 64, 3], "data": [127] * 5 * 64 * 64 * 3}),
