@@ -40,7 +40,7 @@ from worker.training.data import Images, Splits
 from worker.training.events import Emit, Event, TrainingDiverged
 from worker.training.features import Extractor
 from worker.training.feed import ImageFeed
-from worker.training.fit import Fitting
+from worker.training.fitting import Fitting
 from worker.training.learner import Diverged
 from worker.training.ranking import Candidate, Network
 

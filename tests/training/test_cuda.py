@@ -27,7 +27,7 @@ from worker.training import batchviews, calibrate, evaluate, fit, keptfeed, prec
 from worker.training.data import Splits
 from worker.training.events import BatchSplit, EpochFinished, ImagesNotKept, Progress
 from worker.training.feed import ImageFeed
-from worker.training.fit import Fitting
+from worker.training.fitting import Fitting
 from worker.training.learner import Criterion, Learner
 from worker.training.rivals import Trained
 

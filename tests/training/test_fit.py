@@ -34,7 +34,7 @@ from worker.training.events import (
     StoppedEarly,
 )
 from worker.training.feed import ImageFeed
-from worker.training.fit import Fitting
+from worker.training.fitting import Fitting
 
 LABELS = ("red", "blue")
 AT_32 = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))

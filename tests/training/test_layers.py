@@ -42,7 +42,7 @@ from worker.training.events import (
     StoppedEarly,
     TrainingDiverged,
 )
-from worker.training.fit import Fitting
+from worker.training.fitting import Fitting
 from worker.training.learner import Criterion, Learner
 
 LABELS = ("red", "blue")

@@ -28,7 +28,7 @@ from worker.training import checkpoint, fit, order, peers, precision, strategies
 from worker.training.data import Splits
 from worker.training.events import BatchShared, EpochFinished, Event, Progress, Resumed
 from worker.training.feed import ImageFeed
-from worker.training.fit import Fitting
+from worker.training.fitting import Fitting
 from worker.training.peers import Group, PeerLost, Peers
 
 pytestmark = pytest.mark.usefixtures("forkserver")

@@ -322,10 +322,11 @@ class _Ordered:
         return self.images.read(self.order[list(places)].tolist())
 
 
-def cut(batches: list[Batch], pieces: int) -> list[Batch]:
-    """Each batch in so many pieces, or in fewer, for BatchNorm wants two images of each."""
+def cut(batches: list[Batch], pieces: int, *, fewest: Sequence[int]) -> list[Batch]:
+    """Each batch in so many pieces, or in fewer, for BatchNorm wants two images of each: the same number for all peers,
+    that of the one with the `fewest` images of it."""
     found: list[Batch] = []
-    for images, targets in batches:
-        count = max(1, min(pieces, len(images) // 2))
+    for (images, targets), least in zip(batches, fewest, strict=True):
+        count = max(1, min(pieces, least // 2))
         found += zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
     return found

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,16 +16,13 @@ from torch import Tensor
 
 from app import errors
 from app.backbones.classifier import Classifier
-from app.descent import Descent
 from worker.training import between, checkpoint, dropout, evaluate, norms, order, peers, precision, schedule
 from worker.training.checkpoint import Best, Checkpoint, Position
-from worker.training.data import Splits
 from worker.training.events import (
     BatchShared,
     CheckpointNotKept,
     CheckpointSaved,
     CutShort,
-    Emit,
     Enough,
     EpochFinished,
     EpochKept,
@@ -39,35 +35,15 @@ from worker.training.events import (
     TrainingDiverged,
     WeightsMixed,
 )
-from worker.training.feed import Batch, Feed
+from worker.training.feed import Batch
+from worker.training.fitting import Fitting, shared
 from worker.training.learner import Criterion, Diverged, Learner, check
-from worker.training.peers import Group, Peers
+from worker.training.peers import Group, Peers, ShareTooLarge
 from worker.training.pieces import Pieces
 from worker.training.schedule import Pace, Step
 
 _CHECKPOINT_SECONDS = 60.0
 """How much of an epoch may be lost to a crash."""
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """What stays the same from the first step to the last."""
-
-    splits: Splits
-    feed: Feed
-    descent: Descent
-    seed: int
-    workdir: Path
-    fingerprint: str
-    """Of all that the result depends on; checkpoints of another training are not gone on with."""
-    device: torch.device
-    emit: Emit
-    start_counts: bool = False
-    """Whether the network before the first step may be what is kept, as it has been fitted already."""
-    others: tuple[torch.device, ...] = ()
-    """Devices besides `device`, of its type, that are to share the work."""
-    pieces: int = 1
-    """In how many each batch is cut from the first step on, for want of memory; a GPU's is not meant."""
 
 
 def fit(network: Classifier, fitting: Fitting) -> Classifier:
@@ -84,15 +60,28 @@ def fit(network: Classifier, fitting: Fitting) -> Classifier:
         raise errors.Invalid("two training images are the least to train all layers", code="too_few_images")
     dropout.quicken(network)
     norms.hasten(network)
-    works = _shared(network, fitting)
-    if works:
+    if fitting.device.type != "cpu":
+        fitting = replace(fitting, pieces=1)
+    if works := shared(network, fitting):
         fitting.emit(BatchShared(devices=1 + len(works)))
     network.to(fitting.device).to(memory_format=torch.channels_last)
-    with peers.gathered(_follow, works, device=fitting.device) as group:
-        trained = _Training(peers.with_common_norms(network, group.peers), fitting, group).run()
+    trained = _carried_out(network, fitting)
     if trained is not network:
         network.load_state_dict(trained.state_dict())
     return network.eval()
+
+
+def _carried_out(network: Classifier, fitting: Fitting) -> Classifier:
+    """What comes of `network`, which stays as it is where others share the training: all of them begin anew, at the
+    last checkpoint, where one of them has too little memory."""
+    while True:
+        try:
+            with peers.gathered(_follow, shared(network, fitting), device=fitting.device) as group:
+                return _Training(peers.with_common_norms(network, group.peers), fitting, group).run()
+        except ShareTooLarge as error:
+            fitting = replace(fitting, pieces=2 * error.pieces)
+        # Not above, where the error still holds what was computed.
+        torch.cuda.empty_cache()
 
 
 _START = Position(epochs=0, steps=0, loss=0.0)
@@ -134,7 +123,7 @@ class _Training:
         self._pieces = Pieces(
             self._learner,
             batch_size=self._descent.batch_size,
-            count=fitting.pieces if fitting.device.type == "cpu" and self._peers.count == 1 else 1,
+            count=fitting.pieces,
             device=fitting.device,
             peers=self._peers,
             emit=fitting.emit,
@@ -284,12 +273,12 @@ class _Training:
         for step in range(begun, pace.per_epoch):
             number = self._position.epochs * pace.per_epoch + step
             group = list(islice(batches, self._descent.accumulate))
-            images = sum(map(len, parts[step * self._descent.accumulate :][: self._descent.accumulate]))
+            sizes = tuple(map(len, parts[step * self._descent.accumulate :][: self._descent.accumulate]))
             self._hold(pace.held(number, self._learner.network.stages))
-            loss = self._step(group, Step(epoch, number, pace.rate(number), images))
+            loss = self._step(group, Step(epoch, number, pace.rate(number), sizes))
             self._losses.append(loss)
             self._position = replace(self._position, steps=step + 1)
-            done += images
+            done += sum(sizes)
             self._emit(Progress("train", (epoch - 1) * len(shown) + done, self._descent.epochs * len(shown)))
             # Others that share the steps are in the midst of the epoch, too, and finish it.
             if self._is_enough and self._peers.count == 1 and step + 1 < pace.per_epoch:
@@ -377,22 +366,7 @@ class _Training:
         return True
 
 
-def _shared(network: Classifier, fitting: Fitting) -> list[tuple[torch.device, tuple[Classifier, Fitting]]]:
-    """What each further process is given; of so many that each has two images of a batch, as BatchNorm needs."""
-    count = min(fitting.descent.batch_size, len(fitting.splits.train)) // 2
-    works = []
-    for device in fitting.others[: max(0, count - 1)]:
-        feed = fitting.feed.elsewhere(device)
-        if feed is not None:
-            works.append((device, (network, replace(fitting, feed=feed, device=device, emit=_say_nothing, others=()))))
-    return works
-
-
 def _follow(place: Peers, work: tuple[Classifier, Fitting], positions: Iterator[Position]) -> None:
     network, fitting = work
     network.to(fitting.device).to(memory_format=torch.channels_last)
     _Training(peers.with_common_norms(network, place), fitting, Group.of_one(place)).follow(positions)
-
-
-def _say_nothing(_event: Event) -> None:
-    pass

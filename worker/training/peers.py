@@ -84,6 +84,14 @@ class PeerLost(Exception):
         super().__init__("one of the processes that share the training is gone")
 
 
+class ShareTooLarge(torch.OutOfMemoryError):
+    """One of the devices has no memory for its share of a batch, cut in so many `pieces`; it can be cut in more."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__(pieces)
+        self.pieces = pieces
+
+
 @dataclass(frozen=True)
 class _Lost:
     """Message: this process cannot go on."""
@@ -138,7 +146,8 @@ class Group:
         try:
             yield
         except RuntimeError as error:
-            if not self._is_lost.wait(_PATIENCE_SECONDS if self._connections else 0):
+            # What says that there is too little memory is no consequence of another one's end.
+            if memory.is_of_memory(error) or not self._is_lost.wait(_PATIENCE_SECONDS if self._connections else 0):
                 raise
             raise self._reason() from error
 
@@ -183,11 +192,13 @@ class Group:
 
 
 def with_common_norms(network: Classifier, place: Peers) -> Classifier:
-    """A network with the same values, whose BatchNorm sees the whole batch where several GPUs share it."""
-    if place.count == 1 or next(network.parameters()).device.type != "cuda":
-        return network  # on CPUs there is none that does: each process has statistics of its own
+    """A copy of a network that is shared, whose BatchNorm sees the whole batch where GPUs share it; one that is not
+    shared as it is."""
+    if place.count == 1:
+        return network
     network = copy.deepcopy(network)
-    network.body = convert_sync_batchnorm(network.body)
+    if next(network.parameters()).device.type == "cuda":  # on CPUs each process has statistics of its own
+        network.body = convert_sync_batchnorm(network.body)
     return network
 
 
@@ -206,8 +217,9 @@ def gathered(follow: Follow, works: Sequence[tuple[torch.device, Any]], *, devic
         failed = True
         try:
             group.await_ready()
-            _join(group.peers, Path(folder) / "store", device)
             with group.in_common():
+                _compute_on(device)
+                _join(group.peers, Path(folder) / "store", device)
                 yield group
             failed = False
         finally:
@@ -270,6 +282,8 @@ def _main(connection: Connection, peers: Peers, payload: bytes, settings: _Setti
     threading.Thread(target=_listen, args=[connection, messages], name="listen", daemon=True).start()
     try:
         follow, work = pickle.loads(payload)  # noqa: S301 - the leading process made it a moment ago
+        # Before the others wait for this one to join them.
+        _compute_on(settings.device)
         connection.send(_READY)
         _join(peers, settings.store, settings.device)
         with precision.deterministic(wanted=settings.deterministic):
@@ -294,15 +308,21 @@ def _plain(error: Exception) -> Exception:
     """An error that gets through a pipe."""
     if isinstance(error, errors.GraftError) and type(error).__init__ is errors.GraftError.__init__:
         return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    if isinstance(error, ShareTooLarge):
+        return error
+    plain = torch.OutOfMemoryError if memory.is_of_memory(error) else RuntimeError
+    return plain(f"{type(error).__name__}: {error}")
+
+
+def _compute_on(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _join(peers: Peers, store: Path, device: torch.device) -> None:
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, loopback)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         _BACKENDS[device.type],
         init_method=f"file://{store}",

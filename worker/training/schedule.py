@@ -45,8 +45,8 @@ class Step:
     number: int
     """Of all steps, counted from 0."""
     rate: float
-    images: int
-    """Over all peers."""
+    sizes: tuple[int, ...]
+    """The images of each of its batches, over all peers."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from worker.training.evaluate import Answers, Judge
 from worker.training.events import BaseHasSeen, Emit, Evaluated
 from worker.training.features import Extractor, Features
 from worker.training.feed import Feed, ImageFeed
-from worker.training.fit import Fitting
+from worker.training.fitting import Fitting
 from worker.training.learner import Diverged
 from worker.training.probe import Linear
 from worker.training.retention import Pair
