@@ -1,6 +1,7 @@
 """What a plan will take in time and memory, from what one image costs."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from app import room
@@ -47,9 +48,27 @@ def of(
     cut = pieces(
         plan, backbone, device=costs.device, memory_bytes=costs.memory_bytes, is_batch_by_hand=is_batch_by_hand
     )
-    images = None if plan.descent is None else _of_each(plan.descent, cut)
+    images = None if plan.descent is None else _of_each(plan.descent, cut * sharing(plan, costs))
     memory = _memory(plan, backbone, images)
     return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=memory)
+
+
+def sharing(plan: Plan, costs: Costs) -> int:
+    """How many devices of the machine that was measured have a part in each batch, as far as they were counted: no
+    fewer than two images each, and a single one where what frozen stages give is kept."""
+    if plan.descent is None or costs.device != "cuda" or _keeps_activations(plan):
+        return 1
+    counted = costs.devices or 1
+    return max(1, min(counted, plan.descent.devices or counted, plan.descent.batch_size // 2))
+
+
+def about_sharing(plan: Plan, costs: Costs) -> Iterator[str]:
+    """The sentence about the GPUs that the estimate goes by, where there may be several."""
+    count = sharing(plan, costs)
+    if count > 1:
+        yield f"The estimate is for {count} GPUs, which share each batch; what they tell one another is not counted."
+    elif costs.devices is None and sharing(plan, replace(costs, devices=2)) > 1:
+        yield "The estimate is for one GPU: how many the machine has was not noted when it was measured."
 
 
 def of_search(first: Estimate, search: Search | None) -> Estimate:
@@ -68,7 +87,9 @@ def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan
     if descent is None or memory is None or recipe.batch_size is not None:
         return plan
     smaller = plan
-    while _takes_too_much(smaller, backbone, memory) and smaller.descent and smaller.descent.batch_size >= _FEWEST:
+    while (
+        _takes_too_much(smaller, backbone, costs, memory) and smaller.descent and smaller.descent.batch_size >= _FEWEST
+    ):
         whole = smaller.descent
         accumulate = recipe.accumulate or 2 * whole.accumulate
         smaller = replace(smaller, descent=replace(whole, batch_size=whole.batch_size // 2, accumulate=accumulate))
@@ -103,8 +124,13 @@ def _of_each(descent: Descent, pieces: int) -> int:
     return math.ceil(descent.batch_size / pieces)
 
 
-def _takes_too_much(plan: Plan, backbone: Backbone, memory: int) -> bool:
-    return (_memory(plan, backbone) or 0) > _ROOM * memory
+def _takes_too_much(plan: Plan, backbone: Backbone, costs: Costs, memory: int) -> bool:
+    images = None if plan.descent is None else _of_each(plan.descent, sharing(plan, costs))
+    return (_memory(plan, backbone, images) or 0) > _ROOM * memory
+
+
+def _keeps_activations(plan: Plan) -> bool:
+    return plan.freeze is not None and plan.views > 0
 
 
 def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
@@ -124,8 +150,9 @@ def _descending(plan: Plan, descent: Descent, version: VersionFacts, backbone: B
     train, validation = version.train_images, version.validation_images
     costs = _in_precision(descent, costs)
     frozen = _frozen(plan.freeze, backbone, costs)
-    # Only steps of one batch are repeated as they were captured.
-    gain = costs.gain if descent.accumulate == 1 and not plan.deterministic else 1.0
+    # Only steps of one batch on one GPU are repeated as they were captured.
+    shared = sharing(plan, costs)
+    gain = costs.gain if descent.accumulate == 1 and not plan.deterministic and shared == 1 else float(shared)
     decode, begin, fits_head = costs.decode, 0.0, plan.reinit == "none"
     if plan.freeze is None or not costs.stages or not plan.views:
         # `full` finds the features for its first head on the disk, with frozen stages they are computed for it.

@@ -29,7 +29,8 @@ def measured(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile:
     is_by_hand = recipe.batch_size is not None
     whole = estimates.of(made, version, backbone, profile.costs, is_batch_by_hand=is_by_hand)
     estimate = estimates.of_search(whole, recipe.search)
-    return policy.informed(made, profile, estimate, backbone.facts)
+    told = replace(made, reasons=(*made.reasons, *estimates.about_sharing(made, profile.costs)))
+    return policy.informed(told, profile, estimate, backbone.facts)
 
 
 def check_candidates(recipe: Recipe) -> None:

@@ -131,6 +131,8 @@ class Costs:
     """... and the one on all depths side by side."""
     memory_bytes: int | None = None
     """That the device has, or the machine where it is a CPU."""
+    devices: int | None = None
+    """GPUs that the machine has; None where it is a CPU, and in profiles that were made before they were counted."""
 
 
 @described

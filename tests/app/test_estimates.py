@@ -1,6 +1,7 @@
 """Time and memory of a plan from what one image costs: made-up costs in, sums out."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,86 @@ def test_steps_that_a_gpu_repeats_take_less_but_not_those_of_several_batches_nor
     assert seconds(recipe, usual) - seconds(recipe, quick) == pytest.approx(5 * 80 * (0.06 - 0.02))
     for other in (replace(recipe, accumulate=2), replace(recipe, deterministic=True)):
         assert seconds(other, quick) == seconds(other, usual)
+
+
+GPU = replace(MEASURED, device="cuda", gain=3.0, devices=1)
+
+
+@pytest.mark.parametrize(
+    ("devices", "recipe", "shared"),
+    [
+        (None, {}, 1),
+        (1, {}, 1),
+        (2, {}, 2),
+        (4, {}, 4),
+        (4, {"devices": 2}, 2),
+        (2, {"devices": 4}, 2),
+        (4, {"devices": 1}, 1),
+        (4, {"batch_size": 6}, 3),
+        (4, {"batch_size": 3}, 1),
+        (4, {"strategy": "full"}, 4),
+        (4, {"strategy": "top"}, 1),  # whose activations are kept
+        (4, {"strategy": "head"}, 1),
+    ],
+    ids=str,
+)
+def test_batches_are_shared_by_the_gpus_of_the_machine_as_far_as_the_plan_lets_them(
+    devices: int | None, recipe: dict[str, Any], shared: int
+) -> None:
+    plan = resolve(Recipe(backbone="resnet18", **{"strategy": "scratch", **recipe}), FACTS, RESNET.facts)
+    assert estimates.sharing(plan, replace(GPU, devices=devices)) == shared
+    assert estimates.sharing(plan, replace(COSTS, devices=devices)) == 1
+
+
+def test_the_steps_that_several_gpus_share_take_a_part_of_the_time_and_the_rest_as_long() -> None:
+    recipe = Recipe(backbone="resnet18", strategy="scratch", epochs=5)
+    plain = replace(GPU, gain=1.0)
+    one, several = (seconds(recipe, replace(plain, devices=devices)) for devices in (1, 4))
+    assert one - several == pytest.approx(5 * 80 * (0.06 - 0.06 / 4))
+    # Steps that are shared are not repeated as they were captured.
+    assert seconds(recipe, replace(GPU, devices=4)) == several
+    assert seconds(recipe, replace(GPU, devices=None)) == seconds(recipe, GPU)
+    without_room = replace(FACTS, max_activation_bytes=1000)
+    top = Recipe(backbone="resnet18", strategy="top", epochs=10)
+    one, several = (seconds(top, replace(plain, devices=devices), without_room) for devices in (1, 4))
+    assert one - several == pytest.approx(10 * 80 * 0.75 * (0.018 + 0.013))
+
+
+def test_the_memory_of_each_gpu_holds_its_share_of_a_batch() -> None:
+    share, whole = (
+        resolve(Recipe(backbone="resnet18", strategy="full", batch_size=size), FACTS, RESNET.facts) for size in (8, 16)
+    )
+    shared = estimates.of(whole, FACTS, RESNET, replace(GPU, devices=2)).memory_bytes
+    assert shared == estimates.of(share, FACTS, RESNET, GPU).memory_bytes
+    recipe = Recipe(backbone="resnet18", strategy="full")
+    plan = resolve(recipe, replace(FACTS, train_images=800), RESNET.facts)
+    cramped = replace(GPU, memory_bytes=2 * memory(Recipe(backbone="resnet18", strategy="full", batch_size=8)))
+    one, two = (estimates.fitted(plan, recipe, RESNET, replace(cramped, devices=devices)).descent for devices in (1, 2))
+    assert one is not None
+    assert two is not None
+    assert two.batch_size == 2 * one.batch_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe", "said"),
+    [
+        ({"devices": 2}, {}, ["The estimate is for 2 GPUs, which share each batch"]),
+        ({"devices": 1}, {}, []),
+        ({"devices": None}, {}, ["The estimate is for one GPU: how many the machine has was not noted"]),
+        ({"devices": None}, {"devices": 1}, []),
+        ({"devices": None}, {"strategy": "top"}, []),
+        ({"devices": None}, {"strategy": "head"}, []),
+        ({"device": "cpu", "devices": None}, {}, []),
+    ],
+    ids=str,
+)
+def test_a_plan_says_for_how_many_gpus_its_estimate_is(
+    changes: dict[str, Any], recipe: dict[str, Any], said: list[str]
+) -> None:
+    plan = resolve(Recipe(backbone="resnet18", **{"strategy": "scratch", **recipe}), FACTS, RESNET.facts)
+    found = list(estimates.about_sharing(plan, replace(GPU, **changes)))
+    assert len(found) == len(said)
+    assert all(sentence.startswith(part) for sentence, part in zip(found, said, strict=True))
 
 
 def test_steps_in_fp32_take_as_much_longer_as_was_measured_where_others_are_in_bf16() -> None:

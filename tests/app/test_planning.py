@@ -32,9 +32,9 @@ STRATEGIES: tuple[dict[str, Any], ...] = (
 )
 
 
-def record(database: Database, dataset_id: str, *, job_id: str, memory_bytes: int | None = None) -> None:
+def record(database: Database, dataset_id: str, *, job_id: str, **costs: Any) -> None:
     measured = profile()
-    measured = replace(measured, costs=replace(measured.costs, memory_bytes=memory_bytes))
+    measured = replace(measured, costs=replace(measured.costs, **costs))
     with database.write() as session:
         version = datasets.version_of(session, dataset_id, 1)
         profiles.record(session, version, measured, choice="pretrained", job_id=job_id, now=NOW)
@@ -121,6 +121,15 @@ def test_steps_whose_batches_are_set_by_hand_take_the_rate_of_their_images(
     assert (cut["batch_size"], cut["accumulate"]) == (2, 3)
     asked = dry_run(http, many, strategy="full", accumulate=3, batch_size=cut["batch_size"])["descent"]
     assert cut == asked
+
+
+def test_a_plan_says_for_how_many_gpus_its_estimate_is(
+    http: TestClient, database: Database, many: str, analysis: str
+) -> None:
+    record(database, many, job_id=analysis, device="cuda", devices=2)
+    made = dry_run(http, many, strategy="full")
+    assert "The estimate is for 2 GPUs" in made["reasons"][-1]
+    assert queued(http, many, strategy="full")["plan"] == made
 
 
 def test_control_runs_have_the_plans_of_their_dry_runs(

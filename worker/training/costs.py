@@ -70,6 +70,7 @@ def measure(
         full_precision=step.full_precision,
         stages=tuple(_stages(passed, stepped)),
         memory_bytes=device_bytes(device),
+        devices=torch.cuda.device_count() if device.type == "cuda" else None,
     )
 
 
