@@ -35,6 +35,12 @@ PRE_LOGITS = {
 }
 """By whether there are such that learn."""
 
+CROPPED = (
+    "Of images random parts are shown, mirrored every other time; stronger changes are for trainings from random "
+    "values, which learn by heart sooner."
+)
+"""How training images are changed by default."""
+
 _STRONG = Augmentation(policy="trivial", erasing=0.1)
 """What is learnt from nothing is learnt by heart unless the images look different each time."""
 
@@ -133,12 +139,18 @@ def _batch(recipe: Recipe, version: VersionFacts) -> tuple[int, int]:
 def _epochs(recipe: Recipe, version: VersionFacts) -> int:
     """What it takes to change all layers is steps, of which few images give few in an epoch; and more of them from
     random values."""
-    images = math.prod(_batch(recipe, version))
+    needed = _needed(recipe)
+    return _passes(version, math.prod(_batch(recipe, version)), *needed) if needed else _EPOCHS
+
+
+def _needed(recipe: Recipe) -> tuple[int, tuple[int, int]] | None:
+    """The steps that a training of all layers takes, and its fewest and most epochs; None where some stay, or are not
+    to be left far behind."""
     if recipe.from_random:
-        return _passes(version, images, _SCRATCH_STEPS, _SCRATCH_EPOCHS)
-    if recipe.strategy == "full" and recipe.base is None:  # which is not to be left far behind
-        return _passes(version, images, _FULL_STEPS, _FULL_EPOCHS)
-    return _EPOCHS
+        return _SCRATCH_STEPS, _SCRATCH_EPOCHS
+    if recipe.strategy == "full" and recipe.base is None:
+        return _FULL_STEPS, _FULL_EPOCHS
+    return None
 
 
 def _passes(version: VersionFacts, images: int, steps: int, epochs: tuple[int, int]) -> int:
@@ -164,6 +176,8 @@ def _peak(recipe: Recipe, version: VersionFacts, network: NetworkFacts, *, scrat
 def told(descent: Descent, recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Iterator[str]:
     """The sentences that say what it is and why; `descent` comes from the others."""
     yield from _about_steps(descent, version)
+    yield from _about_epochs(descent, recipe, version)
+    yield from _about_labels(recipe)
     yield from _about_rate(recipe, descent, network)
     yield from _about_stages(descent, network)
 
@@ -187,6 +201,45 @@ def _about_steps(descent: Descent, version: VersionFacts) -> Iterator[str]:
         patience = counted(descent.patience, "epoch")
         since = " once all stages are trained" if descent.unfreeze == "gradual" else ""
         yield f"Training ends early after {patience} without a better one{since}, and the best is kept."
+
+
+def _about_epochs(descent: Descent, recipe: Recipe, version: VersionFacts) -> Iterator[str]:
+    if recipe.epochs is not None:
+        return
+    if needed := _needed(recipe):
+        steps, (fewest, most) = needed
+        what = "Learning from random values" if recipe.from_random else "Training all layers"
+        given = math.ceil(version.train_images / math.prod(_batch(recipe, version)))
+        bounds = {
+            most: ", the most, as images that are seen more often are learnt by heart",
+            fewest: ", the fewest, so that each image is seen in several ways",
+        }
+        yield (
+            f"{what} takes about {steps} steps, of which {counted(version.train_images, 'image')} give {given} an "
+            f"epoch: hence {descent.epochs} epochs{bounds.get(descent.epochs, '')}."
+        )
+    elif recipe.base is not None:
+        yield f"What the base has learnt is not to be left far behind: hence {descent.epochs} epochs."
+    else:
+        yield f"The lower stages stay, so that little has to change: hence {descent.epochs} epochs."
+
+
+def _about_labels(recipe: Recipe) -> Iterator[str]:
+    if recipe.label_smoothing is None:
+        yield "Labels are not smoothed: how sure the network is will be calibrated on the validation images anyway."
+
+
+def about_images(descent: Descent, recipe: Recipe, version: VersionFacts) -> Iterator[str]:
+    """The sentence about how training images are changed, where `recipe` leaves that open."""
+    if recipe.augmentation is not None:
+        return
+    if descent.augmentation == _STRONG:
+        yield (
+            "Images are changed in shape or colour (TrivialAugment), and a part of every tenth is blotted out: from "
+            f"random values {counted(version.train_images, 'image')} would be learnt by heart otherwise."
+        )
+    else:
+        yield CROPPED
 
 
 def _about_rate(recipe: Recipe, descent: Descent, network: NetworkFacts) -> Iterator[str]:

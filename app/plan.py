@@ -265,6 +265,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
             *([probe.reason] if reinit == "none" else []),
             told_of_views,
             *about_single_view(views, descent),
+            *(descents.about_images(descent, recipe, version) if views != 1 else ()),
             *descents.told(descent, recipe, version, network),
             *_about_end(reinit, descent),
         ),
@@ -335,6 +336,7 @@ def _plan_full(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> 
             f"{version.classes} labels.",
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
+            *descents.about_images(descent, recipe, version),
             *descents.told(descent, recipe, version, network),
             *_about_end(reinit, descent),
         ),
@@ -356,6 +358,7 @@ def _plan_scratch(recipe: Recipe, version: VersionFacts, network: NetworkFacts) 
         reasons=(
             f"Every layer of {recipe.backbone} is trained from random initialisation, with a new classifier for the "
             f"{version.classes} labels.",
+            *descents.about_images(descent, recipe, version),
             *descents.told(descent, recipe, version, network),
         ),
     )

@@ -77,6 +77,108 @@ def test_few_images_are_seen_more_often_where_all_layers_are_trained(images: int
         assert descent.epochs == expected
 
 
+FEW, SOME, MANY = (replace(FACTS, train_images=images) for images in (240, 3200, 100_000))
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "said"),
+    [
+        (
+            FEW,
+            {"strategy": "full"},
+            "Training all layers takes about 1500 steps, of which 240 images give 8 an epoch: hence 30 epochs, the "
+            "most, as images that are seen more often are learnt by heart.",
+        ),
+        (
+            SOME,
+            {"strategy": "full"},
+            "Training all layers takes about 1500 steps, of which 3200 images give 100 an epoch: hence 15 epochs.",
+        ),
+        (
+            SOME,
+            {"strategy": "full", "batch_size": 16, "accumulate": 4},
+            "Training all layers takes about 1500 steps, of which 3200 images give 50 an epoch: hence 30 epochs, the "
+            "most, as images that are seen more often are learnt by heart.",
+        ),
+        (
+            MANY,
+            {"strategy": "full"},
+            "Training all layers takes about 1500 steps, of which 100000 images give 3125 an epoch: hence 10 epochs, "
+            "the fewest, so that each image is seen in several ways.",
+        ),
+        (
+            FEW,
+            {"strategy": "scratch"},
+            "Learning from random values takes about 2000 steps, of which 240 images give 8 an epoch: hence 120 "
+            "epochs, the most, as images that are seen more often are learnt by heart.",
+        ),
+        (FEW, {"strategy": "top"}, "The lower stages stay, so that little has to change: hence 10 epochs."),
+        (
+            FEW,
+            {"strategy": "full", "base": "flowers@1"},
+            "What the base has learnt is not to be left far behind: hence 10 epochs.",
+        ),
+        (FEW, {"strategy": "full", "epochs": 3}, None),
+        (FEW, {"strategy": "head"}, None),
+    ],
+)
+def test_the_reasons_say_why_there_are_so_many_epochs(
+    version: VersionFacts, fields: dict[str, Any], said: str | None
+) -> None:
+    made = plan(version, **fields)
+    assert [reason for reason in made.reasons if "hence " in reason] == ([] if said is None else [said])
+    if said is not None:
+        assert made.descent is not None
+        assert f"hence {made.descent.epochs} epochs" in said
+
+
+CROPPED = (
+    "Of images random parts are shown, mirrored every other time; stronger changes are for trainings from random "
+    "values, which learn by heart sooner."
+)
+STRONG = (
+    "Images are changed in shape or colour (TrivialAugment), and a part of every tenth is blotted out: from random "
+    "values 240 images would be learnt by heart otherwise."
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"strategy": "full"}, CROPPED),
+        ({"strategy": "full", "base": "flowers@1"}, CROPPED),
+        ({"strategy": "top"}, CROPPED),
+        ({"strategy": "top", "views": 1}, None),  # which is the one that serving sees
+        ({"strategy": "scratch"}, STRONG),
+        ({"strategy": "full", "weights": "none"}, STRONG),
+        ({"strategy": "scratch", "augmentation": {"policy": "crop"}}, None),
+        ({"strategy": "full", "augmentation": {"policy": "trivial"}}, None),
+        ({"strategy": "head"}, None),
+    ],
+    ids=str,
+)
+def test_the_reasons_say_why_images_are_changed_as_they_are(fields: dict[str, Any], said: str | None) -> None:
+    reasons = plan(**fields).reasons
+    assert [reason for reason in reasons if reason in (CROPPED, STRONG)] == ([] if said is None else [said])
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_said"),
+    [
+        ({"strategy": "full"}, True),
+        ({"strategy": "top"}, True),
+        ({"strategy": "scratch"}, True),
+        ({"strategy": "full", "label_smoothing": 0.0}, False),
+        ({"strategy": "full", "label_smoothing": 0.1}, False),
+        ({"strategy": "head"}, False),
+    ],
+    ids=str,
+)
+def test_the_reasons_say_why_labels_are_not_smoothed(fields: dict[str, Any], is_said: bool) -> None:
+    said = "Labels are not smoothed: how sure the network is will be calibrated on the validation images anyway."
+    assert (said in plan(**fields).reasons) == is_said
+
+
 def test_from_random_values_images_are_changed_more_and_the_rate_rises_longer() -> None:
     descent, tuned = scratch().descent, plan(strategy="full").descent
     assert descent is not None

@@ -19,6 +19,7 @@ from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
+from app.descent import CROPPED
 from app.facts import NetworkFacts
 from app.plan import Plan, resolve
 from app.recipe import Recipe
@@ -220,6 +221,8 @@ def test_fewer_views_than_planned_are_told(
 
     assert "There was room for 1 of 2 views of each image." in trained.plan.reasons
     assert SINGLE in trained.plan.reasons
+    assert CROPPED in plan.reasons
+    assert CROPPED not in trained.plan.reasons
     assert trained.plan.views == 1
     assert told.of(ViewsLimited) == [ViewsLimited(views=1, wanted=2)]
     assert not told.of(NotKept)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from app import descent as descents
 from app import evaluation
 from app.plan import Plan, about_single_view
 from app.wording import counted
@@ -54,6 +55,8 @@ def _as_carried_out(plan: Plan, told: list[Event]) -> Plan:
     if views == plan.views or plan.descent is None:
         return plan
     untrue = {*about_single_view(plan.views, plan.descent)} - {*about_single_view(views, plan.descent)}
+    if views == 1:
+        untrue.add(descents.CROPPED)
     return replace(plan, views=views, reasons=tuple(reason for reason in plan.reasons if reason not in untrue))
 
 
