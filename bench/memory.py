@@ -25,6 +25,7 @@ from app.backbones import catalogue, networks
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.datasets import store
+from app.datasets.archive import Split
 from app.datasets.store import Item
 from app.plan import resolve
 from app.recipe import Recipe
@@ -89,7 +90,8 @@ def write_version(path: Path, *, images: int) -> None:
             # A comment makes another file of the same picture.
             file = picture[:2] + b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big") + picture[2:]
             digest = hashlib.sha256(file).hexdigest()
-            label, split = f"label{number % _CLASSES}", "validation" if number // _PICTURES % 5 == 0 else "train"
+            label = f"label{number % _CLASSES}"
+            split: Split = "validation" if number // _PICTURES % 5 == 0 else "train"
             name = f"photos/{label}/{number:06}.jpg"
             yield Item(f"item_{number}", name, label, split, digest, number, "JPEG", _SIDE, _SIDE, len(file)), file
 

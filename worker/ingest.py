@@ -11,6 +11,7 @@ from app.datasets import archive, split, store
 from app.datasets.archive import Layout, Placed
 from app.datasets.entries import Archive, Entry, Limits, Misplaced
 from app.datasets.service import NewVersion, Refusal
+from app.datasets.split import Candidate
 from app.datasets.store import Item, Snapshot
 from app.db import new_id
 from worker.training.data import prefetched
@@ -52,7 +53,7 @@ def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
     refusals = tuple(Refusal(item.path, item.code, item.message) for item in (*layout.misplaced, *check.refused))
     try:
         _check_left(layout, accepted, held)
-        items = _items(accepted, held, work)
+        items = _items(accepted, before, work)
     except errors.BadArchive as error:
         return IngestOutcome(None, error, 0, refusals, layout.ignored)
     snapshot = _stored(work, number, _Rows(_rows(opened, items, emit)))
@@ -119,12 +120,13 @@ def _check_left(layout: Layout, accepted: Mapping[int, _Accepted], held: Mapping
         raise errors.BadArchive("nothing new: the dataset holds every usable image of the archive", code="nothing_new")
 
 
-def _items(
-    accepted: Mapping[int, _Accepted], held: Mapping[str, Mapping[str, int]], work: IngestWork
-) -> dict[int, Item]:
+def _items(accepted: Mapping[int, _Accepted], before: Snapshot | None, work: IngestWork) -> dict[int, Item]:
     splits = split.assign(
-        [split.Candidate(item.sha256, item.placed.label, item.placed.split) for item in accepted.values()],
-        held=held,
+        [
+            Candidate(item.sha256, item.placed.label, item.placed.split, item.facts.difference_hash)
+            for item in accepted.values()
+        ],
+        held=[_as_held(item) for item in before.items] if before else [],
         validation_fraction=work.validation_fraction,
         seed=work.seed,
     )
@@ -143,6 +145,10 @@ def _items(
         )
         for (position, item), chosen in zip(accepted.items(), splits, strict=True)
     }
+
+
+def _as_held(item: Item) -> Candidate:
+    return Candidate(item.sha256, item.label, item.split, item.difference_hash)
 
 
 class _Rows:

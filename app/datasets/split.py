@@ -1,51 +1,103 @@
-"""The split into train and validation: stratified by label, seeded, the same in whatever order items come."""
+"""The split into train and validation: stratified by label, seeded, the same in whatever order items come, with near
+copies of an image in one of the two."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app import errors
+from app.datasets import alike
 from app.datasets.archive import Split
 from app.wording import counted
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that is to become an item; `split` is None where nothing says it."""
+    """An image that is to become an item, or is one; `split` is None where nothing says it."""
 
     sha256: str
     label: str
     split: Split | None
+    difference_hash: int
 
 
 def assign(
-    candidates: Sequence[Candidate], *, held: Mapping[str, Mapping[str, int]], validation_fraction: float, seed: int
+    candidates: Sequence[Candidate], *, held: Iterable[Candidate], validation_fraction: float, seed: int
 ) -> list[Split]:
-    """A split for each candidate, next to the `held` counts (label → split → items) that stay as they are.
+    """A split for each candidate, next to the items that are `held` and stay where they are.
 
-    Raises `BadArchive` for a label that cannot be in both splits.
+    Near copies of one image with the same label come into one split, that of those which are there already: a network
+    would be judged by what it has learnt from. Where the label could not be divided by about the fraction without that,
+    one group of such copies is. Raises `BadArchive` for a label that cannot be in both splits.
     """
     by_label: dict[str, list[int]] = defaultdict(list)
     for place, candidate in enumerate(candidates):
         by_label[candidate.label].append(place)
+    there: dict[str, list[Candidate]] = defaultdict(list)
+    for item in held:
+        there[item.label].append(item)
     chosen: dict[int, Split] = {}
     for label, places in sorted(by_label.items()):
-        counts = {"train": 0, "validation": 0, **held.get(label, {})}
-        open_places = []
-        for place in places:
-            given = candidates[place].split
-            if given is None:
-                open_places.append(place)
-            else:
-                chosen[place] = given
-                counts[given] += 1
-        open_places.sort(key=lambda place: candidates[place].sha256)
-        random.Random(f"{seed} {label}").shuffle(open_places)
-        wanted = _validation_images(counts, len(open_places), validation_fraction)
-        chosen.update({place: "validation" if i < wanted else "train" for i, place in enumerate(open_places)})
-        _check_both(label, counts, wanted, len(open_places))
+        new = [candidates[place] for place in places]
+        splits = _divided(label, new, there[label], fraction=validation_fraction, seed=seed)
+        chosen.update(zip(places, splits, strict=True))
     return [chosen[place] for place in range(len(candidates))]
+
+
+def _divided(
+    label: str, new: Sequence[Candidate], there: Sequence[Candidate], *, fraction: float, seed: int
+) -> list[Split]:
+    """The splits of the `new` images of a label, of which some are `there`."""
+    names = alike.groups([image.difference_hash for image in (*new, *there)])
+    settled: dict[int, set[Split]] = defaultdict(set)
+    for name, image in zip(names, (*new, *there), strict=True):
+        if image.split is not None:
+            settled[name].add(image.split)
+    given = [image.split or _only(settled[name]) for name, image in zip(names, new, strict=False)]
+    counts = Counter(split for split in (*given, *(image.split for image in there)) if split is not None)
+    open_places = sorted(
+        (place for place, split in enumerate(given) if split is None), key=lambda place: new[place].sha256
+    )
+    random.Random(f"{seed} {label}").shuffle(open_places)
+    units: dict[int, list[int]] = {}
+    for place in open_places:
+        # Of copies that lie in both splits there is nothing to keep together.
+        units.setdefault(-1 - place if settled[names[place]] else names[place], []).append(place)
+    held_out = _held_out(list(units.values()), counts, fraction)
+    _check_both(
+        label, train=counts["train"] + len(open_places) - len(held_out), held_out=counts["validation"] + len(held_out)
+    )
+    return [split or ("validation" if place in held_out else "train") for place, split in enumerate(given)]
+
+
+def _only(splits: set[Split]) -> Split | None:
+    return next(iter(splits)) if len(splits) == 1 else None
+
+
+def _held_out(units: Sequence[list[int]], counts: Mapping[Split, int], fraction: float) -> set[int]:
+    """The places of those images that go to validation, of `units` that are better not divided."""
+    available = sum(map(len, units))
+    wanted = _validation_images(counts, available, fraction)
+    found: list[int] = []
+    left: list[list[int]] = []
+    for unit in units:
+        if len(found) + len(unit) <= wanted:
+            found += unit
+        else:
+            left.append(unit)
+    short = wanted - len(found)
+    if not short:
+        return set(found)
+    smallest = min(left, key=len)
+    over = len(smallest) - short
+    bearable = max(1, wanted // 2)
+    has_room = over <= bearable and counts["train"] + available - len(found) - len(smallest) > 0
+    if has_room and over < short:
+        return {*found, *smallest}
+    if short <= bearable and counts["validation"] + len(found) > 0:
+        return set(found)
+    return {*found, *(smallest if has_room else smallest[:short])}
 
 
 def count(items: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
@@ -56,7 +108,7 @@ def count(items: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _validation_images(counts: Mapping[str, int], available: int, fraction: float) -> int:
+def _validation_images(counts: Mapping[Split, int], available: int, fraction: float) -> int:
     """How many of the available images go to validation: the fraction of all, and one in each split where possible."""
     total = counts["train"] + counts["validation"] + available
     wanted = round(fraction * total) - counts["validation"]
@@ -65,9 +117,7 @@ def _validation_images(counts: Mapping[str, int], available: int, fraction: floa
     return max(0, min(max(wanted, lowest), highest))
 
 
-def _check_both(label: str, counts: Mapping[str, int], validation: int, available: int) -> None:
-    train = counts["train"] + available - validation
-    held_out = counts["validation"] + validation
+def _check_both(label: str, *, train: int, held_out: int) -> None:
     if train and held_out:
         return
     raise errors.BadArchive(

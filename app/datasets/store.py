@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
+from app.datasets.archive import Split
+
 SCHEMA = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
@@ -42,7 +44,7 @@ class Item:
     item_id: str
     path: str
     label: str
-    split: str
+    split: Split
     sha256: str
     difference_hash: int
     format: str

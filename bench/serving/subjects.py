@@ -19,6 +19,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier
 from app.datasets import service as datasets
 from app.datasets import store
+from app.datasets.archive import Split
 from app.datasets.schemas import DatasetCreate
 from app.datasets.store import Item
 from app.datasets.tables import DatasetVersion
@@ -271,7 +272,7 @@ def _add_dataset(database: Database, storage: Storage, pictures: Pictures) -> st
     return dataset.id
 
 
-def _items(pictures: Pictures, part: Photos, split: str) -> list[tuple[Item, bytes]]:
+def _items(pictures: Pictures, part: Photos, split: Split) -> list[tuple[Item, bytes]]:
     width, height = SIZE
     rows = []
     for number, (file, target, digest) in enumerate(zip(part.files, part.targets, part.sha256, strict=True)):

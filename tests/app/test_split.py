@@ -1,21 +1,49 @@
 """The split: stratified, seeded, and stable when images are added."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
 from app import errors
 from app.datasets import split
+from app.datasets.archive import Split
 from app.datasets.split import Candidate
 
 
+def candidate(name: str, label: str, where: Split | None = None) -> Candidate:
+    """One that is like no other."""
+    return Candidate(name, label, where, int.from_bytes(sha256(name.encode()).digest()[:8], "big"))
+
+
 def candidates(**classes: int) -> list[Candidate]:
-    return [Candidate(f"{label}-{number}", label, None) for label, count in classes.items() for number in range(count)]
+    return [candidate(f"{label}-{number}", label) for label, count in classes.items() for number in range(count)]
 
 
-def assigned(items: list[Candidate], *, fraction: float = 0.3, seed: int = 0) -> dict[str, str]:
-    splits = split.assign(items, held={}, validation_fraction=fraction, seed=seed)
+def in_groups(*sizes: int, label: str = "ants") -> list[Candidate]:
+    """Near copies of as many images as there are sizes; what comes before the dash in a name is the group's."""
+    found = []
+    for group, size in enumerate(sizes):
+        base = candidate(f"{label} {group}", label).difference_hash
+        found += [Candidate(f"{group}-{copy}", label, None, base ^ 1 << copy % 60) for copy in range(size)]
+    return found
+
+
+def assigned(
+    items: list[Candidate], *, held: Iterable[Candidate] = (), fraction: float = 0.3, seed: int = 0
+) -> dict[str, str]:
+    splits = split.assign(items, held=held, validation_fraction=fraction, seed=seed)
     return {item.sha256: chosen for item, chosen in zip(items, splits, strict=True)}
+
+
+def parted(chosen: dict[str, str]) -> list[str]:
+    """The groups that lie in both splits."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for name, where in chosen.items():
+        groups[name.split("-")[0]].add(where)
+    return [name for name, splits in groups.items() if len(splits) > 1]
 
 
 def test_each_class_is_divided_by_the_fraction() -> None:
@@ -48,20 +76,79 @@ def test_one_image_cannot_be_split_and_the_message_names_the_class() -> None:
 
 
 def test_added_images_bring_the_whole_to_the_fraction() -> None:
-    splits = split.assign(
-        candidates(ants=90), held={"ants": {"train": 10, "validation": 0}}, validation_fraction=0.2, seed=0
-    )
-
-    assert Counter(splits) == {"validation": 20, "train": 70}
+    there = [candidate(f"there-{number}", "ants", "train") for number in range(10)]
+    chosen = assigned(candidates(ants=90), held=there, fraction=0.2)
+    assert Counter(chosen.values()) == {"validation": 20, "train": 70}
 
 
 def test_splits_given_by_folders_are_kept() -> None:
-    items = [Candidate("a", "ants", "validation"), Candidate("b", "ants", "train"), Candidate("c", "ants", "train")]
-
-    assert split.assign(items, held={}, validation_fraction=0.9, seed=0) == ["validation", "train", "train"]
+    items = [candidate("a", "ants", "validation"), candidate("b", "ants", "train"), candidate("c", "ants", "train")]
+    assert list(assigned(items, fraction=0.9).values()) == ["validation", "train", "train"]
+    copies = [replace(one, difference_hash=7) for one in items]
+    assert list(assigned(copies, fraction=0.9).values()) == ["validation", "train", "train"]
 
 
 def test_a_class_without_training_images_is_an_error() -> None:
     with pytest.raises(errors.BadArchive) as caught:
-        split.assign([Candidate("a", "ants", "validation")], held={}, validation_fraction=0.5, seed=0)
+        assigned([candidate("a", "ants", "validation")], fraction=0.5)
     assert caught.value.code == "too_few_images"
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    ("sizes", "held_out"),
+    [
+        ((1,) * 20, 6),
+        ((2,) * 10, 6),
+        ((3,) * 10, 9),
+        ((1,) * 10 + (10,), 6),
+        ((5, 5, 5, 5), 5),  # of 6
+        ((2, 2, 2, 2, 2), 2),  # of 3, and four are as far off
+        ((14, 6), 6),
+    ],
+)
+def test_near_copies_of_an_image_come_into_one_split(sizes: tuple[int, ...], held_out: int, seed: int) -> None:
+    items = in_groups(*sizes)
+    chosen = assigned(items, seed=seed)
+    assert Counter(chosen.values())["validation"] == held_out
+    assert parted(chosen) == []
+    assert chosen == assigned(items[::-1], seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "held_out"),
+    [((2,), 0.2, 1), ((20,), 0.3, 6), ((30, 30), 0.2, 12), ((50, 2), 0.5, 26)],
+)
+def test_a_group_is_divided_where_the_label_could_not_be_otherwise(
+    sizes: tuple[int, ...], fraction: float, held_out: int
+) -> None:
+    chosen = assigned(in_groups(*sizes), fraction=fraction)
+    assert Counter(chosen.values())["validation"] == held_out
+    assert len(parted(chosen)) == 1
+
+
+def test_images_of_which_none_is_a_copy_are_divided_as_they_always_were() -> None:
+    chosen = assigned(candidates(ants=6), fraction=0.4)
+    assert [name for name, where in chosen.items() if where == "validation"] == ["ants-3", "ants-4"]
+
+
+def test_a_copy_of_an_image_that_is_there_comes_to_it() -> None:
+    first, second = in_groups(4, 4)[::4]
+    there = [replace(first, split="train"), replace(second, split="validation"), candidate("other", "ants", "train")]
+    added = in_groups(4, 4)[1:4] + in_groups(4, 4)[5:]
+    chosen = assigned(added, held=there)
+    assert {name: where for name, where in chosen.items() if name.startswith("0")} == dict.fromkeys(
+        ("0-1", "0-2", "0-3"), "train"
+    )
+    assert {where for name, where in chosen.items() if name.startswith("1")} == {"validation"}
+
+
+def test_copies_of_images_in_both_splits_are_divided_like_others() -> None:
+    copies = in_groups(40)
+    there = [replace(copies[0], split="train"), replace(copies[1], split="validation")]
+    assert Counter(assigned(copies[2:], held=there, fraction=0.25).values()) == {"train": 29, "validation": 9}
+
+
+def test_copies_with_another_label_are_another_matter() -> None:
+    items = in_groups(10) + [replace(one, sha256=f"b{one.sha256}", label="bees") for one in in_groups(2, 8)]
+    assert Counter(assigned(items).values())["validation"] > 0

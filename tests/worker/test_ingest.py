@@ -1,11 +1,17 @@
 """The work of an import, in this process: what it does where its archive does not hold still."""
 
-from collections.abc import Callable
+import io
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from app import errors
+from app.datasets import store
 from tests import factories
 from worker.ingest import ingest
 from worker.training.events import Event, Progress
@@ -65,3 +71,45 @@ def test_what_is_raised_to_stop_the_job_while_it_writes_comes_out_as_it_is(work:
 
     with pytest.raises(Stop):
         ingest(work, emit)
+
+
+def picture(seed: int) -> Image.Image:
+    """Soft blots, as photos have."""
+    coarse = random.Random(seed).randbytes(6 * 5 * 3)
+    return Image.frombytes("RGB", (6, 5), coarse).resize((200, 150), Image.Resampling.BICUBIC)
+
+
+def saved(image: Image.Image, quality: int) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def splits_by_picture(work: IngestWork, tag: str) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for item in store.read(work.table, tag).items:
+        label, _, name = item.path.partition("/")
+        found.setdefault(f"{label} {name[:2]}", set()).add(item.split)
+    return found
+
+
+def test_copies_of_a_picture_come_into_one_split_in_later_imports_too(work: IngestWork) -> None:
+    originals = {f"{label}/{number:02}": picture(100 * ord(label) + number) for label in "ab" for number in range(10)}
+    copies = {f"{name}-again.jpg": saved(one, 60) for name, one in originals.items()}
+    files = {f"{name}.jpg": saved(one, 95) for name, one in originals.items()} | copies
+    factories.zip_of(work.archive.parent, files)
+    first = ingest(work, lambda _event: None)
+    assert first.version is not None
+
+    splits = splits_by_picture(work, first.version.table_tag)
+    assert all(len(where) == 1 for where in splits.values())
+    assert first.version.counts == {label: {"train": 16, "validation": 4} for label in "ab"}  # of 5 by the fraction
+
+    smaller = {f"{name}-small.jpg": saved(one.resize((100, 75)), 90) for name, one in originals.items()}
+    fresh = {f"a/{number}.jpg": saved(picture(number), 90) for number in range(20, 30)}
+    factories.zip_of(work.archive.parent, smaller | fresh)
+    second = ingest(replace(work, versions=(first.version.table_tag,), attempt="a2"), lambda _event: None)
+    assert second.version is not None
+    after = splits_by_picture(work, second.version.table_tag)
+    assert {name: after[name] for name in splits} == splits
+    assert Counter(second.version.counts["a"]) == {"train": 30, "validation": 10}
