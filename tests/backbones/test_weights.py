@@ -1,8 +1,8 @@
+"""None"""
+
 import dataclasses
-import errno
 import hashlib
 import http.server
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,14 +11,11 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from app import errors, files
+from app import errors
 from app.backbones import catalogue, weights
-from app.backbones.catalogue import Backbone
-from tests import factories
+from tests.backbones.weightfiles import CONTENT, SHA256, at_hand, backbone, identified, refusal
 
-CONTENT = b"the values of a network" * 1000
 HUB_FOLDER = "/timm/mobilenetv1_100.ra4_e3600_r224_in1k/resolve/main"
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Publisher(http.server.ThreadingHTTPServer):
@@ -71,72 +68,6 @@ def publisher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
         yield server
         server.shutdown()
         thread.join()
-
-
-def backbone(url: str = "http://127.0.0.1:1/none.pth") -> Backbone:
-    """A backbone of the catalogue whose published file is `CONTENT`, to be had at `url`."""
-    real = catalogue.find("resnet18")
-    published = dataclasses.replace(real.weights[0], file_name=f"resnet18-{SHA256[:8]}.pth", url=url)
-    return dataclasses.replace(real, weights=(published,))
-
-
-def at_hand(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
-    published = entry.weights[0]
-    return weights.at_hand(
-        entry, published, weights_dir=weights_dir, cache_dir=cache_dir, hub_cache_dir=cache_dir / "none"
-    )
-
-
-def known(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
-    return weights.identify(
-        entry, entry.weights[0], weights_dir=weights_dir, cache_dir=cache_dir, hub_cache_dir=cache_dir / "none"
-    )
-
-
-def identified(entry: Backbone, weights_dir: Path | None, cache_dir: Path) -> str | None:
-    """The digits of what is known."""
-    found = known(entry, weights_dir, cache_dir)
-    return None if found is None else found.partition(" ")[0]
-
-
-def test_a_file_is_identified_as_the_one_that_would_be_taken(tmp_path: Path) -> None:
-    entry, folder, cache = backbone(), tmp_path / "weights", tmp_path / "cache"
-    for place in (folder, cache):
-        place.mkdir()
-    assert identified(entry, folder, cache) is None
-    (cache / f"resnet18-{SHA256[:8]}.pth").write_bytes(CONTENT)
-    assert identified(entry, folder, cache) == SHA256[:8]
-    # A damaged one is passed over, and so it is here.
-    damaged = folder / "resnet18-00000000.pth"
-    damaged.write_bytes(b"damaged")
-    assert identified(entry, folder, cache) == SHA256
-    damaged.unlink()
-    own = b"values of our own"
-    digest = hashlib.sha256(own).hexdigest()
-    (folder / f"resnet18-{digest[:8]}.pth").write_bytes(own)
-    assert identified(entry, folder, cache) == digest
-    assert weights.obtain(entry, weights_dir=folder, cache_dir=cache, download=False).sha256 == digest
-    formnet = catalogue.find("formnet")
-    packaged = weights.obtain(formnet, weights_dir=None, cache_dir=cache, download=False)
-    assert packaged.sha256.startswith(str(identified(formnet, None, cache)))
-
-
-def test_what_is_known_of_a_file_is_other_once_it_was_changed_in_its_place(tmp_path: Path) -> None:
-    entry, path = backbone(), tmp_path / f"resnet18-{SHA256[:8]}.pth"
-    path.write_bytes(CONTENT[:-1])
-    damaged = known(entry, tmp_path, tmp_path / "cache")
-    assert known(entry, tmp_path, tmp_path / "cache") == damaged
-    path.write_bytes(CONTENT)
-    assert known(entry, tmp_path, tmp_path / "cache") not in (None, damaged)
-    assert identified(entry, tmp_path, tmp_path / "cache") == SHA256[:8]
-
-
-def refusal(entry: Backbone, weights_dir: Path | None, cache_dir: Path, *, download: bool = False) -> list[str]:
-    with pytest.raises(errors.WeightsUnavailable) as caught:
-        weights.obtain(entry, weights_dir=weights_dir, cache_dir=cache_dir, download=download)
-    tried = caught.value.detail["tried"]
-    assert isinstance(tried, list)
-    return [str(place) for place in tried]
 
 
 def test_the_weights_folder_comes_first_even_with_other_weights_than_the_published(tmp_path: Path) -> None:
@@ -292,42 +223,6 @@ def test_the_weights_that_are_listed_first_come_before_others_in_the_folder(
     found = weights.obtain(entry, weights_dir=tmp_path, cache_dir=tmp_path / "none", download=False)
     assert (found.weights.name, found.sha256) == ("IMAGENET1K_V1", first)
     assert identified(entry, tmp_path, tmp_path / "none") == first
-
-
-def test_a_weights_folder_that_cannot_be_read_is_passed_over_and_named(tmp_path: Path) -> None:
-    closed, formnet = factories.unreadable(tmp_path), catalogue.find("formnet")
-    assert at_hand(formnet, closed, tmp_path) == "package"
-    assert (identified(formnet, closed, tmp_path) or "none") in formnet.weights[0].file_name
-    assert weights.obtain(formnet, weights_dir=closed, cache_dir=tmp_path, download=False).source == "package"
-    assert refusal(backbone(), closed, tmp_path)[0] == f"{closed} cannot be read: File name too long"
-
-
-def test_a_cache_that_cannot_be_read_is_passed_over_and_named(tmp_path: Path) -> None:
-    closed, name = factories.unreadable(tmp_path), f"resnet18-{SHA256[:8]}.pth"
-    assert at_hand(backbone(), None, closed) is None
-    assert identified(backbone(), None, closed) is None
-    assert f"{closed / name} cannot be read: File name too long" in refusal(backbone(), None, closed)
-    (tmp_path / name).write_bytes(CONTENT)
-    assert at_hand(backbone(), tmp_path, closed) == "weights_dir"
-
-
-def test_a_file_that_may_not_be_read_is_passed_over_where_it_is_identified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = f"resnet18-{SHA256[:8]}.pth"
-    folder, cache = tmp_path / "weights", tmp_path / "cache"
-    for place in (folder, cache):
-        place.mkdir()
-        (place / name).write_bytes(CONTENT)
-    read = files.sha256
-
-    def lost(path: Path) -> str:
-        if path.parent == folder:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return read(path)
-
-    monkeypatch.setattr(files, "sha256", lost)
-    assert identified(backbone(), folder, cache) == SHA256
 
 
 def test_a_network_of_timm_does_not_take_the_file_of_its_namesake(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 
 from app.backbones.classifier import Classifier
 from tests.training import samples
+from tests.training.fitted import SEED, build, equal, fitting
+from tests.training.layered import DESCENT, values
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_fit import SEED, build, equal, fitting
-from tests.training.test_layers import DESCENT, values
 from worker.training import between, evaluate, fit
 from worker.training.data import Splits
 from worker.training.events import CheckpointSaved, Event, Progress, StartEvaluated, StartKept, WeightsMixed

@@ -10,7 +10,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, InferenceForm
 from app.profile import Costs
 from tests.training import samples
-from tests.training.test_fit import AT_32
+from tests.training.fitted import AT_32
 from tests.training.test_pieces import Cramped
 from worker.training import costs, precision
 

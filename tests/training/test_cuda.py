@@ -20,8 +20,8 @@ from app.backbones.preprocess import Preprocessing
 from app.backbones.weights import WeightsFile
 from app.recipe import Recipe
 from tests.training import samples
+from tests.training.fitted import DESCENT
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_fit import DESCENT
 from tests.training.test_strategies import AT_64, LABELS, plan_for, small, weights_of
 from worker.training import batchviews, calibrate, evaluate, fit, keptfeed, precision, profile, strategies
 from worker.training.data import Splits

@@ -10,8 +10,8 @@ from torch import Tensor
 from app.backbones.classifier import Classifier, Normalisation
 from app.backbones.preprocess import Preprocessing
 from tests.training import samples
+from tests.training.fitted import AT_32, DESCENT, LABELS, MID_EPOCH, build, equal, fitting
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_fit import AT_32, DESCENT, LABELS, MID_EPOCH, build, equal, fitting
 from worker.training import between, checkpoint, fit
 from worker.training.data import Splits
 from worker.training.events import CheckpointSaved, EpochFinished, StartKept, TrainingDiverged, WeightsMixed

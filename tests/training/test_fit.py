@@ -1,7 +1,7 @@
+"""Trainings of whole networks: what is told, what is kept and what is learnt."""
+
 import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from app import errors
-from app.augmentation import Augmentation
 from app.backbones import catalogue, networks
 from app.backbones import classifier as classifiers
-from app.backbones.classifier import Classifier, Outputs
-from app.backbones.preprocess import Preprocessing
-from app.descent import Descent
+from app.backbones.classifier import Outputs
 from tests.training import samples
+from tests.training.fitted import (
+    AT_32,
+    DESCENT,
+    LABELS,
+    MID_EPOCH,
+    OPTIONS,
+    SEED,
+    build,
+    equal,
+    fitting,
+    images,
+    losses,
+    run,
+    same,
+)
 from tests.training.samples import Recorder, Stopped
-from worker.training import checkpoint, evaluate, fit, schedule
+from worker.training import checkpoint, fit, schedule
 from worker.training.data import Splits
 from worker.training.events import (
     CheckpointNotKept,
@@ -30,109 +42,13 @@ from worker.training.events import (
     EpochKept,
     Event,
     Progress,
-    Resumed,
     StoppedEarly,
 )
-from worker.training.feed import ImageFeed
-from worker.training.fitting import Fitting
-
-LABELS = ("red", "blue")
-AT_32 = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-SEED = 3
-DESCENT = Descent(epochs=4, batch_size=6, learning_rate=0.02, weight_decay=1e-4)
-MID_EPOCH = Progress("train", 2 * 18 + 12, 4 * 18)
-"""In the third epoch of `DESCENT` on the training images of `SPLITS`."""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A training that came to its end."""
-
-    network: Classifier
-    told: Recorder
-
-    @property
-    def epochs(self) -> list[EpochFinished]:
-        """What was told of each epoch, without what depends on the clock."""
-        return [replace(told, seconds=0.0, images_per_second=0.0) for told in self.told.of(EpochFinished)]
 
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     return samples.split(samples.colours(12), LABELS, train=0.75, seed=0)
-
-
-def fitting(
-    splits: Splits,
-    folder: Path,
-    emit: Recorder,
-    *,
-    descent: Descent = DESCENT,
-    seed: int = SEED,
-    fingerprint: str = "one",
-) -> Fitting:
-    return Fitting(
-        splits=splits,
-        feed=images(splits, descent, seed),
-        descent=descent,
-        seed=seed,
-        workdir=folder,
-        fingerprint=fingerprint,
-        device=samples.CPU,
-        emit=emit,
-    )
-
-
-def images(splits: Splits, descent: Descent, seed: int, *, preprocessing: Preprocessing = AT_32) -> ImageFeed:
-    return ImageFeed(splits, preprocessing, descent.augmentation, seed, samples.MAX_PIXELS, samples.CPU)
-
-
-def build(backbone: str = "tinynet", classes: int = 2, *, seed: int = SEED) -> Classifier:
-    return classifiers.build(catalogue.find(backbone), classes, state=None, seed=seed)
-
-
-def run(
-    splits: Splits,
-    folder: Path,
-    *,
-    backbone: str = "tinynet",
-    descent: Descent = DESCENT,
-    seed: int = SEED,
-    fingerprint: str = "one",
-) -> Ran:
-    told = Recorder()
-    given = fitting(splits, folder, told, descent=descent, seed=seed, fingerprint=fingerprint)
-    return Ran(fit.fit(build(backbone, seed=seed), given), told)
-
-
-def interrupt(
-    splits: Splits, folder: Path, stop_at: Event, *, backbone: str = "tinynet", descent: Descent = DESCENT
-) -> None:
-    with pytest.raises(Stopped):
-        fit.fit(build(backbone), fitting(splits, folder, Recorder(stop_at), descent=descent))
-
-
-def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def same(one: Ran, other: Ran) -> bool:
-    return equal(one.network.state_dict(), other.network.state_dict())
-
-
-def losses(network: Classifier, splits: Splits) -> tuple[float, float]:
-    """Accuracy and log-loss on the validation images."""
-    probabilities = evaluate.predict(
-        classifiers.inference_form(network),
-        splits.validation,
-        AT_32,
-        max_pixels=samples.MAX_PIXELS,
-        phase="test",
-        emit=Recorder(),
-        device=samples.CPU,
-    )
-    figures = evaluate.evaluate(probabilities, splits.validation.targets, splits.labels)
-    return figures.accuracy, figures.log_loss
 
 
 def test_the_same_seed_gives_the_same_network(splits: Splits, tmp_path: Path) -> None:
@@ -143,82 +59,6 @@ def test_the_same_seed_gives_the_same_network(splits: Splits, tmp_path: Path) ->
     assert same(one, again)
     assert one.epochs == again.epochs
     assert not same(one, other)
-
-
-def test_a_training_leaves_the_random_numbers_of_others_alone(splits: Splits, tmp_path: Path) -> None:
-    torch.manual_seed(7)
-    before = torch.get_rng_state()
-    run(splits, tmp_path, descent=replace(DESCENT, epochs=1))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("stop_at", [CheckpointSaved(1), CheckpointSaved(3), MID_EPOCH])
-@pytest.mark.parametrize("backbone", ["tinynet", "mobilenet_v3_small"])
-def test_an_interrupted_training_ends_as_if_nothing_had_happened(
-    splits: Splits, backbone: str, stop_at: Event, tmp_path: Path
-) -> None:
-    whole = run(splits, tmp_path / "whole", backbone=backbone)
-    interrupt(splits, tmp_path / "parts", stop_at, backbone=backbone)
-    rest = run(splits, tmp_path / "parts", backbone=backbone)
-    finished, step = (stop_at.epoch, 0) if isinstance(stop_at, CheckpointSaved) else (2, 2)
-    assert rest.told.of(Resumed) == [Resumed(finished, step)]
-    assert rest.epochs == whole.epochs[finished:]
-    assert same(rest, whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "size"), [("googlenet", 64), ("efficientnet_b0", 32)])
-def test_auxiliary_heads_and_blocks_that_are_left_out_at_random_go_on_as_if_nothing_had_happened(
-    splits: Splits, backbone: str, size: int, tmp_path: Path
-) -> None:
-    descent = replace(DESCENT, epochs=2)
-    feed = images(splits, descent, SEED, preprocessing=replace(AT_32, resize=size, crop=size))
-
-    def trained(folder: str, told: Recorder) -> Classifier:
-        given = fitting(splits, tmp_path / folder, told, descent=descent)
-        return fit.fit(build(backbone), replace(given, feed=feed))
-
-    whole = trained("whole", Recorder())
-    with pytest.raises(Stopped):
-        trained("parts", Recorder(Progress("train", 18 + 12, 2 * 18)))
-    told = Recorder()
-    rest = trained("parts", told)
-    assert told.of(Resumed) == [Resumed(1, 2)]
-    assert equal(rest.state_dict(), whole.state_dict())
-
-
-def test_a_training_may_be_interrupted_over_and_over(splits: Splits, tmp_path: Path) -> None:
-    whole = run(splits, tmp_path / "whole")
-    for epoch in (1, 2, 3, 4):
-        interrupt(splits, tmp_path / "parts", CheckpointSaved(epoch))
-    assert same(run(splits, tmp_path / "parts"), whole)
-
-
-def test_nothing_is_trained_where_all_epochs_are_finished(splits: Splits, tmp_path: Path) -> None:
-    whole = run(splits, tmp_path)
-    again = run(splits, tmp_path)
-    assert again.told.events == [Resumed(4, 0)]
-    assert same(again, whole)
-
-
-def test_the_checkpoint_of_another_training_is_not_gone_on_with(splits: Splits, tmp_path: Path) -> None:
-    run(splits, tmp_path / "used", seed=9, fingerprint="another")
-    fresh, after = run(splits, tmp_path / "fresh"), run(splits, tmp_path / "used")
-    assert after.told.of(Resumed) == []
-    assert same(after, fresh)
-
-
-@pytest.mark.parametrize("damaged", ["last-*.safetensors", "best-*.safetensors", "checkpoint.json"])
-def test_a_training_with_a_damaged_checkpoint_begins_anew(splits: Splits, damaged: str, tmp_path: Path) -> None:
-    # With patience, the best epoch is kept besides the last one.
-    descent = replace(DESCENT, patience=9)
-    whole = run(splits, tmp_path / "whole", descent=descent)
-    interrupt(splits, tmp_path / "parts", CheckpointSaved(2), descent=descent)
-    (path,) = (tmp_path / "parts").glob(damaged)
-    os.truncate(path, path.stat().st_size // 2)
-    again = run(splits, tmp_path / "parts", descent=descent)
-    assert again.told.of(Resumed) == []
-    assert same(again, whole)
 
 
 def test_each_epoch_is_told_with_its_figures_and_then_its_checkpoint(splits: Splits, tmp_path: Path) -> None:
@@ -374,33 +214,6 @@ def test_auxiliary_heads_for_the_new_classes_count_three_tenths(
     for head in network.walk.auxiliary:
         name = f"body.{head.module}.{head.last_layer}.weight"
         assert not torch.equal(before[name], after[name])
-
-
-def test_an_interruption_within_an_epoch_loses_no_step(splits: Splits, tmp_path: Path) -> None:
-    interrupt(splits, tmp_path, MID_EPOCH)
-    found = checkpoint.load(tmp_path, fingerprint="one")
-    assert found is not None
-    assert (found.position.epochs, found.position.steps) == (2, 2)
-
-
-OPTIONS = {
-    "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
-    "average": {"ema": 0.9},
-    "accumulated": {"batch_size": 3, "accumulate": 2},
-    "mixed": {"augmentation": Augmentation(policy="trivial", erasing=0.5, mixup=0.2, cutmix=1.0)},
-    "sampled": {"balance": "sampler", "label_smoothing": 0.1},
-}
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_an_interrupted_training_with_options_ends_as_if_nothing_had_happened(
-    splits: Splits, options: dict[str, Any], tmp_path: Path
-) -> None:
-    descent = replace(DESCENT, epochs=3, **options)
-    stop_at = Progress("train", 18 + 12, 3 * 18)
-    whole = run(splits, tmp_path / "whole", descent=descent)
-    interrupt(splits, tmp_path / "parts", stop_at, descent=descent)
-    assert same(run(splits, tmp_path / "parts", descent=descent), whole)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

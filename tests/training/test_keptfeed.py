@@ -13,8 +13,8 @@ from app.augmentation import Augmentation
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from tests.training import samples
+from tests.training.fitted import AT_32, LABELS
 from tests.training.samples import Recorder
-from tests.training.test_fit import AT_32, LABELS
 from worker.training import batchviews, keptfeed, order
 from worker.training.data import Splits
 from worker.training.feed import Batch, ImageFeed

@@ -2,10 +2,8 @@
 
 import copy
 import functools
-import itertools
 import os
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,12 @@ from app.descent import Descent
 from app.recipe import Recipe
 from tests.backbones import samples as networks
 from tests.training import samples
+from tests.training.fitted import AT_32, build, equal, fitting, run
+from tests.training.layered import DESCENT, LABELS, inside, values
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_fit import AT_32, build, equal, fitting, run
 from tests.training.test_strategies import plan_for, small, train, weights_of
 from tests.training.test_top import recipe
-from worker.training import checkpoint, fit, precision, schedule
+from worker.training import checkpoint, fit, precision
 from worker.training.data import Splits
 from worker.training.events import (
     CheckpointSaved,
@@ -39,13 +38,10 @@ from worker.training.events import (
     Resumed,
     StartEvaluated,
     StartKept,
-    StoppedEarly,
     TrainingDiverged,
 )
-from worker.training.fitting import Fitting
 from worker.training.learner import Criterion, Learner
 
-LABELS = ("red", "blue")
 LARGE = ("alexnet", "inception_v3", "convnext_tiny", "vit_b_32", "swin_t")
 OF_THE_SAME_FAMILY = (
     "alexnet_2012",
@@ -65,7 +61,6 @@ FAMILIES = [
 ]
 DRAWING = ("tinynet", "squeezenet1_1", "googlenet", "efficientnet_b0", "swin_t")
 """Networks that draw random numbers in training, each in its way: dropout, that of auxiliary heads, whole blocks."""
-DESCENT = Descent(epochs=4, batch_size=6, learning_rate=0.02, weight_decay=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +86,6 @@ def _pretrained(name: str) -> Classifier:
     return network
 
 
-def values(network: Classifier) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
 def step(network: Classifier, backbone: Backbone, descent: Descent = DESCENT, *, rate: float = 0.01) -> None:
     """One step of training on two images."""
     learner = Learner(network, descent, Criterion(0.0, None), lambda network, inputs: network(inputs))
@@ -108,12 +99,6 @@ def depths(network: Classifier) -> dict[str, int]:
     return {
         name: sum(part.holds(name.removeprefix("body.")) for part in parts) for name, _ in network.named_parameters()
     }
-
-
-def inside(network: Classifier, stage: str) -> list[str]:
-    """Names of all values of `stage` and those before it, running statistics included."""
-    part = network.walk.part(network.body, stage)
-    return [name for name in network.state_dict() if part.holds(name.removeprefix("body."))]
 
 
 def test_each_stage_learns_at_the_rate_that_the_plan_gives_it(backbone: Backbone) -> None:
@@ -232,82 +217,6 @@ def test_the_same_recipe_gives_the_same_weights_twice(name: str, tmp_path: Path)
         torch.manual_seed(len(states))
         states.append(train(two, plan_for(two, asked), entry, None, tmp_path / place).classifier.state())
     assert equal(*states)
-
-
-def test_stages_join_one_by_one_from_the_last_to_the_first() -> None:
-    found = [schedule.held_stages(step, steps=40, stages=5) for step in range(40)]
-    assert found[:20] == [5] * 4 + [4] * 4 + [3] * 4 + [2] * 4 + [1] * 4
-    assert found[20:] == [0] * 20
-    assert [schedule.held_stages(step, steps=2, stages=5) for step in range(2)] == [5, 0]
-    assert schedule.held_stages(0, steps=1, stages=5) == 5
-    assert schedule.held_stages(0, steps=0, stages=3) == 3
-
-
-def test_all_stages_have_joined_after_half_of_the_epochs() -> None:
-    for epochs, per_epoch, stages in itertools.product(range(1, 10), (1, 2, 3, 7), (1, 4, 5)):
-        gradual = replace(DESCENT, epochs=epochs, unfreeze="gradual")
-        joined = schedule.epochs_to_join(gradual)
-        steps = epochs * per_epoch
-        assert schedule.held_stages(joined * per_epoch, steps=steps, stages=stages) == 0
-        assert schedule.held_stages((joined - 1) * per_epoch, steps=steps, stages=stages) > 0
-    assert schedule.epochs_to_join(DESCENT) == 0
-
-
-@pytest.mark.parametrize("is_resumed", [False, True])
-def test_patience_is_counted_from_when_all_stages_have_joined(is_resumed: bool, splits: Splits, tmp_path: Path) -> None:
-    # So slow that nothing gets better.
-    descent = replace(DESCENT, epochs=8, unfreeze="gradual", patience=1, learning_rate=1e-12)
-    if is_resumed:
-        with pytest.raises(Stopped):
-            fit.fit(build(), begun(splits, tmp_path, Recorder(CheckpointSaved(2)), descent))
-    told = Recorder()
-    fit.fit(build(), begun(splits, tmp_path, told, descent))
-    (stopped,) = told.of(StoppedEarly)
-    assert 4 < stopped.epoch < 8
-
-
-def begun(splits: Splits, folder: Path, told: Recorder, descent: Descent) -> Fitting:
-    """With what a training begins with among what may be kept."""
-    return replace(fitting(splits, folder, told, descent=descent), start_counts=True)
-
-
-class Watched(Recorder):
-    """Notes the values of a network after each epoch."""
-
-    def __init__(self, network: Classifier) -> None:
-        super().__init__()
-        self._network = network
-        self.after = [values(network)]
-
-    def __call__(self, event: Event) -> None:
-        super().__call__(event)
-        if isinstance(event, CheckpointSaved):
-            self.after.append(values(self._network))
-
-
-def test_stages_that_have_not_joined_yet_stay_to_the_bit(splits: Splits, tmp_path: Path) -> None:
-    network = build("mobilenet_v3_small")
-    count = len(network.stages)
-    descent = replace(DESCENT, epochs=2 * count + 2, unfreeze="gradual", learning_rate=1e-3)
-    told = Watched(network)
-    fit.fit(network, fitting(splits, tmp_path, told, descent=descent))
-
-    joined = []
-    for epoch, (before, after) in enumerate(pairwise(told.after), start=1):
-        last = (epoch * 3) - 1
-        still = schedule.held_stages(last, steps=3 * descent.epochs, stages=count)
-        kept = set(inside(network, network.stages[still - 1])) if still else set()
-        if still == count:
-            kept = {name for name in before if name.startswith("body.")}
-        changed = {name for name in before if not torch.equal(before[name], after[name])}
-        if epoch < descent.epochs:
-            assert not changed & kept
-            joined.append(still)
-        if not still and epoch < descent.epochs:
-            assert {name for name in before if "running_mean" in name} <= changed
-    assert joined == sorted(joined, reverse=True)
-    assert {*joined} == {*range(count)} | {joined[0]}
-    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, Outputs
 from app.descent import Descent
-from tests.training.test_fit import DESCENT, build
+from tests.training.fitted import DESCENT, build
 from worker.training.learner import Criterion, Learner
 
 

@@ -12,8 +12,8 @@ from app import errors
 from app.backbones.classifier import Classifier, Normalisation
 from app.backbones.preprocess import Preprocessing
 from tests.training import samples
+from tests.training.fitted import AT_32, DESCENT, MID_EPOCH, build, equal, fitting
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_fit import AT_32, DESCENT, MID_EPOCH, build, equal, fitting
 from worker.training import fit
 from worker.training.data import Splits
 from worker.training.events import BatchSplit, EpochFinished

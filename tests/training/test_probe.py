@@ -1,90 +1,29 @@
+"""None"""
+
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.preprocessing import StandardScaler
 
 from app.plan import MAX_CROSS_VALIDATED
+from tests.training.probed import (
+    GRID,
+    Features,
+    Targets,
+    blobs,
+    fit,
+    probabilities,
+    reference,
+    standardised,
+)
 from tests.training.samples import Recorder
 from worker.training import probe
 from worker.training import regression as regressions
 from worker.training.crossvalidation import Judged
 from worker.training.events import PenaltyTried, ProbeFitted, Progress
 from worker.training.probe import Linear, Prior
-
-GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-
-Features = NDArray[np.float32]
-Targets = NDArray[np.int64]
-Figures = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """scikit-learn's solution for features as they come, the weights of all classes adding up to nothing."""
-
-    weight: Figures
-    bias: Figures
-
-
-def blobs(count: int, size: int, classes: int, *, seed: int = 0, apart: float = 0.5) -> tuple[Features, Targets]:
-    """Overlapping clouds of points, one a class, with features of all scales and places."""
-    rng = np.random.default_rng(seed)
-    targets = rng.permutation(np.arange(count) % classes)
-    centres = apart * rng.normal(size=(classes, size))
-    points = centres[targets] + rng.normal(size=(count, size))
-    return (points * rng.uniform(0.1, 3, size) + 2 * rng.normal(size=size)).astype(np.float32), targets
-
-
-def fit(
-    features: Features,
-    targets: Targets,
-    *,
-    classes: int,
-    l2_grid: Sequence[float] = GRID,
-    folds: int = 4,
-    seed: int = 0,
-    emit: Recorder | None = None,
-) -> Linear:
-    emit = emit or Recorder()
-    return probe.fit(features, targets, classes=classes, l2_grid=l2_grid, folds=folds, seed=seed, emit=emit)
-
-
-def regression(features: Figures, targets: Targets, *, classes: int, l2: float) -> LogisticRegression:
-    """scikit-learn's regression of standardised features, with its name for the same penalty."""
-    strength = (2 if classes == 2 else 1) / (l2 * len(targets))
-    solver = "newton-cholesky" if classes == 2 else "newton-cg"
-    return LogisticRegression(C=strength, tol=1e-12, max_iter=10_000, solver=solver).fit(features, targets)
-
-
-def standardised(features: Features) -> StandardScaler:
-    """scikit-learn's, with no spread below the typical one over the root of the number of images."""
-    scaler = StandardScaler().fit(features.astype(np.float64))
-    scaler.scale_ = np.maximum(scaler.scale_, scaler.scale_.mean() / np.sqrt(len(features)))
-    return scaler
-
-
-def reference(features: Features, targets: Targets, *, classes: int, l2: float) -> Reference:
-    scaler = standardised(features)
-    model = regression(scaler.transform(features.astype(np.float64)), targets, classes=classes, l2=l2)
-    weight = model.coef_ / scaler.scale_
-    bias = model.intercept_ - weight @ scaler.mean_
-    if classes == 2:
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return Reference(weight - weight.mean(axis=0), bias - bias.mean())
-
-
-def probabilities(features: Features, linear: Linear | Reference) -> Figures:
-    logits = features.astype(np.float64) @ linear.weight.astype(np.float64).T + linear.bias
-    exponentials: Figures = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: Figures = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return shares
 
 
 @pytest.mark.parametrize("l2", [1e-2, 1.0, 100.0])
@@ -165,54 +104,6 @@ def test_a_repeated_feature_shares_its_weight() -> None:
     expected = reference(doubled, targets, classes=2, l2=0.1)
     assert found.weight[:, 0] == pytest.approx(found.weight[:, 5], rel=1e-4)
     assert found.weight == pytest.approx(expected.weight, rel=1e-4, abs=1e-6)
-
-
-@pytest.mark.parametrize(("count", "size", "classes", "folds"), [(120, 12, 3, 5), (40, 60, 2, 4)])
-def test_the_losses_of_the_penalties_are_those_of_scikit_learn(count: int, size: int, classes: int, folds: int) -> None:
-    features, targets = blobs(count, size, classes)
-    found = fit(features, targets, classes=classes, folds=folds, seed=7)
-    scaled = standardised(features).transform(features.astype(np.float64))
-    fold_of = probe.assign_folds(targets, folds=folds, seed=7)
-    for tried in found.tried:
-        expected = np.empty((count, classes))
-        for fold in range(folds):
-            out = fold_of == fold
-            model = regression(scaled[~out], targets[~out], classes=classes, l2=tried.l2)
-            expected[out] = model.predict_proba(scaled[out])
-        # To choose among penalties they need not be solved to the last digit.
-        assert tried.log_loss == pytest.approx(log_loss(targets, expected), rel=2e-3, abs=2e-2)
-        assert tried.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1.5 / count)
-
-
-@pytest.mark.parametrize("size", [4, 50])
-def test_folds_with_features_of_their_own_are_judged_as_by_scikit_learn(size: int) -> None:
-    features, targets = blobs(45, 60, 3)
-    rng = np.random.default_rng(1)
-    chosen = [np.sort(rng.permutation(60)[:size]) for _ in range(3)]
-    fold_of = probe.assign_folds(targets, folds=3, seed=7)
-    found = probe.compare_chosen(features, targets, fold_of, chosen, classes=3, l2_grid=[0.1], emit=Recorder())
-    expected = np.empty((45, 3))
-    for fold, columns in enumerate(chosen):
-        out = fold_of == fold
-        own = features[:, columns]
-        scaled = standardised(own).transform(own.astype(np.float64))
-        model = regression(scaled[~out], targets[~out], classes=3, l2=0.1)
-        expected[out] = model.predict_proba(scaled[out])
-    assert found.l2 == 0.1
-    assert found.log_loss == pytest.approx(log_loss(targets, expected), rel=2e-3)
-    assert found.accuracy == pytest.approx((expected.argmax(axis=1) == targets).mean(), abs=1.5 / 45)
-
-
-def test_the_classifier_of_each_fold_has_not_seen_its_images() -> None:
-    features, targets = blobs(60, 8, 2)
-    folds = probe.divide(targets, folds=3, seed=7)
-    compared = probe.compare(features, targets, folds, classes=2, l2_grid=[0.1], emit=Recorder())
-    scaled = standardised(features).transform(features.astype(np.float64))
-    for fold, linear in enumerate(compared.folds):
-        rest = folds.fold_of != fold
-        expected = regression(scaled[rest], targets[rest], classes=2, l2=0.1).predict_proba(scaled)
-        assert probabilities(features, linear) == pytest.approx(expected, abs=2e-3)
-    assert compared.best.l2 == 0.1
 
 
 @pytest.mark.parametrize(
@@ -333,30 +224,6 @@ def test_progress_counts_every_penalty_once() -> None:
     choosing = [event for event in told.of(Progress) if event.phase == "probe"]
     assert [*dict.fromkeys(choosing)] == [Progress("probe", step, len(GRID)) for step in range(len(found.tried))]
     assert len(choosing) > 5 * len(found.tried), "a sign of life for each time that the images are gone through"
-
-
-@pytest.mark.parametrize("folds", [2, 3, 5])
-def test_every_fold_has_its_share_of_every_class(folds: int) -> None:
-    targets = np.random.default_rng(1).permutation(np.repeat(np.arange(4), (40, 17, 5, 2)))
-    fold_of = probe.assign_folds(targets, folds=folds, seed=0)
-    assert set(fold_of.tolist()) == set(range(folds))
-    for target in range(4):
-        shares = np.bincount(fold_of[targets == target], minlength=folds)
-        assert shares.max() - shares.min() <= 1
-    sizes = np.bincount(fold_of, minlength=folds)
-    assert sizes.max() - sizes.min() <= 1
-
-
-def test_small_classes_are_spread_over_all_folds() -> None:
-    fold_of = probe.assign_folds(np.arange(10), folds=5, seed=3)
-    assert np.bincount(fold_of).tolist() == [2] * 5
-
-
-def test_the_seed_alone_decides_on_the_folds() -> None:
-    targets = np.repeat(np.arange(3), 20)
-    one, same, other = (probe.assign_folds(targets, folds=4, seed=seed) for seed in (5, 5, 6))
-    assert np.array_equal(one, same)
-    assert not np.array_equal(one, other)
 
 
 def test_the_same_seed_gives_the_same_solution() -> None:

@@ -18,8 +18,8 @@ from app.backbones import classifier as classifiers
 from app.plan import L2_GRID
 from app.profile import HEAD, Costs, Profile
 from tests.training import samples
+from tests.training.probed import blobs
 from tests.training.samples import MemoryImages, Recorder, Stopped
-from tests.training.test_probe import blobs
 from tests.training.test_strategies import AT_32, small, weights_of
 from worker.training import depths, probe, profile
 from worker.training.data import Selection, Splits

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from app.plan import MAX_CROSS_VALIDATED
+from tests.training.probed import Features, blobs, fit
 from tests.training.samples import Recorder
-from tests.training.test_probe import Features, blobs, fit
 from tests.training.test_stage_probe import depths
 from worker.forkserver import Forkserver
 from worker.training import probe, regression, stage_probe

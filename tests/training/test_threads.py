@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_probe import blobs, fit
+from tests.training.probed import blobs, fit
 from worker.training import crossvalidation, lbfgs, probe, regression, threads
 from worker.training.events import Event, Progress
 from worker.training.lbfgs import Functions
