@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from app import space
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
@@ -70,6 +72,8 @@ class Desk:
     epochs: int = 1000
     """After so many in all the search is asked to end."""
     is_cautious: bool = False
+    others: tuple[torch.device, ...] = ()
+    """That share the trainings."""
 
     def space(self, recipe: Recipe) -> Space:
         return space.of(recipe, plan_for(self.splits, recipe), facts_of(self.splits), self.backbone.facts)
@@ -120,4 +124,5 @@ class Desk:
             max_activation_bytes=10**9,
             emit=emit,
             device=samples.CPU,
+            others=self.others,
         )

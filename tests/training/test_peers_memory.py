@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app import errors
+from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, Normalisation
+from app.limits import Search
 from tests.training import adding, samples
 from tests.training.samples import Recorder
+from tests.training.searched import RECIPE, Desk
 from tests.training.test_peers import AT_32, DESCENT, LABELS, build, fitting
+from tests.training.test_strategies import small
 from worker.training import feed, fit, peers
 from worker.training.data import Splits
 from worker.training.events import BatchShared, BatchSplit, EpochFinished, Resumed
 from worker.training.feed import Batch, ImageFeed
 from worker.training.learner import Learner
+from worker.training.searchevents import TrialFinished
 
 pytestmark = pytest.mark.usefixtures("forkserver")
 
@@ -109,6 +115,31 @@ def test_shares_of_a_batch_are_cut_in_as_many_pieces_whether_they_have_one_image
     assert shares([4, 3], 2, [3, 3]) == [4, 3]
     assert shares([5, 4], 2, [4, 4]) == [3, 2, 2, 2]
     assert shares([9], 8, [8]) == [3, 2, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rooms", "outcomes"),
+    [((3, 99), ["finished", "finished"]), ((99, 1), ["finished", "failed"])],
+    ids=["cut in the first trial", "not to be cut in the second"],
+)
+def test_a_search_goes_on_where_another_process_has_too_little_memory_for_its_shares(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rooms: tuple[int, ...], outcomes: list[str]
+) -> None:
+    left = iter(rooms)
+
+    def built(*arguments: Any, **settings: Any) -> Classifier:
+        network = original(*arguments, **settings)
+        network.normalisation = Cramped(next(left), leads=False)
+        return network
+
+    original = classifiers.build
+    monkeypatch.setattr(classifiers, "build", built)
+    told = Recorder()
+    desk = Desk(splits, small("tinynet", AT_32), tmp_path / "search", others=(samples.CPU,))
+    desk.search(told, replace(RECIPE, batch_size=12, search=Search(trials=2)))
+    assert [trial.outcome for trial in told.of(TrialFinished)] == outcomes
+    assert BatchSplit(3) in told.of(BatchSplit)
 
 
 class Poor(ImageFeed):
