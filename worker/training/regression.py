@@ -168,7 +168,7 @@ class Projected:
             )
             return _summed(slopes, weight, bias)
 
-        return _summed(crew.each(of, _divided(self.count, _parts_for(weight, crew))), weight, bias)
+        return _summed(crew.each(of, _divided(self.count, weight, crew)), weight, bias)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Read:
         def of(images: range) -> Slope:
             return _summed(self._parts(raw, offset, images), raw, bias)
 
-        found = _summed(crew.each(of, _divided(self.count, _parts_for(weight, crew))), raw, bias)
+        found = _summed(crew.each(of, _divided(self.count, weight, crew)), raw, bias)
         return Slope(found.loss, (found.by_weight - found.by_bias[..., None] * mean) @ self._turn, found.by_bias)
 
     @cached_property
@@ -391,12 +391,9 @@ def _chunks(features: Rows, most: int, images: range | None = None) -> Iterator[
         yield torch.from_numpy(features[start : min(start + rows, images.stop)])
 
 
-def _parts_for(weight: Tensor, crew: Crew) -> int:
-    """In how many parts images are gone through at a time, for each of which there is a sum as large as `weight`."""
-    return max(1, min(crew.count, _MOST_SUMS_BYTES // weight.nbytes)) if weight.numel() else 1
-
-
-def _divided(images: int, parts: int) -> list[range]:
-    """Them in so many parts, as alike as it goes."""
+def _divided(images: int, weight: Tensor, crew: Crew) -> list[range]:
+    """Them in parts as alike as it goes, one for each of `crew` unless the sums, each as large as `weight`, are too
+    large."""
+    parts = max(1, min(crew.count, _MOST_SUMS_BYTES // max(1, weight.nbytes)))
     ends = [images * part // parts for part in range(parts + 1)]
     return [range(start, end) for start, end in itertools.pairwise(ends) if start < end]
