@@ -33,6 +33,26 @@ def measured(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile:
     return policy.informed(told, profile, estimate, backbone.facts)
 
 
+def check(recipe: Recipe) -> None:
+    """Raises `UnknownName` or `Invalid` for a recipe that no data set would make right."""
+    if recipe.picks_backbone:
+        check_candidates(recipe)
+        return
+    backbone = named_backbone(recipe)
+    if recipe.base is None:
+        check_stages(recipe, backbone.facts)
+
+
+def named_backbone(recipe: Recipe) -> Backbone:
+    """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
+    with errors.blaming("recipe.backbone"):
+        backbone = catalogue.find(recipe.backbone)
+    if recipe.base is None and not starts_from_random(recipe, backbone):
+        with errors.blaming("recipe.backbone" if recipe.weights is None else "recipe.weights"):
+            backbone.find_weights(recipe.start)
+    return backbone
+
+
 def check_candidates(recipe: Recipe) -> None:
     """Raises `UnknownName` where no backbone of the catalogue that has weights has the stages that `recipe` names."""
     candidates = catalogue.select(has_weights=True)

@@ -16,7 +16,7 @@ import typer
 from client import aliases, archives, demo, jobs, local, optimising, removing, show
 from client.api import Client
 from client.connection import DEFAULT_URL
-from client.errors import Refused
+from client.errors import Problem, Refused
 from client.options import Options, with_options
 from client.recipe import Recipe
 from client.terminal import Url, console, printable, told_plainly
@@ -28,6 +28,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_NO_DATASET = ""
+"""What no data set is called: of a training on it the service says first whether all else is right."""
 
 Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="Port to listen at; if left out, 8000 or another that is free.")
@@ -106,7 +109,17 @@ def train(
     recipe = options.recipe()
     with told_plainly(), Client(url) as client:
         recipe = _with_its_backbone(client, recipe, options)
+        _check(client, model, recipe)
         _train(client, _import(client, photos, dataset or model), model, recipe)
+
+
+def _check(client: Client, model: str, recipe: Recipe) -> None:
+    """Raises `Problem` for a training that no photos would make right, before they are packed and sent."""
+    try:
+        client.train(_NO_DATASET, model, recipe)
+    except Problem as problem:
+        if problem.code != "dataset_not_found":
+            raise
 
 
 def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:

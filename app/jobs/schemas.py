@@ -33,10 +33,12 @@ ENDED = ("succeeded", "failed", "cancelled")
 ModelName = Annotated[
     str,
     Field(
-        pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
-        description="Lower-case letters, digits, dot, dash and underscore. A model that exists gets a new version.",
+        json_schema_extra={"pattern": references.NAME},
+        description="Lower-case letters, digits, dot, dash and underscore, 63 at the most; begins and ends with a "
+        "letter or a digit. A model that exists gets a new version.",
         examples=["patterns"],
     ),
+    AfterValidator(references.check_name),
 ]
 
 

@@ -77,12 +77,11 @@ def submit(
 def submit_training(
     session: Session, wanted: JobCreate, *, max_activation_bytes: int, max_attempts: int, now: datetime
 ) -> Job:
-    """Queue a fine-tune. Raises as `submit`."""
-    version = datasets.asked_version(session, wanted.dataset, wanted.version)
+    """Queue a fine-tune. Raises as `submit`, for what no data set would make right before it looks for one."""
     recipe, plan = wanted.recipe, None
-    if recipe.picks_backbone:
-        planning.check_candidates(recipe)
-    else:
+    planning.check(recipe)
+    version = datasets.asked_version(session, wanted.dataset, wanted.version)
+    if not recipe.picks_backbone:
         resolved = resolve_recipe(session, version, recipe, max_activation_bytes=max_activation_bytes)
         recipe, plan = resolved.recipe, None if decides_itself(recipe, version) else resolved.plan
     job = _queued("train", GPU_QUEUE, version.dataset_id, spec=asdict(recipe), max_attempts=max_attempts, now=now)
@@ -95,7 +94,7 @@ def submit_training(
 
 def resolve_recipe(session: Session, version: DatasetVersion, recipe: Recipe, *, max_activation_bytes: int) -> Resolved:
     """What a training with `recipe`, which names its backbone, on `version` would do. Raises as `submit_training`."""
-    backbone = check_backbone(recipe)
+    backbone = planning.named_backbone(recipe)
     facts = version_facts(version, max_activation_bytes=max_activation_bytes)
     if recipe.base is not None:
         found = bases.find(session, recipe, backbone, version)
@@ -289,16 +288,6 @@ def resume(session: Session, job_id: str, *, now: datetime) -> Job:
 def workers(session: Session) -> Sequence[Worker]:
     """Every worker heard of lately."""
     return session.scalars(select(Worker).order_by(Worker.started_at)).all()
-
-
-def check_backbone(recipe: Recipe) -> Backbone:
-    """The backbone of `recipe`. Raises `UnknownName` or `Invalid` where it or its weights cannot be started from."""
-    with errors.blaming("recipe.backbone"):
-        backbone = catalogue.find(recipe.backbone)
-    if recipe.base is None and not planning.starts_from_random(recipe, backbone):
-        with errors.blaming("recipe.backbone" if recipe.weights is None else "recipe.weights"):
-            backbone.find_weights(recipe.start)
-    return backbone
 
 
 def _why_unmeasured(version: DatasetVersion) -> str:

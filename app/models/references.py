@@ -14,6 +14,8 @@ MAX_LENGTH = 127
 ALIAS = r"^[0-9]*([a-z]|[0-9][_-])[a-z0-9_-]*$"
 """What an alias looks like: never like the number of a version."""
 MAX_ALIAS = 63
+NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+"""What the name of a new model looks like."""
 COMPARED = 200
 """Names that a wrong one is compared with: each takes some thirty microseconds, and rubbish shall cost little."""
 
@@ -28,6 +30,16 @@ class Reference:
     name: str
     number: int | None
     alias: str | None
+
+
+def check_name(name: str) -> str:
+    """`name`, where a new model can be called so. Raises `ValueError`, which says what such names are."""
+    if re.fullmatch(NAME, name) is None:
+        raise ValueError(
+            f"{name!r} is no name of a model: those have 63 characters at the most, lower-case letters, digits, dots, "
+            "dashes and underscores, and begin and end with a letter or a digit"
+        )
+    return name
 
 
 def check_alias(name: str) -> str:

@@ -52,18 +52,32 @@ def test_what_makes_no_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert "no address of a service, such as http://127.0.0.1:8000: http://host:port" in plainly_refused("models")
 
 
+class _Empty(answering.Handler):
+    """Has no data set."""
+
+    def do_POST(self) -> None:  # noqa: N802 -- as http.server calls it
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(404, msgspec.json.encode({"detail": "no dataset", "code": "dataset_not_found"}))
+
+
+def refused_training_of(photos: Path) -> str:
+    """What `graft train` says where nothing is wrong but the photos."""
+    with answering.serving(answering.Server(_Empty)) as empty:
+        return plainly_refused("train", str(photos), "--model", "ants", "--url", empty.url)
+
+
 def test_a_photo_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     photo = tmp_path / "ants" / "1.jpg"
     photo.parent.mkdir()
     photo.symlink_to("/proc/self/mem")  # which nobody can read from its beginning
-    assert f"{tmp_path} cannot be packed for the upload" in plainly_refused("train", str(tmp_path), "--model", "ants")
+    assert f"{tmp_path} cannot be packed for the upload" in refused_training_of(tmp_path)
     assert f"{photo} cannot be read: " in plainly_refused("predict", "insects", str(photo))
 
 
 def test_names_of_photos_that_are_no_text_are_refused_only_where_they_have_to_be(tmp_path: Path) -> None:
     photo = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn.jpg"))
     photo.write_bytes(b"ant")
-    assert "gr\\udcfcn.jpg has a name that is not UTF-8" in plainly_refused("train", str(tmp_path), "--model", "ants")
+    assert "gr\\udcfcn.jpg has a name that is not UTF-8" in refused_training_of(tmp_path)
 
     with answering.serving(answering.Server(_Oracle)) as oracle:
         result = CliRunner().invoke(cli.app, ["predict", "insects", str(photo), "--url", oracle.url])

@@ -1,0 +1,83 @@
+"""`graft train` with the service itself, whose disk has room for no photos."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.app.conftest import api, bell, built, http, sqlite_url
+from tests.client import answering
+from tests.client.test_cli import plainly_refused
+
+__all__ = ["api", "bell", "built", "http"]
+
+
+class Service(answering.Server):
+    def __init__(self, http: TestClient) -> None:
+        super().__init__(_Handler)
+        self.http = http
+
+
+class _Handler(answering.Handler):
+    server: Service
+
+    def _pass_on(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path.endswith("/imports"):
+            self.answer(507, msgspec.json.encode({"detail": "no room for photos", "code": "no_room"}))
+            return
+        told = self.server.http.request(self.command, self.path, content=sent, headers=dict(self.headers))
+        self.answer(told.status_code, told.content)
+
+    def do_GET(self) -> None:  # noqa: N802 -- as http.server calls it
+        self._pass_on()
+
+    def do_POST(self) -> None:  # noqa: N802 -- as http.server calls it
+        self._pass_on()
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return sqlite_url(tmp_path)
+
+
+@pytest.fixture
+def service(http: TestClient) -> Iterator[Service]:
+    with answering.serving(Service(http)) as here:
+        yield here
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    folder = tmp_path / "photos"
+    (folder / "ants").mkdir(parents=True)
+    (folder / "ants" / "1.jpg").write_bytes(b"ant")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--model", "Insects"], "'Insects' is no name of a model: those have 63 characters at the most, lower-case"),
+        (["--model", "insects", "--backbone", "mobilnet_v2"], "did you mean mobilenet_v2"),
+        (["--model", "insects", "--strategy", "haed"], "body.recipe.strategy: Input should be 'auto', 'head'"),
+        (["--model", "insects", "--strategy", "top", "--freeze", "stage99"], "no stage 'stage99'"),
+        (["--model", "insects", "--backbone", "auto", "--freeze", "stage99"], "no stage 'stage99'"),
+    ],
+)
+def test_what_no_photos_would_make_right_is_refused_before_they_are_sent(
+    service: Service, photos: str, asked: list[str], said: str
+) -> None:
+    told = plainly_refused("train", photos, *asked, "--url", service.url)
+
+    assert said in told
+    assert "^" not in told
+    assert service.http.get("/v1/datasets").json()["data"] == []
+
+
+def test_what_photos_may_make_right_is_asked_for_with_them(service: Service, photos: str) -> None:
+    assert "no room for photos" in plainly_refused("train", photos, "--model", "insects", "--url", service.url)
+    assert [dataset["name"] for dataset in service.http.get("/v1/datasets").json()["data"]] == ["insects"]
+    assert service.http.get("/v1/jobs").json()["data"] == []
