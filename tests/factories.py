@@ -119,15 +119,16 @@ def register_version(
     labels: Sequence[str],
     backbone: str = "tinynet",
     provenance: Mapping[str, object] | None = None,
+    model: str = "insects",
 ) -> None:
-    """The next version of the model `insects`, its first one as a rule, and the job that made it, ended well."""
+    """The next version of `model`, its first one as a rule, and the job that made it, ended well."""
     job = job_of(dataset_id, kind="train", queue="gpu", state="succeeded")
     with database.write() as session:
         session.add(job)
         session.flush()
         wanted = NewModelVersion(
             version_id=version_id,
-            model_name="insects",
+            model_name=model,
             job_id=job.id,
             dataset_id=dataset_id,
             dataset_version=1,

@@ -1,13 +1,11 @@
 """What the start page tells, read in a few queries."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from app import errors
 from app.datasets import service as datasets
 from app.experiments import service as experiments
 from app.jobs import service as jobs
@@ -16,7 +14,7 @@ from app.jobs.schemas import ENDED, JobRead
 from app.jobs.summaries import Summary
 from app.models import aliases
 from app.models import service as models
-from app.models.tables import Model
+from app.models.tables import Model, ModelVersion
 
 _SHOWN = 20
 
@@ -59,7 +57,7 @@ class ExperimentLine:
 
 @dataclass(frozen=True)
 class Overview:
-    """The newest of each, at most twenty."""
+    """At most twenty of each: of jobs those first that have not ended, of models those with the newest versions."""
 
     workers: int
     jobs: Sequence[Summary]
@@ -78,7 +76,7 @@ def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overvie
     return Overview(
         workers=sum(worker.seen_at > now - heard_within for worker in jobs.workers(session)),
         jobs=_jobs(session),
-        models=list(_models(session)),
+        models=[_model(session, *row) for row in models.newest_versions(session, limit=_SHOWN)],
         experiments=[
             ExperimentLine(row.id, row.backbone, datasets.called(session, row.dataset_id), row.dataset_version)
             for row in experiments.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]
@@ -88,18 +86,11 @@ def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overvie
 
 
 def _jobs(session: Session) -> list[Summary]:
-    rows = jobs.newest_first(session, state=None, dataset=None, limit=_SHOWN, after=None)[:_SHOWN]
+    rows = jobs.not_ended_first(session, limit=_SHOWN)
     return [summaries.of(JobRead.model_validate(row), datasets.called(session, row.dataset_id)) for row in rows]
 
 
-def _models(session: Session) -> Iterator[ModelLine]:
-    for model in models.newest_first(session, limit=_SHOWN, after=None)[:_SHOWN]:
-        with suppress(errors.NotFound):  # deleted meanwhile, or its newest version: PostgreSQL shows what is there now
-            yield _model(session, model)
-
-
-def _model(session: Session, model: Model) -> ModelLine:
-    newest = models.find_version(session, model.name, model.latest_version)
+def _model(session: Session, model: Model, newest: ModelVersion) -> ModelLine:
     return ModelLine(
         name=model.name,
         number=newest.number,

@@ -29,6 +29,8 @@ JobState = Literal[
 ]
 JobKind = Literal["ingest", "analyse", "rank", "train", "optimise"]
 ENDED = ("succeeded", "failed", "cancelled")
+WAITING = ("queued", "paused")
+NOT_ENDED = (*WAITING, "running", "pausing", "finishing", "cancelling")
 
 ModelName = Annotated[
     str,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from app.jobs.schemas import JobRead
+from app.jobs.schemas import ENDED, WAITING, JobRead
 from app.wording import counted
 
 _KINDS = {
@@ -78,7 +78,7 @@ def _about(job: JobRead, dataset: str) -> str:
 
 
 def _progress(job: JobRead) -> str:
-    if job.progress is None or job.state in ("queued", "paused", "succeeded", "failed", "cancelled"):
+    if job.progress is None or job.state in (*WAITING, *ENDED):
         return ""
     said = _PHASES.get(job.progress.phase, job.progress.phase)
     return f"{said}, {job.progress.done:,} of {job.progress.total:,}" if job.progress.total else said

@@ -125,6 +125,14 @@ def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence
     return session.scalars(query).all()
 
 
+def newest_versions(session: Session, *, limit: int) -> Sequence[tuple[Model, ModelVersion]]:
+    """Models, each with its newest version, those first whose version is newest."""
+    is_newest = (ModelVersion.model_id == Model.id) & (ModelVersion.number == Model.latest_version)
+    query = select(Model, ModelVersion).join(ModelVersion, is_newest)
+    rows = session.execute(query.order_by(ModelVersion.created_at.desc(), ModelVersion.id.desc()).limit(limit))
+    return [(model, version) for model, version in rows]
+
+
 def find_version(session: Session, name: str, number: int | None) -> ModelVersion:
     """Version `number` of a model, or its newest for None."""
     model = find(session, name)

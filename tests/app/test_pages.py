@@ -6,13 +6,10 @@ from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy.orm import Session
 
-from app.db import Database, utc_now
+from app.db import Database
 from app.jobs import events, leases
 from app.jobs.tables import Worker
-from app.models import service as models
-from app.models.tables import ModelVersion
 from tests import factories
 from tests.app import test_plans_api
 from tests.problems import problem
@@ -66,19 +63,33 @@ def test_the_start_page_shows_what_there_is(http: TestClient, database: Database
     )
 
 
-def test_a_model_that_is_deleted_as_the_page_is_made_is_left_out(
-    http: TestClient, database: Database, versioned: str, monkeypatch: pytest.MonkeyPatch
+def test_the_start_page_shows_what_goes_on_before_all_that_waits_and_has_ended(
+    http: TestClient, database: Database, versioned: str
 ) -> None:
-    factories.register_version(database, "mv_1", versioned, labels=["ants", "bees"])
-    find = models.find_version
+    (imported,) = (job["id"] for job in http.get("/v1/jobs?state=queued").json()["data"])
+    ended = [queued(http) for _ in range(3)]
+    for job in ended:
+        assert http.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    running, *waiting = [queued(http) for _ in range(25)]
+    with database.write() as session:
+        assert leases.claim(session, running, now=now(), lease_seconds=60) is not None
+    shown = re.findall(r'"v1/jobs/(\w+)"', page(http, "/"))
+    assert shown == [running, *waiting[:-20:-1]]
 
-    def gone(session: Session, name: str, number: int | None) -> ModelVersion:
-        found = find(session, name, number)
-        found.deleted_at = utc_now()  # by another connection, after the models were listed
-        return find(session, name, number)
+    for job in waiting[3:]:
+        assert http.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    shown = re.findall(r'"v1/jobs/(\w+)"', page(http, "/"))
+    assert shown == [running, *waiting[2::-1], imported, *waiting[:-16:-1]]
 
-    monkeypatch.setattr(models, "find_version", gone)
-    assert "insects" not in page(http, "/")
+
+def test_the_start_page_shows_the_models_with_the_newest_versions(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    for number in range(21):
+        factories.register_version(database, f"mv_{number:02}", versioned, labels=["ants"], model=f"model-{number:02}")
+    factories.register_version(database, "mv_again", versioned, labels=["ants"], model="model-00")
+    shown = re.findall(r">(model-\d+)@", page(http, "/"))
+    assert shown == ["model-00", *(f"model-{number:02}" for number in range(20, 1, -1))]
 
 
 def test_names_are_no_markup(http: TestClient) -> None:
