@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import math
 import resource
 import socket
 import sys
@@ -107,11 +108,14 @@ class Server(uvicorn.Server):
 def build(app: FastAPI, *, host: str = address.HOST, port: int = 0, drain_seconds: int = DRAIN_SECONDS) -> Server:
     """What serves `app` as `assemble` makes it, and takes `drain_seconds` to answer what it has accepted when it is to
     stop: half of them for what has yet to arrive."""
+    head_seconds: float = app.state.settings.request_head_seconds
     config = uvicorn.Config(
         Shortcut(app, problems.HANDLERS),
         host=host,
         port=port,
-        http=connections.waiting(head_seconds=app.state.settings.request_head_seconds),
+        http=connections.waiting(head_seconds=head_seconds),
+        # Later than connections end by themselves: uvicorn would close those between two requests after five seconds.
+        timeout_keep_alive=math.ceil(head_seconds) + 1,
         ws="none",
         log_config=None,
         timeout_graceful_shutdown=drain_seconds,

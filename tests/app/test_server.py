@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from app import server
+from app.doorbell import SilentDoorbell
+from app.main import assemble
 from app.settings import Settings
 from tests.app import serving
 from tests.app.conftest import sqlite_url
@@ -63,6 +65,13 @@ def test_a_process_that_ends_does_not_look_for_garbage_among_all_that_it_has() -
     ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, check=False)
 
     assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.5, 30.0])
+def test_a_connection_waits_for_its_next_request_as_long_as_for_any_head(tmp_path: Path, seconds: float) -> None:
+    settings = Settings(data_dir=tmp_path, request_head_seconds=seconds)
+
+    assert server.build(assemble(settings, SilentDoorbell())).config.timeout_keep_alive > seconds
 
 
 def test_what_cannot_be_answered_before_the_end_is_told_so(tmp_path: Path) -> None:
