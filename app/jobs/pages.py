@@ -4,19 +4,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.backbones import pages
-from app.jobs.schemas import ENDED, EventRead
+from app.jobs.schemas import ENDED, EventRead, JobRead
 from app.jobs.summaries import Summary
 
 _MOST_CHARACTERS = 300
 _DIGITS = 4
 
 
-def page(found: Summary, events: Sequence[EventRead]) -> str:
-    """The job with `events`, its last ones in order; without scripts, it loads itself again until the job has ended."""
+_COMMANDS: Mapping[str, Sequence[str]] = {
+    "queued": ("finish", "pause", "cancel"),
+    "running": ("finish", "pause", "cancel"),
+    "pausing": ("cancel",),
+    "paused": ("finish", "resume", "cancel"),
+    "finishing": ("cancel",),
+    "failed": ("retry",),
+    "cancelled": ("retry",),
+}
+"""What changes the state of a job, by that state."""
+
+
+def page(found: Summary, events: Sequence[EventRead], *, can_retry: bool) -> str:
+    """The job with `events`, its last ones in order; without scripts, it loads itself again until the job has ended.
+    `can_retry` is whether, ended as it has, it could be queued once more."""
     left_out = events[0].seq - 1 if events else 0
     template = pages.environment("app.jobs").get_template("job.html")
-    has_ended = found.job.state in ENDED
-    return template.render(found=found, events=events, left_out=left_out, has_ended=has_ended, told=_told)
+    return template.render(
+        found=found,
+        events=events,
+        left_out=left_out,
+        has_ended=found.job.state in ENDED,
+        commands=_commands(found.job, can_retry=can_retry),
+        told=_told,
+    )
+
+
+def _commands(job: JobRead, *, can_retry: bool) -> list[str]:
+    is_possible = {"finish": bool(job.spec.get("search")), "retry": can_retry}
+    return [command for command in _COMMANDS.get(job.state, ()) if is_possible.get(command, True)]
 
 
 def _told(figures: Mapping[str, Any]) -> str:

@@ -28,19 +28,7 @@ def retry(session: Session, job_id: str, *, now: datetime) -> Job:
     how to train does so once more. Raises `Conflict` for one in another state, for an import, and while another job is
     after the same; `NotFound` where its data set or the model version that it works with is deleted."""
     job = service.find(session, job_id)
-    if job.state not in _CAME_TO_NOTHING:
-        raise errors.Conflict(
-            f"job {job_id} is {job.state}; only one that has failed or was cancelled can be retried",
-            code="job_has_ended" if job.state in ENDED else "job_in_other_state",
-            detail={"state": job.state},
-        )
-    if job.kind == "ingest":
-        raise errors.Conflict(
-            f"job {job_id} is an import, whose archive is discarded when it ends; upload the archive again",
-            code="archive_gone",
-        )
-    datasets.find(session, job.dataset_id)
-    _check_model_version(session, job)
+    _check(session, job)
     subject = job.subject
     plan = None if _decides_itself(session, job) else job.plan
     step = Step("queued", Line("retried", {}), {**_ANEW, "plan": plan, "rung_at": now})
@@ -52,6 +40,32 @@ def retry(session: Session, job_id: str, *, now: datetime) -> Job:
         raise errors.Conflict(
             f"job {other} is after the same as job {job_id}; wait for it to end", code="asked_meanwhile"
         ) from error
+
+
+def is_possible(session: Session, job: Job) -> bool:
+    """Whether `retry` would queue the job, unless another is after the same."""
+    try:
+        _check(session, job)
+    except (errors.Conflict, errors.NotFound):
+        return False
+    return True
+
+
+def _check(session: Session, job: Job) -> None:
+    """Raises as `retry`, but for another job that is after the same."""
+    if job.state not in _CAME_TO_NOTHING:
+        raise errors.Conflict(
+            f"job {job.id} is {job.state}; only one that has failed or was cancelled can be retried",
+            code="job_has_ended" if job.state in ENDED else "job_in_other_state",
+            detail={"state": job.state},
+        )
+    if job.kind == "ingest":
+        raise errors.Conflict(
+            f"job {job.id} is an import, whose archive is discarded when it ends; upload the archive again",
+            code="archive_gone",
+        )
+    datasets.find(session, job.dataset_id)
+    _check_model_version(session, job)
 
 
 def _decides_itself(session: Session, job: Job) -> bool:

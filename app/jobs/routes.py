@@ -136,7 +136,12 @@ def read_job(job_id: JobId, request: Request, database: DatabaseDep, wanted: Pag
         found = JobRead.model_validate(row)
         summary = summaries.of(found, datasets.called(session, row.dataset_id))
         shown = [EventRead.model_validate(event) for event in events.last(session, job_id, limit=_EVENTS_ON_A_PAGE)]
-    return answering.answer(request, wanted, {JSON: found.model_dump_json, HTML: lambda: pages.page(summary, shown)})
+        can_retry = retries.is_possible(session, row)
+
+    def page() -> str:
+        return pages.page(summary, shown, can_retry=can_retry)
+
+    return answering.answer(request, wanted, {JSON: found.model_dump_json, HTML: page})
 
 
 @router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))

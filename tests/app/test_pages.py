@@ -2,20 +2,26 @@
 
 import re
 from datetime import UTC, datetime
+from typing import Any, get_args
 from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.db import Database
-from app.jobs import events, leases
+from app.jobs import events, leases, service
+from app.jobs.schemas import JobState
 from app.jobs.tables import Worker
 from tests import factories
 from tests.app import test_plans_api
 from tests.problems import problem
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-TRAINING = {"dataset": "photos", "model": "insects", "recipe": {"backbone": "tinynet", "strategy": "scratch"}}
+TRAINING: dict[str, Any] = {
+    "dataset": "photos",
+    "model": "insects",
+    "recipe": {"backbone": "tinynet", "strategy": "scratch"},
+}
 
 
 def page(http: TestClient, path: str, status: int = 200) -> str:
@@ -118,6 +124,41 @@ def test_a_job_is_a_page_with_its_plan_and_its_history(http: TestClient, databas
     ended = page(http, f"/v1/jobs/{job}")
     assert f"graft retry {job}" in ended
     assert "refresh" not in ended
+
+
+def commands(http: TestClient, job: str) -> set[str]:
+    return set(re.findall(rf"graft (\w+) {job}", page(http, f"/v1/jobs/{job}")))
+
+
+@pytest.mark.parametrize("search", [None, {"trials": 2}], ids=["training", "search"])
+def test_a_job_is_shown_with_the_commands_that_change_it(
+    http: TestClient, database: Database, versioned: str, search: dict[str, int] | None
+) -> None:
+    recipe = {**TRAINING["recipe"], "search": search}
+    job = http.post("/v1/jobs", json={**TRAINING, "recipe": recipe}).json()["id"]
+
+    def put(state: str) -> None:
+        with database.write() as session:
+            service.find(session, job).state = state
+
+    def changes(state: str, verb: str) -> bool:
+        put(state)
+        answer = http.post(f"/v1/jobs/{job}/{verb}")
+        return answer.status_code == 202 and answer.json()["state"] != state
+
+    for state in get_args(JobState):
+        put(state)
+        shown = commands(http, job)
+        verbs = ("finish", "pause", "resume", "cancel", "retry")
+        assert shown == {verb for verb in verbs if changes(state, verb)}, state
+
+
+def test_nothing_can_be_done_for_a_job_whose_data_set_is_deleted(http: TestClient, versioned: str) -> None:
+    job = queued(http)
+    http.post(f"/v1/jobs/{job}/cancel")
+    assert commands(http, job) == {"retry"}
+    assert http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"}).status_code == 204
+    assert commands(http, job) == set()
 
 
 def test_a_short_job_is_not_estimated_to_take_no_time(http: TestClient, database: Database, versioned: str) -> None:
