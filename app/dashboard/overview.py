@@ -10,7 +10,7 @@ from app.datasets import service as datasets
 from app.experiments import service as experiments
 from app.jobs import service as jobs
 from app.jobs import summaries
-from app.jobs.schemas import ENDED, JobRead
+from app.jobs.schemas import ENDED
 from app.jobs.summaries import Summary
 from app.models import aliases
 from app.models import service as models
@@ -75,7 +75,7 @@ def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overvie
     """`heard_within`: for how long a silent worker counts as alive."""
     return Overview(
         workers=sum(worker.seen_at > now - heard_within for worker in jobs.workers(session)),
-        jobs=_jobs(session),
+        jobs=[summaries.of(session, row) for row in jobs.not_ended_first(session, limit=_SHOWN)],
         models=[_model(session, *row) for row in models.newest_versions(session, limit=_SHOWN)],
         experiments=[
             ExperimentLine(row.id, row.backbone, datasets.called(session, row.dataset_id), row.dataset_version)
@@ -83,11 +83,6 @@ def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overvie
         ],
         datasets=_datasets(session),
     )
-
-
-def _jobs(session: Session) -> list[Summary]:
-    rows = jobs.not_ended_first(session, limit=_SHOWN)
-    return [summaries.of(JobRead.model_validate(row), datasets.called(session, row.dataset_id)) for row in rows]
 
 
 def _model(session: Session, model: Model, newest: ModelVersion) -> ModelLine:

@@ -18,7 +18,6 @@ from app.backbones import answering
 from app.backbones.answering import PageFormat
 from app.backbones.pages import HTML, JSON
 from app.bodies import JsonRoute
-from app.datasets import service as datasets
 from app.db import Database, after_commit, utc_now
 from app.deps import DatabaseDep, IdempotentDep, JobPageDep, Limit, Listing, PartsDep, listing
 from app.jobs import events, pages, retries, service, summaries
@@ -133,15 +132,14 @@ def read_job(job_id: JobId, request: Request, database: DatabaseDep, wanted: Pag
     """One job: its state, progress, plan, and its result or error; for browsers as a page, with its history."""
     with database.read() as session:
         row = service.find(session, job_id)
-        found = JobRead.model_validate(row)
-        summary = summaries.of(found, datasets.called(session, row.dataset_id))
+        summary = summaries.of(session, row)
         shown = [EventRead.model_validate(event) for event in events.last(session, job_id, limit=_EVENTS_ON_A_PAGE)]
         can_retry = retries.is_possible(session, row)
 
     def page() -> str:
         return pages.page(summary, shown, can_retry=can_retry)
 
-    return answering.answer(request, wanted, {JSON: found.model_dump_json, HTML: page})
+    return answering.answer(request, wanted, {JSON: summary.job.model_dump_json, HTML: page})
 
 
 @router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))

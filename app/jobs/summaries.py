@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from sqlalchemy.orm import Session
+
+from app.datasets import service as datasets
 from app.jobs.schemas import ENDED, WAITING, JobRead
+from app.jobs.tables import Job
+from app.models import service as models
 from app.wording import counted
 
 _KINDS = {
@@ -38,11 +43,11 @@ _PHASES = {
 
 
 @dataclass(frozen=True)
-class Link:
-    """A page, by its address below the root of the service."""
+class Made:
+    """What a job has made, and its page by the address below the root of the service; none where it is deleted."""
 
     text: str
-    path: str
+    path: str | None
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,14 @@ class Summary:
     about: str
     progress: str
     """What it is at; empty for one that is not at work."""
-    made: Link | None
-    """What came of it, where there is a page for that."""
+    made: Made | None
+    """What came of it, of kinds that have a page for that."""
 
 
-def of(job: JobRead, dataset: str) -> Summary:
-    """`dataset` is what its data set is called."""
-    return Summary(job, _KINDS[job.kind], _about(job, dataset), _progress(job), _made(job))
+def of(session: Session, row: Job) -> Summary:
+    job = JobRead.model_validate(row)
+    about = _about(job, datasets.called(session, job.dataset_id))
+    return Summary(job, _KINDS[job.kind], about, _progress(job), _made(session, job))
 
 
 def evaluation(model: str, number: int) -> str:
@@ -84,17 +90,25 @@ def _progress(job: JobRead) -> str:
     return f"{said}, {job.progress.done:,} of {job.progress.total:,}" if job.progress.total else said
 
 
-def _made(job: JobRead) -> Link | None:
+def _made(session: Session, job: JobRead) -> Made | None:
     found = job.result or {}
     if job.kind == "ingest" and "dataset_version" in found:
-        number = found["dataset_version"]
-        accepted = counted(found["accepted"], "image")
-        return Link(f"{accepted} became version {number}", f"v1/datasets/{job.dataset_id}/versions/{number}")
+        text = f"{counted(found['accepted'], 'image')} became version {found['dataset_version']}"
+        path = f"v1/datasets/{job.dataset_id}/versions/{found['dataset_version']}"
+        return _said(text, path, is_there=datasets.name_of(session, job.dataset_id) is not None)
     if job.kind == "train" and "model_version" in found:
-        model, number = found["model"], found["model_version"]
-        return Link(f"{model}@{number}, {100 * found['accuracy']:.1f} % right", evaluation(model, number))
+        text = f"{found['model']}@{found['model_version']}, {100 * found['accuracy']:.1f} % right"
+        return _of_model(session, text, found["model"], found["model_version"])
     if job.kind == "optimise" and "served" in found and job.model_name is not None:
-        return Link(f"{found['served']} was chosen", evaluation(job.model_name, job.spec["model_version"]))
+        return _of_model(session, f"{found['served']} was chosen", job.model_name, job.spec["model_version"])
     if job.kind == "rank" and "ranking" in found:
-        return Link(f"{found['best']} is best", f"v1/rankings/{found['ranking']}")
+        return Made(f"{found['best']} is best", f"v1/rankings/{found['ranking']}")
     return None
+
+
+def _of_model(session: Session, text: str, model: str, number: int) -> Made:
+    return _said(text, evaluation(model, number), is_there=models.is_there(session, model, number))
+
+
+def _said(text: str, path: str, *, is_there: bool) -> Made:
+    return Made(text, path) if is_there else Made(f"{text} (deleted)", None)

@@ -143,6 +143,13 @@ def find_version(session: Session, name: str, number: int | None) -> ModelVersio
     return version
 
 
+def is_there(session: Session, name: str, number: int) -> bool:
+    """Whether a model has this version, which was not deleted."""
+    query = select(ModelVersion.id).join(Model, Model.id == ModelVersion.model_id)
+    present = query.where(Model.name == name, ModelVersion.number == number, ModelVersion.deleted_at.is_(None))
+    return session.scalar(present) is not None
+
+
 def by_id(session: Session, version_id: str, reference: str) -> ModelVersion:
     """The version that was `reference` when it was asked for. Raises `NotFound` where it was deleted since."""
     version = session.get(ModelVersion, version_id)

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
@@ -44,7 +44,8 @@ class Row:
 
     place: Place
     entry: MeasuredNetwork
-    address: str
+    address: str | None
+    """Of the page that tells more of it, from that of the ranking; none where it is deleted."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def tradeoff(found: Ranking, cost: CostName) -> str:
     )
 
 
-def page(read: RankingRead, hindrances: Mapping[str, str]) -> str:
+def page(read: RankingRead, hindrances: Mapping[str, str], deleted: Collection[str]) -> str:
     """A page of its own, without scripts, for light and dark screens; `hindrances` says of networks why no training can
-    start from them."""
+    start from them, and those of models that are `deleted` are named without a link."""
     template = pages.environment("app.rankings").get_template("ranking.html")
     found = read.figures
     # What is not ranked has a table.
@@ -100,7 +101,10 @@ def page(read: RankingRead, hindrances: Mapping[str, str]) -> str:
     return template.render(
         read=read,
         found=found,
-        rows=[Row(*pair, _address(pair[1])) for pair in zip(found.places, found.measured, strict=True)],
+        rows=[
+            Row(place, entry, None if entry.name in deleted else _address(entry))
+            for place, entry in zip(found.places, found.measured, strict=True)
+        ],
         remarks=[remark for remark in found.remarks if remark not in told],
         costs=[name for name, kind in COSTS.items() if any(kind.of(entry) is not None for entry in found.measured)],
         hindrance=hindrances.get(found.best.name),
@@ -111,7 +115,6 @@ def page(read: RankingRead, hindrances: Mapping[str, str]) -> str:
 
 
 def _address(entry: MeasuredNetwork) -> str:
-    """Of the page that tells more of it, from that of the ranking."""
     if entry.is_own:
         name, _, number = entry.name.rpartition("@")
         return f"../models/{quote(name)}/versions/{number}/evaluation?format=html"

@@ -49,7 +49,8 @@ def read_ranking(
 
     def page() -> str:
         with database.read() as session:
-            return charts.page(found, service.hindrances(session, service.find(session, ranking_id)))
+            row = service.find(session, ranking_id)
+            return charts.page(found, service.hindrances(session, row), service.deleted(session, row))
 
     return answering.answer(request, wanted, {pages.JSON: found.model_dump_json, pages.HTML: page})
 

@@ -52,6 +52,11 @@ def read(session: Session, row: StoredRanking) -> RankingRead:
     return RankingRead.of(row, datasets.name_of(session, row.dataset_id))
 
 
+def deleted(session: Session, row: StoredRanking) -> set[str]:
+    """Those of its networks that are models which are not there any more."""
+    return {entry.name for entry in figures(row).measured if entry.is_own and not _is_there(session, entry)}
+
+
 def hindrances(session: Session, row: StoredRanking) -> dict[str, str]:
     """By the names of its networks, why no training on the version that was ranked on can start from them."""
     labels = set(datasets.version_of(session, row.dataset_id, row.dataset_version).labels)
@@ -70,6 +75,11 @@ def _hindrance(session: Session, entry: MeasuredNetwork, labels: set[str]) -> st
     return (
         f"none of the labels of {entry.name} is one of this version, and --label-map would have to say which are meant"
     )
+
+
+def _is_there(session: Session, entry: MeasuredNetwork) -> bool:
+    name, _, number = entry.name.rpartition("@")
+    return models.is_there(session, name, int(number))
 
 
 def newest_of_all(session: Session, version: DatasetVersion) -> StoredRanking | None:

@@ -1,6 +1,7 @@
 """Pages for browsers: the start page, a job, what is wrong. Every address on them leads somewhere."""
 
 import re
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import urljoin
@@ -8,13 +9,17 @@ from urllib.parse import urljoin
 import pytest
 from fastapi.testclient import TestClient
 
+from app import ranking
 from app.db import Database
 from app.jobs import events, leases, service
 from app.jobs.schemas import JobState
 from app.jobs.tables import Worker
 from tests import factories
-from tests.app import test_plans_api
+from tests.app import test_plans_api, test_ranking, test_rankings_api
+from tests.app.test_evaluation_api import measured, register
 from tests.problems import problem
+
+__all__ = ["register"]
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 TRAINING: dict[str, Any] = {
@@ -103,11 +108,49 @@ def test_names_are_no_markup(http: TestClient) -> None:
     assert "<script>" not in page(http, "/")
 
 
-def test_every_address_of_a_page_leads_somewhere(http: TestClient, database: Database, versioned: str) -> None:
-    job = queued(http)
-    for path in ("/", f"/v1/jobs/{job}"):
-        for link in links(http, path):
+def done(database: Database, job_id: str, result: dict[str, Any]) -> None:
+    """What a worker does with a job, but for what it makes."""
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=now(), lease_seconds=60)
+        assert claim is not None
+        leases.succeed(session, claim, result, now=now())
+
+
+def test_every_address_of_a_page_leads_somewhere_also_after_deletions(
+    http: TestClient, database: Database, versioned: str, register: Any
+) -> None:
+    register(asdict(measured(("ants", "bees"))), ("ants", "bees"))
+    (imported,) = (job["id"] for job in http.get("/v1/jobs?state=queued").json()["data"])
+    done(database, imported, {"dataset_version": 1, "accepted": 30})
+    trained = queued(http)
+    done(database, trained, {"model": "insects", "model_version": 1, "accuracy": 0.9})
+    optimised = http.post("/v1/models/insects/versions/1/optimise").json()["id"]
+    done(database, optimised, {"served": "openvino-int8"})
+    job = test_rankings_api.asked(http, versioned, candidates=[{"model": "insects"}])["id"]
+    own = replace(test_ranking.measured("insects@1", 0.9), weights=ranking.OWN)
+    ranked = test_rankings_api.ranked(database, job, found=ranking.order(test_ranking.SETTING, [own], []))
+    jobs = {f"/v1/jobs/{job}" for job in (imported, trained, optimised, job, queued(http))}
+
+    def linked() -> set[str]:
+        found = set[str]()
+        for path in ("/", f"/v1/rankings/{ranked}", *jobs):
+            found |= links(http, path)
+        for link in found:
             assert http.get(link, headers=BROWSER).status_code == 200, link
+        return found - jobs
+
+    before = linked()
+    assert http.delete("/v1/models/insects/versions/1").status_code == 204
+    after = linked()
+    made = "/v1/models/insects/versions/1/evaluation"
+    assert before - after == {made, f"{made}?format=html", "/v1/backbones/tinynet/anatomy?format=html"}
+    assert "insects@1, 90.0 % right (deleted)" in page(http, f"/v1/jobs/{trained}")
+    assert "openvino-int8 was chosen (deleted)" in page(http, "/")
+    assert "insects@1 (deleted)" in page(http, f"/v1/rankings/{ranked}")
+
+    assert http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"}).status_code == 204
+    assert after - linked() == {f"/v1/datasets/{versioned}/versions/1"}
+    assert "30 images became version 1 (deleted)" in page(http, f"/v1/jobs/{imported}")
 
 
 def test_a_job_is_a_page_with_its_plan_and_its_history(http: TestClient, database: Database, versioned: str) -> None:

@@ -51,7 +51,7 @@ def ranked(database: Database, job_id: str, *, found: ranking.Ranking = FOUND, n
         version = datasets.find_version(session, claim.dataset_id, claim.dataset_version)
         is_of_all = claim.spec["candidates"] is None
         ranking_id = rankings.record(session, version, found, is_of_all=is_of_all, job_id=job_id, now=now)
-        leases.succeed(session, claim, {"ranking": ranking_id}, now=NOW)
+        leases.succeed(session, claim, {"ranking": ranking_id, "best": found.best.name}, now=NOW)
     return ranking_id
 
 
@@ -168,6 +168,7 @@ def test_browsers_get_a_page_with_every_network(http: TestClient, versioned: str
 def test_a_page_marks_what_has_seen_the_images_and_highlights_the_best_of_the_others(
     http: TestClient, versioned: str, database: Database
 ) -> None:
+    factories.register_version(database, models.new_version_id(), versioned, labels=("ants",), model="mine")
     own = replace(measured("mine@1", 0.99, log_me=0.9, h_score=0.9, macs=None, has_seen=True), weights=ranking.OWN)
     others = [measured("resnet50 IMAGENET1K_V2", 0.9, macs=None), measured("formnet", 0.7, macs=None)]
     setting = replace(SETTING, machine="A Processor <9000>")
