@@ -49,12 +49,14 @@ def create(session: Session, wanted: DatasetCreate, *, now: datetime) -> Dataset
 
 
 def find(session: Session, reference: str) -> Dataset:
-    """The dataset with this id, or else with this name."""
+    """The dataset with this id, or else with this name. Raises `NotFound`."""
     dataset = session.get(Dataset, reference)
     if dataset is None:
         dataset = session.scalar(select(Dataset).where(Dataset.name == reference, Dataset.deleted_at.is_(None)))
-    if dataset is None or dataset.deleted_at is not None:
+    if dataset is None:
         raise errors.NotFound(f"no dataset {reference}", code="dataset_not_found")
+    if dataset.deleted_at is not None:  # whoever has its id may know it by its name alone
+        raise errors.NotFound(f"dataset {dataset.name!r} was deleted", code="dataset_not_found")
     return dataset
 
 

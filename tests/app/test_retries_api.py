@@ -147,7 +147,8 @@ def test_a_job_on_a_deleted_data_set_is_not_retried(http: TestClient, database: 
     fail(database, job_id)
     http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"})
 
-    assert problem(http.post(f"/v1/jobs/{job_id}/retry"), 404)["code"] == "dataset_not_found"
+    document = problem(http.post(f"/v1/jobs/{job_id}/retry"), 404)
+    assert (document["code"], document["detail"]) == ("dataset_not_found", "dataset 'photos' was deleted")
     assert problem(http.post("/v1/jobs/job_none/retry"), 404)["code"] == "job_not_found"
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -351,3 +352,4 @@ def test_a_job_on_a_deleted_dataset_fails_with_the_reason(
     error = desk.job(job.id).error
     assert error is not None
     assert error["code"] == "dataset_not_found"
+    assert re.fullmatch(r"dataset 'imp_\w+' was deleted", error["message"])
