@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from app.datasets import service as datasets
 from app.experiments import service as experiments
+from app.jobs import queues, summaries
 from app.jobs import service as jobs
-from app.jobs import summaries
 from app.jobs.schemas import ENDED
 from app.jobs.summaries import Summary
 from app.models import aliases
@@ -60,6 +60,9 @@ class Overview:
     """At most twenty of each: of jobs those first that have not ended, of models those with the newest versions."""
 
     workers: int
+    """That were heard of lately."""
+    unserved: Sequence[str]
+    """Queues with jobs that wait and without a worker that takes them."""
     jobs: Sequence[Summary]
     models: Sequence[ModelLine]
     experiments: Sequence[ExperimentLine]
@@ -73,9 +76,12 @@ class Overview:
 
 def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overview:
     """`heard_within`: for how long a silent worker counts as alive."""
+    present = [worker for worker in jobs.workers(session) if worker.seen_at > now - heard_within]
+    served = {queue for worker in present for queue in worker.queues}
     return Overview(
-        workers=sum(worker.seen_at > now - heard_within for worker in jobs.workers(session)),
-        jobs=[summaries.of(session, row) for row in jobs.not_ended_first(session, limit=_SHOWN)],
+        workers=len(present),
+        unserved=[queue for queue in queues.waited_in(session) if queue not in served],
+        jobs=[summaries.of(session, row) for row in queues.not_ended_first(session, limit=_SHOWN)],
         models=[_model(session, *row) for row in models.newest_versions(session, limit=_SHOWN)],
         experiments=[
             ExperimentLine(row.id, row.backbone, datasets.called(session, row.dataset_id), row.dataset_version)

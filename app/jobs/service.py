@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -19,7 +19,7 @@ from app.db import new_id
 from app.facts import VersionFacts
 from app.jobs import candidates, events, searches
 from app.jobs.events import Line
-from app.jobs.schemas import ENDED, NOT_ENDED, WAITING, JobCreate, OptimisationCreate, RankingCreate
+from app.jobs.schemas import ENDED, JobCreate, OptimisationCreate, RankingCreate
 from app.jobs.tables import Job, Worker
 from app.models.tables import ModelVersion
 from app.plan import Plan
@@ -244,15 +244,6 @@ def newest_first(
     if after is not None:
         query = query.where(Job.id < after)
     return session.scalars(query).all()
-
-
-def not_ended_first(session: Session, *, limit: int) -> Sequence[Job]:
-    """Jobs at work, then those that wait, then those that have ended, of each the newest first."""
-    waits = case((Job.state.in_(WAITING), 1), else_=0)
-    left = select(Job).where(Job.state.in_(NOT_ENDED)).order_by(waits, Job.id.desc()).limit(limit)
-    found = session.scalars(left).all()
-    ended = select(Job).where(Job.state.in_(ENDED), Job.id.not_in([job.id for job in found]))
-    return [*found, *session.scalars(ended.order_by(Job.id.desc()).limit(limit - len(found)))]
 
 
 def cancel(session: Session, job_id: str, *, now: datetime) -> Job:

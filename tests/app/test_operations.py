@@ -42,7 +42,7 @@ def test_a_process_whose_clock_is_ahead_of_the_databases_loses_no_worker(
         monkeypatch.setattr(f"{module}.utc_now", lambda: now + timedelta(minutes=1), raising=False)
 
     assert [worker["id"] for worker in http.get("/readyz").json()["workers"]] == ["worker_1"]
-    assert "1 worker at work" in http.get("/", headers={"Accept": "text/html"}).text
+    assert "1 worker is there" in http.get("/", headers={"Accept": "text/html"}).text
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"])

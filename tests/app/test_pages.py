@@ -66,12 +66,31 @@ def test_the_start_page_shows_what_there_is(http: TestClient, database: Database
     with database.write() as session:
         session.add(Worker(id="w", queues=["gpu"], weights=None, started_at=now(), seen_at=now()))
     found = page(http, "/")
-    assert "1 worker at work" in found
+    assert "1 worker is there." in found
     assert "insects, on photos, version 1" in found
     assert 'http-equiv="refresh"' in found
     assert {f"/v1/jobs/{job}", "/v1/models/insects/versions/1/evaluation", f"/v1/datasets/{versioned}/versions/1"} <= (
         links(http, "/")
     )
+
+
+def test_the_start_page_names_queues_whose_jobs_no_worker_takes(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    said = "None of them takes jobs of the queue {}: they wait"
+    queued(http)
+    with database.write() as session:
+        session.add(Worker(id="cpu", queues=["cpu"], weights=None, started_at=now(), seen_at=now()))
+    found = page(http, "/")
+    assert "1 worker is there." in found
+    assert said.format("gpu") in found
+    assert said.format("cpu") not in found
+
+    with database.write() as session:
+        session.add(Worker(id="both", queues=["cpu", "gpu"], weights=None, started_at=now(), seen_at=now()))
+    found = page(http, "/")
+    assert "2 workers are there." in found
+    assert "None of them" not in found
 
 
 def test_the_start_page_shows_what_goes_on_before_all_that_waits_and_has_ended(
