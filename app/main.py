@@ -34,7 +34,7 @@ from app.predictions.protocol_schemas import InferBody, ServingBody
 from app.predictions.schemas import PredictBody
 from app.rankings import routes as rankings
 from app.runtimes import devices
-from app.settings import Settings
+from app.settings import Settings, from_environment
 from app.storage import Storage
 
 VERSION = "0.1.0"
@@ -72,7 +72,7 @@ _ROUTERS = (
 
 def create() -> FastAPI:
     """The application of an API process of its own, which does everything."""
-    settings = Settings()
+    settings = from_environment()
     logs.configure(settings.log_level, process="api")
     return assemble(settings, doorbell.connect(settings))
 
@@ -80,7 +80,7 @@ def create() -> FastAPI:
 def create_api() -> FastAPI:
     """The same, where predictions are asked of processes of their own: it keeps no models in memory for them, and
     answers those that it is asked for all the same."""
-    settings = Settings()
+    settings = from_environment()
     logs.configure(settings.log_level, process="api")
     return assemble(settings, doorbell.connect(settings), keeps_loaded=False)
 
@@ -88,7 +88,7 @@ def create_api() -> FastAPI:
 def create_predict() -> FastAPI:
     """The part of it that answers predictions, for processes that do nothing else. It does not listen before it has
     what it keeps in memory, unless that takes long: others answer meanwhile."""
-    settings = Settings()
+    settings = from_environment()
     logs.configure(settings.log_level, process="predict")
     return assemble(settings, doorbell.connect(settings), routers=_PREDICTING, warm_seconds=desk.WARM_SECONDS)
 

@@ -1,16 +1,36 @@
 """Settings of one process, read once at its entry point from `GRAFT_*` variables and passed on as a value."""
 
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MIB = 1024 * 1024
+_PREFIX = "GRAFT_"
+_WRONG_SETTINGS = 2
+"""Exit code."""
 
 
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
+
+
+def _log_level(name: str) -> str:
+    known = logging.getLevelNamesMapping()
+    if name.upper() not in known:
+        raise ValueError(f"valid are {', '.join(known)}")
+    return name.upper()
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -19,7 +39,7 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 class Settings(BaseSettings):
     """Every setting with its default; sizes in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="GRAFT_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, env_ignore_empty=True)
 
     data_dir: AbsolutePath = Field(default=Path("graft-data"), validate_default=True)
     """Folder for everything Graft keeps but downloaded weights; a shared volume when several machines work together."""
@@ -27,7 +47,7 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; unset means a SQLite file inside `data_dir`."""
     broker_url: str | None = None
     """Redis URL of the Celery broker; unset, `app.server` rings nobody. `graft up` rings a worker of its own."""
-    log_level: str = "INFO"
+    log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
 
     weights_dir: AbsolutePath | None = None
     """Folder looked at first for pre-trained weights: files named `<backbone>-<first 8 hex digits of sha256>.pth` or
@@ -110,3 +130,15 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """URL of the database, the embedded SQLite file where none is set."""
         return self.database_url or f"sqlite:///{self.data_dir / 'graft.db'}"
+
+
+def from_environment() -> Settings:
+    """The settings of this process. Ends it where variables say what cannot be, with a line for each on standard
+    error."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for wrong in error.errors():
+            variable = f"{_PREFIX}{str(wrong['loc'][0]).upper()}"
+            sys.stderr.write(f"{variable}={wrong['input']}: {wrong['msg'].removeprefix('Value error, ')}\n")
+        sys.exit(_WRONG_SETTINGS)

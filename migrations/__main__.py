@@ -8,7 +8,7 @@ from alembic.util import CommandError
 
 import migrations
 from app.db import Database
-from app.settings import Settings
+from app.settings import from_environment
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _upgrade() -> int:
-    database = Database(Settings().sqlalchemy_url)
+    database = Database(from_environment().sqlalchemy_url)
     migrations.upgrade(database)
     database.close()
     return 0

@@ -13,7 +13,7 @@ from types import FrameType
 import migrations
 from app import address, logs
 from app.db import Database
-from app.settings import Settings
+from app.settings import from_environment
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def main() -> None:
     address.add_to(parser)
     arguments = parser.parse_args()
     asked = _AskedToEnd()
-    settings = Settings()
+    settings = from_environment()
     logs.configure(settings.log_level, process="api")
     database = Database(settings.sqlalchemy_url)
     migrations.upgrade(database)

@@ -8,7 +8,7 @@ from types import FrameType
 
 from app import logs
 from app.jobs.service import CPU_QUEUE, GPU_QUEUE
-from app.settings import Settings
+from app.settings import from_environment
 from worker import station
 from worker.forkserver import NotStarted
 from worker.station import Station
@@ -20,7 +20,7 @@ _QUEUES = (CPU_QUEUE, GPU_QUEUE)
 
 def main() -> None:
     """Run jobs until the service ends it, or has gone, with which standard input ends."""
-    settings = Settings()
+    settings = from_environment()
     logs.configure(settings.log_level, process="worker")
     slots: list[_Slot] = []
     here = station.build(settings, _Bells(slots), _QUEUES)

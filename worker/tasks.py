@@ -10,13 +10,13 @@ from celery import Celery, bootsteps
 
 from app import doorbell, logs
 from app.doorbell import BROKER_OPTIONS, TASK_NAME
-from app.settings import Settings
+from app.settings import from_environment
 from worker import station
 
 logger = logging.getLogger(__name__)
 
 # Celery asks for its application by the name of a module, so this entry point is made when it is imported.
-settings = Settings()
+settings = from_environment()
 app = Celery("graft", broker=settings.broker_url)
 app.conf.update(
     broker_connection_retry_on_startup=True,

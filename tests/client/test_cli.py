@@ -164,7 +164,7 @@ def test_a_service_that_does_not_start_shows_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRAFT_LEASE_SECONDS", "never")
-    expected = pytest.raises(Refused, match=r"(?s)ended with code 1.*lease_seconds")
+    expected = pytest.raises(Refused, match=r"(?s)ended with code 2.*GRAFT_LEASE_SECONDS=never: ")
     with expected, local.service(tmp_path / "data", port=service.free_port()):
         pass
 
