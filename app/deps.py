@@ -148,7 +148,9 @@ def _matched(if_match: str) -> int | None:
         return None
     match = re.fullmatch(r'"(\d{1,9})"', if_match.strip())
     if match is None:
-        raise errors.PreconditionFailed(f"If-Match {if_match} is no ETag of this resource")
+        raise errors.PreconditionFailed(
+            f'If-Match {if_match} is no ETag of this resource: those are numbers in quotes, such as "1"; * is for any'
+        )
     return int(match[1])
 
 

@@ -243,7 +243,7 @@ class JobRead(BaseModel):
         description="How often a worker has begun with it, those times aside that it was paused or given back."
     )
     max_attempts: int = Field(description="Where the last of these is lost with its worker, the job has failed.")
-    progress: Progress | None = Field(description="Null until the first phase has begun.")
+    progress: Progress | None = Field(description="Null until the first phase has begun, and while nobody works on it.")
     result: dict[str, Any] | None = Field(
         description="What it has made, by `kind`: the version of a data set or model, the id of a profile or ranking; "
         "null until it has succeeded."

@@ -359,7 +359,8 @@ def go(session: Session, job_id: str, steps: Mapping[str, Step], *, fine: Sequen
         state = session.scalar(select(Job.state).where(Job.id == job_id))
         if state not in fine:
             code = "job_has_ended" if state in ENDED else "job_in_other_state"
-            told = f"has {state} already" if state in ENDED else f"is {state}; wait until that is done"
+            ended = "was cancelled already" if state == "cancelled" else f"has {state} already"
+            told = ended if state in ENDED else f"is {state}; wait until that is done"
             raise errors.Conflict(f"job {job_id} {told}", code=code, detail={"state": state})
     session.expire_all()
     return find(session, job_id)

@@ -46,6 +46,8 @@ def test_a_change_must_name_the_state_it_is_based_on(http: TestClient, dataset_i
     assert changed.headers["etag"] != etag
     stale = http.patch(url, json={"name": "other"}, headers={"If-Match": etag})
     assert problem(stale, 412)["code"] == "precondition_failed"
+    bare = http.patch(url, json={"name": "other"}, headers={"If-Match": "1"})
+    assert 'numbers in quotes, such as "1"' in problem(bare, 412)["detail"]
     assert http.get(url).json()["name"] == "insects"
 
 

@@ -291,7 +291,7 @@ def test_a_paused_job_can_be_cancelled_and_not_resumed_then(database: Database, 
         service.pause(session, job_id, now=NOW)
     with database.write() as session:
         assert service.cancel(session, job_id, now=NOW).state == "cancelled"
-    with pytest.raises(errors.Conflict, match="has cancelled already"), database.write() as session:
+    with pytest.raises(errors.Conflict, match="was cancelled already"), database.write() as session:
         service.resume(session, job_id, now=NOW)
 
 
