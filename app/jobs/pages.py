@@ -51,7 +51,7 @@ def _told(figures: Mapping[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.{_DIGITS}g}"
+        return f"{value:.{_DIGITS}g}" if abs(value) < 10 ** (_DIGITS - 1) else f"{value:,.0f}"
     if isinstance(value, Mapping):
         return "(" + ", ".join(f"{name} {_value(part)}" for name, part in value.items()) + ")"
     if isinstance(value, list):

@@ -40,6 +40,8 @@ _PHASES = {
     "look at layers": "looking at what layers are given",
     "round int8": "rounding the weights",
 }
+_IN_PARTS = ("measure", "rank")
+"""Phases whose numbers are parts of what they go through."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,11 @@ def _about(job: JobRead, dataset: str) -> str:
 def _progress(job: JobRead) -> str:
     if job.progress is None or job.state in (*WAITING, *ENDED):
         return ""
-    said = _PHASES.get(job.progress.phase, job.progress.phase)
-    return f"{said}, {job.progress.done:,} of {job.progress.total:,}" if job.progress.total else said
+    phase, done, total = job.progress.phase, job.progress.done, job.progress.total
+    said = _PHASES.get(phase, phase)
+    if not total:
+        return said
+    return f"{said}, {100 * done // total} %" if phase in _IN_PARTS else f"{said}, {done:,} of {total:,}"
 
 
 def _made(session: Session, job: JobRead) -> Made | None:

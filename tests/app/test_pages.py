@@ -237,12 +237,27 @@ def test_of_a_long_history_the_end_is_shown(http: TestClient, database: Database
     with database.write() as session:
         claim = leases.claim(session, job, now=now(), lease_seconds=60)
         assert claim is not None
-        lines = [events.Line("epoch_finished", {"epoch": n, "loss": 0.123456}) for n in range(300)]
-        leases.record(session, claim, lines, now=now(), lease_seconds=60)
+        lines = [events.Line("epoch_finished", {"epoch": n, "loss": 0.123456, "rate": 12345.6}) for n in range(300)]
+        leases.record(session, claim, lines, now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), lease_seconds=60)
     found = page(http, f"/v1/jobs/{job}")
-    assert "epoch 299, loss 0.1235" in found
+    assert "epoch 299, loss 0.1235, rate 12,346" in found
+    assert "<td>2026-01-02 03:04:05</td>" in found
     assert "epoch 99," not in found
     assert "events are left out" in found
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [("rank", "ranking, 83 %"), ("measure", "measuring the features, 83 %"), ("train", "training, 2,500 of 3,000")],
+)
+def test_progress_is_counted_in_what_its_phase_counts(
+    http: TestClient, database: Database, versioned: str, phase: str, said: str
+) -> None:
+    job = queued(http)
+    with database.write() as session:
+        row = service.find(session, job)
+        row.state, row.progress = "running", {"phase": phase, "done": 2500, "total": 3000}
+    assert f"</strong>: {said}</p>" in page(http, f"/v1/jobs/{job}")
 
 
 def test_what_is_wrong_is_a_page_in_a_browser(http: TestClient) -> None:
