@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rich.console import Console, RenderableType
 from rich.status import Status
@@ -116,7 +116,7 @@ def best(prediction: Prediction) -> str:
 
 def jobs(rows: Iterable[Job]) -> Iterator[RenderableType]:
     """The jobs, and a line for each that is at work or has failed."""
-    table = _table("Job", "Kind", "State", "Model", "Attempt", "Created", whole=("Job", "Kind", "State"))
+    table = _table("Job", "Kind", "State", "Model", "Attempt", "Created (UTC)", whole=("Job", "Kind", "State"))
     lines = []
     for job in rows:
         attempt = f"{job.attempt}/{job.max_attempts}"
@@ -130,7 +130,7 @@ def jobs(rows: Iterable[Job]) -> Iterator[RenderableType]:
 
 
 def datasets(rows: Iterable[Dataset]) -> Table:
-    table = _table("Data set", "Newest version", "Created")
+    table = _table("Data set", "Newest version", "Created (UTC)")
     for dataset in rows:
         newest = "" if dataset.latest_version is None else str(dataset.latest_version)
         table.add_row(dataset.name, newest, _date(dataset.created_at))
@@ -138,7 +138,7 @@ def datasets(rows: Iterable[Dataset]) -> Table:
 
 
 def models(rows: Iterable[Model]) -> Table:
-    table = _table("Model", "Newest version", "Aliases", "Created")
+    table = _table("Model", "Newest version", "Aliases", "Created (UTC)")
     for model in rows:
         aliases = ", ".join(f"{alias.name} @{alias.version}" for alias in model.aliases)
         table.add_row(model.name, str(model.latest_version), aliases, _date(model.created_at))
@@ -146,7 +146,7 @@ def models(rows: Iterable[Model]) -> Table:
 
 
 def aliases(model: str, rows: Iterable[Alias]) -> Table:
-    table = _table("Alias", "Version", "Kept loaded", "Since")
+    table = _table("Alias", "Version", "Kept loaded", "Since (UTC)")
     for alias in rows:
         kept = "yes" if alias.keep_loaded else ""
         table.add_row(f"{model}:{alias.name}", str(alias.version), kept, _date(alias.updated_at))
@@ -381,7 +381,7 @@ def _weights(entry: Backbone) -> str:
 
 
 def _date(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}"
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _table(*headings: str, whole: Collection[str] = ()) -> Table:

@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
 import pytest
@@ -107,11 +107,12 @@ def test_ids_and_states_of_jobs_are_never_broken(columns: int) -> None:
     assert (len(lines) == 3) == (columns == 1000)
 
 
-def test_jobs_say_when_they_were_created_with_the_year() -> None:
-    heading, line = printed(*show.jobs([JOB]), columns=1000)
+def test_jobs_say_when_they_were_created_with_the_year_and_the_time_zone() -> None:
+    in_sydney = JOB.created_at.astimezone(timezone(timedelta(hours=11)))
+    heading, line = printed(*show.jobs([msgspec.structs.replace(JOB, created_at=in_sydney)]), columns=1000)
 
-    assert heading.split()[-1] == "Created"
-    assert line.endswith(f"{JOB.created_at:%Y-%m-%d %H:%M:%S}")
+    assert heading.rstrip().endswith("Created (UTC)")
+    assert line.endswith("2026-01-02 03:04:00")
 
 
 def test_what_a_job_failed_with_or_is_at_follows_on_a_line_of_its_own() -> None:
