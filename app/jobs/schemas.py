@@ -155,7 +155,7 @@ class OptimisationCreate(BaseModel):
             "example": {
                 "tolerance": {"accuracy_points": 0.5, "agreement": 0.99, "unknown_agreement": 0.95},
                 "forms": ["onnxruntime-fp32", "openvino-int8"],
-                "device": "gpu",
+                "device": "cpu",
             }
         },
     )

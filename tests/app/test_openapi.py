@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 from app.deps import OPERATIONS
 from app.doorbell import SilentDoorbell
 from app.main import assemble
+from app.optimisation import FORMS_ON
 from app.problems import Problem
 from app.settings import Settings
 from tests import databases
@@ -115,6 +116,13 @@ def test_what_an_address_is_tried_with_is_what_the_demo_makes(http: TestClient) 
     operation = http.get("/openapi.json").json()["paths"]["/v1/models/{name}/versions/{number}"]["get"]
 
     assert [parameter["example"] for parameter in operation["parameters"]] == ["patterns", 1]
+
+
+def test_the_forms_that_an_optimisation_is_tried_with_run_on_its_device(http: TestClient) -> None:
+    example = http.get("/openapi.json").json()["components"]["schemas"]["OptimisationCreate"]["example"]
+
+    assert example["device"] == "cpu"  # which every worker has
+    assert set(example["forms"]) <= set(FORMS_ON["cpu"])
 
 
 def test_whoever_checks_links_may_ask_for_pages_by_head(http: TestClient) -> None:
