@@ -122,6 +122,13 @@ def test_the_start_page_shows_the_models_with_the_newest_versions(
     assert shown == ["model-00", *(f"model-{number:02}" for number in range(20, 1, -1))]
 
 
+def test_long_words_are_broken_where_the_screen_ends(http: TestClient, versioned: str) -> None:
+    for path, tags in (("/", {"h1", "p", "li"}), (f"/v1/jobs/{queued(http)}", {"h1", "p", "li", "dd"})):
+        rules = re.findall(r"([^{}]+)\{([^{}]*)\}", page(http, path))
+        broken = {tag.strip() for selector, rule in rules if "anywhere" in rule for tag in selector.split(",")}
+        assert tags <= broken
+
+
 def test_names_are_no_markup(http: TestClient) -> None:
     assert http.post("/v1/datasets", json={"name": "<script>alert(1)<|script>"}).status_code == 201
     assert "<script>" not in page(http, "/")
