@@ -4,6 +4,7 @@ served by a forkserver which has not touched it may import this module.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
+from app import files
 from app.datasets.archive import Split
 
 SCHEMA = pa.schema(
@@ -82,7 +84,8 @@ def paths_of(path: Path, tag: str, hashes: Sequence[str]) -> dict[tuple[str, str
 
 def append(path: Path, rows: Iterable[tuple[Item, bytes]], *, versions: Sequence[str], tag: str) -> Snapshot:
     """Give the table at `path` a version `tag` that holds the items of the last of `versions` and then `rows`, in
-    constant memory. `versions` are the tags of all versions so far, in order.
+    constant memory; it outlasts a loss of power when this returns. `versions` are the tags of all versions so far, in
+    order.
 
     Whatever else is written to the table at the same time, by a stale attempt at the same version for one, is no part
     of it.
@@ -94,6 +97,7 @@ def append(path: Path, rows: Iterable[tuple[Item, bytes]], *, versions: Sequence
     added = write_fragments(reader, str(path), SCHEMA, mode="overwrite")
     written = _commit(path, lance.LanceOperation.Overwrite(SCHEMA, [*kept, *added]))
     written.tags.create(tag, written.version)
+    _make_durable(path)
     _remove_leftovers(written, versions)
     return read(path, tag)
 
@@ -114,6 +118,13 @@ def content_hash(items: Iterable[Item]) -> str:
     for line in sorted(f"{item.sha256} {item.split} {item.label}\n" for item in items):
         digest.update(line.encode())
     return digest.hexdigest()
+
+
+def _make_durable(path: Path) -> None:
+    """Lance has nothing of the table at `path` written through to the disk. What was there before costs no time."""
+    for part in (*path.rglob("*"), path, path.parent):
+        with suppress(FileNotFoundError):  # somebody else's, who has renamed or removed it
+            files.make_durable(part)
 
 
 def _remove_leftovers(table: lance.LanceDataset, versions: Sequence[str]) -> None:

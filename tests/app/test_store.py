@@ -6,6 +6,7 @@ from pathlib import Path
 import lance
 import pytest
 
+from app import files
 from app.datasets import store
 from app.datasets.store import Item
 
@@ -38,6 +39,19 @@ def test_files_are_named_by_what_is_in_them_and_their_label(tmp_path: Path) -> N
     assert store.paths_of(path, "v1-a", hashes) == {(hashes[0], "a"): "a/2.jpg"}
     assert store.paths_of(path, "v2-a", hashes) == {(hashes[0], "a"): "a/2.jpg", (hashes[1], "a"): "a/3.jpg"}
     assert store.paths_of(path, "v2-a", []) == {}
+
+
+def test_all_of_a_new_version_is_on_the_disk_when_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "datasets" / "t.lance"
+    path.parent.mkdir()
+    for versions, tag in (([], "v1-a"), (["v1-a"], "v2-a")):
+        before = set(path.parent.rglob("*"))
+        durable: set[Path] = set()
+        monkeypatch.setattr(files, "make_durable", durable.add)
+        store.append(path, rows(len(versions)), versions=versions, tag=tag)
+        added = set(path.parent.rglob("*")) - before
+        assert {part.parent.name for part in added if part.is_file()} == {"data", "tags", "_transactions", "_versions"}
+        assert added | {part.parent for part in added} <= durable
 
 
 @pytest.mark.parametrize("versions", [[], ["v1-a"]])
