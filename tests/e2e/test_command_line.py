@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -83,7 +84,8 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path, tmp
     assert httpx.get(page, headers={"Accept": "text/html"}).headers["content-type"].startswith("text/html")
 
     again = graft("train", str(photos), "--model", name, *options, "--search", "3")
-    assert "has them all" in again.stdout
+    assert f"nothing new for data set '{name}'" in again.stdout
+    assert "left out 24 images that it has already" in again.stdout
     assert re.search(r"A search of \d+ s (tried \d+ trainings|ended after the first)", again.stdout), again.stdout
     assert f"{name}@2, accuracy" in again.stdout
 
@@ -147,6 +149,38 @@ def test_photos_become_a_model_that_predicts(running: Service, photos: Path, tmp
     assert f"{name} " not in pointed("datasets")
     gone = graft("delete-dataset", name, "--yes", "--url", running.url)
     assert (gone.returncode, name in gone.stderr) == (1, True), gone.stderr
+
+
+@on_one_form
+def test_what_an_import_refuses_is_told_whatever_becomes_of_it(running: Service, photos: Path, tmp_path: Path) -> None:
+    name = f"again-{service.free_port()}"
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder, ignore=shutil.ignore_patterns("*.txt"))
+    with Client(running.url) as client, archives.archive(folder) as archive:
+        assert client.wait(client.upload(client.create_dataset(name).id, archive).job.id).state == "succeeded"
+    asked = ("train", str(folder), "--model", name, "--backbone", "formnet", "--strategy", "head", "--url", running.url)
+    again = graft(*asked)
+    assert f"data set '{name}' has them all" in again.stdout, again.stderr
+
+    for number in range(12):
+        (folder / "dots" / f"zz {number:02}.jpg").write_bytes(b"broken")
+    broken = graft(*asked)
+    assert broken.returncode == 0, broken.stderr
+    assert "has them all" not in broken.stdout
+    for told in (
+        f"nothing new for data set '{name}'",
+        "refused dots/zz 00.jpg: not a JPEG, PNG or WebP image",
+        "and 2 more refused",
+        "left out 24 images that it has already",
+    ):
+        assert told in broken.stdout
+
+    (folder / "rings").mkdir()
+    (folder / "rings" / "one.jpg").write_bytes(b"broken")
+    failed = graft(*asked)
+    assert (failed.returncode, "empty_class" in failed.stderr) == (1, True), failed.stderr
+    assert "refused dots/zz 00.jpg: not a JPEG, PNG or WebP image" in failed.stdout
+    assert f"{name}@3" not in failed.stdout
 
 
 @on_one_form
