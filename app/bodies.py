@@ -15,6 +15,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import JsonValue
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -194,14 +195,16 @@ class _Pieces:
         return body
 
 
-async def gather(source: AsyncIterator[bytes], *, max_bytes: int, what: str = "the body") -> list[bytes]:
-    """All of `source` in memory, in the pieces in which it came. Raises `TooLarge`, which calls it `what`."""
+async def gather(
+    source: AsyncIterator[bytes], *, max_bytes: int, what: str = "the body", image: int | None = None
+) -> list[bytes]:
+    """All of `source` in memory, in the pieces in which it came. Raises `TooLarge` as `too_large` makes it."""
     gathered: list[bytes] = []
     size = 0
     async for chunk in source:
         size += len(chunk)
         if size > max_bytes:
-            raise too_large(max_bytes, what)
+            raise too_large(max_bytes, what, image=image)
         gathered.append(chunk)
     return gathered
 
@@ -221,8 +224,12 @@ async def save(source: AsyncIterator[bytes], path: Path) -> Received:
         raise
 
 
-def too_large(max_bytes: int, what: str = "the body") -> errors.TooLarge:
-    return errors.TooLarge(f"{what} is over the limit of {max_bytes} bytes", detail={"max_bytes": max_bytes})
+def too_large(max_bytes: int, what: str = "the body", *, image: int | None = None) -> errors.TooLarge:
+    """That `what` has more bytes than that, or the image at the place `image`, from 0 on."""
+    detail: dict[str, JsonValue] = {"max_bytes": max_bytes}
+    if image is not None:
+        what, detail["image"] = f"image {image}", image
+    return errors.TooLarge(f"{what} is over the limit of {max_bytes} bytes", detail=detail)
 
 
 class JsonRoute(APIRoute):

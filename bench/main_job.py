@@ -67,9 +67,9 @@ def main_job(client: Client, archive: Path, folder: Path, backbone: str) -> Took
     uploaded = time.perf_counter()
     client.wait(client.train(dataset.id, name, Recipe(backbone=backbone, strategy="head")).id)
     trained = time.perf_counter()
-    client.predict(name, [photo])
+    list(client.predict(name, [photo]))
     ended = time.perf_counter()
-    client.predict(name, [photo])
+    list(client.predict(name, [photo]))
     label = time.perf_counter() - ended
     return Took(whole=ended - started, training=trained - uploaded + label, load=max(0.0, ended - trained - label))
 

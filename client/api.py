@@ -2,8 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from client import answers, downloads, events, references
+from client import answers, batches, downloads, events, references
 from client.connection import CHANGED_SINCE, Connection, Page, read
 from client.downloads import FileListing, StoredFile
 from client.errors import Problem, Refused
@@ -44,7 +43,6 @@ _PATIENCE = 0.9
 """Of the time in which an answer must begin, how much the service may take for it."""
 _LONGER_FOLLOWED = 2
 """How many times as often as anything else a job is asked for again: whoever follows it waits anyway."""
-_IMAGES_A_REQUEST = 16
 _MEDIA_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".gz": "application/gzip"}
 
 
@@ -82,7 +80,7 @@ class Client(Connection):
             "Content-Type": _MEDIA_TYPES.get(archive.suffix.lower(), "application/octet-stream"),
             "Idempotency-Key": uuid.uuid4().hex,
         }
-        with _reading(archive), archive.open("rb") as file:
+        with batches.reading(archive), archive.open("rb") as file:
             request = self._upload_request(f"/v1/datasets/{dataset_id}/imports", file, headers)
             return read(self._again(lambda: self._http.send(request())), Import)
 
@@ -338,14 +336,13 @@ class Client(Connection):
 
         return self._change(lambda: self._http.put(path, json=pins, headers=answers.if_at(revision)), Runtimes, made)
 
-    def predict(self, model: str, images: Sequence[Path], *, top_k: int = 5) -> list[Prediction]:
-        """Labels for image files, in their order; `model` is `name`, `name@version` or `name:alias`. Raises `Refused`
-        where one cannot be read."""
-        predictions: list[Prediction] = []
-        for start in range(0, len(images), _IMAGES_A_REQUEST):
-            part = [("file", _named_content(path)) for path in images[start : start + _IMAGES_A_REQUEST]]
-            predictions += self._predict(model, part, top_k).predictions
-        return predictions
+    def predict(self, model: str, images: Iterable[Path], *, top_k: int = 5) -> Iterator[Prediction]:
+        """Labels for image files, in their order, as the requests with several of them each are answered; `model` is
+        `name`, `name@version` or `name:alias`. Raises `Refused` where one cannot be read."""
+        for batch in batches.batches(images):
+            with batch.blaming():
+                answer = self._predict(model, batch.form(), top_k)
+            yield from answer.predictions
 
     def _step(self, job_id: str, verb: str, is_done: Callable[[Job, Job], bool]) -> Job:
         """The job after a step that the service takes once. `is_done` tells by the job as it was and as it is whether a
@@ -373,20 +370,6 @@ class Client(Connection):
             return self._http.build_request("POST", path, content=file, headers=headers)
 
         return build
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _named_content(path: Path) -> tuple[str, bytes]:
-    with _reading(path):
-        # The name of a file need not be text, and what is sent has to be.
-        return path.name.encode(errors="replace").decode(), path.read_bytes()
 
 
 def _asked(recipe: Recipe) -> dict[str, object]:

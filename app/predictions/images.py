@@ -61,7 +61,7 @@ async def _read_form(request: Request, settings: Settings, share: Share) -> list
             place = len(images)
             if place == settings.max_images_per_predict:
                 raise too_many(settings)
-            pieces = await bodies.gather(file.content, max_bytes=settings.max_image_bytes, what=f"image {place}")
+            pieces = await bodies.gather(file.content, max_bytes=settings.max_image_bytes, image=place)
             images.append(await share.joined(pieces))
     return images
 

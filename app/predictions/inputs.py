@@ -105,7 +105,7 @@ def _files_in_binary(tensor: TensorGiven, behind: memoryview, settings: Settings
                 detail={"image": len(found)},
             )
         if end - content > settings.max_image_bytes:
-            raise bodies.too_large(settings.max_image_bytes, f"image {len(found)}")
+            raise bodies.too_large(settings.max_image_bytes, image=len(found))
         if len(found) == tensor.shape[0]:
             raise _wrong_length(tensor, "more")
         found.append(bytes(behind[content:end]))

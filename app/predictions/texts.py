@@ -56,7 +56,7 @@ class LongTexts:
                 found.append(piece)
                 size += len(piece)
                 if size > max_bytes:
-                    raise bodies.too_large(max_bytes, f"image {place}")
+                    raise bodies.too_large(max_bytes, image=place)
         except ValueError as error:  # also of characters beyond ASCII
             raise errors.BadImage(
                 f"image {place}: not base64 ({error})", code="not_base64", detail={"image": place}

@@ -52,7 +52,7 @@ def photo(tmp_path: Path) -> Path:
 def test_a_service_that_says_when_it_has_time_is_asked_again(service: Service, photo: Path) -> None:
     service.busy = 2
     with Client(service.url, timeout_seconds=40) as client:
-        assert client.predict("insects", [photo]) == []
+        assert list(client.predict("insects", [photo])) == []
     assert service.timeouts == ["36"] * 3
 
 
@@ -66,14 +66,14 @@ def test_a_service_on_this_machine_is_not_looked_for_behind_a_proxy(
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv(proxy, f"http://127.0.0.1:{free_port()}")
     with Client(f"http://{host}:{service.server_port}", attempts=1) as client:
-        assert client.predict("insects", [photo]) == []
+        assert list(client.predict("insects", [photo])) == []
     monkeypatch.setenv(proxy, service.url)
     with Client("http://graft.example", attempts=1) as elsewhere:
-        assert elsewhere.predict("insects", [photo]) == []
+        assert list(elsewhere.predict("insects", [photo])) == []
 
 
 def test_one_that_never_has_time_is_told_of_in_its_own_words(service: Service, photo: Path) -> None:
     service.busy = 100
     with Client(service.url, attempts=2) as client, pytest.raises(errors.Problem, match="come again"):
-        client.predict("insects", [photo])
+        list(client.predict("insects", [photo]))
     assert len(service.timeouts) == 2
