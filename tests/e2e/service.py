@@ -119,10 +119,10 @@ def api(folder: Path, environment: dict[str, str]) -> Iterator[Service]:
 
 
 @contextmanager
-def celery(folder: Path, environment: dict[str, str]) -> Iterator[Process]:
+def celery(folder: Path, environment: dict[str, str], *, process_group: int | None = None) -> Iterator[Process]:
     options = ["--pool", "threads", "--concurrency", "1", "--queues", "cpu,gpu", "--without-gossip", "--without-mingle"]
     arguments = ["-m", "celery", "--app", "worker.tasks", "worker", *options]
-    process = start(arguments, environment, folder / "worker.log")
+    process = start(arguments, environment, folder / "worker.log", process_group=process_group)
     try:
         yield process
     finally:

@@ -71,13 +71,13 @@ def broker(broker_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def training(http: httpx.Client, folder: Path) -> str:
+def training(http: httpx.Client, folder: Path, *, name: str = "killed") -> str:
     """Id of a job that trains long enough to be killed meanwhile."""
-    dataset_id = service.create_dataset(http, name="killed")
+    dataset_id = service.create_dataset(http, name=name)
     archive = factories.zip_of(folder, factories.photos(each=20))
     service.succeeded(http, service.upload(http, dataset_id, archive)["job"]["id"])
     recipe = {"backbone": "tinynet", "strategy": "full", "weights": "none", "epochs": 20, "batch_size": 4}
-    job_id: str = service.train(http, dataset_id, "killed", **recipe)["id"]
+    job_id: str = service.train(http, dataset_id, name, **recipe)["id"]
     return job_id
 
 
@@ -249,3 +249,24 @@ def test_a_celery_worker_killed_while_training_is_followed_by_the_next(
         ended = service.succeeded(http, job_id)
 
     assert ended["attempt"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_celery_worker_that_is_told_to_end_with_all_its_processes_costs_no_attempt(
+    tmp_path: Path, environment: dict[str, str], http: httpx.Client, number: signal.Signals
+) -> None:
+    """As systemd tells them, and a terminal."""
+    with service.celery(tmp_path, environment, process_group=0) as here:
+        job_id = training(http, tmp_path, name=number.name.lower())
+        service.wait_for_event(http, job_id, "checkpoint_saved")
+        begun = psutil.Process(here.popen.pid).children(recursive=True)
+        os.killpg(here.popen.pid, number)
+        here.popen.wait(timeout=60)
+        job = http.get(f"/v1/jobs/{job_id}").json()
+        history = http.get(f"/v1/jobs/{job_id}/events").json()["data"]
+        http.post(f"/v1/jobs/{job_id}/cancel")
+
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    assert [event["data"]["code"] for event in history if event["type"] == "attempt_ended"] == ["worker_stopped"]
+    _, left = psutil.wait_procs(begun, timeout=10)
+    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
