@@ -45,11 +45,7 @@ def fingerprint(body: bytes) -> str:
 
 def recall(session: Session, request: Request) -> str | None:
     """Id of what an earlier request with this key created, if there was one."""
-    if request.key is None:
-        return None
-    row = session.scalar(
-        select(IdempotencyKey).where(IdempotencyKey.scope == request.scope, IdempotencyKey.key == request.key)
-    )
+    row = _row(session, request.scope, request.key)
     if row is None:
         return None
     if row.fingerprint != request.fingerprint:
@@ -58,6 +54,11 @@ def recall(session: Session, request: Request) -> str | None:
             code="idempotency_key_reused",
         )
     return row.resource_id
+
+
+def is_known(session: Session, scope: str, key: str | None) -> bool:
+    """Whether an earlier request with this key, the same or another, has created something."""
+    return _row(session, scope, key) is not None
 
 
 def take(session: Session, request: Request, *, now: datetime) -> str | None:
@@ -94,3 +95,9 @@ def remember(session: Session, request: Request, resource_id: str) -> None:
 def forget(session: Session, *, before: datetime) -> None:
     """Forget the keys of requests older than that."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < before))
+
+
+def _row(session: Session, scope: str, key: str | None) -> IdempotencyKey | None:
+    if key is None:
+        return None
+    return session.scalar(select(IdempotencyKey).where(IdempotencyKey.scope == scope, IdempotencyKey.key == key))

@@ -59,7 +59,8 @@ async def create_import(
 ) -> ImportAccepted:
     """Upload photos: an archive with a folder per class. The job that is answered checks every image and makes
     the next version of the data set."""
-    known = await run_in_threadpool(_check_before, parts, dataset_id, key)
+    scope = f"POST {request.url.path}"
+    known = await run_in_threadpool(_check_before, parts, dataset_id, scope, key)
     import_id = new_id("imp")
     path = parts.storage.upload(import_id)
     try:
@@ -67,7 +68,6 @@ async def create_import(
             file_name, received = await _receive(request, path, max_bytes=parts.settings.max_archive_bytes)
         await run_in_threadpool(_look_at, path, known, parts.settings)
         wanted = service.Archive(import_id, file_name, received.size_bytes, received.sha256)
-        scope = f"POST {request.url.path}"
         once = idempotency.Request(scope, key, received.sha256)
         accepted = await run_in_threadpool(_submit, parts, dataset_id, wanted, once)
     finally:
@@ -130,10 +130,14 @@ async def _receive_form(request: Request, path: FilePath, *, max_bytes: int) -> 
     return saved
 
 
-def _check_before(parts: Parts, dataset_id: str, key: str | None) -> tuple[str, ...]:
+def _check_before(parts: Parts, dataset_id: str, scope: str, key: str | None) -> tuple[str, ...]:
     with parts.database.read() as session:
-        if key is None:  # with a key, the import that goes on may be this very one
+        try:
             service.check_no_import(session, dataset_id)
+        except errors.Conflict:
+            # The import that goes on may be this very one. Looked for first, it is not seen without its key.
+            if not idempotency.is_known(session, scope, key):
+                raise
         return datasets.known_labels(session, dataset_id)
 
 

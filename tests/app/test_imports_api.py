@@ -68,6 +68,19 @@ def test_an_upload_repeated_with_its_key_is_one_import(http: TestClient, dataset
     assert answers[0].json()["id"] == answers[1].json()["id"]
 
 
+def test_an_upload_beside_another_import_is_refused_before_it_is_received(
+    http: TestClient, dataset_id: str, tmp_path: Path
+) -> None:
+    path = f"/v1/datasets/{dataset_id}/imports"
+    body = factories.zip_of(tmp_path, factories.photos()).read_bytes()
+    assert http.post(path, content=body, headers={**ZIP, "Idempotency-Key": "once"}).status_code == 202
+
+    for key in ({}, {"Idempotency-Key": "another"}):
+        assert (
+            problem(http.post(path, content=b"no archive", headers={**ZIP, **key}), 409)["code"] == "import_in_progress"
+        )
+
+
 @pytest.mark.parametrize(
     ("files_in_zip", "code"),
     [
