@@ -51,6 +51,7 @@ _PREDICTING = (predictions.router, v2.probes, v2.router, tfserving.router, opera
 _ROUTERS = (
     *_PREDICTING,  # routes are tried in this order, and predictions are in a hurry
     datasets.router,
+    removal_routes.of_datasets,
     imports.router,
     plans.router,
     rankings.router,

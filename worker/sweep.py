@@ -20,7 +20,7 @@ from app import idempotency, storage
 from app.datasets.tables import Dataset, Import
 from app.db import Database, new_id, utc_now
 from app.doorbell import Doorbell
-from app.jobs import leases
+from app.jobs import leases, removals
 from app.jobs.schemas import ENDED
 from app.jobs.service import GPU_QUEUE
 from app.jobs.tables import Job
@@ -165,14 +165,7 @@ def _needed_archives(session: Session, names: Sequence[str]) -> set[str]:
 
 def _needed_datasets(session: Session, names: Sequence[str]) -> set[str]:
     existing = select(Dataset.id).where(Dataset.id.in_(names), Dataset.deleted_at.is_(None))
-    in_use = select(Job.dataset_id).where(Job.dataset_id.in_(names), Job.state.not_in(ENDED))
-    # A training from a model version reads the images that this was made from, too.
-    of_bases = (
-        select(ModelVersion.dataset_id)
-        .join(Job, Job.plan["base", "version_id"].as_string() == ModelVersion.id)
-        .where(ModelVersion.dataset_id.in_(names), Job.state.not_in(ENDED))
-    )
-    return {*session.scalars(existing), *session.scalars(in_use), *session.scalars(of_bases)}
+    return {*session.scalars(existing), *removals.readers(session, names)}
 
 
 def _needed_models(session: Session, names: Sequence[str]) -> set[str]:

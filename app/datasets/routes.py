@@ -64,13 +64,6 @@ def change_dataset(
         return DatasetRead.model_validate(dataset)
 
 
-@router.delete("/{dataset_id}", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 412, 422, 428))
-def delete_dataset(dataset_id: DatasetId, database: DatabaseDep, revision: RevisionDep) -> None:
-    """Delete a data set with its images. Models trained on it stay."""
-    with database.write() as session:
-        service.delete(session, dataset_id, revision=revision, now=utc_now())
-
-
 @router.get("/{dataset_id}/versions", responses=responses(404, 422))
 def list_versions(
     dataset_id: DatasetId,

@@ -1,17 +1,27 @@
-"""Routes that delete: a version of a model, or a model with all of them."""
+"""Routes that delete: a data set, a version of a model, or a model with all of them."""
 
 from http import HTTPStatus
 
 from fastapi import APIRouter
 
 from app.bodies import JsonRoute
+from app.datasets.routes import DatasetId
 from app.db import utc_now
 from app.deps import DatabaseDep, RevisionDep
 from app.jobs import removals
 from app.models.routes import DirectoryDep, Name, Number
 from app.problems import responses
 
+of_datasets = APIRouter(prefix="/v1/datasets/{dataset_id}", tags=["datasets"], route_class=JsonRoute)
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], route_class=JsonRoute)
+
+
+@of_datasets.delete("", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 409, 412, 422, 428))
+def delete_dataset(dataset_id: DatasetId, database: DatabaseDep, revision: RevisionDep) -> None:
+    """Delete a data set with its images. One that a job works with stays until that has ended. Models trained on it
+    stay."""
+    with database.write() as session:
+        removals.delete_dataset(session, dataset_id, revision=revision, now=utc_now())
 
 
 @router.delete("", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 409, 412, 422, 428))

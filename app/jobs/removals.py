@@ -1,6 +1,6 @@
-"""Deleting model versions, and models with all of theirs, where nobody needs them."""
+"""Deleting data sets, model versions, and models with all of theirs, where nobody needs them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import errors
+from app.datasets import service as datasets
 from app.jobs.schemas import ENDED
 from app.jobs.tables import Job
 from app.models import aliases
@@ -15,7 +16,36 @@ from app.models import service as models
 from app.models.tables import Model, ModelVersion
 
 _LISTED = 5
-"""What needs a version, in the message; all of it is in the document."""
+"""What needs a thing, in the message; all of it is in the document."""
+
+
+def delete_dataset(session: Session, reference: str, *, revision: int | None, now: datetime) -> None:
+    """Delete a data set. Raises `NotFound`, `PreconditionFailed` unless it is at `revision` (None: any), and `Conflict`
+    while a job reads it."""
+    dataset = datasets.find(session, reference)
+    datasets.delete(session, dataset.id, revision=revision, now=now)
+    reading = sorted(readers(session, [dataset.id]).get(dataset.id, ()))
+    if reading:
+        raise _needed(
+            "dataset_in_use",
+            {f"job {job_id}": f"works with dataset {dataset.name}" for job_id in reading},
+            "wait until it has ended, or cancel it",
+        )
+
+
+def readers(session: Session, dataset_ids: Sequence[str]) -> Mapping[str, set[str]]:
+    """Ids of the jobs that have not ended and may read images of these data sets, by data set: those on it, and
+    trainings from a model version that was made from it."""
+    on_it = select(Job.dataset_id, Job.id).where(Job.dataset_id.in_(dataset_ids), Job.state.not_in(ENDED))
+    from_it = (
+        select(ModelVersion.dataset_id, Job.id)
+        .join(Job, Job.plan["base", "version_id"].as_string() == ModelVersion.id)
+        .where(ModelVersion.dataset_id.in_(dataset_ids), Job.state.not_in(ENDED))
+    )
+    found: dict[str, set[str]] = {}
+    for dataset_id, job_id in (*session.execute(on_it), *session.execute(from_it)):
+        found.setdefault(dataset_id, set()).add(job_id)
+    return found
 
 
 def delete_version(session: Session, name: str, number: int, *, now: datetime) -> None:

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from app.datasets import service as datasets
 from app.datasets.service import NewVersion
 from app.db import Database
-from app.jobs import service
+from app.jobs import leases, service
 from app.main import build, equip
 from app.settings import Settings
 from tests import databases
@@ -63,10 +63,13 @@ def versioned(database: Database, dataset_id: str) -> str:
     """A dataset with a version 1, as an import leaves it."""
     with database.write() as session:
         archive = service.Archive("imp_1", None, 10, "0" * 64)
-        service.submit_import(session, dataset_id, archive, max_attempts=1, now=NOW)
+        _, job = service.submit_import(session, dataset_id, archive, max_attempts=1, now=NOW)
         counts = {"ants": {"train": 14, "validation": 6}, "bees": {"train": 7, "validation": 3}}
         version = NewVersion(1, ("ants", "bees"), counts, 30, "0" * 64, "v1-first")
         datasets.add_version(session, "imp_1", dataset_id, version, accepted=30, ignored=0, now=NOW)
+        claim = leases.claim(session, job.id, now=NOW, lease_seconds=60)
+        assert claim is not None
+        leases.succeed(session, claim, {}, now=NOW)
     return dataset_id
 
 

@@ -233,7 +233,7 @@ def test_the_same_key_makes_one_experiment(http: TestClient, versioned: str) -> 
     ]
     assert answers[0] == answers[1]
     assert len(http.get("/v1/experiments").json()["data"]) == 1
-    assert len(http.get("/v1/jobs?dataset=photos&state=queued").json()["data"]) == 4  # with the import
+    assert len(http.get("/v1/jobs?dataset=photos&state=queued").json()["data"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,35 @@ def test_experiments_and_jobs_still_tell_of_what_is_deleted(
         made = models.of_job(session, job_id)
     assert made is not None
     assert (made.number, made.deleted_at is not None) == (2, True)
+
+
+def test_a_data_set_stays_until_the_jobs_that_work_with_it_have_ended(
+    http: TestClient, insects: list[str], versioned: str
+) -> None:
+    url = f"/v1/datasets/{versioned}"
+    paused, queued = (train(http, versioned, base=base).json()["id"] for base in ("insects@1", "insects@2"))
+    http.post(f"/v1/jobs/{paused}/pause")
+    before = http.get(url).headers["etag"]
+
+    document = problem(http.delete(url, headers=ANY), 409)
+    assert (document["code"], document["needed_by"]) == ("dataset_in_use", [f"job {paused}", f"job {queued}"])
+    assert f"job {queued} works with dataset photos; wait until it has ended, or cancel it" in document["detail"]
+    assert http.get(url).headers["etag"] == before
+    assert problem(http.delete(url, headers={"If-Match": '"77"'}), 412)["code"] == "precondition_failed"
+    assert problem(http.delete(url), 428)["code"] == "precondition_required"
+    for job in (paused, queued):
+        http.post(f"/v1/jobs/{job}/cancel")
+    assert http.delete(url, headers=ANY).status_code == 204
+    assert problem(http.get(url), 404)["code"] == "dataset_not_found"
+
+
+def test_a_data_set_stays_while_a_training_goes_on_from_a_model_that_was_made_from_it(
+    http: TestClient, database: Database, insects: list[str], versioned: str
+) -> None:
+    other = http.post("/v1/datasets", json={"name": "origin"}).json()["id"]
+    factories.register_version(database, models.new_version_id(), other, labels=("ants", "bees"))
+    job = train(http, versioned, base="insects@4").json()["id"]
+
+    assert problem(http.delete(f"/v1/datasets/{other}", headers=ANY), 409)["needed_by"] == [f"job {job}"]
+    http.post(f"/v1/jobs/{job}/cancel")
+    assert http.delete(f"/v1/datasets/{other}", headers=ANY).status_code == 204

@@ -1,5 +1,6 @@
 """A job that came to nothing, queued once more."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from app.db import Database
 from app.jobs import leases
 from app.jobs.leases import Failure
 from app.storage import Storage
+from tests import factories
 from tests.app.conftest import NOW, Bell
 from tests.app.test_jobs_api import wanted
 from tests.problems import problem
@@ -116,8 +118,10 @@ def test_a_job_in_another_state_is_not_retried(
     assert document["code"] == ("job_has_ended" if state == "succeeded" else "job_in_other_state")
 
 
-def test_an_import_is_uploaded_again_and_not_retried(http: TestClient, versioned: str) -> None:
-    (job,) = http.get("/v1/jobs").json()["data"]
+def test_an_import_is_uploaded_again_and_not_retried(http: TestClient, dataset_id: str, tmp_path: Path) -> None:
+    body = factories.zip_of(tmp_path, factories.photos()).read_bytes()
+    headers = {"Content-Type": "application/zip"}
+    job = http.post(f"/v1/datasets/{dataset_id}/imports", content=body, headers=headers).json()["job"]
     http.post(f"/v1/jobs/{job['id']}/cancel")
 
     document = problem(http.post(f"/v1/jobs/{job['id']}/retry"), 409)
