@@ -53,12 +53,11 @@ def create_experiment(
     """Find out whether pre-training raises the final score on a version, or only gets there faster: a linear classifier
     on fixed features, fine-tuning, and training from random values, each a job of its own on the same split."""
     with parts.database.write() as session:
-        existing = idempotency.take(session, request, now=utc_now())
+        now = parts.database.now(session)
+        existing = idempotency.take(session, request, now=now)
         if existing is None:
             room, attempts = parts.settings.max_activation_bytes, parts.settings.max_attempts
-            row, queued = service.create(
-                session, wanted, max_activation_bytes=room, max_attempts=attempts, now=utc_now()
-            )
+            row, queued = service.create(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=now)
             idempotency.remember(session, request, row.id)
             for job in queued:
                 after_commit(session, partial(parts.doorbell.ring, job.queue, job.id))

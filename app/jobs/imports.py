@@ -16,7 +16,7 @@ from app.datasets import service as datasets
 from app.datasets.entries import Limits
 from app.datasets.routes import DatasetId
 from app.datasets.schemas import RefusedRead
-from app.db import after_commit, new_id, utc_now
+from app.db import after_commit, new_id
 from app.deps import DatabaseDep, ImportPageDep, Limit, Listing, Parts, PartsDep, listing
 from app.jobs import service
 from app.jobs.schemas import ImportAccepted, ImportRead, JobRead
@@ -151,13 +151,12 @@ def _look_at(path: FilePath, known: tuple[str, ...], settings: Settings) -> None
 
 def _submit(parts: Parts, dataset_id: str, wanted: service.Archive, request: idempotency.Request) -> ImportAccepted:
     with parts.database.write() as session:
-        existing = idempotency.take(session, request, now=utc_now())
+        now = parts.database.now(session)
+        existing = idempotency.take(session, request, now=now)
         if existing is not None:
             found = datasets.find_import(session, dataset_id, existing)
             return _accepted(found, service.find(session, found.job_id))
-        row, job = service.submit_import(
-            session, dataset_id, wanted, max_attempts=parts.settings.max_attempts, now=utc_now()
-        )
+        row, job = service.submit_import(session, dataset_id, wanted, max_attempts=parts.settings.max_attempts, now=now)
         idempotency.remember(session, request, row.id)
         # Before the commit: a job that can be claimed must find its archive. One that was not committed goes unused.
         storage.move(parts.storage.upload(wanted.import_id), parts.storage.archive(wanted.import_id))

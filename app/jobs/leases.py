@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app import errors
 from app.jobs import events
 from app.jobs.events import Line
-from app.jobs.tables import Job, Worker
+from app.jobs.tables import LONG_AGO, Job, Worker
 
 _HELD = ("running", "pausing", "cancelling", "finishing")
 ATTEMPT_ENDED = "attempt_ended"
@@ -145,7 +145,7 @@ def release(session: Session, claim: Claim, failure: Failure, *, counts: bool, n
         return "failed"
     state = case((Job.state == "pausing", "paused"), (Job.state == "finishing", "finishing"), else_="queued")
     values: dict[str, Any] = {**_NO_LEASE, "state": state, "rung_at": None}
-    values["lease_expires_at"] = case((Job.state == "finishing", Job.created_at), else_=None)  # it waits, see `finish`
+    values["lease_expires_at"] = case((Job.state == "finishing", LONG_AGO), else_=None)  # it waits, see `finish`
     if not counts:
         values["attempt"] = Job.attempt - 1
     states = ("running", "pausing", "finishing")

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app import errors, idempotency
 from app.bodies import JsonRoute
 from app.datasets import service as datasets
-from app.db import after_commit, utc_now
+from app.db import after_commit
 from app.deps import IdempotentDep, PartsDep
 from app.jobs import service
 from app.jobs.schemas import JobRead, OptimisationCreate
@@ -39,12 +39,13 @@ def optimise_version(
     is chosen. Whoever asks for the same meanwhile
     gets the same job. What came of it is read at `…/runtimes`."""
     with parts.database.write() as session:
-        existing = idempotency.take(session, request, now=utc_now())
+        now = parts.database.now(session)
+        existing = idempotency.take(session, request, now=now)
         if existing is None:
             version = models.find_version(session, name, number)
             _check_images(session, name, version)
             attempts = parts.settings.max_attempts
-            job = service.submit_optimisation(session, name, version, wanted, max_attempts=attempts, now=utc_now())
+            job = service.submit_optimisation(session, name, version, wanted, max_attempts=attempts, now=now)
             idempotency.remember(session, request, job.id)
             queue, job_id = job.queue, job.id
             after_commit(session, lambda: parts.doorbell.ring(queue, job_id))

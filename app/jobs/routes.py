@@ -18,7 +18,7 @@ from app.backbones import answering
 from app.backbones.answering import PageFormat
 from app.backbones.pages import HTML, JSON
 from app.bodies import JsonRoute
-from app.db import Database, after_commit, utc_now
+from app.db import Database, after_commit
 from app.deps import DatabaseDep, IdempotentDep, JobPageDep, Limit, Listing, PartsDep, listing
 from app.jobs import events, pages, retries, service, summaries
 from app.jobs.schemas import ENDED, EventRead, JobRead, JobState, Progress, Wanted
@@ -99,10 +99,11 @@ def create_job(
     """Start a fine-tune of a backbone on a version of a data set; or, with `kind: rank`, a comparison of several
     backbones and models, whose result is read at `/v1/rankings/{id}`."""
     with parts.database.write() as session:
-        existing = idempotency.take(session, request, now=utc_now())
+        now = parts.database.now(session)
+        existing = idempotency.take(session, request, now=now)
         if existing is None:
             room, attempts = parts.settings.max_activation_bytes, parts.settings.max_attempts
-            job = service.submit(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=utc_now())
+            job = service.submit(session, wanted, max_activation_bytes=room, max_attempts=attempts, now=now)
             idempotency.remember(session, request, job.id)
             queue, job_id = job.queue, job.id
             after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
@@ -146,7 +147,7 @@ def read_job(job_id: JobId, request: Request, database: DatabaseDep, wanted: Pag
 def cancel_job(job_id: JobId, parts: PartsDep) -> JobRead:
     """Cancel a job. One that runs is `cancelling` until its process is gone; cancelling twice is fine."""
     with parts.database.write() as session:
-        job = service.cancel(session, job_id, now=utc_now())
+        job = service.cancel(session, job_id, now=parts.database.now(session))
         if job.state == "cancelled" and job.kind == "ingest":
             archive = parts.storage.archive(job.spec["import_id"])
             after_commit(session, lambda: storage.discard(archive))
@@ -158,14 +159,14 @@ def pause_job(job_id: JobId, database: DatabaseDep) -> JobRead:
     """Pause a job. One that runs is `pausing` until its process has kept what it has done and is gone; pausing twice is
     fine."""
     with database.write() as session:
-        return JobRead.model_validate(service.pause(session, job_id, now=utc_now()))
+        return JobRead.model_validate(service.pause(session, job_id, now=database.now(session)))
 
 
 @router.post("/{job_id}/resume", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))
 def resume_job(job_id: JobId, parts: PartsDep) -> JobRead:
     """Put a paused job back into its queue; a training goes on at the step where it stopped."""
     with parts.database.write() as session:
-        job = service.resume(session, job_id, now=utc_now())
+        job = service.resume(session, job_id, now=parts.database.now(session))
         queue = job.queue
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         return JobRead.model_validate(job)
@@ -176,9 +177,10 @@ def retry_job(job_id: JobId, parts: PartsDep, request: IdempotentDep) -> JobRead
     """Queue a job that has failed or was cancelled once more, as it was asked for and with all its attempts. It begins
     anew. An import cannot be retried: its archive is gone when it ends."""
     with parts.database.write() as session:
-        if idempotency.take(session, request, now=utc_now()) is not None:
+        now = parts.database.now(session)
+        if idempotency.take(session, request, now=now) is not None:
             return JobRead.model_validate(service.find(session, job_id))
-        job = retries.retry(session, job_id, now=utc_now())
+        job = retries.retry(session, job_id, now=now)
         idempotency.remember(session, request, job_id)
         # Before the commit, after which a worker may be at it: what a paused job had kept when it was cancelled.
         storage.discard(parts.storage.job(job_id))
@@ -192,7 +194,7 @@ def finish_job(job_id: JobId, parts: PartsDep) -> JobRead:
     """End a search early: its model is the best of the trials that are finished, or the first one if none is yet.
     It is `finishing` until that is published; finishing twice is fine."""
     with parts.database.write() as session:
-        job = service.finish(session, job_id, now=utc_now())
+        job = service.finish(session, job_id, now=parts.database.now(session))
         queue = job.queue
         after_commit(session, lambda: parts.doorbell.ring(queue, job_id))
         return JobRead.model_validate(job)

@@ -20,7 +20,7 @@ from app.facts import VersionFacts
 from app.jobs import candidates, events, searches
 from app.jobs.events import Line
 from app.jobs.schemas import ENDED, JobCreate, OptimisationCreate, RankingCreate
-from app.jobs.tables import Job, Worker
+from app.jobs.tables import LONG_AGO, Job, Worker
 from app.models.tables import ModelVersion
 from app.plan import Plan
 from app.profiles import service as profiles
@@ -274,7 +274,7 @@ def finish(session: Session, job_id: str, *, now: datetime) -> Job:
         )
     line = Line("finish_requested", {})
     # What waits looks like what a lost worker has left: it is taken as such, or cancelled.
-    waiting = Step("finishing", line, {"rung_at": now, "lease_expires_at": Job.created_at})
+    waiting = Step("finishing", line, {"rung_at": now, "lease_expires_at": LONG_AGO})
     steps = {"queued": waiting, "paused": waiting, "running": Step("finishing", line)}
     return go(session, job_id, steps, fine=("finishing",), now=now)
 

@@ -1,6 +1,6 @@
 """Rows of jobs, their events, and the workers that were seen."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, text
@@ -12,6 +12,9 @@ from app.db import Base
 _FINDING_OUT = text("state NOT IN ('cancelling', 'succeeded', 'failed', 'cancelled')")
 # Imports into one dataset take turns: each makes the version after the last.
 _INGESTING = text("kind = 'ingest' AND state NOT IN ('succeeded', 'failed', 'cancelled')")
+
+LONG_AGO = datetime.fromtimestamp(0, UTC)
+"""When the lease of a job that waits and yet is `finishing` ended: by any clock it is taken as a lost worker's is."""
 
 
 class Job(Base):

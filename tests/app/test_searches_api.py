@@ -1,5 +1,6 @@
 """Searches over HTTP: what can be asked for, and what is refused before anything is trained."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from app.datasets import service as datasets
 from app.db import Database, utc_now
-from app.jobs import leases
+from app.jobs import leases, service
 from app.jobs.leases import Failure
 from app.profiles import service as profiles
 from tests.app.conftest import NOW, Bell
@@ -117,6 +118,33 @@ def test_a_search_that_waits_to_finish_can_be_cancelled(http: TestClient, versio
     with database.write() as session:
         assert leases.fail_out_of_attempts(session, now=utc_now()) == [job_id]
     assert http.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_waits_is_rung_for_and_taken_in_time_also_where_the_clock_of_the_api_is_ahead(
+    http: TestClient, versioned: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = utc_now() + timedelta(hours=1)
+    for module in ("app.db", "app.jobs.routes"):
+        monkeypatch.setattr(f"{module}.utc_now", lambda: ahead, raising=False)
+
+    def rung() -> datetime | None:
+        with database.read() as session:
+            return service.find(session, job_id).rung_at
+
+    job_id = http.post("/v1/jobs", json=wanted(versioned, {"trials": 9})).json()["id"]
+    moments = [rung()]
+    http.post(f"/v1/jobs/{job_id}/pause")
+    for verb in ("resume", "cancel", "retry", "finish"):
+        assert http.post(f"/v1/jobs/{job_id}/{verb}").is_success
+        moments.append(rung())
+    assert all(moment is not None and moment < ahead - timedelta(minutes=30) for moment in moments)
+    with database.write() as session:
+        now = database.now(session)
+        claim = leases.claim(session, job_id, now=now, lease_seconds=30)
+        assert claim is not None
+        leases.release(session, claim, Failure("worker_stopped", "stopped", {}), counts=False, now=now)
+        assert leases.claim(session, job_id, now=now, lease_seconds=30) is not None
 
 
 def test_only_a_search_can_be_finished(http: TestClient, versioned: str) -> None:
