@@ -95,7 +95,7 @@ def write_version(path: Path, *, images: int) -> None:
             name = f"photos/{label}/{number:06}.jpg"
             yield Item(f"item_{number}", name, label, split, digest, number, "JPEG", _SIDE, _SIDE, len(file)), file
 
-    store.append(path, rows(), versions=[], tag=_TAG)
+    store.append(path, rows(), versions=[], tag=_TAG, folder=path.parent)
 
 
 def measure(work: Work) -> Peak:

@@ -167,8 +167,9 @@ class _Rows:
 
 
 def _stored(work: IngestWork, number: int, rows: _Rows) -> Snapshot:
+    tag = store.tag_for(number, work.attempt)
     try:
-        return store.append(work.table, rows, versions=work.versions, tag=store.tag_for(number, work.attempt))
+        return store.append(work.table, rows, versions=work.versions, tag=tag, folder=work.folder)
     except Exception as error:
         if rows.error is not None:
             raise rows.error from error

@@ -90,6 +90,7 @@ def _prepare_ingest(session: Session, claim: Claim, settings: Settings, storage:
         table=storage.dataset(claim.dataset_id),
         versions=tuple(datasets.table_tags(session, claim.dataset_id)),
         attempt=claim.token[:12],
+        folder=storage.job(claim.job_id),
         validation_fraction=claim.spec["validation_fraction"],
         seed=claim.spec["seed"],
         max_archive_bytes=settings.max_archive_bytes,

@@ -28,6 +28,8 @@ class IngestWork:
     """Tags of all versions so far, in order; what is imported comes to the items of the last one."""
     attempt: str
     """A name that no other attempt has."""
+    folder: Path
+    """That of the job, for what is not whole yet."""
     validation_fraction: float
     seed: int
     max_archive_bytes: int

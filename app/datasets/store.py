@@ -37,6 +37,8 @@ _FACTS = [name for name in SCHEMA.names if name != "image"]
 _BATCH_BYTES = 32 * 1024 * 1024
 _BATCH_ROWS = 1024
 _LEFTOVER_AGE = timedelta(days=1)
+_IMAGES = "data"
+"""Where in its folder Lance has what is in a table."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,23 @@ def paths_of(path: Path, tag: str, hashes: Sequence[str]) -> dict[tuple[str, str
     return {(row["sha256"], row["label"]): row["path"] for row in table.to_pylist()}
 
 
-def append(path: Path, rows: Iterable[tuple[Item, bytes]], *, versions: Sequence[str], tag: str) -> Snapshot:
+def append(
+    path: Path, rows: Iterable[tuple[Item, bytes]], *, versions: Sequence[str], tag: str, folder: Path
+) -> Snapshot:
     """Give the table at `path` a version `tag` that holds the items of the last of `versions` and then `rows`, in
     constant memory; it outlasts a loss of power when this returns. `versions` are the tags of all versions so far, in
-    order.
+    order. Images lie in `folder`, which is on the same disk, until they are all there: what a process that is killed
+    leaves is found there.
 
     Whatever else is written to the table at the same time, by a stale attempt at the same version for one, is no part
     of it.
     """
-    kept = [
-        part.metadata for before in versions[-1:] for part in lance.dataset(str(path), version=before).get_fragments()
-    ]
+    before = [lance.dataset(str(path), version=last) for last in versions[-1:]]
+    kept = [part.metadata for table in before for part in table.get_fragments()]
+    form = before[0].data_storage_version if before else None
     reader = pa.RecordBatchReader.from_batches(SCHEMA, _batches(rows))
-    added = write_fragments(reader, str(path), SCHEMA, mode="overwrite")
+    added = write_fragments(reader, str(folder / tag), SCHEMA, mode="overwrite", data_storage_version=form)
+    _take_in(path, folder / tag, [file.path for part in added for file in part.files])
     written = _commit(path, lance.LanceOperation.Overwrite(SCHEMA, [*kept, *added]))
     written.tags.create(tag, written.version)
     _make_durable(path)
@@ -118,6 +124,14 @@ def content_hash(items: Iterable[Item]) -> str:
     for line in sorted(f"{item.sha256} {item.split} {item.label}\n" for item in items):
         digest.update(line.encode())
     return digest.hexdigest()
+
+
+def _take_in(path: Path, written: Path, names: Iterable[str]) -> None:
+    """Have files of images that were written to one table, whose names nobody else gives, in that at `path`."""
+    target = path / _IMAGES
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (written / _IMAGES / name).rename(target / name)
 
 
 def _make_durable(path: Path) -> None:

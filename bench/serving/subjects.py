@@ -254,7 +254,7 @@ def _add_dataset(database: Database, storage: Storage, pictures: Pictures) -> st
         dataset = datasets.create(session, DatasetCreate(name="bench"), now=now)
     items = [*_items(pictures, pictures.train, "train"), *_items(pictures, pictures.validation, "validation")]
     table = storage.dataset(dataset.id)
-    snapshot = store.append(table, items, versions=[], tag=tag)
+    snapshot = store.append(table, items, versions=[], tag=tag, folder=storage.job("bench"))
     with database.write() as session:
         session.add(
             DatasetVersion(

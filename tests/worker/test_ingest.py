@@ -25,6 +25,7 @@ def work(tmp_path: Path) -> IngestWork:
         table=tmp_path / "table.lance",
         versions=(),
         attempt="a1",
+        folder=tmp_path / "job",
         validation_fraction=0.25,
         seed=0,
         max_archive_bytes=20_000_000,
