@@ -38,6 +38,7 @@ from client.values import (
 )
 
 _PHASES = {
+    "list": "reading the archive",
     "check": "checking images",
     "write": "writing images",
     "features": "computing features",

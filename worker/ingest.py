@@ -43,7 +43,8 @@ def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
     """Carry out `work`: unusable images are refused one by one. Raises `BadArchive` for the archive itself."""
     limits = Limits(2 * work.max_archive_bytes, work.max_image_bytes, work.max_archive_entries)
     opened = archive.open_archive(work.archive, limits)
-    layout = archive.lay_out(opened.entries(), limits)
+    listed = opened.entries(lambda done, total: emit(Progress("list", done, total)))
+    layout = archive.lay_out(listed, limits)
     before = store.read(work.table, work.versions[-1]) if work.versions else None
     number = len(work.versions) + 1
     held = split.count((item.label, item.split) for item in before.items) if before else {}

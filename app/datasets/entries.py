@@ -1,6 +1,6 @@
 """What archives consist of, whatever their format, and how much of one is taken in."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -41,12 +41,20 @@ class Limits:
     max_entries: int
 
 
+Told = Callable[[int, int], None]
+"""Is told, now and then, how many bytes of a file were read, and how many there are."""
+
+
+def nobody(_done: int, _total: int) -> None:
+    """Who does not want to be told."""
+
+
 class Archive(Protocol):
     has_index: bool
     """Whether the list of entries is had without reading the whole file."""
 
-    def entries(self) -> Iterator[Entry]:
-        """Every entry in stored order. Raises `BadArchive`."""
+    def entries(self, told: Told = nobody) -> Iterator[Entry]:
+        """Every entry in stored order; `told` of the reading where there is no index. Raises `BadArchive`."""
 
     def files(self, wanted: Container[int]) -> Iterator[tuple[Entry, bytes | Misplaced]]:
         """Content of the entries at the wanted positions in stored order, or why one cannot be read.

@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 
 from app import errors
 from app.datasets import entries
-from app.datasets.entries import Entry, Kind, Limits, Misplaced
+from app.datasets.entries import Entry, Kind, Limits, Misplaced, Told
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,14 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int = ...) -> bytes: ...
 
 
+class _File(Protocol):
+    """What is read of a tar's file."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+    def tell(self) -> int: ...
+
+
 class _Source(Protocol):
     def read(self, size: int) -> bytes:
         """The next `size` bytes, fewer only at the end."""
@@ -61,9 +69,10 @@ class Tar:
         self._path = path
         self._limits = limits
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self, told: Told = entries.nobody) -> Iterator[Entry]:
         with self._path.open("rb") as file:
-            yield from _Walk(_source(file, self._limits.max_total_bytes)).entries()
+            watched = _Watched(file, self._path.stat().st_size, told)
+            yield from _Walk(_source(watched, self._limits.max_total_bytes)).entries()
 
     def files(self, wanted: Container[int]) -> Iterator[tuple[Entry, bytes | Misplaced]]:
         with self._path.open("rb") as file:
@@ -157,10 +166,22 @@ class _Walk:
             goes_on = _exactly(self._source, _BLOCK)[504]
 
 
+class _Watched:
+    """A file that tells before each reading how far it has come."""
+
+    def __init__(self, file: BinaryIO, size_bytes: int, told: Told) -> None:
+        self._file, self._size_bytes, self._told = file, size_bytes, told
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int, /) -> bytes:
+        self._told(self._file.tell(), self._size_bytes)
+        return self._file.read(size)
+
+
 class _Plain:
     """A tar that is not compressed."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: _File) -> None:
         self._file = file
         self._size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -177,7 +198,7 @@ class _Plain:
 class _Compressed:
     """What a compressed file unpacks to, as far as it is asked for, and `max_bytes` of it."""
 
-    def __init__(self, file: BinaryIO, make: Callable[[], _Decompressor], max_bytes: int) -> None:
+    def __init__(self, file: _File, make: Callable[[], _Decompressor], max_bytes: int) -> None:
         self._file = file
         self._make = make
         self._decompressor = make()
@@ -255,7 +276,7 @@ _COMPRESSIONS: Mapping[bytes, Callable[[], _Decompressor]] = {
 }
 
 
-def _source(file: BinaryIO, max_bytes: int) -> _Source:
+def _source(file: _File, max_bytes: int) -> _Source:
     head = file.read(max(map(len, _COMPRESSIONS)))
     file.seek(0)
     for magic, make in _COMPRESSIONS.items():

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from app import errors
 from app.datasets import entries
-from app.datasets.entries import Entry, Kind, Limits, Misplaced
+from app.datasets.entries import Entry, Kind, Limits, Misplaced, Told
 
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _STRONGLY_ENCRYPTED, _UTF8 = 1, 1 << 6, 1 << 11
@@ -65,7 +65,7 @@ class Zip:
         self._path = path
         self._limits = limits
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self, _told: Told = entries.nobody) -> Iterator[Entry]:
         with self._path.open("rb") as file:
             for member in self._members(file):
                 if member.flags & (_ENCRYPTED | _STRONGLY_ENCRYPTED):

@@ -19,6 +19,7 @@ _KINDS = {
     "optimise": "optimisation",
 }
 _PHASES = {
+    "list": "reading the archive",
     "check": "checking images",
     "write": "writing images",
     "features": "computing features",

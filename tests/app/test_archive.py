@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 import struct
 import tarfile
 import zipfile
@@ -311,3 +312,22 @@ def test_a_zip_whose_names_are_not_what_it_says_is_broken(tmp_path: Path) -> Non
     with pytest.raises(errors.BadArchive) as refusal:
         list(archive.open_archive(path, LIMITS).entries())
     assert refusal.value.code == "broken_archive"
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_how_far_a_tar_has_been_read_is_told_also_within_a_long_file(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, mode) as packed:  # type: ignore[call-overload]
+        for name, content in {"ants/a.jpg": random.Random(1).randbytes(2_000_000), "bees/b.jpg": b"2"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            packed.addfile(info, io.BytesIO(content))
+    told: list[tuple[int, int]] = []
+    found = archive.open_archive(path, LIMITS).entries(lambda done, total: told.append((done, total)))
+    assert next(found).path == "ants/a.jpg"
+    begun = len(told)
+    assert next(found).path == "bees/b.jpg"
+
+    assert len(told) - begun >= (1 if mode == "w" else 3)  # of a plain one it is passed over
+    assert told == sorted(told)
+    assert {total for _, total in told} == {path.stat().st_size}

@@ -74,6 +74,15 @@ def test_what_is_raised_to_stop_the_job_while_it_writes_comes_out_as_it_is(work:
         ingest(work, emit)
 
 
+def test_a_tar_gives_signs_of_life_while_it_is_listed(work: IngestWork, tmp_path: Path) -> None:
+    told: list[Event] = []
+    packed = factories.tar_of(tmp_path, factories.photos(each=4))
+    assert ingest(replace(work, archive=packed), told.append).accepted == 8
+    listing = [event for event in told if isinstance(event, Progress) and event.phase == "list"]
+    assert listing
+    assert told[: len(listing)] == listing
+
+
 def picture(seed: int) -> Image.Image:
     """Soft blots, as photos have."""
     coarse = random.Random(seed).randbytes(6 * 5 * 3)
