@@ -60,9 +60,7 @@ def of(history: Iterable[Line]) -> tuple[tuple[Point, ...], float]:
 
 
 def _spared(line: Line) -> float:
-    """The seconds that features took an earlier job and not this one; events of old do not tell."""
-    if not line.data["cached"]:
-        return 0.0
+    """The seconds that features, all or some of them, took earlier jobs and not this one; events of old do not tell."""
     return max(0.0, float(line.data.get("pass_seconds", 0.0)) - float(line.data["seconds"]))
 
 

@@ -82,7 +82,11 @@ def test_a_training_without_epochs_has_the_point_of_its_end() -> None:
 
 
 def features(seconds: float, *, cached: bool, took: float) -> Line:
-    return Line(seconds, "features_ready", {"images": 9, "seconds": 1, "cached": cached, "pass_seconds": took})
+    return Line(
+        seconds,
+        "features_ready",
+        {"images": 9, "seconds": 1 if cached else took, "cached": cached, "pass_seconds": took},
+    )
 
 
 def test_a_pass_that_another_run_has_done_counts_with_what_it_took_there() -> None:
@@ -110,3 +114,9 @@ def test_events_of_old_do_not_tell_what_the_pass_took() -> None:
     old = Line(1, "features_ready", {"images": 9, "seconds": 1, "cached": True})
     _, worked = curves.of([Line(0, "attempt_started"), old, Line(13, "succeeded")])
     assert worked == 13
+
+
+def test_of_a_pass_that_was_done_in_part_the_other_part_counts_too() -> None:
+    part = {"images": 9, "seconds": 5, "cached": False, "reused": 8, "pass_seconds": 30}
+    curve, _ = curves.of([Line(0, "attempt_started"), Line(5, "features_ready", part), epoch(15, 1, 0.5)])
+    assert [point.seconds for point in curve] == [40]

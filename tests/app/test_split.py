@@ -152,3 +152,13 @@ def test_copies_of_images_in_both_splits_are_divided_like_others() -> None:
 def test_copies_with_another_label_are_another_matter() -> None:
     items = in_groups(10) + [replace(one, sha256=f"b{one.sha256}", label="bees") for one in in_groups(2, 8)]
     assert Counter(assigned(items).values())["validation"] > 0
+
+
+def test_a_series_of_images_is_divided_like_others() -> None:
+    """Together they would leave nothing else to one of the splits."""
+    series, others = in_groups(200, *[1] * 40)[:200], in_groups(200, *[1] * 40)[200:]
+    chosen = assigned([*series, *others])
+    assert Counter(chosen.values())["validation"] == round(0.3 * 240)
+    assert {chosen[image.sha256] for image in others} == {"train", "validation"}
+    there = [replace(image, split="train") for image in others[:8]] + [replace(series[0], split="validation")]
+    assert Counter(assigned(series[1:], held=there).values())["validation"] < 70

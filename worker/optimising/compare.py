@@ -15,7 +15,7 @@ from app import errors, optimisation
 from app import files as kept
 from app.backbones.export import to_onnx
 from app.backbones.preprocess import Preprocessing
-from app.optimisation import Figures, MeasuredForm, Report, Tolerance
+from app.optimisation import Figures, MeasuredForm, Report, Runtime, Tolerance
 from app.runtimes import in_onnx, in_torch, opening
 from app.runtimes.form import PLAIN, Files, Form, Machine, named
 from app.runtimes.opening import Check
@@ -96,7 +96,6 @@ def compare(subject: Subject, setting: Setting, emit: Emit) -> Optimised:
         emit=emit,
     )
     bench = _Bench(subject, setting, images, emit)
-    starting.start(dict.fromkeys(form.runtime for form in (PLAIN, *setting.forms)), setting.machine)
     plain, first = bench.plain()
     lacking = bench.write_down(plain)
     measured, logits = [first], {PLAIN.name: plain.answers.logits}
@@ -131,6 +130,7 @@ class _Bench:
     setting: Setting
     images: NDArray[np.uint8]
     emit: Emit
+    started: set[Runtime] = field(default_factory=set)
 
     def plain(self) -> tuple[_Plain, MeasuredForm]:
         entry, answers = self._measured(PLAIN, None, rival=0.0)
@@ -211,6 +211,9 @@ class _Bench:
     def _measured(self, form: Form, plain: _Plain | None, *, rival: float) -> tuple[MeasuredForm, Answers]:
         started = time.perf_counter()
         machine, targets = self.setting.machine, self.subject.splits.validation.targets
+        if form.runtime not in self.started:
+            self.started.add(form.runtime)
+            starting.start([form.runtime], machine)
         memory = Memory(form.runtime, machine.device)
         network = opening.open_form(self.subject.files, form, machine)
         image = np.array(self.images[:1])

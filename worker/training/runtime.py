@@ -148,8 +148,10 @@ def pays_off(network: nn.Module, images: int, device: torch.device) -> bool:
 
 def is_apart(network: InferenceForm, images: int, device: torch.device) -> bool:
     """Whether each of so many images goes through by itself, so that its features are bit for bit the same whatever
-    others there are; GPUs, whose features differ from run to run, count as such."""
-    return device.type == "cuda" or pays_off(network, images, device)
+    others there are; GPUs, whose features differ from run to run, count as such unless they are to be the same."""
+    if device.type == "cuda":
+        return not torch.are_deterministic_algorithms_enabled()
+    return pays_off(network, images, device)
 
 
 def is_rounded(network: InferenceForm, images: int, device: torch.device) -> bool:
