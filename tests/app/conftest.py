@@ -69,7 +69,7 @@ def versioned(database: Database, dataset_id: str) -> str:
         datasets.add_version(session, "imp_1", dataset_id, version, accepted=30, ignored=0, now=NOW)
         claim = leases.claim(session, job.id, now=NOW, lease_seconds=60)
         assert claim is not None
-        leases.succeed(session, claim, {}, now=NOW)
+        leases.succeed(session, claim, {"dataset_version": 1, "accepted": 30}, now=NOW)
     return dataset_id
 
 
