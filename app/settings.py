@@ -8,9 +8,7 @@ from typing import Annotated
 from pydantic import (
     AfterValidator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
 )
@@ -33,6 +31,8 @@ def _log_level(name: str) -> str:
     return name.upper()
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -76,12 +76,12 @@ class Settings(BaseSettings):
     max_activation_bytes: PositiveInt = 8 * 1024 * _MIB
     """How much one training may keep of what frozen layers made of its images; beyond, they are computed again."""
 
-    registry_seconds: PositiveFloat = 0.2
+    registry_seconds: Positive = 0.2
     """How often a process that serves models looks whether versions or aliases have changed."""
 
     optimise_after_training: bool = True
     """Whether all forms of each new model version are measured, so that the fastest is served."""
-    optimise_seconds: PositiveFloat = 1.0
+    optimise_seconds: Positive = 1.0
     """For how long an optimisation times each form on all cores, and at the most image by image."""
     runtime: str = "auto"
     """Which of the forms that a version was built in this process runs, whatever was measured: torch, torch-winograd,
@@ -90,17 +90,17 @@ class Settings(BaseSettings):
     precision: str = "auto"
     """... and in which precision: fp32, bf16, fp16, int8."""
 
-    lease_seconds: PositiveFloat = 30.0
-    heartbeat_seconds: PositiveFloat = 2.0
-    sweep_seconds: PositiveFloat = 10.0
-    ring_again_seconds: PositiveFloat = 30.0
+    lease_seconds: Positive = 30.0
+    heartbeat_seconds: Positive = 2.0
+    sweep_seconds: Positive = 10.0
+    ring_again_seconds: Positive = 30.0
     """After how long workers are told again of a job that still waits."""
-    cancel_grace_seconds: PositiveFloat = 10.0
+    cancel_grace_seconds: Positive = 10.0
     """How long a job's process may take to stop by itself before it is killed."""
-    pause_grace_seconds: PositiveFloat = 120.0
+    pause_grace_seconds: Positive = 120.0
     """How long it may take to come to a point where it can pause; then it is killed, and goes on from its last
     checkpoint."""
-    silence_seconds: PositiveFloat = 1800.0
+    silence_seconds: Positive = 1800.0
     """How long a job's process may give no sign of life, neither progress nor event, before it is killed as hung."""
     max_attempts: PositiveInt = 3
 
@@ -109,21 +109,21 @@ class Settings(BaseSettings):
     may leave few."""
     model_memory_bytes: PositiveInt = 2048 * _MIB
     """What the classifiers that the service keeps loaded may take together, the least recently used one going first."""
-    predict_timeout_seconds: PositiveFloat = 10.0
+    predict_timeout_seconds: Positive = 10.0
     """How long a prediction may take where the request does not say (`X-Request-Timeout`); one that could not be
     answered in that time is told so at once."""
-    predict_body_seconds: PositiveFloat = 60.0
+    predict_body_seconds: Positive = 60.0
     """How long a predict request, and any JSON, may take to arrive."""
-    predict_stall_seconds: PositiveFloat = 5.0
+    predict_stall_seconds: Positive = 5.0
     """How long a predict request of which more than a mebibyte is here may bring less than 64 KiB more."""
-    request_head_seconds: PositiveFloat = 30.0
+    request_head_seconds: Positive = 30.0
     """How long a connection may take to bring the head of a request, the first or the next one."""
     max_queued_images: PositiveInt = 1024
     """How many images may wait for one model."""
     batch_size: NonNegativeInt = 0
     """How many images are passed through a network together at most; 0 means what is best by measurement when a model
     is loaded."""
-    batch_wait_seconds: NonNegativeFloat = 0.002
+    batch_wait_seconds: NonNegative = 0.002
     """How long a decoded image waits for others to make up a batch, where a device passes one batch at a time."""
 
     @property

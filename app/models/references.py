@@ -34,22 +34,17 @@ class Reference:
 
 def check_name(name: str) -> str:
     """`name`, where a new model can be called so. Raises `ValueError`, which says what such names are."""
-    if re.fullmatch(NAME, name) is None:
-        raise ValueError(
-            f"{name!r} is no name of a model: those have 63 characters at the most, lower-case letters, digits, dots, "
-            "dashes and underscores, and begin and end with a letter or a digit"
-        )
-    return name
+    looks = (
+        "63 characters at the most, lower-case letters, digits, dots, dashes and underscores, and begin and end with a "
+        "letter or a digit"
+    )
+    return _checked(name, NAME, "a model", looks)
 
 
 def check_alias(name: str) -> str:
     """`name`, where it can be one of an alias. Raises `ValueError`, which says what such names are."""
-    if re.fullmatch(ALIAS, name) is None:
-        raise ValueError(
-            f"{name!r} is no name of an alias: those have lower-case letters, digits, dash and underscore, begin with "
-            "a letter or a digit, and are not digits alone"
-        )
-    return name
+    looks = "lower-case letters, digits, dash and underscore, begin with a letter or a digit, and are not digits alone"
+    return _checked(name, ALIAS, "an alias", looks)
 
 
 def parse(text: str) -> Reference:
@@ -92,6 +87,12 @@ def no_alias(name: str, alias: str, known: Iterable[str], *, meant: str | None) 
     if meant is not None:
         nearest = [meant]
     return _missing(f"model {name!r} has no alias {alias!r}", "alias_not_found", nearest)
+
+
+def _checked(name: str, pattern: str, what: str, looks: str) -> str:
+    if re.fullmatch(pattern, name) is None:
+        raise ValueError(f"{name!r} is no name of {what}: those have {looks}")
+    return name
 
 
 def _missing(message: str, code: str, nearest: list[str], *, is_told: bool = False) -> errors.NotFound:

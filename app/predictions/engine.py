@@ -57,6 +57,8 @@ class Engine:
         """What each reference means, as was told last."""
         self._before: Mapping[str, Served] = {}
         """For each that was moved then, who answers until its new target is loaded, if it is still there."""
+        self._given_up: Mapping[str, tuple[Served, Served]] = {}
+        """For each that was moved from a target that never answered, that one, and who answered in its place."""
         self._arrivals: dict[str, tuple[Served, Future[bool]]] = {}
         """For each whose target is loaded while another answers, that target, and what tells when it is there."""
         self._present: frozenset[str] | None = None
@@ -118,6 +120,14 @@ class Engine:
             for name, before in moved.items()
             if served[name] in kept or self._shelf.has(before) or self._shelf.has(served[name])
         ]
+        still = {
+            name: pair for name, pair in self._given_up.items() if name in answering and pair[0] != served.get(name)
+        }
+        self._given_up = still | {
+            name: (self._followed[name], before)
+            for name, before in answering.items()
+            if before is not None and self._followed.get(name, before) not in (before, served.get(name))
+        }
         self._before = moved
         self._followed = served
         self._shelf.pin(frozenset(kept), moves=going_on)
@@ -163,11 +173,15 @@ class Engine:
     def answering(self, reference: str, target: Served) -> Served:
         """Who answers to `reference`, which meant `target` when the request began: that one or, until it is loaded, the
         one before."""
-        before = self._before.get(reference)
-        if not self._is_left(reference, target):
-            if self._answering.get(reference) == target or self._has_arrived(reference, target):
-                return target
-            before = before or self._answering.get(reference)
+        if self._is_left(reference, target):
+            given_up, instead = self._given_up.get(reference, (None, None))
+            if instead is not None and given_up == target and self._goes_on(instead, target):
+                return instead
+            before = self._before.get(reference)
+        elif self._answering.get(reference) == target or self._has_arrived(reference, target):
+            return target
+        else:
+            before = self._before.get(reference) or self._answering.get(reference)
         return before if before is not None and self._goes_on(before, target) else target
 
     def _answers_to(self, reference: str, target: Served) -> Served:

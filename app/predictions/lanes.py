@@ -119,7 +119,8 @@ class Lane:
 
     def learn(self, seconds: float, *, are_several: bool) -> None:
         """What an image took in a pass, maybe of several together."""
-        self.pass_seconds = smoothed(self.pass_seconds, seconds)
+        # What it was foretold to take was measured while it was loaded, maybe on a busy machine.
+        self.pass_seconds = smoothed(self.pass_seconds, seconds) if self.timed else seconds
         if are_several:
             self.together_seconds = smoothed(self.together_seconds, seconds)
         else:

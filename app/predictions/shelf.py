@@ -258,6 +258,7 @@ class Shelf:
         try:
             need = self._opener.need(standing.wanted)
         except BaseException as error:  # told to whoever waits for it
+            standing.failures += not memory.is_of_memory(error)
             self._fail(standing, error)
             return
         if need.kept > self._max_bytes:

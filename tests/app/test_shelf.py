@@ -236,6 +236,24 @@ def test_what_could_not_be_loaded_again_is_left_alone_for_longer_unless_the_regi
     shelf.close()
 
 
+def test_what_cannot_even_be_looked_up_is_left_alone_for_longer_each_time() -> None:
+    now, looked_up = [0.0], []
+
+    def need(version: Served) -> Need:
+        looked_up.append(version)
+        raise errors.Unavailable("its manifest is damaged")
+
+    machine = Machine()
+    opener = Opener(need, machine.open, Lane, machine.used_bytes, machine.fallen_back.append)
+    shelf = Shelf(opener, max_bytes=BUDGET, retry_seconds=2, clock=lambda: now[0])
+    for seconds in (0, 2.5, 2.5, 2.5, 2.5):
+        now[0] += seconds
+        with shelf.use(FIRST) as standing, pytest.raises(errors.Unavailable, match="damaged"):
+            standing.lane(PATIENCE)
+    assert len(looked_up) == 3
+    shelf.close()
+
+
 def test_what_had_too_little_memory_is_tried_again_after_no_longer_each_time(machine: Machine) -> None:
     now = [0.0]
     machine.breaks = lambda: torch.OutOfMemoryError("CUDA out of memory")

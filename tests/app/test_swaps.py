@@ -201,6 +201,32 @@ def test_who_asked_before_a_target_that_cannot_be_loaded_was_given_up_is_answere
     assert who(engine, FOURTH) == FIRST
 
 
+@pytest.mark.parametrize("then", [{PRODUCTION: FIRST}, {}], ids=["moved back", "removed"])
+def test_who_asked_before_a_target_was_given_up_for_nothing_new_is_answered_by_who_answered_in_its_place(
+    machine: Machine, shelf: Shelf, engine: Engine, then: dict[str, Served]
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [])
+    assert who(engine, FIRST) == FIRST
+    begin_move(machine, engine, SECOND, is_kept=False)
+    engine.follow({**then, **VERSIONS}, [])
+    assert who(engine, SECOND, seconds=1) == FIRST
+    engine.follow({**then, **VERSIONS}, [])
+    assert who(engine, SECOND, seconds=1) == FIRST
+
+
+def test_who_asked_before_a_target_was_given_up_for_a_third_one_is_answered_after_other_changes_too(
+    shelf: Shelf, engine: Engine
+) -> None:
+    engine.follow({PRODUCTION: FIRST, **VERSIONS}, [])
+    assert who(engine, FIRST) == FIRST
+    for target in (FOURTH, SECOND):
+        engine.follow({PRODUCTION: target, **VERSIONS}, [])
+    load(shelf, SECOND)
+    assert who(engine, SECOND) == SECOND
+    engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
+    assert who(engine, FOURTH) == FIRST
+
+
 def test_nobody_is_loaded_for_a_name_that_was_asked_for_while_its_version_was_there(
     machine: Machine, shelf: Shelf, engine: Engine
 ) -> None:
