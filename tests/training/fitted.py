@@ -127,3 +127,8 @@ OPTIONS = {
     "mixed": {"augmentation": Augmentation(policy="trivial", erasing=0.5, mixup=0.2, cutmix=1.0)},
     "sampled": {"balance": "sampler", "label_smoothing": 0.1},
 }
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return samples.split(samples.colours(12), LABELS, train=0.75, seed=0)

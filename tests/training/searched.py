@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from app import space
@@ -15,7 +16,7 @@ from app.recipe import Recipe
 from app.space import Space
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from tests.training.test_strategies import facts_of, plan_for
+from tests.training.test_strategies import AT_32, LABELS, facts_of, plan_for, small
 from worker.training import search, strategies, trials
 from worker.training.data import Splits
 from worker.training.events import (
@@ -126,3 +127,18 @@ class Desk:
             device=samples.CPU,
             others=self.others,
         )
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return samples.split(samples.colours(20), LABELS, train=0.6, seed=0)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return small("tinynet", AT_32)
+
+
+@pytest.fixture
+def desk(splits: Splits, backbone: Backbone, tmp_path: Path) -> Desk:
+    return Desk(splits, backbone, tmp_path / "search")

@@ -18,7 +18,6 @@ from tests.training import samples
 from tests.training.fitted import (
     AT_32,
     DESCENT,
-    LABELS,
     MID_EPOCH,
     OPTIONS,
     SEED,
@@ -29,6 +28,7 @@ from tests.training.fitted import (
     losses,
     run,
     same,
+    splits,
 )
 from tests.training.samples import Recorder, Stopped
 from worker.training import checkpoint, fit, schedule
@@ -45,10 +45,7 @@ from worker.training.events import (
     StoppedEarly,
 )
 
-
-@pytest.fixture(scope="module")
-def splits() -> Splits:
-    return samples.split(samples.colours(12), LABELS, train=0.75, seed=0)
+__all__ = ["splits"]  # a fixture
 
 
 def test_the_same_seed_gives_the_same_network(splits: Splits, tmp_path: Path) -> None:

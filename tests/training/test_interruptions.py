@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from app.backbones.classifier import Classifier
-from tests.training import samples
 from tests.training.fitted import (
     AT_32,
     DESCENT,
-    LABELS,
     MID_EPOCH,
     OPTIONS,
     SEED,
@@ -24,6 +22,7 @@ from tests.training.fitted import (
     interrupt,
     run,
     same,
+    splits,
 )
 from tests.training.samples import Recorder, Stopped
 from worker.training import checkpoint, fit
@@ -35,10 +34,7 @@ from worker.training.events import (
     Resumed,
 )
 
-
-@pytest.fixture(scope="module")
-def splits() -> Splits:
-    return samples.split(samples.colours(12), LABELS, train=0.75, seed=0)
+__all__ = ["splits"]  # a fixture
 
 
 def test_a_training_leaves_the_random_numbers_of_others_alone(splits: Splits, tmp_path: Path) -> None:

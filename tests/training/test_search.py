@@ -12,10 +12,9 @@ from app import space
 from app.backbones.catalogue import Backbone
 from app.limits import Search
 from app.recipe import Recipe
-from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from tests.training.searched import RECIPE, Desk, Interrupted
-from tests.training.test_strategies import AT_32, LABELS, facts_of, plan_for, small, weights_of
+from tests.training.searched import RECIPE, Desk, Interrupted, backbone, desk, splits
+from tests.training.test_strategies import AT_32, facts_of, plan_for, small, weights_of
 from worker.training import evaluate, search, trials
 from worker.training.data import Splits
 from worker.training.events import (
@@ -26,20 +25,7 @@ from worker.training.events import (
 from worker.training.rivals import Trained
 from worker.training.searchevents import SearchEnded, TrialFinished, TrialStarted
 
-
-@pytest.fixture(scope="module")
-def splits() -> Splits:
-    return samples.split(samples.colours(20), LABELS, train=0.6, seed=0)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return small("tinynet", AT_32)
-
-
-@pytest.fixture
-def desk(splits: Splits, backbone: Backbone, tmp_path: Path) -> Desk:
-    return Desk(splits, backbone, tmp_path / "search")
+__all__ = ["backbone", "desk", "splits"]  # fixtures
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from app import errors
-from app.backbones.catalogue import Backbone
 from app.limits import Search
 from app.space import Ways
-from tests.training import samples
 from tests.training.samples import Recorder, Stopped
-from tests.training.searched import RECIPE, Desk, Interrupted
-from tests.training.test_strategies import AT_32, LABELS, small
+from tests.training.searched import RECIPE, Desk, Interrupted, backbone, desk, splits
 from worker.training import checkpoint, trials
 from worker.training.data import Splits
 from worker.training.events import (
@@ -25,20 +22,7 @@ from worker.training.learner import Diverged
 from worker.training.peers import PeerLost
 from worker.training.searchevents import SearchEnded, TrialFinished
 
-
-@pytest.fixture(scope="module")
-def splits() -> Splits:
-    return samples.split(samples.colours(20), LABELS, train=0.6, seed=0)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return small("tinynet", AT_32)
-
-
-@pytest.fixture
-def desk(splits: Splits, backbone: Backbone, tmp_path: Path) -> Desk:
-    return Desk(splits, backbone, tmp_path / "search")
+__all__ = ["backbone", "desk", "splits"]  # fixtures
 
 
 def test_a_trial_that_would_not_end_in_time_is_not_begun(desk: Desk) -> None:

@@ -241,9 +241,8 @@ def _own_stages(network: InferenceForm, size: int, device: torch.device) -> tupl
     What an image of noise gives tells it; shapes do not: a class token is as wide as the mean of the others, and
     features are so before and behind a LayerNorm.
     """
-    noise = torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        survey = network.survey(noise.to(device))
+        survey = network.survey(runtime.noise(size).to(device))
     last, features = survey.stages[-1], survey.features
     is_same = last.shape == features.shape and bool((last - features).norm() <= _ROUNDING * features.norm())
     return network.walk.stages[:-1] if is_same else network.walk.stages
