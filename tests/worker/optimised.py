@@ -1,6 +1,7 @@
 """Optimisations of the model `colours`, and what came of them."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from app.backbones import crops
@@ -14,6 +15,7 @@ from app.models import service as models
 from app.optimisation import Report
 from app.runtimes.form import Machine
 from tests.worker.conftest import Desk
+from tests.worker.made import Shelf
 from worker.runner import Runner
 from worker.splits import splits_of
 
@@ -49,3 +51,17 @@ def pixels(desk: Desk, dataset_id: str, version_id: str) -> tuple[NDArray[np.uin
     validation = splits_of(desk.files.dataset(dataset_id), tag).validation
     files = validation.read(range(len(validation)))
     return np.stack([crops.load(file, known.preprocessing, max_pixels=10**7) for file in files]), validation.targets
+
+
+@pytest.fixture
+def trained(desk: Desk, runner: Runner, dataset_id: str, shelf: Shelf) -> str:
+    """Id of a version of the model `colours`."""
+
+    def learned() -> str:
+        job = desk.submit_training(dataset_id, epochs=12)
+        runner.run(job.id)
+        assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
+        with desk.database.read() as session:
+            return models.find_version(session, "colours", 1).id
+
+    return shelf.have("trained", desk.database, desk.files, learned)

@@ -23,8 +23,7 @@ from app.runtimes.form import PLAIN
 from app.settings import Settings
 from app.storage import Storage
 from tests.worker.conftest import Desk, on_sqlite
-from tests.worker.made import Shelf
-from tests.worker.optimised import ended, report_of, submit
+from tests.worker.optimised import ended, report_of, submit, trained
 from tests.worker.test_runner import files_left, job_processes, until
 from tests.worker.test_sweep import Bell
 from worker import kinds, sweep
@@ -33,19 +32,7 @@ from worker.runner import Runner
 from worker.station import Station
 from worker.sweep import Sweeper
 
-
-@pytest.fixture
-def trained(desk: Desk, runner: Runner, dataset_id: str, shelf: Shelf) -> str:
-    """Id of a version of the model `colours`."""
-
-    def learned() -> str:
-        job = desk.submit_training(dataset_id, epochs=12)
-        runner.run(job.id)
-        assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
-        with desk.database.read() as session:
-            return models.find_version(session, "colours", 1).id
-
-    return shelf.have("trained", desk.database, desk.files, learned)
+__all__ = ["trained"]  # a fixture
 
 
 @on_sqlite

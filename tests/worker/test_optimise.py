@@ -25,8 +25,7 @@ from app.runtimes.form import PLAIN, Files, Form, Network
 from app.settings import Settings
 from app.storage import Storage
 from tests.worker.conftest import Desk, on_sqlite
-from tests.worker.made import Shelf
-from tests.worker.optimised import MACHINE, ended, pixels, report_of, submit
+from tests.worker.optimised import MACHINE, ended, pixels, report_of, submit, trained
 from tests.worker.test_runner import files_left
 from worker import kinds
 from worker.optimise import optimise
@@ -34,24 +33,12 @@ from worker.optimising import measure
 from worker.optimising.measure import Pace
 from worker.runner import Runner
 
+__all__ = ["trained"]  # a fixture
+
 FORMS = ["torch-winograd-fp32", "onnxruntime-fp32", "openvino-fp32", "onnxruntime-int8", "openvino-int8"]
 AROUND_BYTES = 16 * 2**20
 """What a small network takes for more than its values at the most. OpenVINO takes 45 MB for itself, with the first
 network that it runs."""
-
-
-@pytest.fixture
-def trained(desk: Desk, runner: Runner, dataset_id: str, shelf: Shelf) -> str:
-    """Id of a version of the model `colours`."""
-
-    def learned() -> str:
-        job = desk.submit_training(dataset_id, epochs=12)
-        runner.run(job.id)
-        assert desk.job(job.id).state == "succeeded", desk.job(job.id).error
-        with desk.database.read() as session:
-            return models.find_version(session, "colours", 1).id
-
-    return shelf.have("trained", desk.database, desk.files, learned)
 
 
 @on_sqlite
