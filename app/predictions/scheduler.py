@@ -258,7 +258,7 @@ class Scheduler:
         image: Images | None = None
         try:
             image = self._decoded(lane, step.item, has_turn=step.has_turn)
-            if image is not None and not lane.makes_batches:
+            if image is not None and not lane.makes_batches and step.item.is_wanted(time.monotonic()):
                 self._pass(lane, [(step.item, image)], alone=step.alone)
         finally:
             with self._change:
@@ -267,6 +267,8 @@ class Scheduler:
                     self._stand_ready(lane, step.item, image)
 
     def _stand_ready(self, lane: Lane, item: Item, image: Images) -> None:
+        if not item.is_wanted(time.monotonic()):
+            return  # it was withdrawn while it was decoded
         if not lane.ready:
             lane.ready_since = time.monotonic()
         lane.ready.append((item, image))
@@ -301,6 +303,8 @@ class Scheduler:
         """Whether a large image is to be decoded now; else it waits apart. Raises `Overloaded` where it could not be
         decoded in time."""
         with self._change:
+            if not item.is_wanted(time.monotonic()):
+                return False  # it was withdrawn while it was opened
             if not self._large_pixels and not any(other.large for other in self._lanes):
                 self._large_pixels = pixels
                 return True

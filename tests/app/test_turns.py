@@ -1,6 +1,7 @@
 """Images that are decoded one after the other, and requests of many images: who waits for them, and what is refused."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from PIL import Image
 
 from app import errors
 from app.backbones import preprocess
+from app.predictions.lanes import Item
 from app.predictions.loaded import Given, Loaded, Opened
 from app.predictions.scheduler import Scheduler
 from app.runtimes.form import PLAIN, Images, Machine
@@ -22,11 +24,18 @@ MEGAPIXELS = 1_000_000
 class Slow(Loaded):
     """Takes pixels for large image files, which are decoded when the gate is opened."""
 
-    def __init__(self, large_pixels: int) -> None:
+    def __init__(self, large_pixels: int, *, batch: int = 1) -> None:
+        self.net = Net()
         super().__init__(
-            Net(), PLAIN, labels=("a", "b"), preprocessing=PREPROCESSING, calibration=None, machine=Machine(threads=2)
+            self.net,
+            PLAIN,
+            labels=("a", "b"),
+            preprocessing=PREPROCESSING,
+            calibration=None,
+            machine=Machine(threads=2),
         )
-        self.measure(batch=1)
+        self.measure(batch=batch)
+        self.net.batches.clear()
         self.large_pixels = large_pixels
         self.gate = threading.Event()
         self.begun = threading.Semaphore(0)
@@ -93,6 +102,38 @@ def test_a_large_image_for_which_nobody_waits_any_more_is_not_decoded(scheduler:
     stayed.wait()
     assert not gone.ended.is_set()
     assert gone.ticket.decode_seconds == 0
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_is_withdrawn_while_it_is_decoded_is_neither_passed_nor_waits(scheduler: Scheduler, batch: int) -> None:
+    slow = Slow(0, batch=batch)
+    lane = scheduler.lane(slow)
+    gone = [ask(scheduler, lane, [grey(value)]) for value in (1, 2)]
+    for asked in gone:
+        assert slow.begun.acquire(timeout=PATIENCE)
+        asked.ticket.is_gone = True
+        scheduler.withdraw(lane, asked.ticket)
+    stood_ready: list[int] = []
+    lane.ready = Seen(stood_ready)
+    slow.gate.set()
+    until(lambda: not lane.decoding)
+
+    assert ask(scheduler, lane, [grey(3)]).wait().error is None
+    assert slow.net.batches == [1]
+    assert scheduler.queued() == 0
+    assert stood_ready == ([] if batch == 1 else [3])
+
+
+class Seen(deque[tuple[Item, Images]]):
+    """Tells what was put into it, by its pixels."""
+
+    def __init__(self, told: list[int]) -> None:
+        super().__init__()
+        self.told = told
+
+    def append(self, pair: tuple[Item, Images], /) -> None:
+        self.told.append(int(pair[1].flat[0]))
+        super().append(pair)
 
 
 def test_large_images_that_could_not_be_decoded_in_time_are_refused_at_once() -> None:
