@@ -3,6 +3,7 @@
 import functools
 import json
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def drawn(order: Order, folder: Path, *, processes: int) -> Pictures:
     if missing:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pretraining.pictures"])
-        with context.Pool(processes) as pool:
-            pool.map(functools.partial(_draw_chunk, order, folder), missing, chunksize=1)
+        # Not a `Pool`, which ends its processes by a signal that those of a worker's forkserver do not hear.
+        with ProcessPoolExecutor(processes, context) as pool:
+            list(pool.map(functools.partial(_draw_chunk, order, folder), missing))
     categories = np.concatenate([np.load(_categories(folder, chunk)) for chunk in chunks])
     return Pictures(np.load(folder / _PIXELS, mmap_mode="r"), categories)
 
