@@ -4,15 +4,20 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backbones import preprocess
+from app.datasets import split
+from app.datasets.split import Candidate
 from app.facts import VersionFacts
 from worker.training.data import Splits
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,20 @@ def read(archive: Path) -> PhotoSet:
 
 
 def divide(photos: Photos, *, share: float, seed: int) -> tuple[Photos, Photos]:
-    """All but `share` of each class, and the rest."""
-    rng = np.random.default_rng(seed)
-    kept, held_out = [], []
-    for target in np.unique(photos.targets):
-        members = rng.permutation(np.flatnonzero(photos.targets == target))
-        border = round(share * len(members))
-        held_out.append(members[:border])
-        kept.append(members[border:])
-    return photos.at(np.sort(np.concatenate(kept))), photos.at(np.sort(np.concatenate(held_out)))
+    """All but about `share` of each class, and the rest, as the service divides them: near copies of a photo are on one
+    side."""
+    candidates = [
+        Candidate(sha256, str(target), None, _difference_hash(file))
+        for sha256, target, file in zip(photos.sha256, photos.targets, photos.files, strict=True)
+    ]
+    sides = split.assign(candidates, held=(), validation_fraction=share, seed=seed)
+    is_held_out = np.array([side == "validation" for side in sides])
+    return photos.at(np.flatnonzero(~is_held_out)), photos.at(np.flatnonzero(is_held_out))
+
+
+@cache
+def _difference_hash(file: bytes) -> int:
+    return preprocess.inspect(file, max_pixels=_MAX_PIXELS).difference_hash
 
 
 def splits(chosen: PhotoSet, *, seed: int) -> tuple[Splits, Photos]:
