@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import migrations
@@ -36,15 +38,20 @@ def main() -> None:
     worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
     try:
         worker.start()
-        # Which take seconds to import, while the worker imports as much.
-        application, server = (importlib.import_module(f"app.{name}") for name in ("main", "server"))
-        asked.check()
-        server.serve(application.assemble(settings, worker), host=arguments.host, port=arguments.port)
+        with asked.ends_at_once(worker.stop):
+            # Which take seconds to import, while the worker imports as much.
+            application, server = (importlib.import_module(f"app.{name}") for name in ("main", "server"))
+            assembled = application.assemble(settings, worker)
+        server.serve(assembled, host=arguments.host, port=arguments.port)
     finally:
-        # Whoever asks twice is not heard: a worker that is left alone would have a second one beside it at a restart.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _hear_no_more()
         worker.stop()
+
+
+def _hear_no_more() -> None:
+    """Whoever asks twice is not heard: a worker that is left alone would have a second one beside it at a restart."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _AskedToEnd:
@@ -52,18 +59,26 @@ class _AskedToEnd:
     runs, raises again what has ended it."""
 
     def __init__(self) -> None:
-        self._is_asked = False
+        self._clear_up: Callable[[], None] | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is for what runs in the background
                 signal.signal(number, self._hear)
 
-    def check(self) -> None:
-        """To be called after imports, in which others may catch whatever is raised."""
-        if self._is_asked:
-            raise SystemExit(0)
+    @contextmanager
+    def ends_at_once(self, clear_up: Callable[[], None]) -> Iterator[None]:
+        """Inside, the process ends without anything being raised, once `clear_up` has been called. In an import others
+        may catch what is raised, and compiled code that cannot pass it on prints it and goes on."""
+        self._clear_up = clear_up
+        try:
+            yield
+        finally:
+            self._clear_up = None
 
     def _hear(self, _signal: int, _frame: FrameType | None) -> None:
-        self._is_asked = True
+        if self._clear_up is not None:
+            _hear_no_more()
+            self._clear_up()
+            os._exit(0)
         raise SystemExit(0)
 
 
