@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -36,6 +36,8 @@ _LONGEST_SIDE_BY_SIDE_SECONDS = 0.05
 knows already whether it gains, and without one each image is passed by itself."""
 _HOPELESS = 1.5
 """A batch that takes so many times what it may take once is not timed again."""
+_FAR = 2.0
+"""A pass that takes so many times what another one does had to wait for something else."""
 
 Clock = Callable[[], float]
 """The time in seconds, since whenever."""
@@ -67,6 +69,15 @@ class Pace:
     """How many images are best passed together, where so many wait."""
     lone: Lone | None = None
     """What one takes on all threads, where that is worth a try."""
+    _measured_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._measured_seconds = self.seconds
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether passes have taken far less since `batch` was found: the machine was busy then."""
+        return _FAR * self.seconds < self._measured_seconds
 
     def took(self, seconds: float) -> None:
         """An image took no longer on one thread: the machine may have been busy when that was timed first."""

@@ -40,7 +40,8 @@ class FromStorage:
     batch: int | None
     metrics: Metrics
     _paces: dict[_Kind, Pace] = field(default_factory=dict)
-    """Of the kinds of networks that were loaded here: to time each again would take longer than to load it."""
+    """Of the kinds of networks that were loaded here: to time each again would take longer than to load it, and is
+    worth it only where the machine was busy before."""
     _timing: Lock = field(default_factory=Lock)
     """One at a time, or they would time each other."""
 
@@ -104,11 +105,13 @@ class FromStorage:
 
     def _make_ready(self, loaded: Loaded, kind: _Kind, *, known: int | None) -> None:
         pace = self._paces.get(kind)
-        if pace is None:
+        if pace is None or pace.is_doubtful:
             with self._timing:
                 pace = self._paces.get(kind)
-                if pace is None:
-                    self._paces[kind] = loaded.measure(batch=self.batch, known=known)
+                if pace is None or pace.is_doubtful:
+                    found = self._paces[kind] = loaded.measure(batch=self.batch, known=known)
+                    if pace is not None:
+                        found.took(pace.seconds)
                     return
         loaded.warm_up(pace)
 

@@ -361,6 +361,28 @@ def test_networks_of_one_kind_are_timed_once(
     assert source.open(VERSION).form.name == "onnxruntime-fp32"
 
 
+def test_a_kind_that_was_timed_on_a_busy_machine_is_timed_again_when_the_next_of_it_is_loaded(
+    source: FromStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = iter((Pace(seconds=1.0, batch=1), Pace(seconds=0.9, batch=1), Pace(seconds=0.3, batch=4)))
+
+    def measure(found: Loaded, **_settings: int | None) -> Pace:
+        found.warm_up(pace := next(timed))
+        return pace
+
+    monkeypatch.setattr(Loaded, "measure", measure)
+    version = Served("mv_1", "insects", 1)
+    first = source.open(version).pace
+    first.took(0.6)
+    assert source.open(version).pace is first
+    first.took(0.4)
+    second = source.open(version).pace
+    assert (second is not first, second.seconds) == (True, 0.4)  # though the machine is busy again
+    third = source.open(version)
+    assert (third.batch, third.pace.seconds) == (4, 0.3)
+    assert source.open(version).pace is third.pace
+
+
 def test_the_batch_that_an_optimisation_found_best_is_known_when_a_network_is_timed(
     source: FromStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
