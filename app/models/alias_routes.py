@@ -53,7 +53,7 @@ def put_alias(
     response: Response,
 ) -> AliasRead:
     """Let an alias point to a version. One that is there is moved with `If-Match`; requests that are under way keep the
-    version that they began with."""
+    version that they began with, for as long as that is in memory."""
     with database.write() as session:
         if condition.is_change:
             found = aliases.move(session, name, alias, wanted, revision=condition.revision, now=utc_now())

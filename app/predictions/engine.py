@@ -172,17 +172,22 @@ class Engine:
 
     def answering(self, reference: str, target: Served) -> Served:
         """Who answers to `reference`, which meant `target` when the request began: that one or, until it is loaded, the
-        one before."""
+        one before; where the reference was moved since and neither is there any more, who answers to it now."""
         if self._is_left(reference, target):
-            given_up, instead = self._given_up.get(reference, (None, None))
-            if instead is not None and given_up == target and self._goes_on(instead, target):
-                return instead
-            before = self._before.get(reference)
-        elif self._answering.get(reference) == target or self._has_arrived(reference, target):
+            return self._answering_late(reference, target)
+        if self._answering.get(reference) == target or self._has_arrived(reference, target):
             return target
-        else:
-            before = self._before.get(reference) or self._answering.get(reference)
+        before = self._before.get(reference) or self._answering.get(reference)
         return before if before is not None and self._goes_on(before, target) else target
+
+    def _answering_late(self, reference: str, target: Served) -> Served:
+        given_up, instead = self._given_up.get(reference, (None, None))
+        for before in (instead if given_up == target else None, self._before.get(reference)):
+            if before is not None and self._goes_on(before, target):
+                return before
+        meant = self._followed.get(reference)
+        # To load what nobody else will ask for would take its time, and maybe the place of who answers now.
+        return target if meant is None or self._shelf.has(target) else self.answering(reference, meant)
 
     def _answers_to(self, reference: str, target: Served) -> Served:
         version = self.answering(reference, target)

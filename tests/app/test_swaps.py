@@ -161,20 +161,28 @@ def test_the_old_target_answers_again_where_it_is_left_and_come_back_to(
 
 
 @pytest.mark.parametrize("changes", [0, 1])
-def test_who_asked_before_the_alias_was_moved_is_answered_by_its_old_target_and_changes_nothing_for_others(
-    machine: Machine, shelf: Shelf, engine: Engine, caplog: pytest.LogCaptureFixture, changes: int
+@pytest.mark.parametrize(("need", "expected"), [(Need(40, 40), FIRST), (Need(60, 60), SECOND)], ids=["there", "gone"])
+def test_who_asked_before_the_alias_was_moved_is_answered_by_its_old_target_while_that_is_there(
+    machine: Machine,
+    shelf: Shelf,
+    engine: Engine,
+    caplog: pytest.LogCaptureFixture,
+    changes: int,
+    need: Need,
+    expected: Served,
 ) -> None:
-    machine.need = Need(60, 60)
+    machine.need = need
     for target in (FIRST, SECOND):
         engine.follow({PRODUCTION: target, **VERSIONS}, [])
         load(shelf, target)
         assert who(engine, target) == target
     for _ in range(changes):  # of something else
         engine.follow({PRODUCTION: SECOND, **VERSIONS}, [])
+    machine.opened.clear()
     caplog.clear()
-    assert who(engine, FIRST) == FIRST
+    assert who(engine, FIRST) == expected
     assert who(engine, SECOND) == SECOND
-    assert caplog.text == ""
+    assert (machine.opened, caplog.text) == ([], "")
 
 
 def test_who_asked_before_an_alias_was_moved_and_removed_is_answered_by_its_old_target(
