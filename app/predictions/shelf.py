@@ -301,21 +301,25 @@ class Shelf:
         form, wanted = loaded.form.name, standing.wanted
         return standing.need if form == wanted.serving.forms[0] else self._opener.need(_in_forms(wanted, (form,)))
 
-    def _is_worth_another_try(self, standing: Standing, *, pauses: int = 1) -> bool:
-        """Whether it failed, and so many pauses ago: a request each millisecond is not to read the disk each
-        millisecond, and what cannot be loaded is not to make others go again and again."""
-        if standing.failed_at is None:
-            return False
-        doublings = min(max(standing.failures, 1), _MOST_FAILURES) - 1
-        pause = self._retry_seconds * (1 << doublings)
-        return self._clock() - standing.failed_at > pauses * pause
+    def _is_worth_another_try(self, standing: Standing) -> bool:
+        """Whether it failed, and a pause ago: a request each millisecond is not to read the disk each millisecond, and
+        what cannot be loaded is not to make others go again and again."""
+        return self._has_failed_before(standing, self._pause_seconds(max(standing.failures, 1)))
 
     def _forget_failed(self) -> None:
-        """What was worth another try for some time need not be known. Of those that are kept it is to be known that
-        they were tried."""
+        """What failed so long ago that it would be tried again by now however often that was, need not be known. Of
+        those that are kept it is to be known that they were tried."""
         for standing in list(self._room.standing.values()):
-            if self._is_worth_another_try(standing, pauses=2) and standing.version not in self._room.pinned:
+            is_long_ago = self._has_failed_before(standing, 2 * self._pause_seconds(_MOST_FAILURES))
+            if is_long_ago and standing.version not in self._room.pinned:
                 del self._room.standing[standing.version]
+
+    def _pause_seconds(self, failures: int) -> float:
+        return self._retry_seconds * (1 << min(failures, _MOST_FAILURES) - 1)
+
+    def _has_failed_before(self, standing: Standing, seconds: float) -> bool:
+        """Whether it failed, longer ago than that."""
+        return standing.failed_at is not None and self._clock() - standing.failed_at > seconds
 
 
 def _after(form: str, wanted: Served) -> Served:

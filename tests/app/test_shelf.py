@@ -212,6 +212,23 @@ def test_what_failed_to_load_is_forgotten_unless_it_is_to_be_kept(machine: Machi
     shelf.close()
 
 
+def test_what_failed_is_left_alone_for_longer_each_time_though_others_were_loaded_long_after_that(
+    machine: Machine,
+) -> None:
+    now = [0.0]
+    shelf = machine.shelf(retry_seconds=2, clock=lambda: now[0])
+    opened = []
+    for _ in range(8):
+        load(shelf, FIRST, SECOND, THIRD)
+        before = len(machine.opened)
+        with shelf.use(FOURTH) as standing, pytest.raises(errors.Unavailable, match="it is broken"):
+            standing.lane(PATIENCE)
+        opened.append(len(machine.opened) - before)
+        now[0] += 9
+    assert opened == [1, 1, 1, 1, 0, 1, 0, 0]
+    shelf.close()
+
+
 @pytest.mark.parametrize("has_changed", [False, True])
 def test_what_could_not_be_loaded_again_is_left_alone_for_longer_unless_the_registry_has_changed(
     machine: Machine, *, has_changed: bool
