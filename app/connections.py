@@ -57,6 +57,9 @@ class Connection(HttpToolsProtocol):
         """That the parser has told of the request, without its body."""
         self._untold_bytes = 0
         """That came since it told anything: it keeps what it has of a header until that has ended."""
+        self._last_words: bytes | None = None
+        """What is to be said, once all before it have their answers, of what is no request; nothing behind it is
+        read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -69,6 +72,8 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._last_words is not None:
+            return
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
@@ -118,8 +123,12 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._together is not None:
             self._together.flush()
+        is_last = not self.pipeline
         super().on_response_complete()
-        if self.cycle.response_complete:  # nothing else has been asked yet
+        if self._last_words is not None:
+            if is_last:
+                self._end()
+        elif self.cycle.response_complete:  # nothing else has been asked yet
             self._await_head()
 
     def _await_head(self) -> None:
@@ -154,17 +163,20 @@ class Connection(HttpToolsProtocol):
             raise HeadTooLarge(f"the address and the headers of a request have {_HEAD_BYTES // 1024} KiB at the most")
 
     def _refuse(self, reason: BaseException | None) -> None:
-        """Say why this is no request, unless it has an answer or one is on its way, and end."""
+        """Say why this is no request, unless it has an answer or one is on its way, and end; but those before it have
+        their answers first."""
         self.logger.warning("Invalid HTTP request received: %s", str(reason)[:_TOLD])
-        if self._is_unanswered():
-            self.transport.write(self._refusal(reason))
-        self.transport.close()
+        has_answer = self._is_in_body and self.cycle.response_started
+        self._last_words = b"" if has_answer else self._refusal(reason)
+        if self._is_in_body and self.pipeline:
+            self.pipeline.popleft()  # its own, which was queued behind the others
+        elif self._is_in_body or self.cycle is None or self.cycle.response_complete:
+            self._end()
 
-    def _is_unanswered(self) -> bool:
-        """Whether nothing was said yet of what is being read. The answer to a request may come before its body."""
-        if self.cycle is None:
-            return True
-        return not self._is_in_body if self.cycle.response_complete else not self.cycle.response_started
+    def _end(self) -> None:
+        if self._last_words:
+            self.transport.write(self._last_words)
+        self.transport.close()
 
     def _refusal(self, reason: BaseException | None) -> bytes:
         status, code, detail = HTTPStatus.BAD_REQUEST, "bad_request", "this cannot be read as HTTP/1.1"

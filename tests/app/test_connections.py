@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from http.client import HTTPResponse
+from http.client import HTTPResponse, parse_headers
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -337,6 +337,35 @@ def test_what_is_no_request_behind_one_that_was_answered_before_its_body_is_told
     connection.sendall(b"1\r\nx\r\n0\r\n\r\n" + b"no request\r\n\r\n")
 
     assert refused(connection)["code"] == "bad_request"
+
+
+def all_answers(connection: socket.socket) -> list[tuple[int, bytes]]:
+    """Status and body of each that comes before the other side ends the connection."""
+    coming, found = connection.makefile("rb"), []
+    while line := coming.readline():
+        size = int(parse_headers(coming)["content-length"])
+        found.append((int(line.split()[1]), coming.read(size)))
+    return found
+
+
+@pytest.mark.parametrize("rubbish", [b"no request\r\n\r\n", CHUNKED + b"no chunk\r\n"], ids=["head", "body"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_those_before_what_is_no_request_have_their_answers_first(
+    connection: socket.socket, rubbish: bytes, count: int
+) -> None:
+    connection.sendall((head() + PHOTO) * count + rubbish)
+    *before, (status, refusal) = all_answers(connection)
+
+    assert len(before) == count
+    assert all(labels(one) for one in before)
+    assert (status, json.loads(refusal)["code"]) == (400, "bad_request")
+
+
+def test_nothing_is_said_of_what_comes_behind_a_request_to_close(connection: socket.socket) -> None:
+    connection.sendall(head(PHOTO, "Connection: close\r\n") + PHOTO + b"no request\r\n\r\n")
+
+    (only,) = all_answers(connection)
+    assert labels(only)
 
 
 def test_a_body_has_more_time_than_the_head(here: Listening, connection: socket.socket) -> None:
