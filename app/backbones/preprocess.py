@@ -142,6 +142,8 @@ def open_file(data: bytes, *, max_pixels: int, target: int | None) -> Opened:
     size = image.size
     is_plain = False
     if isinstance(image, JpegImageFile):
+        # All at once: within what is coded arithmetically libjpeg cannot wait for more.
+        image.decodermaxblock = max(image.decodermaxblock, len(data))
         if target is not None:
             try:
                 image.draft("RGB", (_DRAFT_MARGIN * target, _DRAFT_MARGIN * target))

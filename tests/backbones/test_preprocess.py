@@ -1,3 +1,4 @@
+import base64
 import io
 import struct
 import zlib
@@ -22,6 +23,14 @@ SMALL = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0
 # Left half dark, upper right bright: every orientation looks different.
 SIGNPOST = np.zeros((32, 48, 3), np.uint8)
 SIGNPOST[:16, 24:] = 255
+
+ARITHMETIC = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19i"
+    "Z2hnPk1xeXBkeFxlZ2P/2wBDARESEhgVGC8aGi9jQjhCY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2Nj"
+    "Y2NjY2NjY2P/yQARCAAgACADASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwD/AKAMHDjLfH52GlnwQgoJvGJZUkV+"
+    "NRjDU8pTWHeI+cgquKRMx78bfm5YvutUpEtCWJkkVPQo3Mnk2bZ61yfB9PI2tAscjzq9Eyqitadh5Bley/Xg/9k="
+)
+"""A JPEG of 32 x 32 pixels with arithmetic coding, which Pillow does not write."""
 
 
 def decoded(data: bytes) -> NDArray[np.uint8]:
@@ -195,6 +204,14 @@ def test_what_looks_like_scans_in_a_profile_or_behind_the_image_does_not_count()
     photo = encode(picture(64, 48), "JPEG", icc_profile=b"\xff\xda" * 1000)
     film = photo + b"\xff\xda\0\x08" * 1000
     assert (decoded(film) == decoded(encode(picture(64, 48), "JPEG"))).all()
+
+
+def test_a_jpeg_with_arithmetic_coding_is_taken_however_large() -> None:
+    long = ARITHMETIC[:2] + b"\xff\xfe\xff\0" + bytes(0xFF00 - 2) + ARITHMETIC[2:]
+    assert 2**16 < len(long) < 2**16 + 50  # so that a piece of 64 KiB ends within the scan
+    assert (decoded(long) == decoded(ARITHMETIC)).all()
+    expected = crops.load(ARITHMETIC, SMALL, max_pixels=MAX_PIXELS)
+    assert (crops.load(long, SMALL, max_pixels=MAX_PIXELS) == expected).all()
 
 
 def test_an_image_over_the_limit_is_refused_by_its_header() -> None:
