@@ -24,11 +24,12 @@ def delete_dataset(session: Session, reference: str, *, revision: int | None, no
     while a job reads it."""
     dataset = datasets.find(session, reference)
     datasets.delete(session, dataset.id, revision=revision, now=now)
-    reading = sorted(readers(session, [dataset.id]).get(dataset.id, ()))
+    reading = readers(session, [dataset.id]).get(dataset.id)
     if reading:
+        jobs = session.scalars(select(Job).where(Job.id.in_(reading)).order_by(Job.id))
         raise _needed(
             "dataset_in_use",
-            {f"job {job_id}": f"works with dataset {dataset.name}" for job_id in reading},
+            {f"job {job.id}": _work(job, f"dataset {dataset.name}") for job in jobs},
             "wait until it has ended, or cancel it",
         )
 
@@ -76,15 +77,24 @@ def _delete(session: Session, model: Model, versions: Sequence[ModelVersion], *,
             {f"{model.name}:{one.name}": f"points to {model.name}@{one.version}" for one in pointing},
             "move or remove the alias first",
         )
-    working = {job.id: used[0] for job in _unfinished(session) if (used := _used(job, model, versions))}
+    working = [(job, used[0]) for job in _unfinished(session) if (used := _used(job, model, versions))]
     if working:
         raise _needed(
             "model_version_in_use",
-            {f"job {job_id}": f"works with {model.name}@{used.number}" for job_id, used in working.items()},
+            {f"job {job.id}": _work(job, f"{model.name}@{used.number}") for job, used in working},
             "wait until it has ended, or cancel it",
         )
     for version in versions:
         models.remove(session, model, version, now=now)
+
+
+def _work(job: Job, thing: str) -> str:
+    """What the job does with `thing`. An optimisation follows each training, so few know of theirs."""
+    if job.kind != "optimise":
+        return f"works with {thing}"
+    version = f"{job.model_name}@{job.spec['model_version']}"
+    images = "" if thing == version else f" on images of {thing}"
+    return f"compares the forms of {version}{images}, as after each training, which takes some minutes"
 
 
 def _needed(code: str, reasons: dict[str, str], way_out: str) -> errors.Conflict:

@@ -193,7 +193,10 @@ def test_what_is_compared_or_ranked_stays_meanwhile(http: TestClient, insects: l
     # It is asked for by its number, and so it is missed.
     again = problem(http.post(f"/v1/jobs/{ranked.json()['id']}/retry"), 404)
     assert again["code"] == "model_version_not_found"
-    assert problem(http.delete(f"{MODEL}/versions/1"), 409)["needed_by"] == [f"job {compared}"]
+    document = problem(http.delete(f"{MODEL}/versions/1"), 409)
+    assert document["needed_by"] == [f"job {compared}"]
+    said = f"job {compared} compares the forms of insects@1, as after each training, which takes some minutes; "
+    assert document["detail"] == f"{said}wait until it has ended, or cancel it"
     http.post(f"/v1/jobs/{compared}/cancel")
     assert http.delete(MODEL, headers=ANY).status_code == 204
     assert problem(http.post(f"/v1/jobs/{compared}/retry"), 404)["detail"] == "insects@1 was deleted"
@@ -260,6 +263,17 @@ def test_a_data_set_stays_until_the_jobs_that_work_with_it_have_ended(
         http.post(f"/v1/jobs/{job}/cancel")
     assert http.delete(url, headers=ANY).status_code == 204
     assert problem(http.get(url), 404)["code"] == "dataset_not_found"
+
+
+def test_who_deletes_a_data_set_after_a_training_is_told_what_still_reads_it(
+    http: TestClient, insects: list[str], versioned: str
+) -> None:
+    compared = http.post(f"{MODEL}/versions/1/optimise", json={}).json()["id"]
+
+    document = problem(http.delete(f"/v1/datasets/{versioned}", headers=ANY), 409)
+    assert (document["code"], document["needed_by"]) == ("dataset_in_use", [f"job {compared}"])
+    said = f"job {compared} compares the forms of insects@1 on images of dataset photos, as after each training, which"
+    assert document["detail"] == f"{said} takes some minutes; wait until it has ended, or cancel it"
 
 
 def test_a_data_set_stays_while_a_training_goes_on_from_a_model_that_was_made_from_it(
