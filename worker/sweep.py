@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import or_, select
@@ -123,7 +123,7 @@ def tidy(database: Database, files: Storage) -> None:
         kept: set[str] = set()
         for names in _portions(list(present)):
             with database.read() as session:
-                kept |= needed(session, names)
+                kept |= needed(session, names, database.now(session))
         for name in present.keys() - kept:
             if folder in _PUBLISHED_LATER and _is_recent(present[name]):
                 continue  # its row may be on the way
@@ -154,26 +154,26 @@ def _facts(folder: Path) -> Iterator[tuple[os.stat_result, Path]]:
             yield path.stat(), path
 
 
-def _needed_jobs(session: Session, names: Sequence[str]) -> set[str]:
+def _needed_jobs(session: Session, names: Sequence[str], _now: datetime) -> set[str]:
     return set(session.scalars(select(Job.id).where(Job.id.in_(names), Job.state.not_in(ENDED))))
 
 
-def _needed_archives(session: Session, names: Sequence[str]) -> set[str]:
+def _needed_archives(session: Session, names: Sequence[str], _now: datetime) -> set[str]:
     query = select(Import.id).join(Job, Job.id == Import.job_id).where(Import.id.in_(names), Job.state.not_in(ENDED))
     return set(session.scalars(query))
 
 
-def _needed_datasets(session: Session, names: Sequence[str]) -> set[str]:
+def _needed_datasets(session: Session, names: Sequence[str], _now: datetime) -> set[str]:
     existing = select(Dataset.id).where(Dataset.id.in_(names), Dataset.deleted_at.is_(None))
     return {*session.scalars(existing), *removals.readers(session, names)}
 
 
-def _needed_models(session: Session, names: Sequence[str]) -> set[str]:
-    is_kept = or_(ModelVersion.deleted_at.is_(None), ModelVersion.deleted_at > utc_now() - _UNSERVED_LAST)
+def _needed_models(session: Session, names: Sequence[str], now: datetime) -> set[str]:
+    is_kept = or_(ModelVersion.deleted_at.is_(None), ModelVersion.deleted_at > now - _UNSERVED_LAST)
     return set(session.scalars(select(ModelVersion.id).where(ModelVersion.id.in_(names), is_kept)))
 
 
-def _needed_optimisations(session: Session, names: Sequence[str]) -> set[str]:
+def _needed_optimisations(session: Session, names: Sequence[str], _now: datetime) -> set[str]:
     return set(session.scalars(select(Optimisation.id).where(Optimisation.id.in_(names))))
 
 
@@ -184,7 +184,7 @@ def _is_recent(path: Path) -> bool:
     return False
 
 
-_NEEDED: dict[str, Callable[[Session, Sequence[str]], set[str]]] = {
+_NEEDED: dict[str, Callable[[Session, Sequence[str], datetime], set[str]]] = {
     "jobs": _needed_jobs,
     "archives": _needed_archives,
     "datasets": _needed_datasets,

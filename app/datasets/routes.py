@@ -9,7 +9,6 @@ from app import idempotency
 from app.bodies import JsonRoute
 from app.datasets import service
 from app.datasets.schemas import DatasetCreate, DatasetPatch, DatasetRead, VersionRead
-from app.db import utc_now
 from app.deps import DatabaseDep, DatasetPageDep, IdempotentDep, Limit, Listing, RevisionDep, etag, listing
 from app.problems import responses
 
@@ -25,9 +24,10 @@ def create_dataset(
 ) -> DatasetRead:
     """Create an empty data set; photos come into it by an import."""
     with database.write() as session:
-        existing = idempotency.take(session, request, now=utc_now())
+        now = database.now(session)
+        existing = idempotency.take(session, request, now=now)
         if existing is None:
-            dataset = service.create(session, wanted, now=utc_now())
+            dataset = service.create(session, wanted, now=now)
             idempotency.remember(session, request, dataset.id)
         else:
             dataset = service.find(session, existing)
@@ -59,7 +59,7 @@ def change_dataset(
 ) -> DatasetRead:
     """Rename a data set or describe it anew."""
     with database.write() as session:
-        dataset = service.change(session, dataset_id, wanted, revision=revision, now=utc_now())
+        dataset = service.change(session, dataset_id, wanted, revision=revision, now=database.now(session))
         response.headers["ETag"] = etag(dataset.revision)
         return DatasetRead.model_validate(dataset)
 

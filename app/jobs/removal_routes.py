@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from app.bodies import JsonRoute
 from app.datasets.routes import DatasetId
-from app.db import utc_now
 from app.deps import DatabaseDep, RevisionDep
 from app.jobs import removals
 from app.models.routes import DirectoryDep, Name, Number
@@ -21,7 +20,7 @@ def delete_dataset(dataset_id: DatasetId, database: DatabaseDep, revision: Revis
     """Delete a data set with its images. One that a job works with stays until that has ended. Models trained on it
     stay."""
     with database.write() as session:
-        removals.delete_dataset(session, dataset_id, revision=revision, now=utc_now())
+        removals.delete_dataset(session, dataset_id, revision=revision, now=database.now(session))
 
 
 @router.delete("", status_code=HTTPStatus.NO_CONTENT, responses=responses(404, 409, 412, 422, 428))
@@ -30,7 +29,7 @@ def delete_model(name: Name, database: DatabaseDep, directory: DirectoryDep, rev
     with which a job works, stays as a whole. Numbers are not given again if its name is: versions of a new one go on
     from there."""
     with database.write() as session:
-        removals.delete_model(session, name, revision=revision, now=utc_now())
+        removals.delete_model(session, name, revision=revision, now=database.now(session))
     directory.refresh()
 
 
@@ -40,5 +39,5 @@ def delete_model_version(name: Name, number: Number, database: DatabaseDep, dire
     works with, stays. The name alone addresses the newest of those that are left, and no version gets the number
     again."""
     with database.write() as session:
-        removals.delete_version(session, name, number, now=utc_now())
+        removals.delete_version(session, name, number, now=database.now(session))
     directory.refresh()

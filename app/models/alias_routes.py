@@ -1,5 +1,6 @@
 """Routes of aliases: where the movable names of a model point, and how they are moved."""
 
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -8,7 +9,6 @@ from sqlalchemy.orm import Session
 
 from app import errors
 from app.bodies import JsonRoute
-from app.db import utc_now
 from app.deps import DatabaseDep, Limit, Listing, PutConditionDep, RevisionDep, etag, listing
 from app.models import aliases
 from app.models.routes import DirectoryDep, Name
@@ -55,10 +55,11 @@ def put_alias(
     """Let an alias point to a version. One that is there is moved with `If-Match`; requests that are under way keep the
     version that they began with, for as long as that is in memory."""
     with database.write() as session:
+        now = database.now(session)
         if condition.is_change:
-            found = aliases.move(session, name, alias, wanted, revision=condition.revision, now=utc_now())
+            found = aliases.move(session, name, alias, wanted, revision=condition.revision, now=now)
         else:
-            found = _created(session, name, alias, wanted, must_be_new=condition.must_be_new)
+            found = _created(session, name, alias, wanted, must_be_new=condition.must_be_new, now=now)
             response.status_code = HTTPStatus.CREATED
             response.headers["Location"] = f"/v1/models/{name}/aliases/{alias}"
     directory.refresh()
@@ -71,7 +72,7 @@ def delete_alias(
 ) -> None:
     """Remove an alias; the version stays."""
     with database.write() as session:
-        aliases.remove(session, name, alias, revision=revision, now=utc_now())
+        aliases.remove(session, name, alias, revision=revision, now=database.now(session))
     directory.refresh()
 
 
@@ -100,14 +101,14 @@ def roll_alias_back(
 ) -> AliasRead:
     """Let an alias point to the version before; done again, to the one before that."""
     with database.write() as session:
-        found = aliases.roll_back(session, name, alias, revision=revision, now=utc_now())
+        found = aliases.roll_back(session, name, alias, revision=revision, now=database.now(session))
     directory.refresh()
     return _read(found, response)
 
 
-def _created(session: Session, name: str, alias: str, wanted: AliasPut, *, must_be_new: bool) -> Alias:
+def _created(session: Session, name: str, alias: str, wanted: AliasPut, *, must_be_new: bool, now: datetime) -> Alias:
     try:
-        return aliases.create(session, name, alias, wanted, now=utc_now())
+        return aliases.create(session, name, alias, wanted, now=now)
     except errors.PreconditionFailed as error:
         if must_be_new:
             raise

@@ -1,16 +1,20 @@
 """Deleting model versions over HTTP: what is needed stays, what goes is gone everywhere, and no number comes again."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
-from app.db import Database
+from app.datasets.tables import Dataset
+from app.db import Database, utc_now
 from app.models import directory, serving
 from app.models import service as models
+from app.models.tables import Alias, ModelVersion
 from tests import factories
 from tests.problems import problem
 
@@ -243,6 +247,25 @@ def test_experiments_and_jobs_still_tell_of_what_is_deleted(
         made = models.of_job(session, job_id)
     assert made is not None
     assert (made.number, made.deleted_at is not None) == (2, True)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_when_something_was_deleted_is_told_by_the_clock_of_the_database(
+    http: TestClient, database: Database, insects: list[str], versioned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = utc_now() + timedelta(hours=1)
+    for module in ("app.db", "app.jobs.removal_routes", "app.models.alias_routes"):
+        monkeypatch.setattr(f"{module}.utc_now", lambda: ahead, raising=False)
+    point(http, 1)
+    assert http.delete(ALIAS, headers=ANY).status_code == 204
+    assert http.delete(f"{MODEL}/versions/1").status_code == 204
+    assert http.delete(f"/v1/datasets/{versioned}", headers=ANY).status_code == 204
+
+    with database.read() as session:
+        rows = (session.get_one(ModelVersion, insects[0]), session.get_one(Dataset, versioned))
+        times = [row.deleted_at for row in (*rows, *session.scalars(select(Alias)))]
+    assert len(times) == 3
+    assert all(moment is not None and moment < ahead - timedelta(minutes=30) for moment in times)
 
 
 def test_a_data_set_stays_until_the_jobs_that_work_with_it_have_ended(

@@ -316,6 +316,23 @@ def test_a_deleted_version_and_its_optimisations_go_some_time_after(
     assert sorted(path.name for path in (files.root / "models").iterdir()) == ["mv_2", "mv_3"]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_when_a_deleted_version_goes_is_told_by_the_clock_of_the_database(
+    desk: Desk, database: Database, files: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_id = desk.submit_import(factories.photos()).dataset_id
+    for version_id in ("mv_1", "mv_2"):
+        factories.register_version(database, version_id, dataset_id, labels=["a", "b"])
+        aged(files.model_version(version_id))
+    delete(database, "mv_1", at=utc_now())
+    ahead = utc_now() + timedelta(hours=3)
+    for module in ("app.db", "worker.sweep"):
+        monkeypatch.setattr(f"{module}.utc_now", lambda: ahead)
+
+    sweep.tidy(database, files)
+    assert sorted(path.name for path in (files.root / "models").iterdir()) == ["mv_1", "mv_2"]
+
+
 def delete(database: Database, version_id: str, *, at: datetime) -> None:
     with database.write() as session:
         model = models.hold(session, "insects")
