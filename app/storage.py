@@ -1,5 +1,7 @@
 """Where files lie: one folder, the same for the API and every worker."""
 
+import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import files
+
+_UNFINISHED = re.compile(r"\.tmp|#\d+$")
+"""What Lance calls a file of a table before that is whole, wherever it lies: `.tmpPZpJt4`, `v1-a.json.tmp.e13c#1`,
+`17.manifest#1`. It removes none that a process which was killed has left."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,18 @@ class Storage:
         return self.root / "sockets"
 
     def abandoned(self, *, older_than_seconds: float) -> Iterator[Path]:
-        """Uploads that nothing was written to for so long, and folders of workers that were not seen for so long."""
+        """Uploads, and files that were to be renamed into a table, that nothing was written to for so long, and folders
+        of workers that were not seen for so long."""
         limit = time.time() - older_than_seconds
-        for path in (*self._folder("uploads").glob("*.part"), *self.sockets().glob("*")):
-            with suppress(FileNotFoundError):  # of a worker that has just ended
+        uploads, workers = self._folder("uploads").glob("*.part"), self.sockets().glob("*")
+        for path in (*uploads, *workers, *self._unfinished_in_tables()):
+            with suppress(FileNotFoundError):  # of a worker that has just ended, or whole by now
                 if path.stat().st_mtime < limit:
                     yield path
+
+    def _unfinished_in_tables(self) -> Iterator[Path]:
+        for folder, _, names in os.walk(self.root / "datasets"):
+            yield from (Path(folder, name) for name in names if _UNFINISHED.search(name))
 
     def _folder(self, *parts: str) -> Path:
         path = self.root.joinpath(*parts)

@@ -167,6 +167,10 @@ def listed(database: Database) -> list[list[str]]:
 def aged(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
+    return aged_as_it_is(path)
+
+
+def aged_as_it_is(path: Path) -> Path:
     os.utime(path, (time.time() - TWO_DAYS,) * 2)
     return path
 
@@ -178,6 +182,29 @@ def test_uploads_broken_off_long_ago_are_removed_and_fresh_ones_stay(database: D
 
     assert not old.exists()
     assert fresh.exists()
+
+
+def test_what_a_killed_import_left_half_written_in_a_table_goes_after_a_day(
+    desk: Desk, database: Database, files: Storage, dataset_id: str
+) -> None:
+    table = files.dataset(dataset_id)
+    whole = {path for path in table.rglob("*") if path.is_file()}
+    for path in whole:
+        aged_as_it_is(path)
+    names = (
+        "_versions/.tmp34BPiZ",
+        "_versions/17.manifest#1",
+        "_transactions/.tmpQyQ",
+        "_refs/tags/v2-a.json.tmp.f5d4",
+    )
+    left = [aged(table / name) for name in names]
+    fresh = table / "_versions" / ".tmpVZeOd6"
+    fresh.write_bytes(b"x")
+    sweep.tidy(database, files)
+
+    assert whole
+    assert not [path for path in left if path.exists()]
+    assert {path for path in table.rglob("*") if path.is_file()} == {*whole, fresh}
 
 
 def test_what_a_killed_worker_left_is_removed_and_what_a_living_one_needs_stays(
