@@ -58,7 +58,11 @@ def ingest(work: IngestWork, emit: Emit) -> IngestOutcome:
     except errors.BadArchive as error:
         return IngestOutcome(None, error, 0, refusals, layout.ignored)
     snapshot = _stored(work, number, _Rows(_rows(opened, items, emit)))
-    emit(VersionWritten(number=number, accepted=len(items), refused=len(refusals)))
+    try:
+        emit(VersionWritten(number=number, accepted=len(items), refused=len(refusals)))
+    except BaseException:  # it was to stop while there was nobody to hear it, and nobody will know of the version
+        store.withdraw(work.table, snapshot.tag, versions=work.versions)
+        raise
     return IngestOutcome(_new_version(number, snapshot), None, len(items), refusals, layout.ignored)
 
 

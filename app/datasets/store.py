@@ -108,6 +108,16 @@ def append(
     return read(path, tag)
 
 
+def withdraw(path: Path, tag: str, *, versions: Sequence[str]) -> None:
+    """Undo the `append` of `tag` to the table at `path`, with what it has added to the images of the last of
+    `versions`; nobody may have been told of it."""
+    table = lance.dataset(str(path), version=tag)
+    kept = {name for last in versions[-1:] for name in _files_of(lance.dataset(str(path), version=last))}
+    table.tags.delete(tag)
+    for name in _files_of(table) - kept:
+        (path / _IMAGES / name).unlink(missing_ok=True)
+
+
 def tag_for(number: int, attempt: str) -> str:
     """The tag of version `number` as the attempt with this name writes it."""
     return f"v{number}-{attempt}"
@@ -124,6 +134,10 @@ def content_hash(items: Iterable[Item]) -> str:
     for line in sorted(f"{item.sha256} {item.split} {item.label}\n" for item in items):
         digest.update(line.encode())
     return digest.hexdigest()
+
+
+def _files_of(table: lance.LanceDataset) -> set[str]:
+    return {file.path for part in table.get_fragments() for file in part.metadata.files}
 
 
 def _take_in(path: Path, written: Path, names: Iterable[str]) -> None:

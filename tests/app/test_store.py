@@ -1,6 +1,7 @@
 """Versions of a table: each holds what was given for it, whoever else writes at the same time."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -103,3 +104,30 @@ def test_tags_of_attempts_that_did_not_count_go_with_the_next_version(tmp_path: 
     append(path, rows(2), versions=["v1-b"], tag="v2-a")
 
     assert set(lance.dataset(str(path)).tags.list()) == {"v1-b", "v2-a"}
+
+
+@pytest.mark.parametrize("versions", [[], ["v1-a"]])
+def test_what_is_withdrawn_takes_its_images_along_and_no_others(
+    tmp_path: Path, versions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.lance"
+    if versions:
+        append(path, rows(1, 2), versions=[], tag="v1-a")
+    before = images(path)
+    number = len(versions) + 1
+    lost, again = store.tag_for(number, "lost"), store.tag_for(number, "again")
+    append(path, rows(3), versions=versions, tag=lost)
+    store.withdraw(path, lost, versions=versions)
+
+    assert images(path) == before
+    assert lost not in lance.dataset(str(path)).tags.list()
+    append(path, rows(4), versions=versions, tag=again)
+    assert held(path, again) == [*([b"001", b"002"] if versions else []), b"004"]
+    # Tidying up goes over versions whose images are gone.
+    monkeypatch.setattr(store, "_LEFTOVER_AGE", timedelta(microseconds=1))
+    append(path, rows(5), versions=[*versions, again], tag=store.tag_for(number + 1, "a"))
+    assert held(path, again) == [*([b"001", b"002"] if versions else []), b"004"]
+
+
+def images(path: Path) -> set[Path]:
+    return set((path / "data").glob("*"))

@@ -13,7 +13,7 @@ from PIL import Image
 from app import errors
 from app.datasets import store
 from tests import factories
-from worker.ingest import ingest
+from worker.ingest import VersionWritten, ingest
 from worker.training.events import Event, Progress
 from worker.works import IngestWork
 
@@ -72,6 +72,21 @@ def test_what_is_raised_to_stop_the_job_while_it_writes_comes_out_as_it_is(work:
 
     with pytest.raises(Stop):
         ingest(work, emit)
+
+
+def test_an_import_that_is_stopped_when_its_version_is_written_leaves_none(work: IngestWork) -> None:
+    class Stop(BaseException):
+        pass
+
+    def emit(event: Event) -> None:
+        if isinstance(event, VersionWritten):
+            raise Stop
+
+    with pytest.raises(Stop):
+        ingest(work, emit)
+    assert list((work.table / "data").iterdir()) == []
+    assert list((work.table / "_refs" / "tags").iterdir()) == []
+    assert ingest(replace(work, attempt="a2"), lambda _: None).accepted == 8
 
 
 def test_a_tar_gives_signs_of_life_while_it_is_listed(work: IngestWork, tmp_path: Path) -> None:
