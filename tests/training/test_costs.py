@@ -1,6 +1,8 @@
 """What one image costs: in total, and stage by stage on the way of the same passes."""
 
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,3 +71,14 @@ def test_a_network_that_cannot_be_entered_between_stages_has_its_costs_as_a_whol
     assert found.stages == ()
     assert min(found.forward, found.step) > 0
     assert torch.get_num_threads() == found.threads
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_the_memory_of_a_container_is_what_its_control_group_may_take(tmp_path: Path, name: str) -> None:
+    machine = costs.device_bytes(samples.CPU, tmp_path)
+    assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    for said, bytes_ in (("1000000\n", 10**6), ("max\n", machine), ("9223372036854771712\n", machine), ("", machine)):
+        file.write_text(said)
+        assert costs.device_bytes(samples.CPU, tmp_path) == bytes_
