@@ -52,8 +52,8 @@ def up(
 ) -> None:
     """Run the service on this machine until Ctrl-C: the API, and one worker, over files in one folder."""
     with told_plainly():
+        local.check_port(host, port)
         command = local.command(host=host, port=port)
-    console.print(f"Graft will be at http://{host}:{port}, every route at /docs; Ctrl-C stops it.", highlight=False)
     # The service takes the place of this process, so that signals reach it itself.
     os.execve(sys.executable, command, local.environment(data_dir))  # noqa: S606
 

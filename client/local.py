@@ -1,5 +1,6 @@
 """A service on this machine, as a child of this process. It is known by its command line alone."""
 
+import errno
 import importlib.util
 import os
 import socket
@@ -45,12 +46,22 @@ def environment(data_dir: Path | None) -> dict[str, str]:
     return {**os.environ, **given}
 
 
+def check_port(host: str, port: int) -> None:
+    """Raise `Refused` where nothing can listen at `port` of `host` now."""
+    try:
+        _listen(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _taken(host, port) from error
+        raise Refused(f"nothing can listen at port {port} of {host}: {error.strerror}") from error
+
+
 def port_or_free(wanted: int | None) -> int:
     """`wanted`, or where it is None the usual port, or any other if that is taken. Raises `Refused`."""
     if _is_free(PORT if wanted is None else wanted):
         return PORT if wanted is None else wanted
     if wanted is not None:
-        raise Refused(f"port {wanted} of {HOST} is taken; choose another one with --port")
+        raise _taken(HOST, wanted)
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -92,14 +103,23 @@ def service(data_dir: Path, *, port: int) -> Iterator[Running]:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+    try:
+        _listen(HOST, port)
+    except OSError:
+        return False
+    return True
+
+
+def _listen(host: str, port: int) -> None:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family) as probe:
         # As a server binds it: a port whose last connections are just closing is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+        probe.bind(address)
+
+
+def _taken(host: str, port: int) -> Refused:
+    return Refused(f"port {port} of {host} is taken; choose another one with --port")
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

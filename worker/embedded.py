@@ -35,6 +35,8 @@ def main() -> None:
     database = Database(settings.sqlalchemy_url)
     migrations.upgrade(database)
     database.close()
+    where = f"http://{arguments.host}:{arguments.port}"
+    print(f"Graft will be at {where}, every route at /docs; Ctrl-C stops it.", flush=True)  # noqa: T201 -- no line of a log
     worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
     try:
         worker.start()

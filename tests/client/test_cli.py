@@ -160,6 +160,28 @@ def test_a_taken_port_is_refused_only_where_it_was_asked_for() -> None:
         assert local.port_or_free(None) != taken
 
 
+def test_a_service_that_cannot_start_is_not_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_LEASE_SECONDS", "never")
+    up = [sys.executable, "-m", "client", "up", "--data-dir", str(tmp_path)]
+
+    def told(*options: str) -> tuple[int, str, str]:
+        ended = subprocess.run([*up, *options], capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stdout, ended.stderr
+
+    code, out, err = told("--port", str(service.free_port()))
+    assert (code, out) == (2, "")
+    assert err.startswith("GRAFT_LEASE_SECONDS=never: ")
+    with service.taken_port() as taken:
+        said = f"Error: port {taken} of 127.0.0.1 is taken; choose another one with --port\n"
+        assert told("--port", str(taken)) == (1, "", said)
+    nowhere = told("--host", "203.0.113.1", "--port", "8000")
+    assert nowhere == (
+        1,
+        "",
+        "Error: nothing can listen at port 8000 of 203.0.113.1: Cannot assign requested address\n",
+    )
+
+
 def test_a_service_that_does_not_start_shows_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

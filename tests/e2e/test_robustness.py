@@ -181,7 +181,8 @@ runpy.run_module("worker.embedded", run_name="__main__")
 
 def test_ctrl_c_while_it_starts_ends_the_embedded_service_quietly(tmp_path: Path) -> None:
     """As a terminal does it, which tells all processes of the group in its foreground."""
-    arguments = ["-c", INTERRUPTED, "--port", str(service.free_port())]
+    port = service.free_port()
+    arguments = ["-c", INTERRUPTED, "--port", str(port)]
     environment = {"GRAFT_DATA_DIR": str(tmp_path / "data"), **FAST}
     process = service.start(arguments, environment, tmp_path / "service.log", process_group=0)
     try:
@@ -195,7 +196,9 @@ def test_ctrl_c_while_it_starts_ends_the_embedded_service_quietly(tmp_path: Path
     finally:
         process.stop()
     assert not worker.is_running()
-    assert "Traceback" not in process.log.read_text()
+    logged = process.log.read_text()
+    assert f"Graft will be at http://127.0.0.1:{port}, " in logged
+    assert "Traceback" not in logged
 
 
 def test_a_broker_emptied_while_jobs_wait_loses_none(
