@@ -63,6 +63,10 @@ class Shown:
     def targets(self) -> NDArray[np.int64]:
         return np.arange(self.count) % _CLASSES
 
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        return np.arange(self.count)
+
     def __len__(self) -> int:
         return self.count
 

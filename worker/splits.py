@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.datasets import store
+from app.datasets import alike, store
 from app.datasets.store import Item, Snapshot
 from worker.training.data import Splits
 
@@ -20,6 +21,17 @@ class _SplitImages:
     rows: tuple[int, ...]
     sha256: tuple[str, ...]
     targets: NDArray[np.int64]
+    difference_hashes: NDArray[np.uint64]
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        found = np.empty(len(self), np.int64)
+        for target in np.unique(self.targets):
+            members = np.flatnonzero(self.targets == target)
+            names = alike.copies(self.difference_hashes[members].tolist())
+            one_of = dict(zip(names, members, strict=True))
+            found[members] = [one_of[name] for name in names]
+        return found
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,4 +61,5 @@ def _images(reader: Snapshot, items: Sequence[Item], split: str, index: dict[str
         rows=tuple(row for row, _ in rows),
         sha256=tuple(item.sha256 for _, item in rows),
         targets=np.array([index[item.label] for _, item in rows], dtype=np.int64),
+        difference_hashes=np.array([item.difference_hash for _, item in rows], dtype=np.uint64),
     )

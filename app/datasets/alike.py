@@ -1,6 +1,6 @@
 """Which images are near copies of one another, told by their difference hashes."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -8,6 +8,9 @@ _BITS = 64
 _MOST_APART = 2
 """Bits. Photos that were saved again, or made half as large, differ in no more of them in 97 of 100 cases; of different
 photos of a class, a pair in thousands does."""
+_MOST_COPIES = 50
+"""Of one image. More are a series, as a camera that stands still takes it, or are chained by images in between:
+together they would be most of a split."""
 _BANDS = tuple(
     ((1 << _BITS * (band + 1) // (_MOST_APART + 1)) - 1) ^ ((1 << _BITS * band // (_MOST_APART + 1)) - 1)
     for band in range(_MOST_APART + 1)
@@ -30,6 +33,13 @@ def groups(hashes: Sequence[int]) -> list[int]:
             if len(found) <= _MOST_IN_BAND:
                 _join(found, parent)
     return [_root(one, parent) for one in hashes]
+
+
+def copies(hashes: Sequence[int]) -> list[int]:
+    """As `groups`, but each image of a series by itself: by a name below 0, which no other has."""
+    names = groups(hashes)
+    sizes = Counter(names)
+    return [name if sizes[name] <= _MOST_COPIES else -1 - place for place, name in enumerate(names)]
 
 
 def _join(found: Sequence[int], parent: dict[int, int]) -> None:

@@ -11,10 +11,6 @@ from app.datasets import alike
 from app.datasets.archive import Split
 from app.wording import counted
 
-_MOST_COPIES = 50
-"""Of one image. More are a series, as a camera that stands still takes it, or are chained by images in between:
-together they would be most of a split."""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -53,7 +49,7 @@ def _divided(
     label: str, new: Sequence[Candidate], there: Sequence[Candidate], *, fraction: float, seed: int
 ) -> list[Split]:
     """The splits of the `new` images of a label, of which some are `there`."""
-    names = _groups([*new, *there])
+    names = alike.copies([image.difference_hash for image in (*new, *there)])
     settled: dict[int, set[Split]] = defaultdict(set)
     for name, image in zip(names, (*new, *there), strict=True):
         if image.split is not None:
@@ -73,13 +69,6 @@ def _divided(
         label, train=counts["train"] + len(open_places) - len(held_out), held_out=counts["validation"] + len(held_out)
     )
     return [split or ("validation" if place in held_out else "train") for place, split in enumerate(given)]
-
-
-def _groups(images: Sequence[Candidate]) -> list[int]:
-    """The name of each image's group, its own where the group is a series."""
-    names = alike.groups([image.difference_hash for image in images])
-    sizes = Counter(names)
-    return [name if sizes[name] <= _MOST_COPIES else -1 - place for place, name in enumerate(names)]
 
 
 def _only(splits: set[Split]) -> Split | None:

@@ -38,6 +38,11 @@ class MemoryImages:
     def sha256(self) -> tuple[str, ...]:
         return tuple(hashlib.sha256(file).hexdigest() for file in self.files)
 
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Each by itself."""
+        return np.arange(len(self))
+
     def __len__(self) -> int:
         return len(self.files)
 

@@ -37,6 +37,10 @@ class Images(Files, Protocol):
     def targets(self) -> NDArray[np.int64]:
         """Index of each image's label `(N,)`."""
 
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Of each image `(N,)` a number that those have in common which are near copies with the same label."""
+
     def __len__(self) -> int: ...
 
 
@@ -55,6 +59,10 @@ class Selection:
     @property
     def targets(self) -> NDArray[np.int64]:
         return self.images.targets[self.positions]
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        return self.images.groups[self.positions]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -78,6 +86,10 @@ class Relabelled:
     def targets(self) -> NDArray[np.int64]:
         return self.becomes[self.images.targets]
 
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        return self.images.groups
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -98,6 +110,12 @@ class Joined:
     @cached_property
     def targets(self) -> NDArray[np.int64]:
         return np.concatenate([part.targets for part in self.parts])
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        starts = np.cumsum([0, *map(len, self.parts)])
+        numbered = [np.unique(part.groups, return_inverse=True)[1] for part in self.parts]
+        return np.concatenate([start + numbers for start, numbers in zip(starts, numbered, strict=False)])
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

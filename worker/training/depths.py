@@ -26,6 +26,9 @@ _FOLDS = 5
 Values = Mapping[str, NDArray[np.float32]]
 """Pooled features `(N, D)` at each depth, in order."""
 
+Groups = NDArray[np.int64] | None
+"""Of each image `(N,)` a number that near copies have in common, which are in one fold; None where there are none."""
+
 
 def measurable(targets: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     """Positions in order of the images to measure, of those with `targets (N,)`: none of labels that have a single
@@ -66,34 +69,45 @@ def numbered(targets: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(targets, return_inverse=True)[1]
 
 
-def measure(values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit) -> tuple[Depth, ...]:
+def measure(
+    values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit, groups: Groups = None
+) -> tuple[Depth, ...]:
     """The figures at each depth; `targets (N,)` are 0 to K - 1, each of them that of `AT_LEAST` images or more."""
-    return tuple(_depth(name, found, targets, seed=seed, emit=emit) for name, found in values.items())
+    return tuple(_depth(name, found, targets, groups, seed=seed, emit=emit) for name, found in values.items())
 
 
-def together(values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit) -> Probe:
+def together(values: Values, targets: NDArray[np.int64], *, seed: int, emit: Emit, groups: Groups = None) -> Probe:
     """The probe on all depths side by side ("Head2Toe", Evci et al. 2022)."""
-    return linear(np.concatenate([*values.values()], axis=1), targets, seed=seed, emit=emit)
+    return linear(np.concatenate([*values.values()], axis=1), targets, seed=seed, emit=emit, groups=groups)
 
 
-def linear(values: NDArray[np.float32], targets: NDArray[np.int64], *, seed: int, emit: Emit) -> Probe:
+def linear(
+    values: NDArray[np.float32], targets: NDArray[np.int64], *, seed: int, emit: Emit, groups: Groups = None
+) -> Probe:
     """What a linear classifier on features `(N, D)` makes of images that it has not seen; `targets` as above."""
     # As many folds everywhere, also where a label has fewer images, or the points of a curve could not be compared.
     held = probe.cross_validate(
-        values, targets, classes=_classes(targets), l2_grid=L2_GRID, folds=_FOLDS, seed=seed, emit=emit
+        values, targets, classes=_classes(targets), l2_grid=L2_GRID, folds=_FOLDS, seed=seed, emit=emit, groups=groups
     )
     return Probe(accuracy=held.accuracy, log_loss=held.log_loss, error=held.error)
 
 
 def curve(
-    values: NDArray[np.float32], targets: NDArray[np.int64], whole: Probe, *, seed: int, emit: Emit
+    values: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    whole: Probe,
+    *,
+    seed: int,
+    emit: Emit,
+    groups: Groups = None,
 ) -> tuple[CurvePoint, ...]:
     """The learning curve of features `(N, D)`, whose last point is the probe on all images, `whole`. The images of each
     point are among those of the next."""
     points = []
     for share in shares(targets):
         some = probe.stratified_sample(targets, size=round(share * len(targets)), at_least=AT_LEAST, seed=seed)
-        found = linear(values[some], targets[some], seed=seed, emit=emit)
+        among = None if groups is None else groups[some]
+        found = linear(values[some], targets[some], seed=seed, emit=emit, groups=among)
         points.append(CurvePoint(images=len(some), probe=found))
     return (*points, CurvePoint(images=len(targets), probe=whole))
 
@@ -104,8 +118,10 @@ def shares(targets: NDArray[np.int64]) -> tuple[float, ...]:
     return tuple(share for share in _CURVE if round(share * smallest) >= AT_LEAST)
 
 
-def _depth(name: str, values: NDArray[np.float32], targets: NDArray[np.int64], *, seed: int, emit: Emit) -> Depth:
-    found = linear(values, targets, seed=seed, emit=emit)
+def _depth(
+    name: str, values: NDArray[np.float32], targets: NDArray[np.int64], groups: Groups, *, seed: int, emit: Emit
+) -> Depth:
+    found = linear(values, targets, seed=seed, emit=emit, groups=groups)
     scores = transferability.score(values, targets, classes=_classes(targets), seed=seed)
     return Depth(
         name=name,

@@ -105,11 +105,13 @@ def fit(
     seed: int,
     emit: Emit,
     prior: Prior | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> Linear:
     """The best linear classifier of `features (N, D)` with `targets (N,)`, in memory that does not grow with N.
 
     Of several penalties that with the least mean log-loss in stratified `folds`-fold cross-validation is taken, which
-    for all images is `for_all` of it where some of them are cross-validated.
+    for all images is `for_all` of it where some of them are cross-validated; near copies, told by `groups (N,)`, are in
+    one fold.
     """
     several = len(l2_grid) > 1
     linear = search(
@@ -121,6 +123,7 @@ def fit(
         seed=seed,
         emit=emit,
         prior=prior,
+        groups=groups,
     )
     emit(ProbeFitted(l2=linear.l2, tried=linear.tried))
     return linear
@@ -136,6 +139,7 @@ def search(
     seed: int,
     emit: Emit,
     prior: Prior | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> Linear:
     """`fit` that tells of its progress alone, and cross-validates a single penalty, too; with 0 `folds` none."""
     axes, images = regression.labelled(features, torch.from_numpy(targets), read=_reading(emit, len(targets)))
@@ -144,7 +148,7 @@ def search(
     tried: tuple[PenaltyTried, ...] = ()
     l2, begun = l2_grid[0], start
     if folds:
-        divided = divide(targets, folds=folds, seed=seed)
+        divided = divide(targets, folds=folds, seed=seed, groups=groups)
         crossing = Crossing(
             values=images.at(divided.positions),
             targets=torch.from_numpy(targets[divided.positions]),
@@ -239,9 +243,11 @@ def cross_validate(
     folds: int,
     seed: int,
     emit: Emit,
+    groups: NDArray[np.int64] | None = None,
 ) -> Held:
     """How well linear classifiers of `features (N, D)` do on images that they have not seen, in stratified `folds`-fold
-    cross-validation with the penalty of the grid that has the least mean log-loss in it.
+    cross-validation with the penalty of the grid that has the least mean log-loss in it; near copies, told by
+    `groups (N,)`, are in one fold.
 
     A label that has a single image is never known to the classifier that meets it.
     """
@@ -250,30 +256,55 @@ def cross_validate(
         values=values,
         targets=torch.from_numpy(targets),
         variances=axes.variances,
-        fold_of=assign_folds(targets, folds=folds, seed=seed),
+        fold_of=assign_folds(targets, folds=folds, seed=seed, groups=groups),
         start=regression.nothing(classes, len(axes.variances)),
     )
     best = crossvalidation.cross(crossing, l2_grid, effort=QUICK, emit=emit).best
     return Held(l2=best.l2, predicted=best.predicted.numpy(), log_losses=best.log_losses.numpy(), targets=targets)
 
 
-def divide(targets: NDArray[np.int64], *, folds: int, seed: int) -> Folds:
+def divide(targets: NDArray[np.int64], *, folds: int, seed: int, groups: NDArray[np.int64] | None = None) -> Folds:
     """The images with `targets (N,)` that are cross-validated with, and their folds."""
     positions = stratified_sample(targets, size=MAX_CROSS_VALIDATED, at_least=folds, seed=seed)
-    return Folds(positions, assign_folds(targets[positions], folds=folds, seed=seed))
+    among = None if groups is None else groups[positions]
+    return Folds(positions, assign_folds(targets[positions], folds=folds, seed=seed, groups=among))
 
 
-def assign_folds(targets: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
-    """A fold for each image `(N,)`, each class spread as evenly as it goes."""
+def assign_folds(
+    targets: NDArray[np.int64], *, folds: int, seed: int, groups: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """A fold for each image `(N,)`, each class spread as evenly as it goes; images of a class that have their number
+    in `groups (N,)` in common come into one fold, or their copies would judge what has learnt from them. A class that
+    is a single such group is spread as others are."""
     rng = np.random.default_rng(seed)
     fold_of = np.empty(len(targets), np.int64)
     # Where one class ends, the next goes on, so that small classes do not all land in the first folds.
     begin = 0
     for target in np.unique(targets):
         members = rng.permutation(np.flatnonzero(targets == target))
-        fold_of[members] = (begin + np.arange(len(members))) % folds
+        units = np.arange(len(members)) if groups is None else _units(groups[members])
+        fold_of[members] = (begin + _spread(units, folds)[units]) % folds
         begin += len(members)
     return fold_of
+
+
+def _units(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of what each of some images is in `(M,)`, in order of first appearance, that may not be divided:
+    of its group, or of itself where there is but one group."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse] if len(first) > 1 else np.arange(len(groups))
+
+
+def _spread(units: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+    """A fold for each unit `(U,)`, the largest first, into the one that has the fewest of the images `units (M,)`."""
+    sizes = np.bincount(units)
+    if len(sizes) == len(units):
+        return np.arange(len(units))
+    found, filled = np.empty(len(sizes), np.int64), np.zeros(folds, np.int64)
+    for unit in np.argsort(-sizes, kind="stable"):
+        found[unit] = filled.argmin()
+        filled[found[unit]] += sizes[unit]
+    return found
 
 
 def stratified_sample(targets: NDArray[np.int64], *, size: int, at_least: int, seed: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -138,12 +139,17 @@ def _judge(
     targets = depths.numbered(every[rows])
     is_sample = len(few) < len(targets)
     of_few = depths.numbered(targets[few])
+    groups = asked.splits.train.groups[rows]
     probes = len(known) + 1 + len(depths.shares(targets)) + len(random) + is_sample * len(known)
     tally = _Tally(asked.emit, probes=probes)
     below = {depth: values for depth, values in known.items() if depth != HEAD}
-    stages, probing_stages = _timed(lambda: depths.measure(below, targets, seed=asked.seed, emit=tally))
-    head, probing_head = _timed(lambda: depths.measure({HEAD: known[HEAD]}, targets, seed=asked.seed, emit=tally))
-    together, probing_together = _timed(lambda: depths.together(known, targets, seed=asked.seed, emit=tally))
+    measured = partial(depths.measure, targets=targets, seed=asked.seed, emit=tally, groups=groups)
+    measured_few = partial(depths.measure, targets=of_few, seed=asked.seed, emit=tally, groups=groups[few])
+    stages, probing_stages = _timed(lambda: measured(below))
+    head, probing_head = _timed(lambda: measured({HEAD: known[HEAD]}))
+    together, probing_together = _timed(
+        lambda: depths.together(known, targets, seed=asked.seed, emit=tally, groups=groups)
+    )
     found = (*stages, *head)
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
     counts = np.bincount(every, minlength=len(asked.splits.labels))
@@ -159,11 +165,11 @@ def _judge(
         measured_labels=depths.drawn_labels(every, rows),
         depths=found,
         together=together,
-        curve=depths.curve(known[HEAD], targets, found[-1].probe, seed=asked.seed, emit=tally),
-        random=depths.measure(random, of_few, seed=asked.seed, emit=tally),
+        curve=depths.curve(known[HEAD], targets, found[-1].probe, seed=asked.seed, emit=tally, groups=groups),
+        random=measured_few(random),
         random_images=len(few),
         random_labels=depths.drawn_labels(targets, few),
-        reference=depths.measure(same_images, of_few, seed=asked.seed, emit=tally),
+        reference=measured_few(same_images),
         costs=replace(
             spent,
             measured=len(targets),

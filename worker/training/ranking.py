@@ -55,6 +55,8 @@ class _Measuring:
     """Positions of the training images that are measured."""
     targets: NDArray[np.int64]
     """Of those, from 0 on without gaps."""
+    groups: NDArray[np.int64]
+    """Of those, a number that near copies have in common."""
     feature_cache: Path
     max_pixels: int
     seed: int
@@ -80,7 +82,8 @@ def rank(
         raise _nothing_at_hand()
     rows = depths.measurable(splits.train.targets, seed=seed)
     targets = depths.numbered(splits.train.targets[rows])
-    measuring = _Measuring(splits, rows, targets, feature_cache, max_pixels, seed, device)
+    groups = splits.train.groups[rows]
+    measuring = _Measuring(splits, rows, targets, groups, feature_cache, max_pixels, seed, device)
     measured: list[MeasuredNetwork] = []
     refused: list[Refused] = []
     for place, candidate in enumerate(candidates):
@@ -183,7 +186,7 @@ def _measured(measuring: _Measuring, name: str, network: Network, started: float
     values = found.at(HEAD).train[measuring.rows]
     targets, seed = measuring.targets, measuring.seed
     scores = transferability.score(values, targets, classes=int(targets.max()) + 1, seed=seed)
-    probe = depths.linear(values, targets, seed=seed, emit=emit)
+    probe = depths.linear(values, targets, seed=seed, emit=emit, groups=measuring.groups)
     return MeasuredNetwork(
         name=name,
         weights=network.weights,

@@ -52,10 +52,20 @@ def outlet_of(depth: str) -> Outlet:
     return Outlet() if depth == HEAD else Outlet(stage=depth)
 
 
-def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid: Grid, seed: int, emit: Emit) -> Fitted:
-    """The classifier of the one depth whose features have the least cross-validated log-loss."""
+def fit_best(
+    found: Features,
+    targets: NDArray[np.int64],
+    *,
+    classes: int,
+    grid: Grid,
+    seed: int,
+    emit: Emit,
+    groups: NDArray[np.int64] | None = None,
+) -> Fitted:
+    """The classifier of the one depth whose features have the least cross-validated log-loss; near copies, told by
+    `groups (N,)`, are in one fold."""
     tried: list[StageTried] = []
-    folds = probe.divide(targets, folds=grid.folds, seed=seed)
+    folds = probe.divide(targets, folds=grid.folds, seed=seed, groups=groups)
     for place, depth in enumerate(found.columns):
         values = found.at(depth).train
         compared = probe.compare(
@@ -78,16 +88,24 @@ def fit_best(found: Features, targets: NDArray[np.int64], *, classes: int, grid:
 
 
 def fit_selected(
-    found: Features, targets: NDArray[np.int64], *, classes: int, grid: Grid, seed: int, emit: Emit
+    found: Features,
+    targets: NDArray[np.int64],
+    *,
+    classes: int,
+    grid: Grid,
+    seed: int,
+    emit: Emit,
+    groups: NDArray[np.int64] | None = None,
 ) -> Fitted:
     """The classifier of the features of all depths to which a classifier of all features gives the largest weights,
-    as many of them as have the least cross-validated log-loss ("Head2Toe", Evci et al. 2022)."""
+    as many of them as have the least cross-validated log-loss ("Head2Toe", Evci et al. 2022); near copies, told by
+    `groups (N,)`, are in one fold."""
     # Each depth in its own unit, or those with small numbers would not count.
     unit = np.ones(found.train.shape[1], np.float32)
     for columns in found.columns.values():
         unit[columns] = regression.typical_spread(Columns(found.train, columns))
     values = _InUnits(found.train, unit, slice(None))
-    selection = _Selection(values, targets, classes, grid, seed, emit)
+    selection = _Selection(values, targets, groups, classes, grid, seed, emit)
     taken = selection.compared() if len(grid.shares) > 1 else _Taken(values.shape[1], grid.l2[0], ())
     ranked = _ranking(values, probe.path(values, targets, classes=classes, l2_grid=[taken.l2], emit=emit)[0])
     chosen = np.sort(ranked[: taken.features])
@@ -130,6 +148,7 @@ class _Taken:
 class _Selection:
     values: Rows
     targets: NDArray[np.int64]
+    groups: NDArray[np.int64] | None
     classes: int
     grid: Grid
     seed: int
@@ -145,7 +164,8 @@ class _Selection:
         sizes = sorted({max(min(_FEWEST, count), round(share * count)) for share in grid.shares})
         sample = probe.stratified_sample(self.targets, size=MAX_COMPARED, at_least=grid.folds, seed=self.seed)
         values, targets = self.values[sample], self.targets[sample]
-        fold_of = probe.assign_folds(targets, folds=grid.folds, seed=self.seed)
+        groups = None if self.groups is None else self.groups[sample]
+        fold_of = probe.assign_folds(targets, folds=grid.folds, seed=self.seed, groups=groups)
         folds = Folds(np.arange(len(targets)), fold_of)
         whole = probe.compare(
             values, targets, folds, classes=self.classes, l2_grid=grid.l2, emit=_part_of(self.emit, 0, len(sizes))

@@ -222,6 +222,7 @@ def _linear(training: _Training, values: Rows) -> Linear:
         emit=training.emit,
         # Fitted anew, it would throw the rows of the old labels away.
         prior=None if training.base is None else warm.prior(training.base, training.splits, training.kept),
+        groups=training.splits.train.groups,
     )
 
 
@@ -247,11 +248,13 @@ def _train_stage_probe(training: _Training) -> Trained:
 
 
 def _fit_stages(training: _Training, found: Features) -> Fitted:
-    plan, targets, classes = training.plan, training.splits.train.targets, len(training.splits.labels)
+    plan, images, classes = training.plan, training.splits.train, len(training.splits.labels)
     if plan.stage in _COMPARED:
         grid = Grid(plan.l2_grid, plan.folds, plan.shares)
         fitted = _COMPARED[plan.stage]
-        return fitted(found, targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit)
+        return fitted(
+            found, images.targets, classes=classes, grid=grid, seed=plan.seed, emit=training.emit, groups=images.groups
+        )
     # Of a network whose own classifier gets the mean over its last stage there are no features of that stage besides.
     depth = plan.stage if plan.stage and plan.stage in found.columns else features.HEAD
     return Fitted(_linear(training, found.at(depth).train), stage_probe.outlet_of(depth), columns=None)
