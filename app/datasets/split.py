@@ -29,7 +29,8 @@ def assign(
 
     Near copies of one image with the same label come into one split, that of those which are there already: a network
     would be judged by what it has learnt from. Where the label could not be divided by about the fraction without that,
-    one group of such copies is. Raises `BadArchive` for a label that cannot be in both splits.
+    one group of such copies is, or the fewest of those that follow what is there. Raises `BadArchive` for a label that
+    cannot be in both splits.
     """
     by_label: dict[str, list[int]] = defaultdict(list)
     for place, candidate in enumerate(candidates):
@@ -54,7 +55,8 @@ def _divided(
     for name, image in zip(names, (*new, *there), strict=True):
         if image.split is not None:
             settled[name].add(image.split)
-    given = [image.split or _only(settled[name]) for name, image in zip(names, new, strict=False)]
+    joined = _joined([image.split for image in (*new, *there)], names, settled, fraction)
+    given = [image.split or joined.get(name) for name, image in zip(names, new, strict=False)]
     counts = Counter(split for split in (*given, *(image.split for image in there)) if split is not None)
     open_places = sorted(
         (place for place, split in enumerate(given) if split is None), key=lambda place: new[place].sha256
@@ -71,8 +73,24 @@ def _divided(
     return [split or ("validation" if place in held_out else "train") for place, split in enumerate(given)]
 
 
-def _only(splits: set[Split]) -> Split | None:
-    return next(iter(splits)) if len(splits) == 1 else None
+def _joined(
+    splits: Sequence[Split | None], names: Sequence[int], settled: Mapping[int, set[Split]], fraction: float
+) -> dict[int, Split]:
+    """The split of those groups whose images without one come to the others, of images in the groups `names`: all that
+    are `settled` in a single split, but for the largest where they would leave the other too few."""
+    joined = {name: next(iter(found)) for name, found in settled.items() if len(found) == 1}
+    sizes = Counter(name for name, split in zip(names, splits, strict=True) if split is None)
+    wanted = round(fraction * len(splits))
+    enough: dict[Split, int] = {"validation": max(1, (wanted + 1) // 2), "train": max(1, (len(splits) - wanted) // 2)}
+    taken = Counter(split or joined.get(name) for name, split in zip(names, splits, strict=True))
+    for name in sorted(joined.keys() & sizes.keys(), key=lambda name: (-sizes[name], name)):
+        split = joined[name]
+        other: Split = "train" if split == "validation" else "validation"
+        if taken[other] + taken[None] < enough[other]:
+            del joined[name]
+            taken[split] -= sizes[name]
+            taken[None] += sizes[name]
+    return joined
 
 
 def _held_out(units: Sequence[list[int]], counts: Mapping[Split, int], fraction: float) -> set[int]:

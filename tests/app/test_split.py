@@ -143,6 +143,35 @@ def test_a_copy_of_an_image_that_is_there_comes_to_it() -> None:
     assert {where for name, where in chosen.items() if name.startswith("1")} == {"validation"}
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("sizes", "held_out", "apart"),
+    [
+        ((20, 20, 20, 20, 20), 20, 0),  # each split has its share of copies
+        ((1, 1, 1, 1, 40), 9, 1),
+        ((40, 1, 1, 1, 1), 9, 1),
+        ((30, 31, 32, 33, 1), 25, 1),
+    ],
+)
+def test_copies_of_what_is_there_leave_either_split_no_less_than_half(
+    sizes: tuple[int, ...], held_out: int, apart: int, seed: int
+) -> None:
+    groups = [[one for one in in_groups(*sizes) if one.sha256.startswith(f"{group}-")] for group in range(len(sizes))]
+    there = [replace(group[0], split="train") for group in groups[:-1]] + [replace(groups[-1][0], split="validation")]
+    added = [one for group in groups for one in group[1:]]
+    chosen = assigned(added, held=there, fraction=0.2, seed=seed)
+    whole = {**chosen, **{image.sha256: str(image.split) for image in there}}
+    assert Counter(whole.values())["validation"] == held_out
+    assert len(parted(whole)) == apart
+    assert chosen == assigned(added[::-1], held=there, fraction=0.2, seed=seed)
+
+
+def test_a_copy_of_the_only_image_of_a_split_goes_to_the_other_where_that_has_none() -> None:
+    first, second = in_groups(2)
+    assert assigned([replace(first, split="train"), second])[second.sha256] == "validation"
+    assert assigned([replace(first, split="validation"), second])[second.sha256] == "train"
+
+
 def test_copies_of_images_in_both_splits_are_divided_like_others() -> None:
     copies = in_groups(40)
     there = [replace(copies[0], split="train"), replace(copies[1], split="validation")]
