@@ -205,9 +205,10 @@ def test_full_trains_every_layer_from_the_published_values(splits: Splits, tmp_p
     check_probabilities_are_those_of_the_restored(trained, backbone, splits)
 
 
+@pytest.mark.parametrize("fitted", ["first head", "rival"])
 @pytest.mark.parametrize("computed", ["fp32", "auto"])
-def test_full_in_fp32_starts_from_a_head_that_was_fitted_to_features_in_fp32(
-    splits: Splits, computed: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_heads_beside_a_training_in_fp32_are_fitted_to_features_in_fp32(
+    splits: Splits, computed: Precision, fitted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
     outputs = Frozen.outputs
@@ -221,7 +222,11 @@ def test_full_in_fp32_starts_from_a_head_that_was_fitted_to_features_in_fp32(
     monkeypatch.setattr(precision, "is_half_quicker", lambda _device: True)
     backbone = small("mobilenet_v3_small", AT_32)
     recipe = Recipe(backbone=backbone.name, strategy="full", epochs=1, batch_size=6, precision=computed)
-    train(splits, plan_for(splits, recipe), backbone, weights_of(backbone, tmp_path), tmp_path)
+    plan = plan_for(splits, recipe)
+    if fitted == "rival":
+        rival = plan_for(splits, Recipe(backbone=backbone.name, strategy="head"))
+        plan = replace(plan_for(splits, replace(recipe, reinit="head")), rival=rival)
+    train(splits, plan, backbone, weights_of(backbone, tmp_path), tmp_path)
     assert asked == [False, computed == "auto"]  # validation images, training images
 
 

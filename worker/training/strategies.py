@@ -64,6 +64,8 @@ class _Training:
     device: torch.device
     others: tuple[torch.device, ...]
     pieces: int
+    is_exact: bool
+    """Whether classifiers on features, the rival among them, get those that serving would compute."""
 
     @property
     def values_sha256(self) -> str | None:
@@ -120,6 +122,7 @@ def train(
         device=device,
         others=others,
         pieces=pieces,
+        is_exact=plan.descent is not None and plan.descent.precision == "fp32",
     )
     with memory.told_alike(), precision.deterministic(wanted=plan.deterministic):
         trained = _carried_out(training) if plan.rival is None else _best_of_two(training, plan.rival)
@@ -189,12 +192,11 @@ def _features(training: _Training, classifier: Classifier) -> Features:
     """What the network gives at every depth as it is."""
     if training.values_sha256 is None:
         raise errors.Invalid(f"strategy {training.plan.strategy!r} needs pre-trained weights", code="weights_needed")
-    descent = training.plan.descent
     extractor = Extractor(
         classifiers.inference_form(classifier),
         classifier.preprocessing,
         training.values_sha256,
-        is_exact=descent is not None and descent.precision == "fp32",
+        is_exact=training.is_exact,
     )
     return features.extract(
         training.splits,
