@@ -50,7 +50,8 @@ def of(
     )
     images = None if plan.descent is None else _of_each(plan.descent, cut * sharing(plan, costs))
     memory = _memory(plan, backbone, images)
-    return Estimate(seconds=rival + _seconds(plan, version, backbone, costs), memory_bytes=memory)
+    seconds = rival + _exact_features(plan, version, costs) + _seconds(plan, version, backbone, costs)
+    return Estimate(seconds=seconds, memory_bytes=memory)
 
 
 def sharing(plan: Plan, costs: Costs) -> int:
@@ -145,6 +146,16 @@ def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs
     return first_head + _descending(plan, plan.descent, version, backbone, costs) + judging
 
 
+def _exact_features(plan: Plan, version: VersionFacts, costs: Costs) -> float:
+    """The time to pass the training images anew for a classifier on features that `plan` wants in fp32: CPUs that are
+    quicker with bf16 have left them in that. (GPUs have not, nor have those whose images are not worth compiling the
+    network for, which are soon passed.)"""
+    wants_features = plan.rival is not None or (plan.strategy == "full" and plan.reinit == "none")
+    is_exact = plan.descent is not None and plan.descent.precision == "fp32"
+    is_rounded = costs.device == "cpu" and costs.full_precision != 1
+    return version.train_images * (costs.decode + costs.forward) if wants_features and is_exact and is_rounded else 0.0
+
+
 def _descending(plan: Plan, descent: Descent, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
     """The time from the images to the last epoch, and to judge networks on the way; not to fit a first head."""
     train, validation = version.train_images, version.validation_images
@@ -183,7 +194,8 @@ def _in_precision(descent: Descent, costs: Costs) -> Costs:
         replace(stage, step_before=slower * stage.step_before, step_behind=slower * stage.step_behind)
         for stage in costs.stages
     )
-    return replace(costs, step=slower * costs.step, stages=tuple(stages))
+    gain = costs.gain if costs.full_gain is None else costs.full_gain
+    return replace(costs, step=slower * costs.step, gain=gain, stages=tuple(stages))
 
 
 def _has_room(version: VersionFacts, preprocessing: Preprocessing) -> bool:

@@ -117,6 +117,9 @@ class Costs:
     """How many times as fast a step is on a GPU where it is not asked for operation by operation."""
     full_precision: float = 1.0
     """How many times as long a step takes in fp32, where it was measured in bf16."""
+    full_gain: float | None = None
+    """... and the gain of steps in fp32; None where it is the same, and in profiles that were made before it was
+    measured."""
     stages: tuple[StageCosts, ...] = ()
     """In order; empty where they were not measured, as for networks that cannot be entered between stages."""
     measured: int = 0

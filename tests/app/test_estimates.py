@@ -11,7 +11,7 @@ from app.facts import VersionFacts
 from app.limits import Search
 from app.plan import Estimate, Plan, resolve
 from app.profile import Costs, StageCosts
-from app.recipe import Recipe
+from app.recipe import Recipe, Strategy
 
 COSTS = Costs(
     decode=0.01, forward=0.02, step=0.06, device="cpu", threads=2, measured=80, probe=0.4, probes=1.5, together=0.5
@@ -156,6 +156,34 @@ def test_steps_in_fp32_take_as_much_longer_as_was_measured_where_others_are_in_b
     top = Recipe(backbone="resnet18", strategy="top", freeze="layer3", epochs=5, reinit="head")
     more = seconds(replace(top, precision="fp32"), half) - seconds(top, half)
     assert more == pytest.approx(1.5 * 5 * 80 * 0.013)
+
+
+@pytest.mark.parametrize("strategy", ["full", "top"])
+@pytest.mark.parametrize("has_rival", [False, True])
+def test_features_that_a_cpu_has_in_bf16_are_computed_anew_where_a_plan_wants_them_in_fp32(
+    strategy: Strategy, has_rival: bool
+) -> None:
+    def of(costs: Costs, **fields: Any) -> float:
+        recipe = Recipe(backbone="resnet18", strategy=strategy, epochs=1, precision="fp32", **fields)
+        plan = resolve(recipe, FACTS, RESNET.facts)
+        rival = resolve(Recipe(backbone="resnet18", strategy="head"), FACTS, RESNET.facts) if has_rival else None
+        return estimates.of(replace(plan, rival=rival), FACTS, RESNET, costs).seconds
+
+    plain, half = replace(MEASURED, full_precision=1.0), replace(MEASURED, full_precision=1.0 + 1e-9)
+    anew = 80 * 0.03
+    assert of(half) - of(plain) == pytest.approx(anew if has_rival or strategy == "full" else 0.0, abs=1e-6)
+    assert of(half, reinit="head") - of(plain, reinit="head") == pytest.approx(anew * has_rival, abs=1e-6)
+    on_gpu = [of(replace(costs, device="cuda")) for costs in (plain, half)]
+    assert on_gpu[0] == pytest.approx(on_gpu[1], abs=1e-6)
+
+
+def test_steps_in_fp32_that_a_gpu_repeats_take_as_much_less_as_was_measured_of_these() -> None:
+    recipe = Recipe(backbone="resnet18", strategy="scratch", epochs=5, precision="fp32")
+    measured = replace(GPU, full_precision=2.0, full_gain=1.2)
+    unknown = replace(measured, full_gain=None)
+    assert seconds(recipe, measured) - seconds(recipe, unknown) == pytest.approx(5 * 80 * (0.12 / 1.2 - 0.12 / 3.0))
+    auto = replace(recipe, precision="auto")
+    assert seconds(auto, measured) == seconds(auto, unknown)
 
 
 def test_for_a_gpu_images_are_decoded_once() -> None:

@@ -1,6 +1,7 @@
 """What one image costs: in total, and stage by stage on the way of the same passes."""
 
 import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from app.profile import Costs
 from tests.training import samples
 from tests.training.fitted import AT_32
 from tests.training.test_pieces import Cramped
-from worker.training import costs, precision
+from worker.training import costs, graphs, precision
 
 
 def measured(classifier: Classifier, network: InferenceForm | None = None) -> Costs:
@@ -54,6 +55,35 @@ def test_steps_in_fp32_are_measured_besides_where_others_are_in_bf16(
     found = measured(classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0))
     assert found.full_precision > 0
     assert (found.full_precision != 1.0) == is_half
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+def test_what_it_gives_to_repeat_steps_is_measured_in_each_precision(
+    is_half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for CUDA graphs, which repeats steps in bf16 in no time."""
+    repeated: list[Callable[[], None]] = []
+
+    class Quick:
+        def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
+            run()
+            repeated.append(run)
+            return run if len(repeated) > is_half else lambda: None
+
+        def forget(self) -> None:
+            """There is nothing."""
+
+    monkeypatch.setattr(precision, "is_half_quicker", lambda _device: is_half)
+    monkeypatch.setattr(graphs, "are_wanted", lambda _device: True)
+    monkeypatch.setattr(graphs, "Graphs", Quick)
+    found = measured(classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0))
+    assert len(repeated) == 1 + is_half
+    assert found.gain >= 1
+    if is_half:
+        assert found.full_gain is not None
+        assert found.gain > 10 * found.full_gain
+    else:
+        assert found.full_gain is None
 
 
 def test_passes_are_not_watched_any_more_once_they_are_measured() -> None:

@@ -71,6 +71,7 @@ def measure(
         threads=threads,
         gain=step.gain,
         full_precision=step.full_precision,
+        full_gain=step.full_gain,
         stages=tuple(_stages(passed, stepped)),
         memory_bytes=device_bytes(device),
         devices=torch.cuda.device_count() if device.type == "cuda" else None,
@@ -116,6 +117,7 @@ class _Step:
     seconds: float
     gain: float
     full_precision: float
+    full_gain: float | None
 
 
 @dataclass
@@ -227,19 +229,24 @@ def _stepped(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], 
         classifier.zero_grad()
         way(inputs, labels)
 
+    def gain(way: graphs.Compute, seconds: float) -> float:
+        if not graphs.are_wanted(device):
+            return 1.0
+        replayed = graphs.Replayed(way, list(classifier.parameters()), graphs.Graphs())
+        for _ in range(graphs.BEFORE + 1):
+            run(replayed)
+        return max(1.0, seconds / _seconds(lambda: run(replayed), device))
+
     run(compute)
     with passage.watching(classifier):
         seconds = _seconds(lambda: run(compute), device)
-    full = 1.0
-    if half:
-        run(partial(compute, half=False))
-        full = _seconds(lambda: run(partial(compute, half=False)), device) / seconds
-    if not graphs.are_wanted(device):
-        return _Step(seconds / len(views), 1.0, full)
-    replayed = graphs.Replayed(compute, list(classifier.parameters()), graphs.Graphs())
-    for _ in range(graphs.BEFORE + 1):
-        run(replayed)
-    return _Step(seconds / len(views), max(1.0, seconds / _seconds(lambda: run(replayed), device)), full)
+    each = seconds / len(views)
+    if not half:
+        return _Step(each, gain(compute, seconds), full_precision=1.0, full_gain=None)
+    exact = partial(compute, half=False)
+    run(exact)
+    full_seconds = _seconds(lambda: run(exact), device)
+    return _Step(each, gain(compute, seconds), full_seconds / seconds, gain(exact, full_seconds))
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
