@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.backbones import preprocess
-from app.datasets import split
+from app.datasets import alike, split
 from app.datasets.split import Candidate
 from app.facts import VersionFacts
 from worker.training.data import Splits
@@ -30,8 +30,8 @@ class Photos:
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Each by itself."""
-        return np.arange(len(self))
+        """As a training sees them."""
+        return np.array(alike.of_labels(_hashes(self.files), self.targets.tolist()), np.int64)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -71,12 +71,16 @@ def divide(photos: Photos, *, share: float, seed: int) -> tuple[Photos, Photos]:
     """All but about `share` of each class, and the rest, as the service divides them: near copies of a photo are on one
     side."""
     candidates = [
-        Candidate(sha256, str(target), None, _difference_hash(file))
-        for sha256, target, file in zip(photos.sha256, photos.targets, photos.files, strict=True)
+        Candidate(sha256, str(target), None, difference_hash)
+        for sha256, target, difference_hash in zip(photos.sha256, photos.targets, _hashes(photos.files), strict=True)
     ]
     sides = split.assign(candidates, held=(), validation_fraction=share, seed=seed)
     is_held_out = np.array([side == "validation" for side in sides])
     return photos.at(np.flatnonzero(~is_held_out)), photos.at(np.flatnonzero(is_held_out))
+
+
+def _hashes(files: Sequence[bytes]) -> list[int]:
+    return [_difference_hash(file) for file in files]
 
 
 @cache

@@ -25,13 +25,7 @@ class _SplitImages:
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
-        found = np.empty(len(self), np.int64)
-        for target in np.unique(self.targets):
-            members = np.flatnonzero(self.targets == target)
-            names = alike.copies(self.difference_hashes[members].tolist())
-            one_of = dict(zip(names, members, strict=True))
-            found[members] = [one_of[name] for name in names]
-        return found
+        return np.array(alike.of_labels(self.difference_hashes.tolist(), self.targets.tolist()), np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)

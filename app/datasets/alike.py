@@ -42,6 +42,21 @@ def copies(hashes: Sequence[int]) -> list[int]:
     return [name if sizes[name] <= _MOST_COPIES else -1 - place for place, name in enumerate(names)]
 
 
+def of_labels(hashes: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """For each image, told by its hash and its label, the place of one of those that are near copies of each other and
+    have its label: the same for all of them."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    found = list(range(len(labels)))
+    for members in places.values():
+        names = copies([hashes[place] for place in members])
+        one_of = dict(zip(names, members, strict=True))
+        for place, name in zip(members, names, strict=True):
+            found[place] = one_of[name]
+    return found
+
+
 def _join(found: Sequence[int], parent: dict[int, int]) -> None:
     for one, other in combinations(found, 2):
         if (one ^ other).bit_count() <= _MOST_APART:
