@@ -4,9 +4,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from app import files
@@ -58,14 +59,13 @@ class Storage:
         return self.root / "sockets"
 
     def abandoned(self, *, older_than_seconds: float) -> Iterator[Path]:
-        """Uploads, and files that were to be renamed into a table, that nothing was written to for so long, and folders
-        of workers that were not seen for so long."""
-        limit = time.time() - older_than_seconds
-        uploads, workers = self._folder("uploads").glob("*.part"), self.sockets().glob("*")
-        for path in (*uploads, *workers, *self._unfinished_in_tables()):
-            with suppress(FileNotFoundError):  # of a worker that has just ended, or whole by now
-                if path.stat().st_mtime < limit:
-                    yield path
+        """Uploads that nothing was written to for so long, and folders of workers that were not seen for so long."""
+        return _older(chain(self._folder("uploads").glob("*.part"), self.sockets().glob("*")), older_than_seconds)
+
+    def unfinished_in_tables(self, *, older_than_seconds: float) -> Iterator[Path]:
+        """Files that were to be renamed into a table, that nothing was written to for so long. Goes through the folders
+        of all data sets."""
+        return _older(self._unfinished_in_tables(), older_than_seconds)
 
     def _unfinished_in_tables(self) -> Iterator[Path]:
         for folder, _, names in os.walk(self.root / "datasets"):
@@ -78,6 +78,14 @@ class Storage:
 
     def _file(self, *parts: str) -> Path:
         return self._folder(*parts[:-1]) / parts[-1]
+
+
+def _older(paths: Iterable[Path], seconds: float) -> Iterator[Path]:
+    limit = time.time() - seconds
+    for path in paths:
+        with suppress(FileNotFoundError):  # of a worker that has just ended, or whole by now
+            if path.stat().st_mtime < limit:
+                yield path
 
 
 def move(source: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 import functools
 import json
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,9 +59,13 @@ def drawn(order: Order, folder: Path, *, processes: int) -> Pictures:
     if missing:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pretraining.pictures"])
-        # Not a `Pool`, which ends its processes by a signal that those of a worker's forkserver do not hear.
-        with ProcessPoolExecutor(processes, context) as pool:
-            list(pool.map(functools.partial(_draw_chunk, order, folder), missing))
+        pool = context.Pool(processes)
+        try:
+            pool.map(functools.partial(_draw_chunk, order, folder), missing, chunksize=1)
+        finally:
+            # Not by `terminate`, whose signal the processes of a worker's forkserver do not hear.
+            pool.close()
+            pool.join()
     categories = np.concatenate([np.load(_categories(folder, chunk)) for chunk in chunks])
     return Pictures(np.load(folder / _PIXELS, mmap_mode="r"), categories)
 

@@ -33,7 +33,8 @@ def main() -> None:
     settings = from_environment()
     logs.configure(settings.log_level, process="api")
     database = Database(settings.sqlalchemy_url)
-    migrations.upgrade(database)
+    with asked.ends_at_once(lambda: None):
+        migrations.upgrade(database)
     database.close()
     where = f"http://{arguments.host}:{arguments.port}"
     print(f"Graft will be at {where}, every route at /docs; Ctrl-C stops it.", flush=True)  # noqa: T201 -- no line of a log
@@ -79,8 +80,10 @@ class _AskedToEnd:
     def _hear(self, _signal: int, _frame: FrameType | None) -> None:
         if self._clear_up is not None:
             _hear_no_more()
-            self._clear_up()
-            os._exit(0)
+            try:
+                self._clear_up()
+            finally:
+                os._exit(0)
         raise SystemExit(0)
 
 

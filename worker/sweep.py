@@ -41,6 +41,8 @@ _UNSERVED_LAST = timedelta(hours=1)
 may be on the way with it, or may not have heard of the change while it could not reach the database."""
 _NAMES_AT_ONCE = 1000
 """SQLite takes some ten thousand values in a statement."""
+_TABLES_SECONDS = 3600.0
+"""How often all files of all tables are looked at, of which there may be very many."""
 _UNPUBLISHED_SECONDS = 3600.0
 """How long a file may wait for the row that names it; the commit comes within seconds, or not at all."""
 
@@ -65,6 +67,8 @@ class Sweeper:
         self._forkserver = forkserver
         self._worker_id = f"{new_id('worker')}@{socket.gethostname()}:{os.getpid()}"
         self._started_at = utc_now()
+        self._tables_due = 0.0
+        """By the clock of `time.monotonic`."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
@@ -100,6 +104,9 @@ class Sweeper:
             self._doorbell.ring(job.queue, job.job_id)
         self._forkserver.touch()
         tidy(self._database, self._files)
+        if time.monotonic() >= self._tables_due:
+            tidy_tables(self._files)
+            self._tables_due = time.monotonic() + _TABLES_SECONDS
         _bound(self._files.features(), max_bytes=self._settings.max_feature_cache_bytes)
 
     def _run(self) -> None:
@@ -129,6 +136,12 @@ def tidy(database: Database, files: Storage) -> None:
                 continue  # its row may be on the way
             logger.info("removing %s, which nothing needs any more", present[name])
             storage.discard(present[name])
+
+
+def tidy_tables(files: Storage) -> None:
+    """Remove what killed processes left in tables."""
+    for path in files.unfinished_in_tables(older_than_seconds=_ABANDONED_SECONDS):
+        storage.discard(path)
 
 
 def _portions(names: list[str]) -> Iterator[list[str]]:

@@ -1,6 +1,7 @@
 """How a model version gets from its folders into memory."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,10 @@ _Kind = tuple[Form, str, Outlet, int, int | None]
 optimisation found best."""
 
 
+_MOST_TIMINGS = 3
+"""Of a kind: a machine may be busy for days, and who is timed takes its time."""
+
+
 @dataclass(frozen=True)
 class FromStorage:
     """Opens what lies in `storage`, for `machine`; `batch` images at once, or as measurement says for None."""
@@ -42,6 +47,8 @@ class FromStorage:
     _paces: dict[_Kind, Pace] = field(default_factory=dict)
     """Of the kinds of networks that were loaded here: to time each again would take longer than to load it, and is
     worth it only where the machine was busy before."""
+    _timings: Counter[_Kind] = field(default_factory=Counter)
+    """How often each was timed."""
     _timing: Lock = field(default_factory=Lock)
     """One at a time, or they would time each other."""
 
@@ -104,16 +111,23 @@ class FromStorage:
         logger.warning("%s: %s does not run (%s); the next form is tried", name, form.name, reason)
 
     def _make_ready(self, loaded: Loaded, kind: _Kind, *, known: int | None) -> None:
-        pace = self._paces.get(kind)
-        if pace is None or pace.is_doubtful:
+        if self._is_to_be_timed(kind):
             with self._timing:
-                pace = self._paces.get(kind)
-                if pace is None or pace.is_doubtful:
-                    found = self._paces[kind] = loaded.measure(batch=self.batch, known=known)
-                    if pace is not None:
-                        found.took(pace.seconds)
+                if self._is_to_be_timed(kind):
+                    self._time(loaded, kind, known=known)
                     return
-        loaded.warm_up(pace)
+        loaded.warm_up(self._paces[kind])
+
+    def _is_to_be_timed(self, kind: _Kind) -> bool:
+        pace = self._paces.get(kind)
+        return pace is None or (pace.is_doubtful and self._timings[kind] < _MOST_TIMINGS)
+
+    def _time(self, loaded: Loaded, kind: _Kind, *, known: int | None) -> None:
+        before = self._paces.get(kind)
+        self._timings[kind] += 1
+        found = self._paces[kind] = loaded.measure(batch=self.batch, known=known)
+        if before is not None:
+            found.took(before.seconds)
 
     def _optimised(self, version: Served) -> tuple[Path | None, Optimised | None]:
         """Where its other forms lie, and what is known of them; neither where they are not as they were written."""

@@ -380,7 +380,8 @@ def test_a_kind_that_was_timed_on_a_busy_machine_is_timed_again_when_the_next_of
     assert (second is not first, second.seconds) == (True, 0.4)  # though the machine is busy again
     third = source.open(version)
     assert (third.batch, third.pace.seconds) == (4, 0.3)
-    assert source.open(version).pace is third.pace
+    third.pace.took(0.1)
+    assert source.open(version).pace is third.pace  # three times are enough
 
 
 def test_the_batch_that_an_optimisation_found_best_is_known_when_a_network_is_timed(

@@ -82,6 +82,12 @@ def test_where_none_is_a_copy_the_folds_are_those_of_images_without_groups() -> 
     assert np.array_equal(expected, probe.assign_folds(targets, folds=4, seed=2, groups=rng.permutation(50)))
 
 
+def test_classes_of_few_groups_do_not_all_land_in_the_first_folds() -> None:
+    targets = np.repeat(np.arange(5), 10)
+    fold_of = probe.assign_folds(targets, folds=5, seed=0, groups=np.arange(50) // 5)
+    assert np.bincount(fold_of).tolist() == [10] * 5
+
+
 def test_a_class_of_nothing_but_copies_is_in_all_folds() -> None:
     targets = np.repeat([0, 1], (10, 8))
     groups = np.where(targets == 0, 7, np.arange(18) + 10)

@@ -63,7 +63,11 @@ class Compiled:
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)
 asked = embedded._AskedToEnd()
-with asked.ends_at_once(lambda: print("cleared up", flush=True)):
+def clear_up():
+    print("cleared up", flush=True)
+    raise RuntimeError
+
+with asked.ends_at_once(clear_up):
     Compiled()
     print("goes on")
 """

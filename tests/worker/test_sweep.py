@@ -185,7 +185,7 @@ def test_uploads_broken_off_long_ago_are_removed_and_fresh_ones_stay(database: D
 
 
 def test_what_a_killed_import_left_half_written_in_a_table_goes_after_a_day(
-    desk: Desk, database: Database, files: Storage, dataset_id: str
+    desk: Desk, sweeper: Sweeper, files: Storage, dataset_id: str
 ) -> None:
     table = files.dataset(dataset_id)
     whole = {path for path in table.rglob("*") if path.is_file()}
@@ -200,11 +200,14 @@ def test_what_a_killed_import_left_half_written_in_a_table_goes_after_a_day(
     left = [aged(table / name) for name in names]
     fresh = table / "_versions" / ".tmpVZeOd6"
     fresh.write_bytes(b"x")
-    sweep.tidy(database, files)
+    sweeper.sweep()
 
     assert whole
     assert not [path for path in left if path.exists()]
     assert {path for path in table.rglob("*") if path.is_file()} == {*whole, fresh}
+    again = aged(left[0])
+    sweeper.sweep()
+    assert again.exists()  # an hour has to pass: there may be very many files to look at
 
 
 def test_what_a_killed_worker_left_is_removed_and_what_a_living_one_needs_stays(

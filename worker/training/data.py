@@ -39,7 +39,8 @@ class Images(Files, Protocol):
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Of each image `(N,)` a number that those have in common which are near copies with the same label."""
+        """Of each image `(N,)` a number that those have in common which are near copies with the same label; images of
+        several places, or that had several labels there, are not compared with one another."""
 
     def __len__(self) -> int: ...
 

@@ -284,7 +284,7 @@ def assign_folds(
         members = rng.permutation(np.flatnonzero(targets == target))
         units = np.arange(len(members)) if groups is None else _units(groups[members])
         fold_of[members] = (begin + _spread(units, folds)[units]) % folds
-        begin += len(members)
+        begin += int(units.max()) + 1
     return fold_of
 
 

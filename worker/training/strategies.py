@@ -224,7 +224,7 @@ def _linear(training: _Training, values: Rows) -> Linear:
         emit=training.emit,
         # Fitted anew, it would throw the rows of the old labels away.
         prior=None if training.base is None else warm.prior(training.base, training.splits, training.kept),
-        groups=training.splits.train.groups,
+        groups=training.splits.train.groups if len(training.plan.l2_grid) > 1 else None,
     )
 
 
