@@ -1,6 +1,7 @@
 """HTTP on one connection: what uvicorn does, and what clients ask of a server besides."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
@@ -18,6 +19,9 @@ _UNREAD_BYTES = 256 * 1024
 """As much of a body as there may be before it is asked for. Photos are less: to stop reading, and begin again, takes
 longer than to read them."""
 _HELD_BYTES = 64 * 1024
+_LINGER_SECONDS = 1.0
+"""How long a connection that is to end goes on taking what comes. Where it ended at once, the system would tell the
+other side so, which may drop the answer that it has not read: RFC 9112, 9.6."""
 _TOLD = 300
 """Characters of what is wrong, which may have the whole address in it."""
 
@@ -63,7 +67,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._together = Together(transport, self.loop)
+        self._together = Together(transport, self.loop, is_more_coming=self._is_more_coming)
         self.transport = cast("asyncio.Transport", self._together)
         self._await_head()
 
@@ -72,7 +76,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._last_words is not None:
+        if self._last_words is not None or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
         try:
@@ -130,6 +134,9 @@ class Connection(HttpToolsProtocol):
                 self._end()
         elif self.cycle.response_complete:  # nothing else has been asked yet
             self._await_head()
+
+    def _is_more_coming(self) -> bool:
+        return self._is_in_body or self._last_words is not None
 
     def _await_head(self) -> None:
         self._stop_waiting()
@@ -208,10 +215,14 @@ class Connection(HttpToolsProtocol):
 
 class Together:
     """A transport that sends the head of an answer with the beginning of its body, where that comes at once: to send
-    is the dearest of what is done for an answer. All else is the transport's."""
+    is the dearest of what is done for an answer; and that ends, where more is coming, in a while. All else is the
+    transport's."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, *, is_more_coming: Callable[[], bool]
+    ) -> None:
+        self._transport, self._loop, self._is_more_coming = transport, loop, is_more_coming
+        self._is_ending = False
         self._held: list[bytes] = []
         self._held_bytes = 0
 
@@ -234,12 +245,25 @@ class Together:
         whole = b"".join(self._held)
         self._held.clear()
         self._held_bytes = 0
-        if not self._transport.is_closing():
+        if not self.is_closing():
             self._transport.write(whole)
 
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more. Something may come all the same, which nobody wants."""
+        return self._is_ending or self._transport.is_closing()
+
     def close(self) -> None:
+        """Send what is held, and end."""
+        if self.is_closing():
+            return
         self.flush()
-        self._transport.close()
+        if not self._is_more_coming():
+            self._transport.close()
+            return
+        self._is_ending = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._loop.call_later(_LINGER_SECONDS, self._transport.close)
 
 
 def waiting(*, head_seconds: float) -> type[Connection]:
