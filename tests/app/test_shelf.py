@@ -389,8 +389,13 @@ def test_who_is_asked_without_a_pause_leaves_for_one_that_has_waited(
 
 
 def test_who_is_asked_leaves_for_nobody_whose_callers_have_gone(machine: Machine) -> None:
-    now = [0.0]
-    shelf = machine.shelf(clock=lambda: now[0])
+    now, looking = [0.0], set[int]()
+
+    def clock() -> float:
+        looking.add(threading.get_ident())
+        return now[0]
+
+    shelf = machine.shelf(clock=clock)
     machine.need = Need(60, 60)
     load(shelf, FIRST)
     with shelf.use(FIRST):
@@ -399,7 +404,10 @@ def test_who_is_asked_leaves_for_nobody_whose_callers_have_gone(machine: Machine
         shelf.release(second)  # when it waits
         now[0] += 10
         load(shelf, SMALL)
-        wait_for(lambda: len(vars(shelf._change)["_waiters"]) == 2)  # both threads that load have looked
+        looking.clear()
+        shelf.pin(frozenset())  # at which both threads that load look who has room
+        wait_for(lambda: len(looking) == 2)
+        assert len(shelf.loaded()) == 2  # told once they have
         assert shelf.has(FIRST)
         with shelf.use(SECOND):  # one of them has come again
             wait_for(lambda: not shelf.has(FIRST))
