@@ -12,7 +12,7 @@ from app.predictions.lanes import Lane
 from app.predictions.loaded import Given, Loaded, Opened
 from app.predictions.scheduler import Scheduler
 from app.runtimes.form import Machine
-from tests.app.test_scheduler import LIMITS, PATIENCE, PHOTO, Asked, Net, ask, grey, loaded, until
+from tests.app.scheduling import LIMITS, PATIENCE, PHOTO, Asked, Net, ask, grey, loaded, until
 
 A_MOMENT = 0.05
 

@@ -17,9 +17,9 @@ from app.predictions import asking, texts
 from app.settings import Settings
 from tests.app import serving
 from tests.app.conftest import sqlite_url
+from tests.app.scheduling import until
 from tests.app.serving import Listening
 from tests.app.test_bad_input import PHOTO, ROUTES, body
-from tests.app.test_scheduler import until
 from tests.problems import problem
 
 PATIENCE = 60.0

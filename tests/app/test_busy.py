@@ -9,9 +9,9 @@ import pytest
 from app.settings import Settings
 from tests.app import serving
 from tests.app.conftest import sqlite_url
+from tests.app.scheduling import until
 from tests.app.serving import Listening, Passes
 from tests.app.test_bad_input import PHOTO, ROUTES, b64, body
-from tests.app.test_scheduler import until
 from tests.problems import problem
 
 

@@ -24,8 +24,8 @@ from app.models.serving import PLAIN_PROCESS, Choices, NewOptimisation
 from app.models.tables import Model, ModelVersion
 from app.optimisation import UNOPTIMISED, Pins, Serving
 from tests import factories
+from tests.app.scheduling import until
 from tests.app.test_optimisation import REPORT
-from tests.app.test_scheduler import until
 
 NEVER = 3600.0
 """Seconds between two looks at the database that nobody asked for."""

@@ -32,7 +32,7 @@ from app.runtimes import in_torch
 from app.runtimes.form import PLAIN, Images, Machine, Passed
 from app.storage import Storage
 from tests import factories
-from tests.app.test_scheduler import Net, hold, loaded, until
+from tests.app.scheduling import Net, hold, loaded, until
 
 PHOTO = factories.image(factories.COLOURS["red"])
 LIMITS = Limits(threads=2, max_queued=100, batch_wait_seconds=0.01, max_image_pixels=1_000_000, drain_seconds=60)

@@ -10,7 +10,7 @@ import torch
 from app import errors
 from app.predictions.scheduler import Scheduler
 from app.runtimes.form import Images, Machine, Passed
-from tests.app.test_scheduler import LIMITS, Net, ask, grey, hold, loaded
+from tests.app.scheduling import LIMITS, Net, ask, grey, hold, loaded
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from app import idempotency
 from app.db import Database
 from tests import factories
-from tests.app.test_scheduler import until
+from tests.app.scheduling import until
 
 KEY = {"Idempotency-Key": "k1"}
 SECONDS = 30

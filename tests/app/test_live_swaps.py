@@ -19,7 +19,7 @@ from app.storage import Storage
 from tests import factories
 from tests.app import serving
 from tests.app.conftest import sqlite_url
-from tests.app.test_scheduler import until
+from tests.app.scheduling import until
 
 MIB = 1024 * 1024
 ONE, TWO = 24 * MIB, 128 * MIB

@@ -9,7 +9,7 @@ import pytest
 
 from app.predictions.loaded import Loaded
 from app.runtimes.form import PLAIN, Images, Machine, Passed
-from tests.app.test_scheduler import PREPROCESSING, Net
+from tests.app.scheduling import PREPROCESSING, Net
 
 
 @dataclass

@@ -18,8 +18,8 @@ from app.settings import Settings
 from tests import factories
 from tests.app import serving
 from tests.app.conftest import sqlite_url
+from tests.app.scheduling import until
 from tests.app.serving import LABELS, Listening, Passes
-from tests.app.test_scheduler import until
 from tests.training.samples import MAX_PIXELS
 
 TOLERANCE = 1e-4

@@ -18,7 +18,7 @@ from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
 from app.predictions.shelf import Opener, Shelf
 from app.runtimes import activations, form
-from tests.app.test_scheduler import Net, loaded, until
+from tests.app.scheduling import Net, loaded, until
 
 PATIENCE = 60.0
 BUDGET = 100

@@ -12,7 +12,7 @@ from app.predictions.engine import Answered, Engine
 from app.predictions.needs import Need
 from app.predictions.scheduler import Scheduler
 from app.predictions.shelf import Shelf
-from tests.app.test_scheduler import LIMITS, PHOTO
+from tests.app.scheduling import LIMITS, PHOTO
 from tests.app.test_shelf import FIRST, FOURTH, PATIENCE, SECOND, SMALL, THIRD, Machine, load, on, wait_for
 
 PRODUCTION = "insects:production"

@@ -15,7 +15,7 @@ from app.predictions.lanes import Item
 from app.predictions.loaded import Given, Loaded, Opened
 from app.predictions.scheduler import Scheduler
 from app.runtimes.form import PLAIN, Images, Machine
-from tests.app.test_scheduler import LIMITS, PATIENCE, PHOTO, PREPROCESSING, Net, ask, grey, hold, loaded, until
+from tests.app.scheduling import LIMITS, PATIENCE, PHOTO, PREPROCESSING, Net, ask, grey, hold, loaded, until
 from tests.backbones.pictures import encode
 
 MEGAPIXELS = 1_000_000
