@@ -13,7 +13,7 @@ from app.predictions.needs import Need
 from app.predictions.scheduler import Scheduler
 from app.predictions.shelf import Shelf
 from tests.app.scheduling import LIMITS, PHOTO
-from tests.app.test_shelf import FIRST, FOURTH, PATIENCE, SECOND, SMALL, THIRD, Machine, load, on, wait_for
+from tests.app.shelves import FIRST, FOURTH, PATIENCE, SECOND, SMALL, THIRD, Machine, load, on, wait_for
 
 PRODUCTION = "insects:production"
 VERSIONS = {f"{version.model_name}@1": version for version in (FIRST, SECOND, THIRD, FOURTH, SMALL)}
