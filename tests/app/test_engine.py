@@ -2,113 +2,32 @@
 
 import asyncio
 import gc
-import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from app import errors
-from app.backbones import catalogue, classifier, crops
 from app.metrics import Metrics
-from app.models.artifact import Calibration
 from app.models.service import Served
 from app.optimisation import Serving
 from app.predictions.engine import Answered, Engine
 from app.predictions.lanes import Lane
-from app.predictions.loaded import Answer, Given
+from app.predictions.loaded import Given
 from app.predictions.opener import FromStorage
-from app.predictions.scheduler import Limits, Scheduler
+from app.predictions.scheduler import Scheduler
 from app.predictions.shelf import Opener, Shelf
 from app.predictions.tickets import Ticket
 from app.runtimes import in_torch
 from app.runtimes.form import PLAIN, Images, Machine, Passed
-from app.storage import Storage
-from tests import factories
+from tests.app.engines import LIMITS, PHOTO, Versions, ask, engine, one, scheduler, shelf, versions
 from tests.app.scheduling import Net, hold, loaded, until
 
-PHOTO = factories.image(factories.COLOURS["red"])
-LIMITS = Limits(threads=2, max_queued=100, batch_wait_seconds=0.01, max_image_pixels=1_000_000, drain_seconds=60)
-
-
-@dataclass
-class Versions:
-    """Model versions on disk."""
-
-    storage: Storage
-
-    def add(self, name: str, calibration: Calibration | None = None) -> Served:
-        factories.write_artifact(self.storage.model_version(name), calibration=calibration)
-        return Served(name, name, 1)
-
-    def remove(self, version: Served) -> None:
-        self._manifest(version).unlink()
-
-    def stall(self, version: Served) -> Callable[[], None]:
-        """Let the loading of a version wait until the function that is returned is called."""
-        manifest = self._manifest(version)
-        content = manifest.read_text()
-        manifest.unlink()
-        os.mkfifo(manifest)
-
-        def go_on() -> None:
-            # One reader alone is served, so what is read again is the file.
-            with manifest.open("w") as pipe:
-                manifest.unlink()
-                manifest.write_text(content)
-                pipe.write(content)
-
-        return go_on
-
-    def _manifest(self, version: Served) -> Path:
-        return self.storage.model_version(version.version_id) / "artifact.json"
-
-
-@pytest.fixture
-def versions(tmp_path: Path) -> Versions:
-    return Versions(Storage(tmp_path))
-
-
-@pytest.fixture
-def scheduler() -> Iterator[Scheduler]:
-    scheduler = Scheduler(LIMITS)
-    yield scheduler
-    scheduler.close()
-
-
-@pytest.fixture
-def shelf(versions: Versions, scheduler: Scheduler) -> Iterator[Shelf]:
-    """With room for two."""
-    source = FromStorage(versions.storage, Machine(threads=2), 1, Metrics())
-    need = source.need(versions.add("measured"))
-    opener = Opener(source.need, source.open, scheduler.lane, lambda: None, lambda _form: None)
-    shelf = Shelf(opener, max_bytes=need.kept + need.loading, retry_seconds=0)
-    yield shelf
-    shelf.close()
-
-
-@pytest.fixture
-def engine(shelf: Shelf, scheduler: Scheduler) -> Engine:
-    return Engine(shelf, scheduler)
-
-
-def ask(engine: Engine, version: Served, *, reference: str | None = None, photos: int = 1) -> Awaitable[Answered]:
-    return engine.classify(reference or version.model_name, version, [PHOTO] * photos, timeout_seconds=60)
-
-
-def one(engine: Engine, version: Served) -> Answer:
-    async def asked() -> Answered:
-        return await ask(engine, version)
-
-    (answer,) = asyncio.run(asked()).answers
-    return answer
+__all__ = ["engine", "scheduler", "shelf", "versions"]  # fixtures
 
 
 def test_a_model_that_takes_long_to_load_holds_up_no_other_and_is_loaded_once(
@@ -375,44 +294,6 @@ def test_a_deleted_version_answers_no_more_while_the_one_in_its_place_is_loaded(
         assert (await asked).version == new
 
     asyncio.run(scene())
-
-
-def test_an_image_below_the_threshold_of_its_version_is_unknown(versions: Versions, engine: Engine) -> None:
-    built = classifier.build(catalogue.find("tinynet"), 2, state=None, seed=0).eval()
-    pixels = crops.load(PHOTO, built.preprocessing, max_pixels=10**6)
-    with torch.inference_mode():
-        own = functional.normalize(built.features(torch.from_numpy(pixels).permute(2, 0, 1)[None]), dim=1)
-    means = torch.cat([-own, own])
-
-    def answer(name: str, threshold: float) -> Answer:
-        kept = Calibration(temperature=1.0, unknown_below=threshold, conformal=(), means=means)
-        return one(engine, versions.add(name, kept))
-
-    known, foreign = answer("known", 0.99), answer("foreign", 1.01)
-    assert known.similarity == pytest.approx(1, abs=1e-4)
-    assert (known.is_unknown, foreign.is_unknown) == (False, True)
-    assert known.ranked(2) == foreign.ranked(2)
-
-
-def test_a_version_of_old_says_nothing_of_unknown_images(versions: Versions, engine: Engine) -> None:
-    found = one(engine, versions.add("old"))
-    assert found.similarity is found.is_unknown is None
-
-
-def test_probabilities_are_those_at_the_temperature(versions: Versions, engine: Engine) -> None:
-    kept = Calibration(temperature=4.0, unknown_below=-1.0, conformal=(), means=torch.zeros(2, 128))
-    plain, cooled = one(engine, versions.add("plain")), one(engine, versions.add("cooled", kept))
-
-    expected = np.exp(plain.logits.astype(np.float64) / 4)
-    assert cooled.probabilities == pytest.approx(expected / expected.sum())
-    assert plain.probabilities != pytest.approx(cooled.probabilities)
-
-
-def test_labels_below_the_threshold_are_left_out_and_equals_come_in_their_order() -> None:
-    answer = Answer(("a", "b", "c", "d"), np.array([0.1, 0.4, 0.4, 0.1]), np.zeros(4, np.float32), None, None)
-    assert [item.label for item in answer.ranked(10)] == ["b", "c", "a", "d"]
-    assert [item.label for item in answer.ranked(10, threshold=0.2)] == ["b", "c"]
-    assert [item.label for item in answer.ranked(1)] == ["b"]
 
 
 def test_a_request_whose_client_goes_away_while_a_model_loads_ends_no_other(versions: Versions, engine: Engine) -> None:
