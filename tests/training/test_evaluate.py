@@ -212,3 +212,10 @@ def test_a_file_that_is_no_image_is_named_as_such() -> None:
             emit=Recorder(),
             device=samples.CPU,
         )
+
+
+def test_the_log_loss_of_a_sure_and_right_classifier_is_no_negative_zero() -> None:
+    probabilities, targets = np.eye(2)[[0, 1, 1]], np.array([0, 1, 1])
+    found = evaluate.evaluate(probabilities, targets, labels(2))
+    for loss in (found.log_loss, calibrate.log_loss(probabilities, targets)):
+        assert f"{loss:.3f}" == "0.000"

@@ -62,7 +62,7 @@ def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[
 def log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """Mean, in nats. A probability that is rounded to 0 would make it infinite."""
     likelihood = np.clip(probabilities[np.arange(len(targets)), targets], _EPSILON, 1)
-    return float(-np.log(likelihood).mean())
+    return float(abs(np.log(likelihood).mean()))
 
 
 def trust(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> Trust:

@@ -98,7 +98,7 @@ def evaluate(probabilities: NDArray[np.float64], targets: NDArray[np.int64], lab
         images=len(targets),
         accuracy=float(right.mean()),
         top5_accuracy=_top_accuracy(probabilities, targets, _TOP) if len(labels) > _TOP else None,
-        log_loss=float(-np.log(likelihood).mean()),
+        log_loss=float(abs(np.log(likelihood).mean())),
         classes=tuple(_figures(confusion, place, label) for place, label in enumerate(labels)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         accuracy_interval=intervals.of_share(Score(int(right.sum()), len(targets))),
