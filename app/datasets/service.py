@@ -169,6 +169,13 @@ def refused_items(session: Session, import_id: str, *, limit: int, after: int) -
     return session.scalars(query.order_by(RefusedItem.position).limit(limit + 1)).all()
 
 
+def telling_refusals(session: Session, import_id: str, *, limit: int) -> list[Refusal]:
+    """So many of what an import refused, in the order of the archive, but those last that the data set has already."""
+    of_import = select(RefusedItem).where(RefusedItem.import_id == import_id)
+    ordered = of_import.order_by(RefusedItem.code == "duplicate", RefusedItem.position)
+    return [Refusal(row.path, row.code, row.message) for row in session.scalars(ordered.limit(limit))]
+
+
 def record_refusals(session: Session, import_id: str, refusals: Sequence[Refusal]) -> None:
     """Keep what an import refused; what an earlier attempt at it had kept is replaced."""
     session.query(RefusedItem).where(RefusedItem.import_id == import_id).delete()

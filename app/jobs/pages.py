@@ -5,7 +5,7 @@ from typing import Any
 
 from app.backbones import pages
 from app.jobs.schemas import ENDED, EventRead, JobRead
-from app.jobs.summaries import Summary
+from app.jobs.summaries import Refused, Summary
 
 _MOST_CHARACTERS = 300
 _DIGITS = 4
@@ -23,9 +23,9 @@ _COMMANDS: Mapping[str, Sequence[str]] = {
 """What changes the state of a job, by that state."""
 
 
-def page(found: Summary, events: Sequence[EventRead], *, can_retry: bool) -> str:
-    """The job with `events`, its last ones in order; without scripts, it loads itself again until the job has ended.
-    `can_retry` is whether, ended as it has, it could be queued once more."""
+def page(found: Summary, events: Sequence[EventRead], *, can_retry: bool, refused: Refused | None) -> str:
+    """The job with `events`, its last ones in order, and what it `refused` of an archive; without scripts, it loads
+    itself again until the job has ended. `can_retry` is whether, ended as it has, it could be queued once more."""
     left_out = events[0].seq - 1 if events else 0
     template = pages.environment("app.jobs").get_template("job.html")
     return template.render(
@@ -34,6 +34,7 @@ def page(found: Summary, events: Sequence[EventRead], *, can_retry: bool) -> str
         left_out=left_out,
         has_ended=found.job.state in ENDED,
         commands=_commands(found.job, can_retry=can_retry),
+        refused=refused,
         told=_told,
     )
 

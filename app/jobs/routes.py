@@ -136,9 +136,10 @@ def read_job(job_id: JobId, request: Request, database: DatabaseDep, wanted: Pag
         summary = summaries.of(session, row)
         shown = [EventRead.model_validate(event) for event in events.last(session, job_id, limit=_EVENTS_ON_A_PAGE)]
         can_retry = retries.is_possible(session, row)
+        refused = summaries.refused(session, row)
 
     def page() -> str:
-        return pages.page(summary, shown, can_retry=can_retry)
+        return pages.page(summary, shown, can_retry=can_retry, refused=refused)
 
     return answering.answer(request, wanted, {JSON: summary.job.model_dump_json, HTML: page})
 

@@ -1,11 +1,14 @@
 """Jobs for people: in words what each does, how far it is, and where what it made can be seen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from sqlalchemy.orm import Session
 
 from app.datasets import service as datasets
+from app.datasets.service import Refusal
+from app.datasets.tables import Import
 from app.jobs.schemas import ENDED, WAITING, JobRead
 from app.jobs.tables import Job
 from app.models import service as models
@@ -41,6 +44,7 @@ _PHASES = {
     "look at layers": "looking at what layers are given",
     "round int8": "rounding the weights",
 }
+_REFUSED_SHOWN = 20
 _IN_PARTS = ("measure", "rank")
 """Phases whose numbers are parts of what they go through."""
 
@@ -66,10 +70,31 @@ class Summary:
     """What came of it, of kinds that have a page for that."""
 
 
+@dataclass(frozen=True)
+class Refused:
+    """Files that an import refused."""
+
+    files: Sequence[Refusal]
+    """At most twenty of them."""
+    total: int
+    path: str | None
+    """Of the list of all, below the root of the service; None where the data set is deleted."""
+
+
 def of(session: Session, row: Job) -> Summary:
     job = JobRead.model_validate(row)
     about = _about(job, datasets.called(session, job.dataset_id))
     return Summary(job, _KINDS[job.kind], about, _progress(job), _made(session, job))
+
+
+def refused(session: Session, row: Job) -> Refused | None:
+    """What the job refused; None where that is nothing, or its kind has nothing to refuse."""
+    made = session.get(Import, row.spec["import_id"]) if row.kind == "ingest" else None
+    if made is None or not made.refused:
+        return None
+    is_there = datasets.name_of(session, row.dataset_id) is not None
+    path = f"v1/datasets/{row.dataset_id}/imports/{made.id}/refused" if is_there else None
+    return Refused(datasets.telling_refusals(session, made.id, limit=_REFUSED_SHOWN), made.refused, path)
 
 
 def evaluation(model: str, number: int) -> str:
@@ -99,7 +124,8 @@ def _progress(job: JobRead) -> str:
 def _made(session: Session, job: JobRead) -> Made | None:
     found = job.result or {}
     if job.kind == "ingest" and "dataset_version" in found:
-        text = f"{counted(found['accepted'], 'image')} became version {found['dataset_version']}"
+        left_out = f", {counted(found['refused'], 'file')} refused" if found.get("refused") else ""
+        text = f"{counted(found['accepted'], 'image')} became version {found['dataset_version']}{left_out}"
         path = f"v1/datasets/{job.dataset_id}/versions/{found['dataset_version']}"
         return _said(text, path, is_there=datasets.name_of(session, job.dataset_id) is not None)
     if job.kind == "train" and "model_version" in found:

@@ -10,6 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import ranking
+from app.datasets import service as datasets
+from app.datasets.service import Refusal
 from app.db import Database
 from app.jobs import events, leases, service
 from app.jobs.schemas import JobState
@@ -127,6 +129,55 @@ def test_long_words_are_broken_where_the_screen_ends(http: TestClient, versioned
         rules = re.findall(r"([^{}]+)\{([^{}]*)\}", page(http, path))
         broken = {tag.strip() for selector, rule in rules if "anywhere" in rule for tag in selector.split(",")}
         assert tags <= broken
+
+
+def test_long_names_are_broken_in_tables_and_a_data_set_without_photos_says_so(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    factories.register_version(database, "mv_1", versioned, labels=["ants"], model="m" * 60)
+    assert http.post("/v1/datasets", json={"name": "d" * 100}).status_code == 201
+    found = page(http, "/")
+    for name in ("m" * 60, "d" * 100):
+        assert f'<td class="text long">{name}</td>' in found
+    assert found.count("no photos yet") == 1
+
+
+def test_an_import_is_shown_with_what_it_refused_but_last_with_what_was_there_already(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    (job,) = http.get("/v1/jobs").json()["data"]
+    url = f"/v1/jobs/{job['id']}"
+    assert "refused" not in page(http, url)
+
+    again = [Refusal(f"ants/{number}.jpg", "duplicate", "the same file as 0.jpg") for number in range(30)]
+    refuse(database, [*again, Refusal("ants/<b>.jpg", "damaged", "damaged or cut off")])
+    found = page(http, url)
+    assert "31 files of the archive were refused." in found
+    paths = re.findall(r'<td class="text long">(ants/[^<]+)</td>', found)
+    assert paths == ["ants/&lt;b&gt;.jpg", *(f"ants/{number}.jpg" for number in range(19))]
+    every = f"/v1/datasets/{versioned}/imports/imp_1/refused"
+    assert every in links(http, url)
+    assert len(http.get(f"{every}?limit=100").json()["data"]) == 31
+    assert http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"}).status_code == 204
+    assert every not in links(http, url)
+
+    refuse(database, again[:1])
+    found = page(http, url)
+    assert "1 file of the archive was refused." in found
+    assert "as JSON" not in found
+
+
+def test_what_came_of_an_import_tells_of_refused_files(http: TestClient, database: Database, versioned: str) -> None:
+    with database.write() as session:
+        archive = service.Archive("imp_2", None, 10, "0" * 64)
+        job = service.submit_import(session, versioned, archive, max_attempts=1, now=now())[1].id
+    done(database, job, {"dataset_version": 2, "accepted": 3, "refused": 1})
+    assert "3 images became version 2, 1 file refused</a>" in page(http, "/")
+
+
+def refuse(database: Database, refusals: list[Refusal]) -> None:
+    with database.write() as session:
+        datasets.record_refusals(session, "imp_1", refusals)
 
 
 def test_names_are_no_markup(http: TestClient) -> None:
