@@ -217,6 +217,18 @@ def test_pictures_and_tables_have_words_and_can_be_reached_by_keys(http: TestCli
     assert text.count('class="wide"') == text.count('class="wide" tabindex="0" role="region" aria-label="')
 
 
+@pytest.mark.parametrize(("count", "said"), [(100, "chart"), (101, "chart whole")])
+def test_the_matrix_of_many_labels_is_not_reduced_until_nobody_can_read_their_names(
+    http: TestClient, register: Any, count: int, said: str
+) -> None:
+    labels = tuple(f"label {number}" for number in range(count))
+    register(asdict(measured(labels, count=2 * count)), labels)
+    text = page(http)
+    assert f'<img class="{said}" src="evaluation/confusion.svg"' in text
+    assert '<img class="chart" src="evaluation/roc.svg"' in text
+    assert ".wide .chart.whole { max-width: none; }" in text
+
+
 @pytest.mark.parametrize("name", pictures.PICTURES)
 def test_each_picture_is_svg_for_light_and_dark(http: TestClient, whole: Evaluation, name: str) -> None:
     answer = http.get(f"{URL}/evaluation/{name}.svg")
