@@ -17,7 +17,7 @@ from app.jobs import events, leases, service
 from app.jobs.schemas import JobState
 from app.jobs.tables import Worker
 from tests import factories
-from tests.app import test_plans_api, test_ranking, test_rankings_api
+from tests.app import planned, ranked, test_ranking
 from tests.app.test_evaluation_api import measured, register
 from tests.problems import problem
 
@@ -202,14 +202,14 @@ def test_every_address_of_a_page_leads_somewhere_also_after_deletions(
     done(database, trained, {"model": "insects", "model_version": 1, "accuracy": 0.9})
     optimised = http.post("/v1/models/insects/versions/1/optimise").json()["id"]
     done(database, optimised, {"served": "openvino-int8"})
-    job = test_rankings_api.asked(http, versioned, candidates=[{"model": "insects"}])["id"]
+    job = ranked.asked(http, versioned, candidates=[{"model": "insects"}])["id"]
     own = replace(test_ranking.measured("insects@1", 0.9), weights=ranking.OWN)
-    ranked = test_rankings_api.ranked(database, job, found=ranking.order(test_ranking.SETTING, [own], []))
+    ranking_id = ranked.ranked(database, job, found=ranking.order(test_ranking.SETTING, [own], []))
     jobs = {f"/v1/jobs/{job}" for job in (imported, trained, optimised, job, queued(http))}
 
     def linked() -> set[str]:
         found = set[str]()
-        for path in ("/", f"/v1/rankings/{ranked}", *jobs):
+        for path in ("/", f"/v1/rankings/{ranking_id}", *jobs):
             found |= links(http, path)
         for link in found:
             assert http.get(link, headers=BROWSER).status_code == 200, link
@@ -222,7 +222,7 @@ def test_every_address_of_a_page_leads_somewhere_also_after_deletions(
     assert before - after == {made, f"{made}?format=html", "/v1/backbones/tinynet/anatomy?format=html"}
     assert "insects@1, 90.0 % right (deleted)" in page(http, f"/v1/jobs/{trained}")
     assert "openvino-int8 was chosen (deleted)" in page(http, "/")
-    assert "insects@1 (deleted)" in page(http, f"/v1/rankings/{ranked}")
+    assert "insects@1 (deleted)" in page(http, f"/v1/rankings/{ranking_id}")
 
     for waiting in http.get("/v1/jobs?state=queued").json()["data"]:  # which would keep the data set
         http.post(f"/v1/jobs/{waiting['id']}/cancel")
@@ -283,8 +283,8 @@ def test_nothing_can_be_done_for_a_job_whose_data_set_is_deleted(http: TestClien
 
 
 def test_a_short_job_is_not_estimated_to_take_no_time(http: TestClient, database: Database, versioned: str) -> None:
-    body = test_plans_api.wanted(versioned, measure=True)
-    test_plans_api.measure(database, test_plans_api.asked(http, body)["id"])
+    body = planned.wanted(versioned, measure=True)
+    planned.measure(database, planned.asked(http, body)["id"])
     recipe = body["recipe"]
     job = http.post("/v1/jobs", json={"dataset": "photos", "model": "insects", "recipe": recipe}).json()
     assert job["plan"]["estimate"]["seconds"] == pytest.approx(0.3)

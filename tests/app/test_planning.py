@@ -14,7 +14,7 @@ from app.main import assemble
 from app.profiles import service as profiles
 from app.settings import Settings
 from tests.app.conftest import NOW, Bell
-from tests.app.test_plans_api import profile
+from tests.app.planned import profile
 from tests.problems import problem
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -12,7 +12,7 @@ from app.jobs import leases, service
 from app.jobs.leases import Failure
 from app.profiles import service as profiles
 from tests.app.conftest import NOW, Bell
-from tests.app.test_plans_api import profile
+from tests.app.planned import profile
 from tests.problems import problem
 
 FULL = {"backbone": "mobilenet_v2", "strategy": "full"}

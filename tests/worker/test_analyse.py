@@ -20,7 +20,7 @@ from app.recipe import Recipe
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
-from tests.app import test_plans_api
+from tests.app.planned import profile
 from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_runner import files_left
 from worker import kinds
@@ -63,7 +63,7 @@ def test_a_file_of_other_weights_that_stands_in_for_pretrained_is_measured_once_
     with desk.database.write() as session:
         claim = leases.claim(session, job.id, now=utc_now(), lease_seconds=30)
         assert claim is not None
-        measured = replace(test_plans_api.profile(), weights="IMAGENET1K_V2")
+        measured = replace(profile(), weights="IMAGENET1K_V2")
         kinds.KINDS["analyse"].publish(session, claim, measured, files, utc_now())
 
     found = planned(desk, dataset_id)
@@ -118,7 +118,7 @@ def test_what_was_measured_is_kept_where_the_dataset_was_deleted_meanwhile(
         assert claim is not None
         datasets.delete(session, dataset_id, revision=None, now=utc_now())
     with database.write() as session:
-        kinds.KINDS["analyse"].publish(session, claim, test_plans_api.profile(), files, utc_now())
+        kinds.KINDS["analyse"].publish(session, claim, profile(), files, utc_now())
     ended = desk.job(job.id)
     assert ended.state == "succeeded"
     assert ended.result is not None

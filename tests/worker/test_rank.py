@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.storage import Storage
 from tests import factories
 from tests.app.conftest import NOW
-from tests.app.test_rankings_api import FOUND, ranked
+from tests.app.ranked import FOUND, ranked
 from tests.worker.conftest import Desk, on_sqlite
 from tests.worker.test_auto import newest_version
 from worker import kinds, places
