@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -213,6 +214,34 @@ def test_what_one_process_cannot_do_counts_for_more_than_that_another_is_killed(
     with pytest.raises(Exception, match=told), group.in_common():
         raise RuntimeError(GLOO)
     group.end(at_once=True)
+
+
+@pytest.mark.parametrize("said", [None, errors.BadImage("torn")], ids=["killed", "no image"])
+def test_one_that_goes_while_others_get_ready_is_noticed(said: Exception | None) -> None:
+    (ours, gone), (others, slow) = multiprocessing.Pipe(), multiprocessing.Pipe()
+    for connection in (gone, slow):
+        connection.send("ready")
+    if said is not None:
+        gone.send(peers._Lost(said))
+    gone.close()
+    with pytest.raises(type(said) if said else PeerLost):
+        Group([ours, others], []).await_ready()
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_before_all_have_joined_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NCCL they meet at the first sum, and who is missing there is waited for."""
+
+    def join_without_waiting(*_: object) -> None:
+        (other,) = multiprocessing.active_children()
+        other.kill()
+        for thread in threading.enumerate():
+            if thread.name == "watch peer":
+                thread.join()
+
+    monkeypatch.setattr(peers, "_join", join_without_waiting)
+    with pytest.raises(PeerLost), peers.gathered(adding.bring, [(samples.CPU, 2.0)], device=samples.CPU):
+        pytest.fail("nobody is there to share anything with")
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """Several processes that share a training, of which one has too little memory, on the CPU."""
 
+import gc
 import multiprocessing
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from worker.training.data import Splits
 from worker.training.events import BatchShared, BatchSplit, EpochFinished, Resumed
 from worker.training.feed import Batch, ImageFeed
 from worker.training.learner import Learner
+from worker.training.peers import Group
 from worker.training.searchevents import TrialFinished
 
 pytestmark = pytest.mark.usefixtures("forkserver")
@@ -187,3 +191,32 @@ def test_a_device_that_another_process_cannot_have_is_reported_before_that_is_wa
         peers.gathered(adding.bring, works, device=samples.CPU) as group,
     ):
         group.tell("once")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leads", [True, False], ids=["the leading one", "another one"])
+def test_nothing_is_left_of_an_attempt_that_did_not_fit_when_the_next_begins(
+    splits: Splits, tmp_path: Path, leads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[weakref.ref[Learner]] = []
+    left: list[Learner | None] = []
+    gathered = peers.gathered
+
+    def noted(*arguments: Any, **settings: Any) -> AbstractContextManager[Group]:
+        left.extend(known() for known in begun)
+        return gathered(*arguments, **settings)
+
+    def made(learner: Learner, *arguments: Any, **settings: Any) -> None:
+        begun.append(weakref.ref(learner))
+        make(learner, *arguments, **settings)
+
+    make = Learner.__init__
+    monkeypatch.setattr(Learner, "__init__", made)
+    monkeypatch.setattr(peers, "gathered", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        fit.fit(cramped(3, leads=leads), fitting(splits, tmp_path, Recorder(), others=1, descent=TWELVES))
+    finally:
+        gc.enable()
+    assert left == [None]

@@ -129,16 +129,19 @@ class Group:
     def await_ready(self) -> None:
         """Return once all others have what they need to begin; raises what keeps one of them from it."""
         for connection in self._connections:
-            try:
-                message = connection.recv()
-            except (EOFError, OSError) as error:
-                raise PeerLost from error
-            if isinstance(message, _Lost):
-                raise message.error
+            _hear(connection)
+        for connection in self._connections:
+            if connection.poll():  # the last words of one that was ready before the others
+                _hear(connection)
         for connection in self._connections:
             watch = threading.Thread(target=self._watch, args=[connection], name="watch peer", daemon=True)
             watch.start()
             self._watches.append(watch)
+
+    def check(self) -> None:
+        """Raise what has made one of the others go, if one has."""
+        if self._is_lost.is_set():
+            raise self._reason()
 
     @contextmanager
     def in_common(self) -> Iterator[None]:
@@ -164,6 +167,8 @@ class Group:
             watch.join()
         for connection in self._connections:
             connection.close()
+        # They hold what was computed where they were raised, and that holds this group.
+        self._errors.clear()
 
     def _watch(self, connection: Connection) -> None:
         try:
@@ -189,6 +194,16 @@ class Group:
         own = [error for error in found if isinstance(error, errors.GraftError) or memory.is_of_memory(error)]
         lost = [error for error in found if isinstance(error, PeerLost)]
         return next(iter((*own, *lost, *found)), PeerLost())
+
+
+def _hear(connection: Connection) -> None:
+    """Return with the next message of another process; raises what keeps it from going on."""
+    try:
+        message = connection.recv()
+    except (EOFError, OSError) as error:
+        raise PeerLost from error
+    if isinstance(message, _Lost):
+        raise message.error
 
 
 def with_common_norms(network: Classifier, place: Peers) -> Classifier:
@@ -220,6 +235,8 @@ def gathered(follow: Follow, works: Sequence[tuple[torch.device, Any]], *, devic
             with group.in_common():
                 _compute_on(device)
                 _join(group.peers, Path(folder) / "store", device)
+                # Who went before that was not noticed: with NCCL there was nothing yet to abort.
+                group.check()
                 yield group
             failed = False
         finally:
