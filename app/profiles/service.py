@@ -29,7 +29,8 @@ def find(session: Session, profile_id: str) -> StoredProfile:
 
 def newest(session: Session, version: DatasetVersion, backbone: Backbone, *, choice: str) -> StoredProfile | None:
     """What was measured last of the content of `version` with the weights `choice` of `backbone`; None also where that
-    is of a few images of each label, as once was measured of many labels. Raises `UnknownName` for the weights.
+    is of a few images of each label, as once was measured of many labels, or without a stage that was once taken for
+    the head. Raises `UnknownName` for the weights.
 
     By name, as which file will be used is known to the worker alone: an operator may exchange it. It may be one of
     other weights that stands in for `pretrained`, so what was asked for counts as well as what came of it.
@@ -41,7 +42,7 @@ def newest(session: Session, version: DatasetVersion, backbone: Backbone, *, cho
         or_(StoredProfile.weights == choice, made_with == backbone.find_weights(choice).name),
     )
     row = session.scalar(query.order_by(StoredProfile.created_at.desc(), StoredProfile.id.desc()).limit(1))
-    return None if row is None or _is_thin(row) else row
+    return None if row is None or _is_thin(row) or _may_lack_last_stage(row, backbone) else row
 
 
 def _is_thin(row: StoredProfile) -> bool:
@@ -49,6 +50,16 @@ def _is_thin(row: StoredProfile) -> bool:
     return "measured_labels" not in found and is_thin(
         classes=found["classes"], images=found["images"], measured=found["measured"]
     )
+
+
+def _may_lack_last_stage(row: StoredProfile, backbone: Backbone) -> bool:
+    """Whether figures of the last stage are missing that its network's own classifier does not get: once they were
+    taken for those of the head where these are as many, as a class token is as wide as the mean of the others."""
+    found = row.body
+    gets_mean = backbone.pre_logits is False and backbone.chain is not None and backbone.chain.layout != "tokens"
+    is_there = backbone.stages[-1].name in (depth["name"] for depth in found["depths"])
+    # What the classifier of a network of timm gets is not known here: what was measured since then counts as it is.
+    return not is_there and not gets_mean and "full_gain" not in found["costs"]
 
 
 def of_recipe(session: Session, version: DatasetVersion, recipe: Recipe, backbone: Backbone) -> StoredProfile | None:

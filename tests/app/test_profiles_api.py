@@ -35,33 +35,6 @@ def test_the_newest_profile_counts_and_the_same_weights_have_one(
     assert (found["id"], found["figures"]["images"]) == (first, 20)
 
 
-@pytest.mark.parametrize(
-    ("images", "measured", "says_labels", "status"),
-    [
-        (75_000, 2_000, False, 202),
-        (75_000, 2_000, True, 200),  # of how many labels, which may be null
-        (75_000, 2_020, False, 200),  # 20 of each
-        (1_500, 1_500, False, 200),  # no sample
-    ],
-)
-def test_what_was_measured_on_a_few_images_of_each_of_many_labels_is_measured_anew_once(
-    http: TestClient, versioned: str, database: Database, images: int, measured: int, says_labels: bool, status: int
-) -> None:
-    body = wanted(versioned, strategy="auto")
-    found = replace(profile(images=images), classes=101, measured=measured)
-    profile_id = measure(database, asked(http, body)["id"], found)
-    with database.write() as session:
-        row = profiles.find(session, profile_id)
-        row.body = {name: value for name, value in row.body.items() if says_labels or name != "measured_labels"}
-
-    answer = http.post("/v1/plans", json=body)
-    assert answer.status_code == status
-    if status == 202:
-        assert answer.json()["kind"] == "analyse"
-        assert measure(database, answer.json()["id"], found) == profile_id
-        assert http.post("/v1/plans", json=body).status_code == 200
-
-
 def test_a_profile_that_is_measured_anew_names_the_version_that_its_job_was_for(
     http: TestClient, versioned: str, database: Database
 ) -> None:
