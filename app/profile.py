@@ -173,6 +173,10 @@ class Profile:
     """Where those are of labels that were drawn from the `measured` ones, how many."""
     reference: tuple[Depth, ...]
     """As `depths`, on those same images: what `random` is to be compared with. Empty where they are all of them."""
+    random_together: Probe | None = None
+    """As `together`, for the network with random values; None in profiles that were made before it was measured."""
+    random_curve: tuple[CurvePoint, ...] = ()
+    """As `curve`, for the network with random values, with shares of the `random_images`; empty in such profiles."""
     costs: Costs
 
     def depth(self, name: str) -> Depth:

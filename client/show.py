@@ -353,15 +353,20 @@ def _depths(figures: Figures) -> Table:
             untrained.get(depth.name, ""),
         )
     every, log_loss = str(sum(depth.features for depth in figures.depths)), f"{figures.together.log_loss:.3f}"
-    table.add_row("all together", every, _accuracy(figures.together), log_loss)
+    of_random = "" if figures.random_together is None else _accuracy(figures.random_together)
+    table.add_row("all together", every, _accuracy(figures.together), log_loss, "", "", "", of_random)
     return table
 
 
 def _curve(figures: Figures) -> Table:
-    table = _table("Images", "Accuracy", "Log-loss")
+    table = _table("Images", "Accuracy", "Log-loss", "Untrained")
     table.title = "With fewer images, at the head"
-    for point in figures.curve:
-        table.add_row(str(point.images), _accuracy(point.probe), f"{point.probe.log_loss:.3f}")
+    known = {point.images: point.probe for point in figures.curve}
+    untrained = {point.images: point.probe for point in figures.random_curve}
+    for images in sorted(known | untrained):
+        probe = known.get(images)
+        found = ("", "") if probe is None else (_accuracy(probe), f"{probe.log_loss:.3f}")
+        table.add_row(str(images), *found, _accuracy(untrained[images]) if images in untrained else "")
     return table
 
 

@@ -200,6 +200,8 @@ class Figures(msgspec.Struct, frozen=True):
     random: list[Depth]
     costs: Costs
     measured_labels: int | None = None
+    random_together: Probe | None = None
+    random_curve: list[CurvePoint] = []
 
 
 class Profile(msgspec.Struct, frozen=True):

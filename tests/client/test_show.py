@@ -18,6 +18,7 @@ from client.values import (
     Candidate,
     Cost,
     Costs,
+    CurvePoint,
     Depth,
     Estimate,
     Figures,
@@ -129,6 +130,27 @@ def test_a_profile_is_told_with_no_heading_broken() -> None:
     (heading,) = (line for line in printed(*show.planned(PLANNED, AUTO)) if line.startswith("Depth"))
 
     assert heading.split()[3:] == ["Log-loss", "LogME", "H-score", "Neighbours", "Untrained"]
+
+
+def test_a_profile_has_the_same_figures_of_the_untrained_network() -> None:
+    worse = Probe(accuracy=0.5, log_loss=0.7, error=0.05)
+    figures = msgspec.structs.replace(
+        FIGURES,
+        curve=[CurvePoint(50, PROBE), CurvePoint(100, PROBE)],
+        random_together=worse,
+        random_curve=[CurvePoint(32, worse), CurvePoint(50, worse)],
+    )
+    planned = msgspec.structs.replace(PLANNED, profile=Profile("prf_1", figures))
+    lines = [line.split() for line in printed(*show.planned(planned, AUTO), columns=200)]
+
+    assert ["all", "together", "1024", "91.2", "±", "1.2", "%", "0.251", "50.0", "±", "5.0", "%"] in lines
+    begin = lines.index(["Images", "Accuracy", "Log-loss", "Untrained"])
+    assert lines[begin + 1 : begin + 5] == [
+        ["32", "50.0", "±", "5.0", "%"],
+        ["50", "91.2", "±", "1.2", "%", "0.251", "50.0", "±", "5.0", "%"],
+        ["100", "91.2", "±", "1.2", "%", "0.251"],
+        [],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,9 @@ def test_a_profile_has_every_depth_of_both_networks_and_its_costs(found: Profile
     assert (found.random_images, found.reference) == (18, ())
     assert (found.measured_labels, found.random_labels, found.costs.labels) == (None, None, 1.0)
     assert found.curve[-1].probe == found.depth(HEAD).probe
+    assert [point.images for point in found.random_curve] == [point.images for point in found.curve]
+    assert found.random_curve[-1].probe == found.random[-1].probe
+    assert found.random_together not in (None, found.together)
     assert found.costs.decode > 0
     assert found.costs.forward > 0
     assert found.costs.step > 0
@@ -200,7 +203,7 @@ def test_the_untrained_network_looks_at_a_sample_that_the_trained_one_is_compare
     monkeypatch.setattr(profile, "RANDOM_IMAGES", 8)
     found = measure(splits, folder)
 
-    assert found.random_images == 8
+    assert found.random_images == found.random_curve[-1].images == 8
     assert [depth.name for depth in found.reference] == [depth.name for depth in found.depths]
     assert found.reference != found.depths
 

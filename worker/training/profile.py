@@ -140,7 +140,8 @@ def _judge(
     is_sample = len(few) < len(targets)
     of_few = depths.numbered(targets[few])
     groups = asked.splits.train.groups[rows]
-    probes = len(known) + 1 + len(depths.shares(targets)) + len(random) + is_sample * len(known)
+    points = len(depths.shares(targets)) + len(depths.shares(of_few))
+    probes = len(known) + 1 + len(random) + 1 + points + is_sample * len(known)
     tally = _Tally(asked.emit, probes=probes)
     below = {depth: values for depth, values in known.items() if depth != HEAD}
     measured = partial(depths.measure, targets=targets, seed=asked.seed, emit=tally, groups=groups)
@@ -150,7 +151,7 @@ def _judge(
     together, probing_together = _timed(
         lambda: depths.together(known, targets, seed=asked.seed, emit=tally, groups=groups)
     )
-    found = (*stages, *head)
+    found, untrained = (*stages, *head), measured_few(random)
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
     counts = np.bincount(every, minlength=len(asked.splits.labels))
     return Profile(
@@ -166,10 +167,14 @@ def _judge(
         depths=found,
         together=together,
         curve=depths.curve(known[HEAD], targets, found[-1].probe, seed=asked.seed, emit=tally, groups=groups),
-        random=measured_few(random),
+        random=untrained,
         random_images=len(few),
         random_labels=depths.drawn_labels(targets, few),
         reference=measured_few(same_images),
+        random_together=depths.together(random, of_few, seed=asked.seed, emit=tally, groups=groups[few]),
+        random_curve=depths.curve(
+            random[HEAD], of_few, untrained[-1].probe, seed=asked.seed, emit=tally, groups=groups[few]
+        ),
         costs=replace(
             spent,
             measured=len(targets),
