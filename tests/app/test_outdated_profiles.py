@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from app.backbones import catalogue
 from app.db import Database
 from app.profiles import service as profiles
-from tests.app.test_plans_api import DEPTH, asked, measure, profile, wanted
+from tests.app.planned import DEPTH, asked, measure, profile, wanted
 
 
 @pytest.mark.parametrize(
