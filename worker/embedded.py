@@ -36,7 +36,7 @@ def main() -> None:
     with asked.ends_at_once(lambda: None):
         migrations.upgrade(database)
     database.close()
-    where = f"http://{arguments.host}:{arguments.port}"
+    where = address.url(arguments.host, arguments.port)
     print(f"Graft will be at {where}, every route at /docs; Ctrl-C stops it.", flush=True)  # noqa: T201 -- no line of a log
     worker = LocalWorker(stop_seconds=settings.cancel_grace_seconds + 10)
     try:

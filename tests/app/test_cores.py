@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app import cores
+from app.controlgroups import ControlGroups
 
 
 @pytest.fixture(autouse=True)
@@ -15,18 +16,27 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def usable(folder: Path, group: str, **limits: str) -> int:
     """In `group`, where the folders named so have these limits."""
-    (folder / "own").write_text(f"12:cpu:/old\n0::/{group}\n")
+    groups = folder / "groups"
     for name, limit in limits.items():
-        place = folder / "groups" / name.replace("_", "/").removeprefix("root")
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "cpu.max").write_text(limit)
-    return cores.usable(folder / "groups", folder / "own")
+        write(groups / name.replace("_", "/").removeprefix("root") / "cpu.max", limit)
+    return cores.usable(of(folder, f"12:pids:/old\n0::/{group}\n"))
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def of(folder: Path, own: str) -> ControlGroups:
+    """Those in `folder`, of a process whose own groups are these."""
+    write(folder / "own", own)
+    return ControlGroups(folder / "groups", folder / "own")
 
 
 def test_without_a_limit_they_are_those_that_the_process_is_bound_to(tmp_path: Path) -> None:
     assert usable(tmp_path, "") == 16
     assert usable(tmp_path, "", root="max 100000\n") == 16
-    assert cores.usable(tmp_path / "none", tmp_path / "none") == 16
+    assert cores.usable(ControlGroups(tmp_path / "none", tmp_path / "none")) == 16
 
 
 @pytest.mark.parametrize(
@@ -45,3 +55,23 @@ def test_the_least_of_a_service_and_what_it_is_in_counts(tmp_path: Path) -> None
 def test_a_file_of_another_form_limits_nothing(tmp_path: Path) -> None:
     for other in ("", "2 cores", "max\n"):
         assert usable(tmp_path, "", root=other) == 16
+
+
+@pytest.mark.parametrize("where", ["cpu", "cpu/docker", "cpu/docker/1"])
+def test_groups_of_version_1_limit_too(tmp_path: Path, where: str) -> None:
+    place = tmp_path / "groups" / where
+    groups = of(tmp_path, "4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n")
+    write(place / "cpu.cfs_quota_us", "-1\n")
+    write(place / "cpu.cfs_period_us", "100000\n")
+    assert cores.usable(groups) == 16
+    write(place / "cpu.cfs_quota_us", "250000\n")
+    assert cores.usable(groups) == 3
+
+
+def test_the_memory_is_that_of_the_least_group(tmp_path: Path) -> None:
+    groups = of(tmp_path, "5:memory:/slice/service\n0::/slice/service\n")
+    assert groups.memory_bytes() == []
+    write(tmp_path / "groups/slice/service/memory.max", "max\n")
+    write(tmp_path / "groups/slice/memory.max", "3000\n")
+    write(tmp_path / "groups/memory/slice/memory.limit_in_bytes", "2000\n")
+    assert sorted(groups.memory_bytes()) == [2000, 3000]

@@ -11,6 +11,7 @@ import torch
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.classifier import Classifier, InferenceForm
+from app.controlgroups import ControlGroups
 from app.profile import Costs
 from tests.training import samples
 from tests.training.fitted import AT_32
@@ -105,10 +106,11 @@ def test_a_network_that_cannot_be_entered_between_stages_has_its_costs_as_a_whol
 
 @pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
 def test_the_memory_of_a_container_is_what_its_control_group_may_take(tmp_path: Path, name: str) -> None:
-    machine = costs.device_bytes(samples.CPU, tmp_path)
+    groups = ControlGroups(tmp_path, tmp_path / "none")
+    machine = costs.device_bytes(samples.CPU, groups)
     assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     for said, bytes_ in (("1000000\n", 10**6), ("max\n", machine), ("9223372036854771712\n", machine), ("", machine)):
         file.write_text(said)
-        assert costs.device_bytes(samples.CPU, tmp_path) == bytes_
+        assert costs.device_bytes(samples.CPU, groups) == bytes_

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from app.backbones import crops
 from app.backbones.classifier import Classifier, InferenceForm
 from app.backbones.preprocess import Pixels
 from app.backbones.walk import Walk
+from app.controlgroups import ControlGroups
 from app.profile import Costs, StageCosts
 from app.ranking import Latency
 from app.runtimes import memory
@@ -36,10 +36,6 @@ _FEWEST_IN_A_STEP = 4
 _MOST_RUNS, _LONG_ENOUGH = 5, 0.5
 _MOST_SINGLE_RUNS, _SINGLE_RUNS_SECONDS = 50, 0.2
 _FEWEST_SINGLE_RUNS = 3
-_GROUPS = Path("/sys/fs/cgroup")
-_CONTAINER_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-"""Files of control groups of version 2 and 1, in bytes; without a limit the first says `max`, the second has a number
-larger than any memory."""
 _CRITERION = Criterion(smoothing=0.0, weights=None)
 
 
@@ -261,21 +257,13 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     return seconds / done
 
 
-def device_bytes(device: torch.device, groups: Path = _GROUPS) -> int:
-    """The memory of `device`, or of the machine where it is a CPU, or as much of that as its container may take."""
+def device_bytes(device: torch.device, groups: ControlGroups | None = None) -> int:
+    """The memory of `device`, or of the machine where it is a CPU, or as much of that as its container or service may
+    take."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = (_limit(groups / name) for name in _CONTAINER_LIMITS)
-    return min([machine, *(limit for limit in found if limit is not None)])
-
-
-def _limit(file: Path) -> int | None:
-    """None where there is none, or none that can be read."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
+    return min([machine, *(groups or ControlGroups()).memory_bytes()])
 
 
 def _finish(device: torch.device) -> None:
