@@ -94,6 +94,9 @@ def without_last_stage(measured: Profile) -> Profile:
         (profile(images=300, stages=(0.4, 0.6, 0.98, 0.985, 0.985)), "little", "similar", "head"),
         # What the head misses, the last stage may learn.
         (profile(images=300), "little", "similar", "top"),
+        # Of which fixed features miss much.
+        (profile(images=300, stages=(0.5, 0.6, 0.8, 0.84, 0.84)), "little", "similar", "full"),
+        (profile(images=300, stages=(0.5, 0.6, 0.8, 0.86, 0.86)), "little", "similar", "top"),
         (profile(images=3000), "much", "similar", "top"),
         # An earlier stage beats the top by far: what comes behind it is made for other things.
         (profile(images=300, stages=(0.5, 0.7, 0.95, 0.88, 0.88)), "little", "dissimilar", "stage_probe"),
@@ -371,12 +374,12 @@ def test_where_the_frozen_stage_is_set_by_hand_the_reasons_speak_of_that_one(ima
     assert "stage2" not in told
 
 
-def test_what_is_to_stay_by_hand_stays_whatever_it_is_of_use() -> None:
-    measured = profile(images=3000, stages=(0.4, 0.54, 0.8, 0.9, 0.9))
-    stages = stages_of(measured)
-    assert policy.decide(AUTO, measured, stages).strategy == "full"
+@pytest.mark.parametrize(("images", "stages"), [(3000, (0.4, 0.54, 0.8, 0.9, 0.9)), (300, (0.5, 0.6, 0.8, 0.84, 0.84))])
+def test_what_is_to_stay_by_hand_stays_whatever_it_is_of_use(images: int, stages: tuple[float, ...]) -> None:
+    measured = profile(images=images, stages=stages)
+    assert decide(measured).strategy == "full"
     for stage in ("stage1", "stage2"):
-        by_hand = policy.decide(replace(AUTO, freeze=stage), measured, stages)
+        by_hand = policy.decide(replace(AUTO, freeze=stage), measured, stages_of(measured))
         assert (by_hand.strategy, by_hand.freeze) == ("top", stage)
 
 
