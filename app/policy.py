@@ -2,7 +2,7 @@
 
 | | similar to what the backbone knows | dissimilar |
 |---|---|---|
-| little data | a new classifier (`head`), then the last stages or all | one on the features of other stages (`stage_probe`), then all |
+| little data | a new classifier (`head`), then the last stages or all | one on other stages (`stage_probe`), then all |
 | much data | the top stages (`top`), where those below them are of use | all stages (`full`) |
 
 Each side is measured, not asked for. Nothing here knows a dataset by name; thresholds are round figures, with their
@@ -313,8 +313,8 @@ def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None
         return (
             "full",
             None,
-            f"Little and similar data, of which classifiers on fixed features miss {_told(missed, profile)}: from a new "
-            "classifier on, all layers are trained, and kept if that does better.",
+            f"Little and similar data, of which classifiers on fixed features miss {_told(missed, profile)}: from a "
+            "new classifier on, all layers are trained, and kept if that does better.",
         )
     freeze = by_hand or stages[max(0, len(stages) - 1 - FEW_STAGES)]
     return (
