@@ -24,6 +24,9 @@ from app.wording import percent
 
 Chosen = Literal["head", "stage_probe", "top", "full"]
 
+_Choice = tuple[Chosen, str | None, str]
+"""A strategy, the last stage that stays as it is, and the reason."""
+
 MUCH_IMAGES = 1000
 """With this many training images, or more, there is much data. Of the nine sets in table B.5 of Chen et al. (2020),
 with 2,000 images and more, fine-tuning gained on seven; on sets of a few hundred it mostly gains nothing."""
@@ -305,41 +308,34 @@ def _told(missed: float, profile: Profile) -> str:
     return f"{'' if profile.measured_labels is None else 'up to '}{percent(missed)}"
 
 
-def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> tuple[Chosen, str | None, str]:
+def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> _Choice:
     missed = _missed(profile)
     if missed < TELLING or len(stages) < 2:
         return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
     if by_hand is None and missed >= ROOM:
-        return (
-            "full",
-            None,
-            f"Little and similar data, of which classifiers on fixed features miss {_told(missed, profile)}: from a "
-            "new classifier on, all layers are trained, and kept if that does better.",
-        )
+        return "full", None, _about_all_layers("similar", profile)
     freeze = by_hand or stages[max(0, len(stages) - 1 - FEW_STAGES)]
-    return (
-        "top",
-        freeze,
+    reason = (
         f"Little and similar data, of which classifiers on fixed features miss {_told(missed, profile)}: from a new "
-        f"classifier on, what comes behind {freeze} is trained too, and kept if that does better.",
+        f"classifier on, what comes behind {freeze} is trained too, and kept if that does better."
     )
+    return "top", freeze, reason
 
 
-def _little_dissimilar(
-    profile: Profile, _stages: Sequence[str], _by_hand: str | None
-) -> tuple[Chosen, str | None, str]:
-    missed = _missed(profile)
-    if missed < ROOM:
+def _little_dissimilar(profile: Profile, _stages: Sequence[str], _by_hand: str | None) -> _Choice:
+    if _missed(profile) < ROOM:
         return "stage_probe", None, "Little and dissimilar data: a classifier on the stage that suits it best."
+    return "full", None, _about_all_layers("dissimilar", profile)
+
+
+def _about_all_layers(likeness: Likeness, profile: Profile) -> str:
     return (
-        "full",
-        None,
-        f"Little and dissimilar data, of which classifiers on fixed features miss {_told(missed, profile)}: all layers "
-        "are trained too, and the classifier on fixed features is kept if that does better.",
+        f"Little and {likeness} data, of which classifiers on fixed features miss {_told(_missed(profile), profile)}: "
+        "all layers are trained too, and the classifier on fixed features is kept if that does better."
     )
 
 
-def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> tuple[Chosen, str | None, str]:
+def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) -> _Choice:
     if _is_solved(profile) and _missed(profile) < TELLING:
         return "head", None, "Much data that features tell apart as they are: only a new classifier is trained."
     if len(stages) < 2:
@@ -350,13 +346,12 @@ def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) 
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 
 
-def _much_dissimilar(_profile: Profile, _stages: Sequence[str], _by_hand: str | None) -> tuple[Chosen, str | None, str]:
+def _much_dissimilar(_profile: Profile, _stages: Sequence[str], _by_hand: str | None) -> _Choice:
     return "full", None, "Much and dissimilar data: all stages are trained."
 
 
-_Rule = Callable[[Profile, Sequence[str], str | None], tuple[Chosen, str | None, str]]
-"""From a profile, the stages, and the last of them that is to stay as it is, if that was set by hand, to a strategy,
-that stage and the reason."""
+_Rule = Callable[[Profile, Sequence[str], str | None], _Choice]
+"""From a profile, the stages, and the last of them that is to stay as it is, if that was set by hand."""
 
 _RULES: dict[tuple[Amount, Likeness], _Rule] = {
     ("little", "similar"): _little_similar,
