@@ -14,16 +14,15 @@ from rich.text import Text
 
 from client.errors import Refused
 from client.forms import Form, Runtimes
+from client.profiles import Costs, Figures, Probe
 from client.recipe import Recipe
 from client.values import (
     Alias,
     Backbone,
     Candidate,
-    Costs,
     Dataset,
     Event,
     Experiment,
-    Figures,
     Job,
     Model,
     OldLabels,
@@ -31,7 +30,6 @@ from client.values import (
     Plan,
     Planned,
     Prediction,
-    Probe,
     Progress,
     Ranking,
     Treatment,

@@ -13,15 +13,12 @@ from rich.console import Console, RenderableType
 from app import wording
 from client import show
 from client.forms import Form, FormFigures, FormMachine, FormReport, FormSpeed, Optimisation, Pins, Runtimes
+from client.profiles import Costs, CurvePoint, Depth, Figures, Probe, Profile
 from client.recipe import Recipe
 from client.values import (
     Candidate,
     Cost,
-    Costs,
-    CurvePoint,
-    Depth,
     Estimate,
-    Figures,
     Job,
     JobError,
     LabelProbability,
@@ -30,8 +27,6 @@ from client.values import (
     Plan,
     Planned,
     Prediction,
-    Probe,
-    Profile,
     Progress,
     Ranking,
     RankingFigures,
