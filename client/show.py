@@ -2,7 +2,7 @@
 without markup, as names may look like it."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from client.errors import Refused
 from client.forms import Form, Runtimes
-from client.profiles import Costs, Figures, Probe
+from client.profiles import Costs, CurvePoint, Figures, Probe
 from client.recipe import Recipe
 from client.values import (
     Alias,
@@ -238,7 +238,10 @@ def planned(found: Planned, asked: Recipe) -> Iterator[RenderableType]:
         yield Text(f"{_why_unmeasured(asked)}\n", style="dim")
     else:
         figures = found.profile.figures
-        yield from (_depths(figures), Text(), _curve(figures), Text(), Text(_costs(figures.costs), style="dim"), Text())
+        yield from (_depths(figures), Text(), _curve("With fewer images, at the head", figures.curve), Text())
+        if figures.random_curve:
+            yield from (_curve("The same untrained", figures.random_curve), Text())
+        yield from (Text(_costs(figures.costs), style="dim"), Text())
     yield Text(f"{found.plan.strategy} on {found.plan.backbone}", style="bold")
     yield from (Text(reason) for reason in found.plan.reasons)
     yield Text()
@@ -356,15 +359,11 @@ def _depths(figures: Figures) -> Table:
     return table
 
 
-def _curve(figures: Figures) -> Table:
-    table = _table("Images", "Accuracy", "Log-loss", "Untrained")
-    table.title = "With fewer images, at the head"
-    known = {point.images: point.probe for point in figures.curve}
-    untrained = {point.images: point.probe for point in figures.random_curve}
-    for images in sorted(known | untrained):
-        probe = known.get(images)
-        found = ("", "") if probe is None else (_accuracy(probe), f"{probe.log_loss:.3f}")
-        table.add_row(str(images), *found, _accuracy(untrained[images]) if images in untrained else "")
+def _curve(title: str, points: Sequence[CurvePoint]) -> Table:
+    table = _table("Images", "Accuracy", "Log-loss")
+    table.title = title
+    for point in points:
+        table.add_row(str(point.images), _accuracy(point.probe), f"{point.probe.log_loss:.3f}")
     return table
 
 
