@@ -16,7 +16,7 @@ from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
 from app.backbones.weights import WeightsFile
-from app.profile import HEAD, Costs, Profile
+from app.profile import HEAD, Costs, CurvePoint, Depth, Probe, Profile
 from worker.training import costs, data, depths, features
 from worker.training.data import Images, Selection, Splits
 from worker.training.depths import Values
@@ -145,14 +145,14 @@ def _judge(
     tally = _Tally(asked.emit, probes=probes)
     below = {depth: values for depth, values in known.items() if depth != HEAD}
     measured = partial(depths.measure, targets=targets, seed=asked.seed, emit=tally, groups=groups)
-    measured_few = partial(depths.measure, targets=of_few, seed=asked.seed, emit=tally, groups=groups[few])
     stages, probing_stages = _timed(lambda: measured(below))
     head, probing_head = _timed(lambda: measured({HEAD: known[HEAD]}))
     together, probing_together = _timed(
         lambda: depths.together(known, targets, seed=asked.seed, emit=tally, groups=groups)
     )
-    found, untrained = (*stages, *head), measured_few(random)
+    found = (*stages, *head)
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
+    untrained = _untrained(random, same_images, of_few, groups[few], seed=asked.seed, emit=tally)
     counts = np.bincount(every, minlength=len(asked.splits.labels))
     return Profile(
         backbone=asked.backbone.name,
@@ -167,14 +167,12 @@ def _judge(
         depths=found,
         together=together,
         curve=depths.curve(known[HEAD], targets, found[-1].probe, seed=asked.seed, emit=tally, groups=groups),
-        random=untrained,
+        random=untrained.depths,
         random_images=len(few),
         random_labels=depths.drawn_labels(targets, few),
-        reference=measured_few(same_images),
-        random_together=depths.together(random, of_few, seed=asked.seed, emit=tally, groups=groups[few]),
-        random_curve=depths.curve(
-            random[HEAD], of_few, untrained[-1].probe, seed=asked.seed, emit=tally, groups=groups[few]
-        ),
+        reference=untrained.reference,
+        random_together=untrained.together,
+        random_curve=untrained.curve,
         costs=replace(
             spent,
             measured=len(targets),
@@ -183,6 +181,36 @@ def _judge(
             probes=probing_stages + probing_head,
             together=probing_together,
         ),
+    )
+
+
+@dataclass(frozen=True)
+class _Untrained:
+    """What was measured of the network with random values, and for comparison of the pre-trained one on those images
+    (`reference`, empty where they are all)."""
+
+    depths: tuple[Depth, ...]
+    reference: tuple[Depth, ...]
+    together: Probe
+    curve: tuple[CurvePoint, ...]
+
+
+def _untrained(
+    random: Values,
+    same_images: Values,
+    targets: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    *,
+    seed: int,
+    emit: Emit,
+) -> _Untrained:
+    measured = partial(depths.measure, targets=targets, seed=seed, emit=emit, groups=groups)
+    found = measured(random)
+    return _Untrained(
+        depths=found,
+        reference=measured(same_images),
+        together=depths.together(random, targets, seed=seed, emit=emit, groups=groups),
+        curve=depths.curve(random[HEAD], targets, found[-1].probe, seed=seed, emit=emit, groups=groups),
     )
 
 
