@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from app.datasets import service as datasets
 from app.db import Database
 from app.jobs import leases
-from app.jobs.leases import Failure
+from app.jobs.leases import Claim, Failure
 from app.profile import Costs, CurvePoint, Depth, Probe, Profile
 from app.profiles import service as profiles
 from tests.app.conftest import NOW
@@ -60,10 +60,17 @@ def measure(database: Database, job_id: str, found: Profile | None = None, *, da
     return profile_id
 
 
-def fail(database: Database, job_id: str) -> None:
+def claimed(database: Database, job_id: str) -> Claim:
+    """By a worker that goes on with it."""
     with database.write() as session:
         claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
-        assert claim is not None
+    assert claim is not None
+    return claim
+
+
+def fail(database: Database, job_id: str) -> None:
+    claim = claimed(database, job_id)
+    with database.write() as session:
         leases.fail(session, claim, Failure("weights_unavailable", "no usable weights", {}), now=NOW)
 
 

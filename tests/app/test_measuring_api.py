@@ -11,7 +11,7 @@ from app.db import Database
 from app.jobs import leases
 from app.jobs import service as jobs
 from tests.app.conftest import NOW, Bell
-from tests.app.planned import asked, fail, measure, wanted
+from tests.app.planned import asked, claimed, fail, measure, wanted
 from tests.problems import problem
 
 
@@ -54,9 +54,7 @@ def test_who_asks_for_what_is_being_cancelled_gets_another_job(
     http: TestClient, versioned: str, database: Database
 ) -> None:
     first = asked(http, wanted(versioned, measure=True))["id"]
-    with database.write() as session:
-        claim = leases.claim(session, first, now=NOW, lease_seconds=30)
-        assert claim is not None
+    claim = claimed(database, first)
     assert http.post(f"/v1/jobs/{first}/cancel").json()["state"] == "cancelling"
 
     second = asked(http, wanted(versioned, measure=True))["id"]
@@ -71,9 +69,7 @@ def test_who_asks_for_what_is_being_paused_is_told_to_wait_and_sets_it_going_aga
     http: TestClient, versioned: str, database: Database
 ) -> None:
     job_id = asked(http, wanted(versioned, measure=True))["id"]
-    with database.write() as session:
-        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
-        assert claim is not None
+    claim = claimed(database, job_id)
     assert http.post(f"/v1/jobs/{job_id}/pause").json()["state"] == "pausing"
 
     told = problem(http.post("/v1/plans", json=wanted(versioned, measure=True)), 409)
@@ -114,9 +110,8 @@ def test_a_key_stands_for_what_its_request_needs_next(http: TestClient, versione
     key = {"Idempotency-Key": "k"}
     body = wanted(versioned, measure=True)
     first = asked(http, body, **key)["id"]
+    claim = claimed(database, first)
     with database.write() as session:
-        claim = leases.claim(session, first, now=NOW, lease_seconds=30)
-        assert claim is not None
         leases.succeed(session, claim, {}, now=NOW)  # and yet there is no profile
 
     second = asked(http, body, **key)["id"]
