@@ -95,9 +95,11 @@ def find_version(session: Session, reference: str, number: int | None) -> Datase
     dataset = find(session, reference)
     wanted = dataset.latest_version if number is None else number
     if wanted is None:
-        raise errors.Conflict(
-            f"dataset {reference} has no version yet; import photos first", code="dataset_has_no_version"
-        )
+        last = next(iter(imports_newest_first(session, dataset.id, limit=1, after=None)), None)
+        advice = "import photos first"
+        if last is not None:
+            advice = f"its newest import is {last.job_id}: wait for that job, or see why it failed"
+        raise errors.Conflict(f"dataset {reference} has no version yet; {advice}", code="dataset_has_no_version")
     version = session.get(DatasetVersion, (dataset.id, wanted))
     if version is None:
         raise errors.NotFound(f"dataset {reference} has no version {wanted}", code="version_not_found")

@@ -57,6 +57,19 @@ def test_one_import_at_a_time_and_a_cancelled_one_leaves_nothing(
     assert third.status_code == 202
 
 
+def test_who_trains_while_the_first_photos_are_imported_is_told_what_to_wait_for(
+    http: TestClient, dataset_id: str, tmp_path: Path
+) -> None:
+    body = factories.zip_of(tmp_path, factories.photos()).read_bytes()
+    job_id = http.post(f"/v1/datasets/{dataset_id}/imports", content=body, headers=ZIP).json()["job"]["id"]
+    wanted = {"dataset": dataset_id, "model": "m", "recipe": {"backbone": "formnet"}}
+
+    document = problem(http.post("/v1/jobs", json=wanted), 409)
+
+    assert document["code"] == "dataset_has_no_version"
+    assert f"its newest import is {job_id}: wait for that job" in document["detail"]
+
+
 def test_an_upload_repeated_with_its_key_is_one_import(http: TestClient, dataset_id: str, tmp_path: Path) -> None:
     body = factories.zip_of(tmp_path, factories.photos()).read_bytes()
     answers = [

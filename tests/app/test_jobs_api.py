@@ -187,7 +187,9 @@ def test_a_backbone_without_weights_cannot_start_from_them(http: TestClient, ver
 def test_training_needs_a_version(http: TestClient, versioned: str) -> None:
     empty = http.post("/v1/datasets", json={"name": "empty"}).json()["id"]
 
-    assert problem(http.post("/v1/jobs", json=wanted(empty)), 409)["code"] == "dataset_has_no_version"
+    document = problem(http.post("/v1/jobs", json=wanted(empty)), 409)
+    assert document["code"] == "dataset_has_no_version"
+    assert "import photos first" in document["detail"]
     assert problem(http.post("/v1/jobs", json=wanted("ds_none")), 404)["code"] == "dataset_not_found"
     answer = http.post("/v1/jobs", json={**wanted(versioned), "version": 7})
     assert problem(answer, 404)["code"] == "version_not_found"
