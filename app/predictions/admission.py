@@ -12,10 +12,12 @@ _LIKELY = 0.7
 are let in at the very limit half would have waited for nothing."""
 
 
-def expected_wait(lane: Lane, lanes: Iterable[Lane], *, threads: int) -> float:
-    """How many seconds an image would wait that came to `lane` now, beside all `lanes` that have something waiting."""
+def expected_wait(lane: Lane, lanes: Iterable[Lane], now: float, *, threads: int) -> float:
+    """How many seconds an image would wait that came to `lane` `now`, beside all `lanes` that have something
+    waiting."""
     others = [other.small_seconds for other in lanes if other is not lane]
-    return max(shared(lane.small_seconds, others) / threads, lane.passes_seconds / lane.passes_at_once(threads))
+    seconds, passes = lane.ahead(now)
+    return max(shared(seconds, others) / threads, passes / lane.passes_at_once(threads))
 
 
 def work_seconds(lane: Lane, count: int, *, threads: int, is_believed: bool) -> float:

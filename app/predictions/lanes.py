@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app import errors
-from app.predictions.loaded import Given, Loaded
-from app.predictions.tickets import Ticket, too_late
+from app.predictions.loaded import Loaded
+from app.predictions.tickets import Item, Ticket
+from app.predictions.waiting import Waiting
 from app.runtimes.form import Images
 
 _SMOOTHING = 0.05
@@ -16,38 +17,21 @@ _READY_BATCHES = 2
 """So many batches for each pass that is made at once may be decoded and wait."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """One image of a request."""
-
-    ticket: Ticket
-    place: int
-
-    @property
-    def image(self) -> Given:
-        return self.ticket.images[self.place]
-
-    def is_wanted(self, now: float) -> bool:
-        """Whether somebody still waits for it; not who has waited for too long, which is told."""
-        if not self.ticket.is_gone and now > self.ticket.deadline:
-            self.ticket.end(too_late())
-        return not self.ticket.is_gone
-
-
 @dataclass(eq=False)
 class Lane:
     """The queue of one model."""
 
     loaded: Loaded
+    encoded: Waiting
     decode_seconds: float = 0.0
-    """What an image took lately to be decoded, on one thread; large ones aside."""
+    """What an image took lately to be decoded, on one thread; large ones aside, and those of requests that have taken
+    long."""
     pass_seconds: float = 0.0
     """And to be passed through the network."""
     together_seconds: float = 0.0
     """And each of several that were passed together; 0 where none were."""
     timed: float = 0.0
     """When an image was last, by the clock of `time.monotonic`."""
-    encoded: deque[Item] = field(default_factory=deque)
     large: deque[tuple[Item, int]] = field(default_factory=deque)
     """Those that were found to be large, each with its pixels: they are decoded one after the other."""
     ready: deque[tuple[Item, Images]] = field(default_factory=deque)
@@ -68,12 +52,14 @@ class Lane:
     @property
     def small_seconds(self) -> float:
         """What those that wait take of one thread, those aside that were found to be large."""
-        return (len(self.encoded) + len(self.ready)) * self.seconds
+        return self.encoded.seconds(self.seconds) + len(self.ready) * self.seconds
 
-    @property
-    def passes_seconds(self) -> float:
-        """What those take of one pass after the other."""
-        return (len(self.encoded) + len(self.ready)) * (self.together_seconds or self.pass_seconds)
+    def ahead(self, now: float) -> tuple[float, float]:
+        """What would come before an image that came now: seconds of one thread, and seconds of one pass after the
+        other."""
+        count, seconds = self.encoded.ahead(self.seconds, now)
+        passes = (count + len(self.ready)) * (self.together_seconds or self.pass_seconds)
+        return seconds + len(self.ready) * self.seconds, passes
 
     @property
     def large_pixels(self) -> int:
@@ -129,28 +115,20 @@ class Lane:
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take out the images of a request."""
-        self.encoded = deque(item for item in self.encoded if item.ticket is not ticket)
+        self.encoded.withdraw(ticket)
         self.large = deque(pair for pair in self.large if pair[0].ticket is not ticket)
         self.ready = deque(pair for pair in self.ready if pair[0].ticket is not ticket)
 
     def end(self, error: errors.GraftError) -> None:
         """Tell all that wait, and take them out."""
-        for item in (*self.encoded, *(item for item, _ in self.large), *(item for item, _ in self.ready)):
-            item.ticket.end(error.anew())
-        for waiting in (self.encoded, self.large, self.ready):
+        for ticket in (*self.encoded.clear(), *(item.ticket for item, _ in (*self.large, *self.ready))):
+            ticket.end(error.anew())
+        for waiting in (self.large, self.ready):
             waiting.clear()
 
-    def next_encoded(self, now: float) -> Item | None:
-        """Take the first image that is still wanted."""
-        while self.encoded:
-            item = self.encoded.popleft()
-            if item.is_wanted(now):
-                return item
-        return None
-
     def next_large(self, now: float) -> tuple[Item, int] | None:
-        """Take the first of the large ones that is still wanted."""
-        while self.large:
+        """Take the first of the large ones that is still wanted, unless others are due before it."""
+        while self.large and self.encoded.due(self.large[0][0].ticket) <= self.encoded.first_due():
             item, pixels = self.large.popleft()
             if item.is_wanted(now):
                 return item, pixels

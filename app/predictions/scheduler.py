@@ -1,8 +1,8 @@
 """Who is served next: a queue of images for each model, and the threads that decode them and pass them through it.
 
-What waits is bounded, and nobody waits who could not be answered in time. Between models that are asked for at the same
-time the threads are shared evenly, however many images each has waiting. Large images take much memory while they are
-decoded, so there is one of them at a time, and no thread waits for that: meanwhile it serves others. Knows no HTTP.
+What waits is bounded, and nobody waits who could not be answered in time. Models that are asked for at the same time
+share the threads evenly, however many images each has waiting, and nobody waits for all of a request that takes long.
+Large images take much memory while they are decoded: there is one of them at a time, for which no thread waits.
 """
 
 import logging
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from app import errors
 from app.predictions import admission, faults
-from app.predictions.lanes import Item, Lane, smoothed
+from app.predictions.lanes import Lane, smoothed
 from app.predictions.loaded import Answer, Loaded
-from app.predictions.tickets import Ticket
+from app.predictions.tickets import Item, Ticket
+from app.predictions.waiting import AT_ONCE_SECONDS, Waiting
 from app.runtimes import memory
 from app.runtimes.form import Images
 
@@ -85,7 +86,7 @@ class Scheduler:
 
     def lane(self, loaded: Loaded) -> Lane:
         """A queue for `loaded`."""
-        return Lane(loaded, decode_seconds=self._decode_seconds, pass_seconds=loaded.pace.seconds)
+        return Lane(loaded, Waiting(self._limits.threads), self._decode_seconds, loaded.pace.seconds)
 
     def submit(self, lane: Lane, ticket: Ticket) -> None:
         """Queue all images of `ticket`. Raises `Overloaded` where the queue is full or there is no time left."""
@@ -97,7 +98,7 @@ class Scheduler:
             if lane not in self._lanes:
                 lane.used = max(lane.used, self._clock)
                 self._lanes.append(lane)
-            lane.encoded.extend(Item(ticket, place) for place in range(count))
+            lane.encoded.add(ticket)
             self._change.notify(count)
 
     def withdraw(self, lane: Lane, ticket: Ticket) -> None:
@@ -141,7 +142,7 @@ class Scheduler:
         admission.refuse_late(wait, work, left=min(timeout_seconds, self._limits.drain_seconds), count=count)
 
     def _expected_wait(self, lane: Lane) -> float:
-        return admission.expected_wait(lane, self._lanes, threads=self._limits.threads)
+        return admission.expected_wait(lane, self._lanes, time.monotonic(), threads=self._limits.threads)
 
     def _expected_turn(self, lane: Lane) -> float:
         """How long a large image would wait that came to `lane` now."""
@@ -229,7 +230,7 @@ class Scheduler:
             item, self._large_pixels = large
             return self._step_of(lane, item, has_turn=True), None
         was_empty = not lane.encoded
-        small = lane.next_encoded(now)
+        small = lane.encoded.take(now)
         if small is not None:
             return self._step_of(lane, small, has_turn=False), None
         # If nobody waits any more for those that were left, there may be nothing for the decoded ones to wait for.
@@ -296,7 +297,7 @@ class Scheduler:
                 self._end_turn()
         seconds = time.monotonic() - started
         ticket.decode_seconds += seconds
-        self._learn(lane, opened.large_pixels, seconds)
+        self._learn(lane, ticket, opened.large_pixels, seconds)
         return pixels
 
     def _takes_turn(self, lane: Lane, item: Item, pixels: int) -> bool:
@@ -318,11 +319,11 @@ class Scheduler:
             self._large_pixels = 0
             self._change.notify()
 
-    def _learn(self, lane: Lane, large_pixels: int, seconds: float) -> None:
-        """What it took to decode an image."""
+    def _learn(self, lane: Lane, ticket: Ticket, large_pixels: int, seconds: float) -> None:
+        """What it took to decode an image; what those of a request took that has taken long is known of that."""
         if large_pixels:
             self._pixel_seconds = smoothed(self._pixel_seconds, seconds / large_pixels)
-        else:
+        elif ticket.spent_seconds <= max(seconds, AT_ONCE_SECONDS):
             lane.decode_seconds = smoothed(lane.decode_seconds, seconds)
             self._decode_seconds = smoothed(self._decode_seconds, seconds)
 

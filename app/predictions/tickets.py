@@ -1,6 +1,7 @@
 """What a request for predictions is to those who work on it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from app import errors
 from app.predictions.loaded import Answer, Given
@@ -23,8 +24,31 @@ class Ticket:
         self.waited_seconds = 0.0
         self.decode_seconds = 0.0
         self.pass_seconds = 0.0
+        self.taken = 0
+        """How many images were taken to be worked on, in their order."""
         self._left = len(images)
         self._done = done
+
+    @property
+    def waiting(self) -> int:
+        """How many images were not taken yet."""
+        return len(self.images) - self.taken
+
+    @property
+    def spent_seconds(self) -> float:
+        """What its images have taken of the threads."""
+        return self.decode_seconds + self.pass_seconds
+
+    def is_wanted(self, now: float) -> bool:
+        """Whether somebody still waits for it; not who has waited for too long, which is told."""
+        if not self.is_gone and now > self.deadline:
+            self.end(too_late())
+        return not self.is_gone
+
+    def take(self) -> "Item":
+        """The next image."""
+        self.taken += 1
+        return Item(self, self.taken - 1)
 
     def answer(self, place: int, answer: Answer) -> bool:
         """Take in the answer to one image; whether it was the last."""
@@ -38,6 +62,22 @@ class Ticket:
             self.is_gone = True
             self.error = error
             self._done(self)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a request."""
+
+    ticket: Ticket
+    place: int
+
+    @property
+    def image(self) -> Given:
+        return self.ticket.images[self.place]
+
+    def is_wanted(self, now: float) -> bool:
+        """As that of its request."""
+        return self.ticket.is_wanted(now)
 
 
 def too_late() -> errors.Overloaded:

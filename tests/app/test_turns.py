@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
@@ -11,10 +11,10 @@ from PIL import Image
 
 from app import errors
 from app.backbones import preprocess
-from app.predictions.lanes import Item
 from app.predictions.loaded import Given, Loaded, Opened
 from app.predictions.scheduler import Scheduler
-from app.runtimes.form import PLAIN, Images, Machine
+from app.predictions.tickets import Item, Ticket
+from app.runtimes.form import PLAIN, Images, Machine, Passed
 from tests.app.scheduling import LIMITS, PATIENCE, PHOTO, PREPROCESSING, Net, ask, grey, hold, loaded, until
 from tests.backbones.pictures import encode
 
@@ -199,3 +199,43 @@ def test_few_images_are_let_in_where_nobody_waits_whatever_others_took(scheduler
     asked = ask(scheduler, lane, [PHOTO] * 2, seconds=30)
     go_on()
     assert asked.wait().error is None
+
+
+@dataclass
+class Reds(Net):
+    """Tells the mean of the red channel of all that it was given."""
+
+    reds: list[int] = field(default_factory=list)
+
+    def run(self, images: Images, *, alone: bool = False) -> Passed:
+        passed = super().run(images, alone=alone)
+        self.reds += [int(image[..., 0].mean()) for image in images]
+        return passed
+
+
+def test_nobody_waits_for_all_images_of_a_request_that_takes_long() -> None:
+    scheduler = Scheduler(replace(LIMITS, threads=1))
+    net = Reds()
+    lane = scheduler.lane(loaded(net))
+    go_on = hold(scheduler, net, lane, threads=1)
+    net.reds.clear()
+    many = ask(scheduler, lane, [grey(10)] * 4)
+    many.ticket.decode_seconds = 30.0  # as if it had had some that are decoded slowly
+    one = ask(scheduler, lane, [grey(200)])
+    go_on()
+    assert [asked.wait().error for asked in (many, one)] == [None, None]
+    scheduler.close()
+
+    assert net.reds[1:] == [200, 10, 10, 10, 10]  # after the one that was held
+
+
+def test_a_large_image_waits_for_small_ones_where_its_request_has_taken_long(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    many, one = (Ticket([PHOTO], deadline=100.0, now=moment, done=lambda _: None) for moment in (0.0, 1.0))
+    lane.large.append((many.take(), 20 * MEGAPIXELS))
+    lane.encoded.add(one)
+    many.decode_seconds = 30.0
+
+    assert lane.next_large(2.0) is None
+    assert lane.encoded.take(2.0) == Item(one, 0)
+    assert lane.next_large(2.0) == (Item(many, 0), 20 * MEGAPIXELS)
