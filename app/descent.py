@@ -28,6 +28,9 @@ _MOST_FOR_RATE = 512
 """Images of a step that the learning rate grows with, and no more than there are to learn from: for very large steps
 the rule of Goyal et al. 2017 does not hold."""
 
+AUXILIARY_WEIGHT = 0.3
+"""Of each auxiliary head's loss ("Going Deeper with Convolutions", Szegedy et al. 2014, section 5)."""
+
 PRE_LOGITS = {
     True: "the layers between the last stage and the head",
     None: "any layers between the last stage and the head",
@@ -173,13 +176,17 @@ def _peak(recipe: Recipe, version: VersionFacts, network: NetworkFacts, *, scrat
     return {"sgd": 0.01 * images / 32, "adamw": 1e-4 * math.sqrt(images / 32)}[optimizer] * borne
 
 
-def told(descent: Descent, recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Iterator[str]:
-    """The sentences that say what it is and why; `descent` comes from the others."""
+def told(
+    descent: Descent, recipe: Recipe, version: VersionFacts, network: NetworkFacts, *, freeze: str | None = None
+) -> Iterator[str]:
+    """The sentences that say what it is and why; `descent` comes from the others, and the stages up to `freeze` stay as
+    they are."""
     yield from _about_steps(descent, version)
     yield from _about_epochs(descent, recipe, version)
     yield from _about_labels(recipe)
     yield from _about_rate(recipe, descent, network)
     yield from _about_stages(descent, network)
+    yield from _about_auxiliary(network, freeze)
 
 
 def _about_steps(descent: Descent, version: VersionFacts) -> Iterator[str]:
@@ -263,4 +270,15 @@ def _about_stages(descent: Descent, network: NetworkFacts) -> Iterator[str]:
         yield (
             f"At first only the head is trained; in the first half of the training the {len(stages)} stages join it "
             f"one by one, the last one first{besides} (ULMFiT, Howard and Ruder 2018). Until then each stays as it is."
+        )
+
+
+def _about_auxiliary(network: NetworkFacts, freeze: str | None) -> Iterator[str]:
+    trained = network.stages[0 if freeze is None else network.stages.index(freeze) + 1 :]
+    stages = [stage for stage in network.auxiliary if stage in trained]
+    if stages:
+        heads = "An auxiliary head" if len(stages) == 1 else f"{len(stages)} auxiliary heads"
+        yield (
+            f"{heads} at {' and '.join(stages)} {'helps' if len(stages) == 1 else 'help'} to train what comes before: "
+            f"the loss there counts {AUXILIARY_WEIGHT:g} times as much (Szegedy et al. 2014). What is served has none."
         )

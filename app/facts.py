@@ -28,5 +28,7 @@ class NetworkFacts:
     is not known."""
     can_enter: bool = True
     """Whether one can go on from what came out of a stage."""
+    auxiliary: tuple[str, ...] = ()
+    """For each classifier on an inner layer that only helps in training, the stage that it looks at."""
     values: tuple[int, ...] = ()
     """Activations that come out of each stage for one image; empty where that is not known."""

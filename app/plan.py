@@ -266,7 +266,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
             told_of_views,
             *about_single_view(views, descent),
             *(descents.about_images(descent, recipe, version) if views != 1 else ()),
-            *descents.told(descent, recipe, version, network),
+            *descents.told(descent, recipe, version, network, freeze=freeze),
             *_about_end(reinit, descent),
         ),
     )

@@ -126,6 +126,7 @@ class Backbone:
             normalises=self.normalises,
             pre_logits=self.pre_logits,
             can_enter=self.chain is not None,
+            auxiliary=() if self.chain is None else self.chain.auxiliary_stages,
             values=tuple(count for count in values if count is not None) if None not in values else (),
         )
 

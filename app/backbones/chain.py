@@ -50,6 +50,11 @@ class Chain:
         """Of the stages, in order."""
         return tuple(stage.name for stage in self.stages)
 
+    @property
+    def auxiliary_stages(self) -> tuple[str, ...]:
+        """For each auxiliary head, the stage that it looks at."""
+        return tuple(stage.name for head in self.auxiliary for stage in self.stages if head.after in stage.steps)
+
 
 def span(prefix: str, first: int, last: int) -> tuple[str, ...]:
     """The modules `prefix.first` to `prefix.last`."""

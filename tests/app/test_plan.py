@@ -234,6 +234,23 @@ def test_the_reasons_say_when_the_layers_in_front_of_the_head_join(pre_logits: b
 
 
 @pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"strategy": "full"}, "2 auxiliary heads at layer1 and layer2 help to train what comes before"),
+        ({"strategy": "scratch", "weights": "none"}, "2 auxiliary heads at layer1 and layer2"),
+        ({"strategy": "top", "freeze": "layer1"}, "An auxiliary head at layer2 helps"),
+        ({"strategy": "top", "freeze": "layer2"}, None),
+        ({"strategy": "head"}, None),
+    ],
+)
+def test_the_reasons_name_the_auxiliary_heads_that_help_in_training(fields: dict[str, Any], said: str | None) -> None:
+    planned = resolve(Recipe(backbone="googlenet", **fields), FACTS, replace(NETWORK, auxiliary=("layer1", "layer2")))
+    told = [reason for reason in planned.reasons if "auxiliary head" in reason]
+    assert len(told) == (said is not None)
+    assert all(reason.startswith(str(said)) and "counts 0.3 times" in reason for reason in told)
+
+
+@pytest.mark.parametrize(
     ("stage", "said"),
     [(None, "does best in cross-validation"), ("all", "Head2Toe"), ("layer1", "sees what layer1 gives")],
 )

@@ -176,6 +176,19 @@ def test_auxiliary_heads_count_extra(name: str, parameters: int) -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("googlenet", ("inception4a", "inception4d")),
+        ("inception_v1", ("inception4a", "inception4d")),
+        ("inception_v3", ("mixed_6e",)),
+        ("resnet18", ()),
+    ],
+)
+def test_a_plan_is_told_which_stages_auxiliary_heads_look_at(name: str, stages: tuple[str, ...]) -> None:
+    assert catalogue.find(name).facts.auxiliary == stages
+
+
 def test_the_auxiliary_heads_of_inception_v1_are_those_of_the_paper() -> None:
     network = networks.hollow(catalogue.find("inception_v1"), auxiliary=True)
     sizes = [sum(value.numel() for value in network.get_submodule(name).parameters()) for name in ("aux1", "aux2")]

@@ -14,14 +14,11 @@ from torch.nn.utils import clip_grad_norm_
 from app import errors
 from app.backbones import networks
 from app.backbones.classifier import Classifier, Outputs
-from app.descent import Descent
+from app.descent import AUXILIARY_WEIGHT, Descent
 from app.runtimes import memory
 from worker.training import graphs, order
 from worker.training.data import Splits
 from worker.training.peers import ALONE, Peers
-
-AUXILIARY_WEIGHT = 0.3
-"""Of each auxiliary head's loss ("Going Deeper with Convolutions", section 5)."""
 
 _LONGEST = 10.0
 """Gradients over all parameters are cut to this length, which those of a training that goes well rarely have."""
