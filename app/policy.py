@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app import descent as descents
+from app import intervals
 from app.facts import NetworkFacts, VersionFacts
+from app.intervals import Score
 from app.narrowing import left_out, narrowed
 from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
 from app.profile import HEAD, Depth, Probe, Profile
@@ -362,18 +364,16 @@ _RULES: dict[tuple[Amount, Likeness], _Rule] = {
 
 
 def expected(profile: Profile, *, strategy: Strategy, stage: str | None = None) -> Expected | None:
-    """Where the accuracy will probably lie: two standard errors around the probe of the same features, and around the
-    best one and further up where layers are trained. None for a training from random values, which nothing foretells.
-
-    Where a sample was measured, a training has more images than the probe had, and as many labels as there are: as far
-    up as each doubling gives what the last one gave, and as far down as errors grow with the labels that an image can
-    be taken for.
-    """
+    """Where the accuracy will probably lie: Wilson's interval for the probe of the same features, and for the best one
+    and further up where layers are trained; None for a training from random values, which nothing foretells. Where a
+    sample was measured, the training has more images and labels: as far up as each doubling gives what the last one
+    gave, and as far down as errors grow with the labels that an image can be taken for."""
     if strategy == "scratch":
         return None
     probe = _probed(profile, strategy, stage)
-    missed = (1 - probe.accuracy + STANDARD_ERRORS * probe.error) * _more_labels(profile)
-    high = probe.accuracy + STANDARD_ERRORS * probe.error + _gain_of_more(profile)
+    interval = intervals.of_share(Score(round(probe.accuracy * profile.measured), profile.measured))
+    missed = (1 - interval.low) * _more_labels(profile)
+    high = interval.high + _gain_of_more(profile)
     if strategy in ("top", "full"):
         high = max(high, 1 - _ERRORS_LEFT * (1 - probe.accuracy))
     return Expected(low=max(0.0, 1 - missed), high=min(1.0, high))
