@@ -1,5 +1,7 @@
 """Temperature scaling and calibration figures, beside those of peers on the same predictions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,28 @@ def test_the_temperature_is_the_best_there_is(power: float) -> None:
     found = calibrate.fit(probabilities, targets)
     assert found == pytest.approx(np.exp(best.x), rel=1e-3)
     assert calibrate.log_loss(calibrate.tempered(probabilities, found), targets) <= best.fun + 1e-9
+
+
+@pytest.mark.parametrize("power", [0.2, 1.0, 3.0])
+def test_a_temperature_is_found_in_a_few_passes_and_sooner_from_close_by(
+    power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, targets = guesses(2000, 50)
+    probabilities = sharpened(plain, power)
+    passes = 0
+    derivatives = calibrate._derivatives
+
+    def counted(*given: Any) -> tuple[float, float]:
+        nonlocal passes
+        passes += 1
+        return derivatives(*given)
+
+    monkeypatch.setattr(calibrate, "_derivatives", counted)
+    found = calibrate.fit(probabilities, targets)
+    assert passes <= 6
+    passes = 0
+    assert calibrate.fit(probabilities, targets, near=1.02 * found) == pytest.approx(found, rel=1e-9)
+    assert passes <= 3
 
 
 def test_a_temperature_of_one_changes_nothing() -> None:

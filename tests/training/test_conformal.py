@@ -45,18 +45,16 @@ def test_images_that_the_threshold_was_not_chosen_on_are_covered_too() -> None:
     for seed in range(20):
         known, targets = guesses(500, 6, seed=seed)
         fresh, theirs = guesses(500, 6, seed=1000 + seed)
-        members = conformal.sets(fresh, conformal.threshold(known, targets, alpha=0.1))
+        members = conformal.sets(fresh, conformal.threshold(known[np.arange(500), targets], alpha=0.1))
         covered.append(members[np.arange(500), theirs].mean())
     assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
 
 
 def test_the_threshold_leaves_out_as_many_as_may_be() -> None:
     shares = np.linspace(0.05, 0.95, 19)
-    probabilities = np.stack([shares, 1 - shares], axis=1)
-    targets = np.zeros(19, np.int64)
     # Two of twenty, counting the one to come, may lie below.
-    assert conformal.threshold(probabilities, targets, alpha=0.1) == pytest.approx(0.1)
-    assert conformal.threshold(probabilities, targets, alpha=0.04) == 0
+    assert conformal.threshold(shares, alpha=0.1) == pytest.approx(0.1)
+    assert conformal.threshold(shares, alpha=0.04) == 0
 
 
 def test_of_a_single_image_every_label_is_credible() -> None:

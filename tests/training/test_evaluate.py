@@ -14,7 +14,7 @@ from app.backbones.preprocess import Preprocessing
 from app.evaluation import ClassFigures
 from tests.training import samples
 from tests.training.samples import Recorder
-from worker.training import calibrate, evaluate, unknown
+from worker.training import calibrate, conformal, evaluate, unknown
 from worker.training.events import Progress
 
 CLOSE = 1e-9
@@ -135,12 +135,24 @@ FIGURES: dict[str, Figures] = {
     "tempered loss": evaluate.tempered_losses,
     "temperature": calibrate.fit,
     "tempered": lambda probabilities, _targets: calibrate.tempered(probabilities, 1.7),
+    "reliability": lambda probabilities, targets: calibrate.reliability(probabilities, targets, seed=0),
+    "conformal sets": lambda probabilities, targets: conformal.evaluate(
+        probabilities, targets, temperature=1.3, seed=0
+    ),
     "unknown": lambda similar, targets: unknown.evaluate(similar, similar, targets, labels(similar.shape[1]), seed=0),
 }
 
 
 @pytest.mark.parametrize(
-    ("figures", "most"), [("tempered loss", 0.4), ("temperature", 1.4), ("tempered", 1.4), ("unknown", 0.4)]
+    ("figures", "most"),
+    [
+        ("tempered loss", 0.4),
+        ("temperature", 0.3),
+        ("tempered", 1.2),
+        ("reliability", 0.8),
+        ("conformal sets", 0.9),
+        ("unknown", 0.4),
+    ],
 )
 def test_figures_take_little_more_memory_than_the_probabilities_that_they_are_of(figures: str, most: float) -> None:
     probabilities, targets = guesses(20_000, 200)
@@ -159,8 +171,8 @@ def test_figures_are_the_same_to_the_bit_in_whatever_parts_they_are_computed(
 ) -> None:
     given = guesses(500, 6)
     whole = figures(*given)
-    for module, name in ((evaluate, "_RANKED_AT_ONCE"), (unknown, "_RANKED_AT_ONCE"), (calibrate, "_ROWS_AT_ONCE")):
-        monkeypatch.setattr(module, name, 7)
+    for module, name in ((evaluate, "_RANKED_AT_ONCE"), (unknown, "_RANKED_AT_ONCE"), (calibrate, "_VALUES_AT_ONCE")):
+        monkeypatch.setattr(module, name, 42)
     parts = figures(*given)
     if isinstance(parts, np.ndarray):
         assert isinstance(whole, np.ndarray)

@@ -42,30 +42,31 @@ def evaluate(
     splits: dict[float, list[_Judged]] = {alpha: [] for alpha in ALPHAS}
     for chosen, judged in _splits(len(targets), seed=seed):
         is_scaled = temperature != 1 and len(chosen) > 0
-        own = calibrate.fit(probabilities[chosen], targets[chosen]) if is_scaled else 1.0
-        known, fresh = (calibrate.tempered(probabilities[part], own) for part in (chosen, judged))
+        own = calibrate.fit(probabilities, targets, rows=chosen, near=temperature) if is_scaled else 1.0
+        likely = calibrate.likelihoods(probabilities, targets, own)
+        fresh = calibrate.tempered(probabilities[judged], own)
         for alpha, found in splits.items():
-            members = sets(fresh, threshold(known, targets[chosen], alpha=alpha))
+            members = sets(fresh, threshold(likely[chosen], alpha=alpha))
             held = members[np.arange(len(judged)), targets[judged]]
             found.append(_Judged(float(held.mean()), members.sum(axis=1)))
-    scaled = calibrate.tempered(probabilities, temperature)
+    likely = calibrate.likelihoods(probabilities, targets, temperature)
     return tuple(
-        _figures(alpha, threshold(scaled, targets, alpha=alpha), found, count=len(targets))
-        for alpha, found in splits.items()
+        _figures(alpha, threshold(likely, alpha=alpha), found, count=len(targets)) for alpha, found in splits.items()
     )
 
 
-def threshold(probabilities: NDArray[np.float64], targets: NDArray[np.int64], *, alpha: float) -> float:
-    """The probability from which on a label is in a set; 0 where there are too few images to promise anything else.
+def threshold(likely: NDArray[np.float64], *, alpha: float) -> float:
+    """The probability from which on a label is in a set, by what the labels of images got `(N,)`; 0 where there are too
+    few images to promise anything else.
 
     Of n images it holds the label of the next with a chance of 1 - alpha at least, and of 1 - alpha + 1 / (n + 1) at
     most, as images can only be left out whole.
     """
-    count = len(targets)
+    count = len(likely)
     place = math.floor(alpha * (count + 1) + 1e-9)
     if place < 1:
         return 0.0
-    return float(np.partition(probabilities[np.arange(count), targets], place - 1)[place - 1])
+    return float(np.partition(likely, place - 1)[place - 1])
 
 
 def sets(probabilities: NDArray[np.float64], least: float) -> NDArray[np.bool_]:

@@ -24,15 +24,16 @@ def report(trained: Trained, splits: Splits, *, also_chosen_by: bool, max_pixels
     be served, at the temperature that suits these images."""
     probabilities, images, labels = trained.probabilities, splits.validation, splits.labels
     targets, seed = images.targets, trained.plan.seed
-    # Of very many images and labels each part takes minutes, and is a sign of life.
+    # Of very many images and labels each part takes a while, and is a sign of life.
     reliability = calibrate.reliability(probabilities, targets, seed=seed)
     emit(Progress("report", 1, _PARTS))
+    sets = conformal.evaluate(probabilities, targets, temperature=reliability.temperature, seed=seed)
+    emit(Progress("report", 2, _PARTS))
+    # As large as `probabilities`: made once others of nearly that size are gone.
     served = calibrate.tempered(probabilities, reliability.temperature)
     roc = separation.roc(served, targets, labels)
-    emit(Progress("report", 2, _PARTS))
-    refusal = unknown.evaluate(trained.similarities, served, targets, labels, seed=seed)
     emit(Progress("report", 3, _PARTS))
-    sets = conformal.evaluate(probabilities, targets, temperature=reliability.temperature, seed=seed)
+    refusal = unknown.evaluate(trained.similarities, served, targets, labels, seed=seed)
     emit(Progress("report", 4, _PARTS))
     worst = mistakes.worst(served, targets)
     evaluation = replace(
