@@ -86,7 +86,7 @@ def train(work: TrainWork, emit: Emit) -> TrainOutcome:
         labels=splits.labels,
         preprocessing=trained.preprocessing,
         plan=asdict(trained.plan),
-        evaluation=asdict(figures),
+        evaluation=evaluation.plain(figures),
         provenance=_provenance(training, file, trained),
         state=trained.classifier.state(),
         outlet=trained.classifier.outlet,

@@ -1,5 +1,6 @@
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from app import errors
+from app import errors, evaluation
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.preprocess import Preprocessing
@@ -187,6 +188,12 @@ def test_figures_are_plain_values() -> None:
     assert {type(number) for number in numbers} == {float}
     assert {type(count) for row in found.confusion for count in row} == {int}
     assert type(found.images) is type(found.classes[0].images) is int
+
+
+def test_the_confusion_matrix_which_may_have_millions_of_values_is_not_copied_to_be_plain() -> None:
+    found = evaluate.evaluate(*guesses(30, 7), labels(7))
+    assert evaluation.plain(found) == asdict(found)
+    assert evaluation.plain(found)["confusion"] is evaluation.brief(found)["confusion"] is found.confusion
 
 
 def test_predictions_are_softmax_of_the_logits_in_the_order_of_the_images() -> None:
