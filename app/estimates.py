@@ -34,6 +34,14 @@ _ENOUGH = 8
 _PEAK = 1.5
 """Times what is kept for the way back that a step takes: on that way there are gradients, and room to compute in."""
 _BYTES = 4
+_READ_AND_WRITTEN = 2
+"""Times that a network's values go through the disk, as long as it takes to load them."""
+_AROUND = 0.7
+"""Seconds that a job takes besides its training, as was measured on two cores: its process begins, reads what there is
+of the images, reports, writes the model and ends. Nothing tells them of another machine, where they are not much else.
+"""
+_REPORTED = 6e-7
+"""... and for each validation image and label, of which the report compares all with all, on a core of that machine."""
 _BESIDES: dict[Optimizer, int] = {"sgd": 2, "adamw": 3}
 """Values for each parameter that is trained besides itself: its gradient, and its momentum or both of its moments."""
 
@@ -41,9 +49,9 @@ _BESIDES: dict[Optimizer, int] = {"sgd": 2, "adamw": 3}
 def of(
     plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs, *, is_batch_by_hand: bool = False
 ) -> Estimate:
-    """The time of `plan` on the machine whose `costs` were measured, which has the features of all images from then,
-    and the memory that network and batches take, of which a CPU computes those in `pieces` whose size is not set by
-    hand."""
+    """The time of a training by `plan` on the machine whose `costs` were measured, which has the features of all images
+    from then, and the memory that network and batches take, of which a CPU computes those in `pieces` whose size is not
+    set by hand."""
     rival = 0.0 if plan.rival is None else _seconds(plan.rival, version, backbone, costs)
     cut = pieces(
         plan, backbone, device=costs.device, memory_bytes=costs.memory_bytes, is_batch_by_hand=is_batch_by_hand
@@ -72,13 +80,19 @@ def about_sharing(plan: Plan, costs: Costs) -> Iterator[str]:
         yield "The estimate is for one GPU: how many the machine has was not noted when it was measured."
 
 
-def of_search(first: Estimate, search: Search | None) -> Estimate:
-    """What a `search` takes whose first trial takes `first`: as long as it may, or by the number of its trials, each as
-    the first one. Without a search, `first`."""
-    if search is None:
-        return first
-    limits = [search.seconds, None if search.trials is None else search.trials * first.seconds]
-    return replace(first, seconds=min(limit for limit in limits if limit is not None))
+def of_job(training: Estimate, version: VersionFacts, search: Search | None = None) -> Estimate:
+    """What a job takes that is this `training`, or a `search` whose first trial it is: as long as it may, or by the
+    number of its trials, each as the first one."""
+    seconds = training.seconds
+    if search is not None:
+        limits = [search.seconds, None if search.trials is None else search.trials * seconds]
+        seconds = min(limit for limit in limits if limit is not None)
+    return replace(training, seconds=seconds + around(version))
+
+
+def around(version: VersionFacts) -> float:
+    """Seconds from a job's start to its end, its training aside."""
+    return _AROUND + _REPORTED * version.validation_images * version.classes
 
 
 def fitted(plan: Plan, recipe: Recipe, backbone: Backbone, costs: Costs) -> Plan:
@@ -135,15 +149,15 @@ def _keeps_activations(plan: Plan) -> bool:
 
 
 def _seconds(plan: Plan, version: VersionFacts, backbone: Backbone, costs: Costs) -> float:
-    train = version.train_images
+    train, loaded = version.train_images, _READ_AND_WRITTEN * costs.load
     if plan.strategy == "head":
-        return _fit(costs.probe, train, costs)
+        return loaded + _fit(costs.probe, train, costs)
     judged = version.validation_images + min(train, COMPARED_EACH * version.classes)
     judging = judged * (costs.decode + costs.forward)
     if plan.descent is None:
-        return _classifiers(plan, train, costs) + judging
+        return loaded + _classifiers(plan, train, costs) + judging
     first_head = _fit(costs.probe, train, costs) if plan.reinit == "none" else 0.0
-    return first_head + _descending(plan, plan.descent, version, backbone, costs) + judging
+    return loaded + first_head + _descending(plan, plan.descent, version, backbone, costs) + judging
 
 
 def _exact_features(plan: Plan, version: VersionFacts, costs: Costs) -> float:

@@ -27,8 +27,8 @@ def measured(recipe: Recipe, version: VersionFacts, backbone: Backbone, profile:
     """As `plan`, of a version that was measured."""
     made = _fitted(recipe, version, backbone, profile)
     is_by_hand = recipe.batch_size is not None
-    whole = estimates.of(made, version, backbone, profile.costs, is_batch_by_hand=is_by_hand)
-    estimate = estimates.of_search(whole, recipe.search)
+    training = estimates.of(made, version, backbone, profile.costs, is_batch_by_hand=is_by_hand)
+    estimate = estimates.of_job(training, version, recipe.search)
     told = replace(made, reasons=(*made.reasons, *estimates.about_sharing(made, profile.costs)))
     return policy.informed(told, profile, estimate, backbone.facts)
 

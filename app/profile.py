@@ -132,6 +132,9 @@ class Costs:
     """... those at every depth."""
     together: float = 0.0
     """... and the one on all depths side by side."""
+    load: float = 0.0
+    """For all images together: to read the network's values and to make it; 0 in profiles that were made before it was
+    measured."""
     memory_bytes: int | None = None
     """That the device has, or the machine where it is a CPU."""
     devices: int | None = None

@@ -42,6 +42,22 @@ def test_a_head_takes_its_fit_alone_as_the_features_are_there() -> None:
     assert seconds(Recipe(backbone="resnet18", strategy="head")) == pytest.approx(FIT * 0.4)
 
 
+def test_a_networks_values_are_read_and_written() -> None:
+    slow = replace(COSTS, load=3.0)
+    for strategy in ("head", "stage_probe", "full", "scratch"):
+        recipe = Recipe(backbone="resnet18", strategy=strategy)
+        assert seconds(recipe, slow) - seconds(recipe) == pytest.approx(2 * 3.0)
+
+
+def test_a_job_takes_a_process_and_a_report_of_all_images_and_labels_besides() -> None:
+    training = Estimate(seconds=100, memory_bytes=7)
+    job = estimates.of_job(training, FACTS)
+    assert job.memory_bytes == 7
+    assert 0.5 < job.seconds - 100 < 1
+    many = replace(FACTS, classes=1500, validation_images=4500)
+    assert 3 < estimates.of_job(training, many).seconds - job.seconds < 5
+
+
 def test_classifiers_on_stages_take_longer_the_more_are_compared() -> None:
     one, best, every = (
         seconds(Recipe(backbone="resnet18", strategy="stage_probe", stage=stage)) for stage in ("layer2", "best", "all")
@@ -391,6 +407,10 @@ def test_the_memory_that_is_told_of_a_cpu_is_that_of_pieces_unless_the_batch_is_
         (Search(seconds=300, trials=5), 300),
     ],
 )
-def test_a_search_takes_what_its_limits_allow(search: Search | None, seconds: float) -> None:
+def test_a_search_takes_what_its_limits_allow_and_what_any_job_does_besides(
+    search: Search | None, seconds: float
+) -> None:
     first = Estimate(seconds=100, memory_bytes=7)
-    assert estimates.of_search(first, search) == Estimate(seconds=seconds, memory_bytes=7)
+    found = estimates.of_job(first, FACTS, search)
+    assert found.seconds == pytest.approx(seconds + estimates.around(FACTS))
+    assert found.memory_bytes == 7

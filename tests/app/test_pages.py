@@ -287,8 +287,8 @@ def test_a_short_job_is_not_estimated_to_take_no_time(http: TestClient, database
     planned.measure(database, planned.asked(http, body)["id"])
     recipe = body["recipe"]
     job = http.post("/v1/jobs", json={"dataset": "photos", "model": "insects", "recipe": recipe}).json()
-    assert job["plan"]["estimate"]["seconds"] == pytest.approx(0.3)
-    assert "<dt>estimated</dt><dd>0.3 s</dd>" in page(http, f"/v1/jobs/{job['id']}")
+    assert job["plan"]["estimate"]["seconds"] == pytest.approx(1.0, abs=0.01)  # most of it around the training
+    assert "<dt>estimated</dt><dd>1.0 s</dd>" in page(http, f"/v1/jobs/{job['id']}")
 
 
 def test_of_a_long_history_the_end_is_shown(http: TestClient, database: Database, versioned: str) -> None:

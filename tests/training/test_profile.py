@@ -171,6 +171,7 @@ def test_a_profile_has_every_depth_of_both_networks_and_its_costs(found: Profile
     assert found.costs.decode > 0
     assert found.costs.forward > 0
     assert found.costs.step > 0
+    assert found.costs.load > 0
     assert (found.costs.device, found.costs.threads) == ("cpu", torch.get_num_threads())
     assert found.costs.measured == found.measured
     assert min(found.costs.probe, found.costs.together) > 0

@@ -66,12 +66,12 @@ def measure(
     rows = depths.measurable(splits.train.targets, seed=seed)
     few = depths.sample(splits.train.targets[rows], size=RANDOM_IMAGES, seed=seed)
     chosen = Selection(splits.train, rows[few])
-    classifier = _pretrained(asked)
+    classifier, loading = _timed(lambda: _pretrained(asked))
     extractor = Extractor(classifiers.inference_form(classifier), classifier.preprocessing, weights.sha256)
     known = _values(asked, splits, extractor, rows)
     random = _random_values(asked, chosen)
     spent = costs.measure(classifier, extractor.network, chosen, max_pixels=max_pixels, device=device)
-    profile = _judge(asked, known, rows, random, few, spent)
+    profile = _judge(asked, known, rows, random, few, replace(spent, load=loading))
     emit(_summary(profile))
     return profile
 
