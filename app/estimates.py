@@ -57,7 +57,7 @@ def of(
         plan, backbone, device=costs.device, memory_bytes=costs.memory_bytes, is_batch_by_hand=is_batch_by_hand
     )
     images = None if plan.descent is None else _of_each(plan.descent, cut * sharing(plan, costs))
-    memory = _memory(plan, backbone, images)
+    memory = _memory(plan, backbone, images, per_pixel=costs.kept_bytes_per_pixel)
     seconds = rival + _exact_features(plan, version, costs) + _seconds(plan, version, backbone, costs)
     return Estimate(seconds=seconds, memory_bytes=memory)
 
@@ -141,7 +141,7 @@ def _of_each(descent: Descent, pieces: int) -> int:
 
 def _takes_too_much(plan: Plan, backbone: Backbone, costs: Costs, memory: int) -> bool:
     images = None if plan.descent is None else _of_each(plan.descent, sharing(plan, costs))
-    return (_memory(plan, backbone, images) or 0) > _ROOM * memory
+    return (_memory(plan, backbone, images, per_pixel=costs.kept_bytes_per_pixel) or 0) > _ROOM * memory
 
 
 def _keeps_activations(plan: Plan) -> bool:
@@ -261,19 +261,28 @@ def _growth(train: int, costs: Costs, *, most: int, last: float) -> float:
     return costs.labels * ((1 - last) * min(train, most) + last * train) / costs.measured
 
 
-def _memory(plan: Plan, backbone: Backbone, images: int | None = None) -> int | None:
-    """Bytes for the network and so many images at a time, a batch of them for None; None where it is not known."""
-    if backbone.activations is None or backbone.kept_bytes is None:
-        return None
+def _memory(plan: Plan, backbone: Backbone, images: int | None, *, per_pixel: float | None = None) -> int | None:
+    """Bytes for the network and so many images at a time, a batch of them for None. Where `backbone` does not tell what
+    is kept of an image, that is so many bytes `per_pixel`; None where neither is known."""
     weights = backbone.parameters * _BYTES
     if plan.descent is None:
-        return weights + backbone.activations * _BYTES
-    larger = backbone.preprocessing_with(plan.weights).crop / backbone.input_size
+        return None if backbone.activations is None else weights + backbone.activations * _BYTES
+    each = _kept(plan, backbone, per_pixel)
+    if each is None:
+        return None
     behind = 1 - share_up_to(backbone, plan.freeze)
-    kept = behind * backbone.kept_bytes * larger**2 * (images or plan.descent.batch_size)
+    kept = behind * each * (images or plan.descent.batch_size)
     beside = _trained(backbone, plan.freeze) * _BYTES * _BESIDES[plan.descent.optimizer]
     average = weights if plan.descent.ema else 0
     return round(weights + beside + average + _PEAK * kept)
+
+
+def _kept(plan: Plan, backbone: Backbone, per_pixel: float | None) -> float | None:
+    """Bytes that a step of all layers keeps of an image for the way back."""
+    crop = backbone.preprocessing_with(plan.weights).crop
+    if backbone.kept_bytes is not None:
+        return float(backbone.kept_bytes * (crop / backbone.input_size) ** 2)
+    return None if per_pixel is None else per_pixel * crop**2
 
 
 def _trained(backbone: Backbone, freeze: str | None) -> float:

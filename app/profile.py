@@ -135,6 +135,9 @@ class Costs:
     load: float = 0.0
     """For all images together: to read the network's values and to make it; 0 in profiles that were made before it was
     measured."""
+    kept_bytes_per_pixel: float | None = None
+    """What a training of all layers in single precision keeps of an image on its way to the loss, for the way back;
+    None in profiles that were made before it was counted."""
     memory_bytes: int | None = None
     """That the device has, or the machine where it is a CPU."""
     devices: int | None = None

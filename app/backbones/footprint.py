@@ -63,6 +63,12 @@ def kept_for_backward(network: nn.Module, shape: tuple[int, int, int], *, batch:
 
     `network` is on the meta device, in training mode.
     """
+    # BatchNorm refuses to train on a single value for each channel.
+    return kept_of(network, torch.empty(max(batch, 2), *shape, device="meta"))
+
+
+def kept_of(network: nn.Module, images: Tensor) -> Kept:
+    """The same of `images (N, C, H, W)` on whatever device `network` is on."""
     known = {tracing.storage_of(value) for value in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}
 
@@ -70,11 +76,9 @@ def kept_for_backward(network: nn.Module, shape: tuple[int, int, int], *, batch:
         kept.setdefault(tracing.storage_of(value), value)
         return value
 
-    # BatchNorm refuses to train on a single value for each channel.
-    images = max(batch, 2)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        network(torch.empty(images, *shape, device="meta"))
-    return Kept(images, tuple(value for place, value in kept.items() if place not in known))
+        network(images)
+    return Kept(len(images), tuple(value for place, value in kept.items() if place not in known))
 
 
 def _peak(pieces: Sequence[Memory], itemsize: int) -> int:

@@ -331,6 +331,29 @@ def test_where_multiply_adds_are_not_known_stages_count_alike() -> None:
     )
 
 
+def test_of_networks_outside_of_the_catalogue_the_memory_is_told_by_what_was_counted_of_a_step() -> None:
+    network = catalogue.find("timm:vit_large_patch16_224")
+    recipe = Recipe(backbone=network.name, strategy="full")
+    plan = resolve(recipe, replace(FACTS, train_images=800), network.facts)
+    assert plan.descent is not None
+    gpu = replace(GPU, memory_bytes=16 * 10**9, kept_bytes_per_pixel=8000.0)
+    told = estimates.of(plan, FACTS, network, gpu).memory_bytes
+    values = 3 * 4 * network.parameters  # with gradients and momenta
+    assert told == pytest.approx(values + 1.5 * plan.descent.batch_size * 8000 * 224 * 224, abs=1)
+    cut = estimates.fitted(plan, recipe, network, gpu).descent
+    assert cut is not None
+    assert (cut.batch_size, cut.accumulate) == (plan.descent.batch_size // 4, 4)
+    uncounted = replace(gpu, kept_bytes_per_pixel=None)
+    assert estimates.fitted(plan, recipe, network, uncounted) == plan
+    assert estimates.of(plan, FACTS, network, uncounted).memory_bytes is None
+
+
+def test_what_the_catalogue_knows_goes_before_what_was_counted() -> None:
+    plan = resolve(Recipe(backbone="resnet18", strategy="full"), FACTS, RESNET.facts)
+    counted = replace(COSTS, kept_bytes_per_pixel=1.0)
+    assert estimates.of(plan, FACTS, RESNET, counted) == estimates.of(plan, FACTS, RESNET, COSTS)
+
+
 def test_batches_are_cut_to_the_memory_of_the_device_and_make_the_same_steps() -> None:
     recipe = Recipe(backbone="resnet18", strategy="full", batch_size=None)
     plan = resolve(recipe, replace(FACTS, train_images=800), RESNET.facts)

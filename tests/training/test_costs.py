@@ -38,6 +38,15 @@ def test_each_stage_ends_later_on_the_way_there_and_earlier_on_the_way_back(name
     assert all(stage.step_before + stage.step_behind < found.step for stage in found.stages)
 
 
+@pytest.mark.parametrize("name", ["tinynet", "formnet", "efficientnet_b0"])
+def test_what_a_step_keeps_of_an_image_is_what_the_catalogue_tells_of_it(name: str) -> None:
+    backbone = catalogue.find(name)
+    found = measured(classifiers.build(backbone, 2, state=None, seed=0)).kept_bytes_per_pixel
+    assert found is not None
+    assert backbone.kept_bytes is not None
+    assert found * backbone.input_size**2 == pytest.approx(backbone.kept_bytes, rel=0.01)
+
+
 def test_a_step_that_does_not_fit_the_memory_is_measured_with_fewer_images() -> None:
     classifier = classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0)
     network = classifiers.inference_form(classifier)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.backbones import crops
+from app.backbones import crops, footprint
 from app.backbones.classifier import Classifier, InferenceForm
 from app.backbones.preprocess import Pixels
 from app.backbones.walk import Walk
@@ -33,6 +33,8 @@ _IMAGES = 32
 _STEP_IMAGES = {"cpu": 16, "cuda": 32}
 _FEWEST_IN_A_STEP = 4
 """Fewer are not halved any more."""
+_COUNTED = 2
+"""Images by which it is counted what a step keeps: BatchNorm refuses to train on a single one."""
 _MOST_RUNS, _LONG_ENOUGH = 5, 0.5
 _MOST_SINGLE_RUNS, _SINGLE_RUNS_SECONDS = 50, 0.2
 _FEWEST_SINGLE_RUNS = 3
@@ -69,6 +71,7 @@ def measure(
         full_precision=step.full_precision,
         full_gain=step.full_gain,
         stages=tuple(_stages(passed, stepped)),
+        kept_bytes_per_pixel=_kept_bytes_per_pixel(classifier, views[:_COUNTED], device),
         memory_bytes=device_bytes(device),
         devices=torch.cuda.device_count() if device.type == "cuda" else None,
     )
@@ -243,6 +246,12 @@ def _stepped(classifier: Classifier, views: Tensor, targets: NDArray[np.int64], 
     run(exact)
     full_seconds = _seconds(lambda: run(exact), device)
     return _Step(each, gain(compute, seconds), full_seconds / seconds, gain(exact, full_seconds))
+
+
+def _kept_bytes_per_pixel(classifier: Classifier, views: Tensor, device: torch.device) -> float:
+    """What a step over `views (N, 3, H, W)` in single precision keeps of each of their pixels for the way back."""
+    kept = footprint.kept_of(classifier.to(device).train(), views.to(device))
+    return kept.bytes(1, torch.float32.itemsize) / views[0, 0].numel()
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
