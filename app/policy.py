@@ -3,25 +3,23 @@
 | | similar to what the backbone knows | dissimilar |
 |---|---|---|
 | little data | a new classifier (`head`), then the last stages or all | one on other stages (`stage_probe`), then all |
-| much data | the top stages (`top`), where those below them are of use | all stages (`full`) |
+| much data | the top stages (`top`) where few errors are left, or all | all stages (`full`) |
 
 Each side is measured, not asked for. Nothing here knows a dataset by name; thresholds are round figures, with their
 reasons beside them.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from app import descent as descents
-from app import intervals
+from app import expectation
 from app.facts import NetworkFacts, VersionFacts
-from app.intervals import Score
 from app.narrowing import left_out, narrowed
-from app.plan import Amount, Estimate, Expected, Likeness, Plan, Quadrant, halfway, resolve
+from app.plan import Amount, Estimate, Likeness, Plan, Quadrant, halfway, resolve
 from app.profile import HEAD, Depth, Probe, Profile
-from app.recipe import ALL_STAGES, BEST_STAGE, FIELDS, Recipe, Strategy
+from app.recipe import ALL_STAGES, FIELDS, Recipe, Strategy
 from app.wording import percent
 
 Chosen = Literal["head", "stage_probe", "top", "full"]
@@ -62,8 +60,9 @@ FEW_STAGES = 2
 ROOM = 0.15
 """Share of images that the best classifier on fixed features must miss before all layers are tried with little data."""
 
-_ERRORS_LEFT = 0.4
-"""Of the probe's errors, the share that fine-tuning leaves at its best; 0.25 to 1 on Kornblith's nine sets."""
+ROOM_OF_MUCH = 0.05
+"""... with much, similar data. More images than with little are there to learn it from, so that more of it is gained;
+where less is missed, the top stages, which take a fraction of the time, leave at most a point or two behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ def plan(recipe: Recipe, profile: Profile, version: VersionFacts, network: Netwo
         resolved,
         rival=rival,
         quadrant=decision.quadrant,
-        expected=expected(profile, strategy=decision.strategy, stage=resolved.stage),
+        expected=expectation.expected(profile, strategy=decision.strategy, stage=resolved.stage),
         reasons=(
             *decision.reasons,
             *resolved.reasons,
@@ -131,7 +130,7 @@ def informed(plan: Plan, profile: Profile, estimate: Estimate, network: NetworkF
     return replace(
         plan,
         quadrant=locate(profile, network.stages),
-        expected=expected(profile, strategy=plan.strategy, stage=plan.stage),
+        expected=expectation.expected(profile, strategy=plan.strategy, stage=plan.stage),
         estimate=estimate,
     )
 
@@ -176,20 +175,13 @@ def locate(profile: Profile, stages: Sequence[str]) -> Quadrant:
 
 def _amount(profile: Profile) -> tuple[Amount, tuple[str, ...]]:
     each = profile.images / profile.classes
-    gain = _gain_of_doubling(profile)
+    gain = profile.gain_of_doubling
     counted = f"{profile.images} training images, {each:.0f} of each of {profile.classes} labels on average"
     curve = "" if gain is None else f"; twice the images changed the probe's accuracy by {100 * gain:+.1f} points"
     enough = profile.images >= MUCH_IMAGES
     borderline = profile.images >= BORDERLINE_IMAGES and gain is not None and gain < FLAT
     amount: Amount = "much" if each >= MUCH_EACH and (enough or borderline) else "little"
     return amount, (f"{amount.capitalize()} data: {counted}{curve}.",)
-
-
-def _gain_of_doubling(profile: Profile) -> float | None:
-    """What the last doubling of the images gave, None where they are too few to be halved."""
-    if len(profile.curve) < 2:
-        return None
-    return profile.curve[-1].probe.accuracy - profile.curve[-2].probe.accuracy
 
 
 def _likeness(profile: Profile, stages: Sequence[str]) -> tuple[Likeness, tuple[str, ...]]:
@@ -298,12 +290,7 @@ def _about_fixed(profile: Profile, strategy: Chosen, stage: str | None) -> str:
 def _missed(profile: Profile) -> float:
     """The share of images that the best classifier on fixed features misses, of all labels at the most."""
     best = max(profile.together.accuracy, *(depth.probe.accuracy for depth in profile.depths))
-    return min(1.0, (1 - best) * _more_labels(profile))
-
-
-def _more_labels(profile: Profile) -> float:
-    """How many times as many labels an image can be taken for as those that were measured. Errors grow by no more."""
-    return 1.0 if profile.measured_labels is None else (profile.classes - 1) / (profile.measured_labels - 1)
+    return min(1.0, (1 - best) * profile.more_labels)
 
 
 def _told(missed: float, profile: Profile) -> str:
@@ -315,7 +302,7 @@ def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None
     if missed < TELLING or len(stages) < 2:
         return "head", None, "Little and similar data: only a new classifier is trained, the layers stay as they are."
     if by_hand is None and missed >= ROOM:
-        return "full", None, _about_all_layers("similar", profile)
+        return "full", None, _about_all_layers("Little and similar", profile)
     freeze = by_hand or stages[max(0, len(stages) - 1 - FEW_STAGES)]
     reason = (
         f"Little and similar data, of which classifiers on fixed features miss {_told(missed, profile)}: from a new "
@@ -327,12 +314,12 @@ def _little_similar(profile: Profile, stages: Sequence[str], by_hand: str | None
 def _little_dissimilar(profile: Profile, _stages: Sequence[str], _by_hand: str | None) -> _Choice:
     if _missed(profile) < ROOM:
         return "stage_probe", None, "Little and dissimilar data: a classifier on the stage that suits it best."
-    return "full", None, _about_all_layers("dissimilar", profile)
+    return "full", None, _about_all_layers("Little and dissimilar", profile)
 
 
-def _about_all_layers(likeness: Likeness, profile: Profile) -> str:
+def _about_all_layers(quadrant: str, profile: Profile) -> str:
     return (
-        f"Little and {likeness} data, of which classifiers on fixed features miss {_told(_missed(profile), profile)}: "
+        f"{quadrant} data, of which classifiers on fixed features miss {_told(_missed(profile), profile)}: "
         "all layers are trained too, and the classifier on fixed features is kept if that does better."
     )
 
@@ -345,6 +332,8 @@ def _much_similar(profile: Profile, stages: Sequence[str], by_hand: str | None) 
     freeze = by_hand or halfway(stages)
     if by_hand is None and _of_little_use(profile, freeze) is not None:
         return "full", None, "Much data, similar at the top alone: all stages are trained."
+    if by_hand is None and _missed(profile) >= ROOM_OF_MUCH:
+        return "full", None, _about_all_layers("Much and similar", profile)
     return "top", freeze, f"Much and similar data: the stages behind {freeze} are trained, those before it stay."
 
 
@@ -361,40 +350,3 @@ _RULES: dict[tuple[Amount, Likeness], _Rule] = {
     ("much", "similar"): _much_similar,
     ("much", "dissimilar"): _much_dissimilar,
 }
-
-
-def expected(profile: Profile, *, strategy: Strategy, stage: str | None = None) -> Expected | None:
-    """Where the accuracy will probably lie: Wilson's interval for the probe of the same features, and for the best one
-    and further up where layers are trained; None for a training from random values, which nothing foretells. Where a
-    sample was measured, the training has more images and labels: as far up as each doubling gives what the last one
-    gave, and as far down as errors grow with the labels that an image can be taken for."""
-    if strategy == "scratch":
-        return None
-    probe = _probed(profile, strategy, stage)
-    interval = intervals.of_share(Score(round(probe.accuracy * profile.measured), profile.measured))
-    missed = (1 - interval.low) * _more_labels(profile)
-    high = interval.high + _gain_of_more(profile)
-    if strategy in ("top", "full"):
-        high = max(high, 1 - _ERRORS_LEFT * (1 - probe.accuracy))
-    return Expected(low=max(0.0, 1 - missed), high=min(1.0, high))
-
-
-def _gain_of_more(profile: Profile) -> float:
-    """What the images besides those measured give at the most: each doubling gives less than the last."""
-    gain = _gain_of_doubling(profile)
-    if gain is None or profile.images <= profile.measured:
-        return 0.0
-    return max(0.0, gain) * math.log2(profile.images / profile.measured)
-
-
-def _probed(profile: Profile, strategy: Strategy, stage: str | None) -> Probe:
-    """Of the features that the classifier sees; the best one where they are still to be trained."""
-    if strategy in ("top", "full"):
-        return max([profile.together, *(depth.probe for depth in profile.depths)], key=lambda probe: probe.accuracy)
-    if strategy == "stage_probe" and stage == ALL_STAGES:
-        return profile.together
-    if strategy == "stage_probe" and stage == BEST_STAGE:
-        return min(profile.depths, key=lambda depth: depth.probe.log_loss).probe
-    named = {depth.name: depth.probe for depth in profile.depths}
-    # Where a network's own classifier gets the mean over its last stage, that stage's features are those of the head.
-    return named.get(stage or HEAD, named[HEAD])

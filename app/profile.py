@@ -185,6 +185,19 @@ class Profile:
     """As `curve`, for the network with random values, with shares of the `random_images`; empty in such profiles."""
     costs: Costs
 
+    @property
+    def gain_of_doubling(self) -> float | None:
+        """What the last doubling of the images gave, None where they are too few to be halved."""
+        if len(self.curve) < 2:
+            return None
+        return self.curve[-1].probe.accuracy - self.curve[-2].probe.accuracy
+
+    @property
+    def more_labels(self) -> float:
+        """How many times as many labels an image can be taken for as those that were measured. Errors grow by no
+        more."""
+        return 1.0 if self.measured_labels is None else (self.classes - 1) / (self.measured_labels - 1)
+
     def depth(self, name: str) -> Depth:
         """The depth called `name`. Raises `KeyError`."""
         return {depth.name: depth for depth in self.depths}[name]
