@@ -1,12 +1,13 @@
 """Features of images that an earlier version had, too."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.training import samples
-from tests.training.samples import Recorder
+from tests.training.samples import Recorder, Stopped
 from tests.training.test_features import LABELS, CountedImages, cache_file, equal, extract, extractor
 from worker.training import precision, reuse, runtime, tablefile
 from worker.training.data import Splits
@@ -102,6 +103,62 @@ def test_several_versions_may_have_the_images_of_one(extractor: Extractor, tmp_p
     read(version(range(4, 8), range(12, 14)), extractor, tmp_path)
     _, ready, reads = read(version(range(9), range(10, 14)), extractor, tmp_path)
     assert (ready.reused, reads) == (12, [[8], []])
+
+
+def stop(splits: Splits, extractor: Extractor, folder: Path, *, done: int) -> None:
+    """Begin to compute the features of `splits`, and stop when so many are there."""
+    with pytest.raises(Stopped):
+        extract(splits, extractor, folder, Recorder(stop_at=Progress("features", done, len(FILES))))
+
+
+def test_a_pass_that_is_stopped_again_and_again_goes_on_where_it_was(extractor: Extractor, tmp_path: Path) -> None:
+    stop(version(range(14), range(14, 20)), extractor, tmp_path / "parts", done=6)
+    stop(version(range(14), range(14, 20)), extractor, tmp_path / "parts", done=14)
+    splits = version(range(14), range(14, 20))
+    found, ready, reads = read(splits, extractor, tmp_path / "parts")
+    assert reads == [[8, 9, 10, 11, 12, 13], []]
+    assert (ready.images, ready.reused, ready.cached) == (20, 14, False)
+    assert ready.seconds < ready.pass_seconds
+    assert cache_file(tmp_path / "parts").suffixes == [".safetensors"]
+    whole, _, _ = read(splits, extractor, tmp_path / "whole")
+    assert equal(found, whole)
+
+
+def test_a_pass_that_is_stopped_keeps_what_it_has_of_others(extractor: Extractor, tmp_path: Path) -> None:
+    read(version(range(4), range(14, 20)), extractor, tmp_path)
+    stop(version(range(14), range(14, 20)), extractor, tmp_path, done=18)
+    (older,) = (path for path in tmp_path.iterdir() if "unfinished" not in path.name)
+    older.unlink()
+    _, ready, reads = read(version(range(14), range(14, 20)), extractor, tmp_path)
+    assert (ready.reused, reads) == (18, [[12, 13], []])
+
+
+def test_what_a_pass_that_was_stopped_has_left_is_not_used_where_it_is_damaged(
+    extractor: Extractor, tmp_path: Path
+) -> None:
+    stop(version(range(14), range(14, 20)), extractor, tmp_path, done=14)
+    content = bytearray(cache_file(tmp_path).read_bytes())
+    content[-1000] ^= 1
+    cache_file(tmp_path).write_bytes(content)
+    _, ready, _ = read(version(range(14), range(14, 20)), extractor, tmp_path)
+    assert ready.reused == 0
+
+
+def test_a_pass_that_is_stopped_with_few_features_or_on_a_full_disk_leaves_nothing(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = version(range(14), range(14, 20))
+    with monkeypatch.context() as patched:
+        patched.setattr(reuse, "_WORTHWHILE", 7)
+        stop(splits, extractor, tmp_path, done=6)
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    stop(splits, extractor, tmp_path, done=14)
+    assert list(tmp_path.iterdir()) == []
 
 
 def written(path: Path, rows: slice) -> Path:

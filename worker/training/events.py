@@ -38,7 +38,7 @@ class FeaturesReady:
     cached: bool
     """Whether none of them had to be computed."""
     reused: int
-    """Images whose features earlier jobs had computed."""
+    """Images whose features earlier jobs had computed, or earlier attempts of this one."""
     pass_seconds: float
     """What the pass took by which they were computed, here or when earlier jobs did that."""
 

@@ -90,9 +90,16 @@ def extract(
     if kept is None:
         with Draft(path, tell=lambda reason: emit(FeaturesNotKept(reason))) as draft:
             known = Known(draft, names)
-            if runtime.is_apart(extractor.network, len(hashes), device):
+            is_apart = runtime.is_apart(extractor.network, len(hashes), device)
+            if is_apart:
                 known.take_from(_used_lately(cache_dir, family))
-            _compute(known, splits, hashes, extractor, max_pixels=max_pixels, emit=emit, device=device)
+            try:
+                _compute(known, splits, hashes, extractor, max_pixels=max_pixels, emit=emit, device=device)
+            except Exception:
+                # Cancelled or paused, most often: whoever goes on later loses nothing.
+                if is_apart:
+                    known.keep(seconds=time.perf_counter() - started)
+                raise
             took, reused = time.perf_counter() - started + known.seconds, known.count
             kept = Kept(draft.publish(seconds=took), took)
     seconds = time.perf_counter() - started
@@ -213,6 +220,7 @@ def _compute(
             count = len(found[HEAD])
             for depth, values in found.items():
                 tables[depth][rows[start : start + count]] = values
+            known.is_there[rows[start : start + count]] = True
             start += count
             done += count
             emit(Progress("features", done, len(hashes)))

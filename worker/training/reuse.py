@@ -27,14 +27,17 @@ class Known:
         self._names = names
         self._tables: Tables = {}
         self.is_there: NDArray[np.bool_] = np.zeros(len(names), bool)
-        """Whether each row was taken from another file `(N,)`."""
+        """Whether each row was taken from another file, or has been computed `(N,)`."""
+        self.count = 0
+        """Of rows that were taken from other files."""
         self.seconds = 0.0
         """What those took to compute, about."""
 
-    @property
-    def count(self) -> int:
-        """Of rows that were taken from other files."""
-        return int(self.is_there.sum())
+    def keep(self, *, seconds: float) -> None:
+        """Leave the rows that are there to whoever computes the others, where enough of them are new: these took so
+        long to compute."""
+        if self.is_there.sum() - self.count >= _WORTHWHILE:
+            self._draft.keep(self.is_there, seconds=self.seconds + seconds)
 
     def tables(self, widths: Mapping[str, int]) -> Tables:
         """Those in the making, of so many columns."""
@@ -52,7 +55,7 @@ class Known:
         theirs = tablefile.names_in(path)
         if theirs is None:
             return
-        place_of = {name.tobytes(): place for place, name in enumerate(theirs)}
+        place_of = {name.tobytes(): place for place, name in enumerate(theirs) if name.any()}
         pairs = [
             (row, place_of[name])
             for row, name in enumerate(map(bytes, self._names))
@@ -69,4 +72,5 @@ class Known:
             for name, values in kept.tables.items():
                 tables[name][rows] = values[places]
             self.is_there[rows] = True
-        self.seconds += kept.seconds * len(pairs) / len(theirs)
+        self.count += len(pairs)
+        self.seconds += kept.seconds * len(pairs) / len(place_of)

@@ -20,7 +20,7 @@ Tables = dict[str, NDArray[np.float32]]
 """By name, in order."""
 
 Names = NDArray[np.uint8]
-"""What each row is of, in bytes, `(N, B)`."""
+"""What each row is of, in bytes, `(N, B)`; only zeros where the row is missing."""
 
 _METADATA = "__metadata__"
 _NAMES = "__names__"
@@ -62,7 +62,7 @@ def names_in(path: Path) -> Names | None:
 
 class Draft:
     """Tables in the making: in a file under a name of its own or, where the disk has no room, in memory; `tell` is then
-    told why. What is not published goes with the context, and with the last who has it mapped."""
+    told why. What is neither published nor kept goes with the context, and with the last who has it mapped."""
 
     def __init__(self, path: Path, *, tell: Callable[[str], None]) -> None:
         self._path = path
@@ -103,21 +103,37 @@ class Draft:
         if self._file is None:
             return self._tables
         try:
-            for values in self._tables.values():
-                values.flush()  # type: ignore[attr-defined] # as they are maps
-            layout = replace(self._layout, seconds=seconds)
-            self._file.seek(layout.size_bytes - self._names.nbytes)
-            self._file.write(self._names.tobytes())
-            header = layout.header(layout.digest(self._file))
-            self._file.seek(0)
-            self._file.write(header)
-            self._file.flush()
-            # Two trainings may compute the same tables at once; either of them is right.
-            os.replace(self._file.name, self._path)
+            self._write(self._file, self._path, self._names, seconds)
         except OSError as error:
             self._tell(str(error))
             return self._tables
+        with suppress(OSError):
+            self._unfinished.unlink(missing_ok=True)
         return self._layout.map(self._file, writable=False)
+
+    def keep(self, is_there: NDArray[np.bool_], *, seconds: float) -> None:
+        """Leave those rows of the tables that are there `(N,)`, which took so long to compute, to whoever computes the
+        others, if that is possible."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._write(self._file, self._unfinished, self._names * is_there[:, None], seconds)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self._path.with_suffix(".unfinished" + self._path.suffix)
+
+    def _write(self, file: IO[bytes], path: Path, names: Names, seconds: float) -> None:
+        for values in self._tables.values():
+            values.flush()  # type: ignore[attr-defined] # as they are maps
+        layout = replace(self._layout, seconds=seconds)
+        file.seek(layout.size_bytes - names.nbytes)
+        file.write(names.tobytes())
+        header = layout.header(layout.digest(file))
+        file.seek(0)
+        file.write(header)
+        file.flush()
+        # Two trainings may compute the same tables at once; either of them is right.
+        os.replace(file.name, path)
 
 
 @dataclass(frozen=True)
