@@ -264,6 +264,7 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
             told_of_views,
+            *_about_more_views(views, recipe, descent),
             *about_single_view(views, descent),
             *(descents.about_images(descent, recipe, version) if views != 1 else ()),
             *descents.told(descent, recipe, version, network, freeze=freeze),
@@ -291,6 +292,14 @@ def _views(
     if views == 0:
         return 0, f"{_ANEW}: {limit}."
     return views, f"{_ONCE}, for {counted(views, 'view')} of each image in place of {wanted}, and kept: {limit}."
+
+
+def _about_more_views(views: int, recipe: Recipe, descent: Descent) -> Iterator[str]:
+    if views and recipe.views is not None and recipe.views > descent.epochs:
+        yield (
+            f"Each epoch sees one view of an image, so that of the {recipe.views} asked for no more than "
+            f"{descent.epochs} would be of use."
+        )
 
 
 def about_single_view(views: int, descent: Descent) -> Iterator[str]:

@@ -371,7 +371,7 @@ WITH_BASE: tuple[Wish, ...] = ("auto", "head", "top", "full")
 of the base, whose rows would mean nothing there."""
 
 _FOR_BASE = ("label_map", "replay", "label_prior")
-_FOR_PRETRAINED = ("l2", "reinit", "layer_decay", "unfreeze")
+_FOR_PRETRAINED = ("l2", "stage", "freeze", "reinit", "layer_decay", "unfreeze", "views")
 
 
 def known_fields() -> set[str]:

@@ -281,6 +281,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], list[tuple[str, ...]]]] = [
     ({"strategy": "scratch", "reinit": "none"}, [("reinit",)]),
     ({"strategy": "full", "weights": "none", "layer_decay": 0.5, "l2": 1.0}, [("l2",), ("layer_decay",)]),
     ({"strategy": "full", "weights": "none", "unfreeze": "gradual"}, [("unfreeze",)]),
+    ({"strategy": "auto", "weights": "none", "freeze": "layer2", "views": 3}, [("freeze",), ("views",)]),
+    ({"strategy": "auto", "weights": "none", "stage": "best"}, [("stage",)]),
     ({"strategy": "full", "reinit": "retrained"}, [("reinit",)]),
     ({"strategy": "full", "reinit": "head", "l2": 1.0}, [("l2",)]),
     ({"strategy": "top", "layer_decay": 0.5}, [("layer_decay",)]),
@@ -324,6 +326,16 @@ def test_a_plan_with_a_single_view_says_that_no_image_is_changed() -> None:
     assert said in plan(strategy="top", epochs=1).reasons
     assert said not in plan(strategy="top").reasons
     assert said not in plan(strategy="top", augmentation={"policy": "none"}).reasons
+
+
+def test_a_plan_with_fewer_views_than_asked_for_says_that_there_are_no_more_epochs() -> None:
+    said = "Each epoch sees one view of an image, so that of the 9 asked for no more than 2 would be of use."
+    found = plan(strategy="top", views=9, epochs=2)
+    assert found.views == 2
+    assert said in found.reasons
+    for views in (None, 1, 2):
+        reasons = plan(strategy="top", views=views, epochs=2).reasons
+        assert not any("asked for no more" in reason for reason in reasons)
 
 
 def test_full_without_weights_and_scratch_are_the_same_plan() -> None:
