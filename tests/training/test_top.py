@@ -22,7 +22,7 @@ from app.backbones.weights import WeightsFile
 from app.descent import CROPPED
 from app.facts import NetworkFacts
 from app.plan import Plan, resolve
-from app.recipe import Recipe
+from app.recipe import Recipe, Reinit
 from tests.training import samples
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import AT_32, AT_64, facts_of, plan_for, small, train, weights_of
@@ -38,7 +38,9 @@ from worker.training.events import (
     ProbeFitted,
     Progress,
     Resumed,
+    StartKept,
     ViewsLimited,
+    WeightsMixed,
 )
 from worker.training.feed import ImageFeed
 from worker.training.rivals import Trained
@@ -172,18 +174,23 @@ def test_running_statistics_of_layers_that_are_drawn_anew_are_those_of_the_image
     assert ratios.median().item() == pytest.approx(1.0, abs=0.05)
 
 
+# Where the head is fitted first, it is what is kept of images as easy as these, and untouched by whatever follows.
+@pytest.mark.parametrize("reinit", ["head", "retrained"])
 def test_an_interrupted_training_of_the_top_ends_as_if_nothing_had_happened(
-    splits: Splits, resnet: tuple[Backbone, WeightsFile], tmp_path: Path
+    splits: Splits, resnet: tuple[Backbone, WeightsFile], reinit: Reinit, tmp_path: Path
 ) -> None:
-    plan = plan_for(splits, recipe(epochs=3))
+    plan = plan_for(splits, recipe(epochs=3, reinit=reinit))
     whole = train(splits, plan, *resnet, tmp_path / "whole")
     with pytest.raises(Stopped):
-        train(splits, plan, *resnet, tmp_path / "parts", Recorder(CheckpointSaved(1)))
+        train(splits, plan, *resnet, tmp_path / "parts", Recorder(Progress("train", 12 + 6, 3 * 12)))
     told = Recorder()
     rest = train(splits, plan, *resnet, tmp_path / "parts", told)
 
-    assert told.of(Resumed) == [Resumed(1, 0)]
-    assert all(torch.equal(value, rest.classifier.state()[name]) for name, value in whole.classifier.state().items())
+    assert told.of(Resumed) == [Resumed(1, 1)]
+    assert [event for event in told.events if isinstance(event, StartKept | WeightsMixed)] == []
+    ended, begun = whole.classifier.state(), classifiers.read_state(resnet[1].path)
+    assert not torch.equal(ended["body.layer4.1.conv2.weight"], begun["layer4.1.conv2.weight"])
+    assert all(torch.equal(value, rest.classifier.state()[name]) for name, value in ended.items())
 
 
 @pytest.mark.parametrize("views", [1, 2])

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
 import psutil
 import pytest
+import torch
 
+from app.backbones import catalogue
+from app.backbones import classifier as classifiers
 from app.datasets import service as datasets
 from app.db import Database, utc_now
 from app.jobs import leases, retries, service
@@ -23,6 +26,7 @@ from app.models import service as models
 from app.settings import Settings
 from app.storage import Storage
 from tests import factories
+from tests.backbones.samples import equal
 from tests.worker.conftest import Desk
 from worker import kinds
 from worker.forkserver import Forkserver
@@ -63,6 +67,13 @@ def files_left(files: Storage) -> list[str]:
     kept = ("datasets", "features", "models")
     found = (path for path in files.root.rglob("*") if path.is_file())
     return [str(path) for path in found if path.relative_to(files.root).parts[0] not in kept]
+
+
+def state_of(desk: Desk, number: int) -> Mapping[str, torch.Tensor]:
+    """The values of a version of the model that trainings make."""
+    with desk.database.read() as session:
+        version_id = models.find_version(session, "colours", number).id
+    return artifact.read(desk.files.model_version(version_id)).state
 
 
 def test_a_worker_imports_nothing_that_only_jobs_need() -> None:
@@ -234,6 +245,12 @@ def test_a_paused_training_keeps_its_steps_and_goes_on_with_them(
     history = desk.history(job.id)
     assert "resumed" in history
     assert history.count("epoch_finished") == 12
+
+    assert runner.run(desk.submit_training(dataset_id, epochs=12).id)
+    begun = classifiers.build(catalogue.find("tinynet"), 2, state=None, seed=0).state()
+    paused_once, never_paused = (state_of(desk, number) for number in (1, 2))
+    assert not torch.equal(paused_once["head.weight"], begun["head.weight"])
+    assert equal(paused_once, never_paused)
 
 
 def test_a_process_that_does_not_listen_is_killed_after_its_grace(
