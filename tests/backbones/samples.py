@@ -39,7 +39,8 @@ REPRESENTATIVES = (
     "swin_t",
     "swin_v2_t",
 )
-"""At least one of each family and of each way that a network is described."""
+"""At least one of each way that a network is described, and of each family but ResNeXt and Wide ResNet, which are
+ResNets of other widths."""
 
 _HEAVY = 30_000_000
 _TABLE = 1_048_573

@@ -105,6 +105,13 @@ def same(one: Ran, other: Ran) -> bool:
     return equal(one.network.state_dict(), other.network.state_dict())
 
 
+def learns(ran: Ran, *, backbone: str = "tinynet", seed: int = SEED) -> bool:
+    """Whether the training has changed its network, and not just gone through it."""
+    begun = build(backbone, seed=seed)
+    drawn = [name for name, value in begun.named_parameters() if value.ndim > 1]
+    return all(not torch.equal(begun.get_parameter(name), ran.network.get_parameter(name)) for name in drawn)
+
+
 def losses(network: Classifier, splits: Splits) -> tuple[float, float]:
     """Accuracy and log-loss on the validation images."""
     probabilities = evaluate.predict(

@@ -8,24 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from app.backbones.classifier import Classifier
 from tests.training.fitted import (
-    AT_32,
     DESCENT,
     MID_EPOCH,
     OPTIONS,
-    SEED,
-    build,
-    equal,
-    fitting,
-    images,
     interrupt,
+    learns,
     run,
     same,
     splits,
 )
-from tests.training.samples import Recorder, Stopped
-from worker.training import checkpoint, fit
+from worker.training import checkpoint
 from worker.training.data import Splits
 from worker.training.events import (
     CheckpointSaved,
@@ -55,28 +48,8 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     finished, step = (stop_at.epoch, 0) if isinstance(stop_at, CheckpointSaved) else (2, 2)
     assert rest.told.of(Resumed) == [Resumed(finished, step)]
     assert rest.epochs == whole.epochs[finished:]
+    assert learns(whole, backbone=backbone)
     assert same(rest, whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "size"), [("googlenet", 64), ("efficientnet_b0", 32)])
-def test_auxiliary_heads_and_blocks_that_are_left_out_at_random_go_on_as_if_nothing_had_happened(
-    splits: Splits, backbone: str, size: int, tmp_path: Path
-) -> None:
-    descent = replace(DESCENT, epochs=2)
-    feed = images(splits, descent, SEED, preprocessing=replace(AT_32, resize=size, crop=size))
-
-    def trained(folder: str, told: Recorder) -> Classifier:
-        given = fitting(splits, tmp_path / folder, told, descent=descent)
-        return fit.fit(build(backbone), replace(given, feed=feed))
-
-    whole = trained("whole", Recorder())
-    with pytest.raises(Stopped):
-        trained("parts", Recorder(Progress("train", 18 + 12, 2 * 18)))
-    told = Recorder()
-    rest = trained("parts", told)
-    assert told.of(Resumed) == [Resumed(1, 2)]
-    assert equal(rest.state_dict(), whole.state_dict())
 
 
 def test_a_training_may_be_interrupted_over_and_over(splits: Splits, tmp_path: Path) -> None:
@@ -128,4 +101,5 @@ def test_an_interrupted_training_with_options_ends_as_if_nothing_had_happened(
     stop_at = Progress("train", 18 + 12, 3 * 18)
     whole = run(splits, tmp_path / "whole", descent=descent)
     interrupt(splits, tmp_path / "parts", stop_at, descent=descent)
+    assert learns(whole)
     assert same(run(splits, tmp_path / "parts", descent=descent), whole)

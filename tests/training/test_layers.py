@@ -9,20 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from app import errors
 from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.classifier import Classifier
-from app.backbones.preprocess import Preprocessing
 from app.descent import Descent
 from app.recipe import Recipe
 from tests.backbones import samples as networks
 from tests.training import samples
 from tests.training.fitted import AT_32, build, equal, fitting, run
-from tests.training.layered import DESCENT, LABELS, inside, values
+from tests.training.layered import DESCENT, FAMILIES, LABELS, inside, values
 from tests.training.samples import Recorder, Stopped
 from tests.training.test_strategies import plan_for, small, train, weights_of
 from tests.training.test_top import recipe
@@ -41,26 +39,6 @@ from worker.training.events import (
     TrainingDiverged,
 )
 from worker.training.learner import Criterion, Learner
-
-LARGE = ("alexnet", "inception_v3", "convnext_tiny", "vit_b_32", "swin_t")
-OF_THE_SAME_FAMILY = (
-    "alexnet_2012",
-    "zfnet",
-    "vgg11_bn",
-    "inception_v2",
-    "inception_v4",
-    "mobilenetv1_100",
-    "mobilenetv4_conv_small",
-    "swin_v2_t",
-)
-"""As others that are here, and larger or without auxiliary heads."""
-FAMILIES = [
-    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
-    for name in networks.REPRESENTATIVES
-    if name not in OF_THE_SAME_FAMILY
-]
-DRAWING = ("tinynet", "squeezenet1_1", "googlenet", "efficientnet_b0", "swin_t")
-"""Networks that draw random numbers in training, each in its way: dropout, that of auxiliary heads, whole blocks."""
 
 
 @pytest.fixture(scope="module")
@@ -202,21 +180,6 @@ def test_layers_that_start_anew_differ_from_the_file_and_from_seed_to_seed(backb
             assert not torch.equal(states[0][name], published[name]), name
             assert not torch.equal(states[0][name], states[1][name]), name
     assert equal(states[0], states[2])
-
-
-@pytest.mark.parametrize("name", DRAWING)
-def test_the_same_recipe_gives_the_same_weights_twice(name: str, tmp_path: Path) -> None:
-    backbone = catalogue.find(name)
-    size = networks.images(backbone).shape[-1]
-    entry = small(backbone.name, Preprocessing(resize=size, crop=size, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)))
-    files = samples.colours(2)
-    two = Splits(LABELS, samples.images(files[:1] + files[2:3]), samples.images(files[1:2]))
-    asked = Recipe(backbone=backbone.name, strategy="scratch", epochs=1, batch_size=2, learning_rate=1e-4, seed=3)
-    states: list[dict[str, Tensor]] = []
-    for place in ("one", "again"):
-        torch.manual_seed(len(states))
-        states.append(train(two, plan_for(two, asked), entry, None, tmp_path / place).classifier.state())
-    assert equal(*states)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
