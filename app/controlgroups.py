@@ -28,6 +28,13 @@ class ControlGroups:
         files += [place / "memory.limit_in_bytes" for place in self._places("memory")]
         return [found[0] for file in files if (found := _numbers(file))]
 
+    def memory_kills(self) -> int:
+        """How many processes of the process's own group, and of groups in it, were killed for want of memory since it
+        was made, whoever it was that had none; 0 where that is not counted."""
+        files = [place / "memory.events" for place in self._places("")]
+        files += [place / "memory.oom_control" for place in self._places("memory")]
+        return next((count for file in files if (count := _counted(file, "oom_kill")) is not None), 0)
+
     def _places(self, controller: str) -> list[Path]:
         """The folders of the groups: of version 2, which has one tree for all, without a `controller`."""
         try:
@@ -47,3 +54,12 @@ def _numbers(file: Path) -> list[int]:
         return [int(word) for word in file.read_text().split()]
     except (OSError, ValueError):
         return []
+
+
+def _counted(file: Path, name: str) -> int | None:
+    """What stands behind `name` in a line of its own; None where there is no such line, or it cannot be read."""
+    try:
+        counts = dict(line.split() for line in file.read_text().splitlines())
+        return int(counts[name])
+    except (OSError, ValueError, LookupError):
+        return None

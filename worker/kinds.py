@@ -51,6 +51,8 @@ from worker.works import (
     TrainWork,
 )
 
+OUT_OF_MEMORY = "out_of_memory"
+"""In the detail of a failure: whether a process was killed as there was no memory, for certain."""
 _PLAN = TypeAdapter(Plan)
 _RECIPE = TypeAdapter(Recipe)
 _CANDIDATES = TypeAdapter(tuple[Candidate, ...] | None)
@@ -154,7 +156,7 @@ def _prepare_train(session: Session, claim: Claim, settings: Settings, storage: 
         is_optimised=settings.optimise_after_training
         and not experiments.is_arm(session, claim.dataset_id, claim.job_id),
         is_last_retry=_is_last_retry(claim),
-        kills=_kills(session, claim.job_id),
+        memory_kills=_memory_kills(session, claim.job_id),
     )
 
 
@@ -162,9 +164,12 @@ def _is_last_retry(claim: Claim) -> bool:
     return claim.attempt > 1 and claim.attempt >= claim.max_attempts
 
 
-def _kills(session: Session, job_id: str) -> int:
+def _memory_kills(session: Session, job_id: str) -> int:
     ends = events.of_type(session, job_id, leases.ATTEMPT_ENDED)
-    return sum(event.data["detail"].get("signal") == "SIGKILL" for event in ends)
+    killed = [event.data["detail"] for event in ends if event.data["detail"].get("signal") == "SIGKILL"]
+    certain = len([detail for detail in killed if detail.get(OUT_OF_MEMORY)])
+    # One other may be somebody's will, after which a training is to end as if it had never stopped.
+    return certain + max(0, len(killed) - certain - 1)
 
 
 def _base(session: Session, start: WarmStart, storage: Storage) -> BaseWork:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from app import errors, storage
+from app.controlgroups import ControlGroups
 from app.db import Database
 from app.jobs import leases
 from app.jobs.events import Line
@@ -113,6 +114,7 @@ class _Attempt:
         self._last: Message | None = None
         self._renewed = time.monotonic()
         self._heard = time.monotonic()
+        self._memory_kills = ControlGroups().memory_kills()
         self._stop_by: float | None = None
         self._is_asked_to_finish = False
 
@@ -253,7 +255,8 @@ class _Attempt:
             case None if time.monotonic() - self._heard > self._settings.silence_seconds:
                 self.give_back(_hung(self._settings.silence_seconds), counts=True)
             case _:
-                self.give_back(_crash(exit_code), counts=True)
+                out_of_memory = ControlGroups().memory_kills() > self._memory_kills
+                self.give_back(_crash(exit_code, out_of_memory=out_of_memory), counts=True)
 
     def give_back(self, failure: Failure, *, counts: bool) -> None:
         """End the attempt without a result, for another one to come where one is left."""
@@ -329,9 +332,14 @@ def _not_paused(grace_seconds: float) -> Failure:
     return Failure("process_not_paused", message, {"grace_seconds": grace_seconds})
 
 
-def _crash(exit_code: int | None) -> Failure:
+def _crash(exit_code: int | None, *, out_of_memory: bool) -> Failure:
+    """What the end of the process says; `out_of_memory` where the system has killed one meanwhile, for want of that."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        hint = "; most often the machine ran out of memory" if name == "SIGKILL" else ""
-        return Failure("process_killed", f"the job's process was ended by {name}{hint}", {"signal": name})
+        detail: dict[str, Any] = {"signal": name}
+        hint = ""
+        if name == "SIGKILL":
+            detail[kinds.OUT_OF_MEMORY] = out_of_memory
+            hint = "; the memory ran out" if out_of_memory else "; most often the machine ran out of memory"
+        return Failure("process_killed", f"the job's process was ended by {name}{hint}", detail)
     return Failure("process_died", f"the job's process ended with code {exit_code}", {"exit_code": exit_code})

@@ -160,8 +160,7 @@ class _Training:
         # The trials of a search are to be the same, and compared, whatever has happened meanwhile.
         if self.work.recipe.search is not None:
             return fitting
-        # One kill may be somebody's will, after which a training is to end as if it had never stopped.
-        return fitting << max(0, self.work.kills - 1)
+        return fitting << self.work.memory_kills
 
     def search(self, plan: Plan, profile: Profile | None, workdir: Path, emit: Emit, *, began: float) -> Trained:
         work = SearchWork(

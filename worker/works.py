@@ -148,8 +148,8 @@ class TrainWork:
     """Whether an attempt was lost before this one, and none is left after it."""
     is_optimised: bool = False
     """Whether an optimisation is to follow."""
-    kills: int = 0
-    """How many attempts of the job ended with its process killed, as the system does when memory runs out."""
+    memory_kills: int = 0
+    """How many attempts of the job ended with its process killed as memory ran out, as far as that can be told."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""How many cores a process may use, by what it is bound to and by the time that its control groups have."""
+"""How many cores a process may use, by what it is bound to and by the time that its control groups have, and what else
+these say."""
 
 import os
 from pathlib import Path
@@ -75,3 +76,21 @@ def test_the_memory_is_that_of_the_least_group(tmp_path: Path) -> None:
     write(tmp_path / "groups/slice/memory.max", "3000\n")
     write(tmp_path / "groups/memory/slice/memory.limit_in_bytes", "2000\n")
     assert sorted(groups.memory_bytes()) == [2000, 3000]
+
+
+def test_processes_that_were_killed_for_memory_are_counted_in_the_own_group(tmp_path: Path) -> None:
+    groups = of(tmp_path, "0::/slice/service\n")
+    assert groups.memory_kills() == 0
+    write(tmp_path / "groups/slice/memory.events", "low 0\noom 9\noom_kill 9\noom_group_kill 0\n")
+    assert groups.memory_kills() == 9
+    for text, count in (("oom 3\noom_kill 2\n", 2), ("oom_kill 0\n", 0), ("of another form\n", 9), ("oom 3\n", 9)):
+        write(tmp_path / "groups/slice/service/memory.events", text)
+        assert groups.memory_kills() == count
+
+
+def test_groups_of_version_1_count_what_was_killed_for_memory_too(tmp_path: Path) -> None:
+    groups = of(tmp_path, "4:memory:/docker/1\n0::/\n")
+    write(tmp_path / "groups/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    assert groups.memory_kills() == 3
+    write(tmp_path / "groups/memory/docker/1/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    assert groups.memory_kills() == 1

@@ -140,57 +140,6 @@ def test_mistakes_say_which_files_they_are(desk: Desk, runner: Runner) -> None:
         assert hashlib.sha256(archive[one["path"]]).hexdigest() == one["sha256"]
 
 
-def test_a_job_killed_once_goes_on_and_succeeds_at_the_second_attempt(
-    desk: Desk, runner: Runner, dataset_id: str
-) -> None:
-    job = desk.submit_training(dataset_id, epochs=12)
-    with running(runner, job.id):
-        until(lambda: "checkpoint_saved" in desk.history(job.id))
-        for process in job_processes():
-            process.kill()
-    assert desk.job(job.id).state == "queued"
-    runner.run(job.id)
-
-    ended = desk.job(job.id)
-    assert (ended.state, ended.attempt) == ("succeeded", 2)
-    history = desk.history(job.id)
-    assert "attempt_ended" in history
-    assert "resumed" in history
-    assert history.count("epoch_finished") < 24
-    assert "batch_split" not in history
-
-
-def test_a_job_killed_twice_goes_on_with_less_memory(desk: Desk, runner: Runner, dataset_id: str) -> None:
-    """As the system kills it when memory runs out."""
-    job = desk.submit_training(dataset_id, epochs=12, max_attempts=3)
-    for kills in (1, 2):
-        with running(runner, job.id):
-            until(lambda kills=kills: desk.history(job.id).count("checkpoint_saved") >= 2 * kills)  # type: ignore[misc]
-            for process in job_processes():
-                process.kill()
-    runner.run(job.id)
-
-    assert desk.job(job.id).state == "succeeded"
-    history = desk.history(job.id)
-    assert history.count("attempt_ended") == 2
-    assert len(history) - history[::-1].index("attempt_started") < history.index("batch_split")
-    assert history.count("batch_split") == 1
-
-
-def test_a_job_killed_at_every_attempt_fails_and_says_so(desk: Desk, runner: Runner, dataset_id: str) -> None:
-    job = desk.submit_training(dataset_id, epochs=MANY_EPOCHS, max_attempts=1)
-    with running(runner, job.id):
-        until(lambda: "epoch_finished" in desk.history(job.id))
-        for process in job_processes():
-            process.kill()
-
-    ended = desk.job(job.id)
-    assert ended.state == "failed"
-    assert ended.error is not None
-    assert ended.error["code"] == "process_killed"
-    assert "memory" in ended.error["message"]
-
-
 def test_cancelling_stops_the_process_and_leaves_nothing(
     desk: Desk, runner: Runner, dataset_id: str, files: Storage
 ) -> None:
