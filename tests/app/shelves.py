@@ -14,6 +14,7 @@ from app.predictions.lanes import Lane
 from app.predictions.loaded import Loaded
 from app.predictions.needs import Need
 from app.predictions.shelf import Opener, Shelf
+from app.predictions.waiting import Waiting
 from app.runtimes import form
 from tests.app.scheduling import Net, loaded
 
@@ -22,6 +23,11 @@ BUDGET = 100
 FIRST, SECOND, THIRD, FOURTH, SMALL = (
     Served(name, name, 1) for name in ("first", "second", "third", "fourth", "small")
 )
+
+
+def lane_of(loaded: Loaded) -> Lane:
+    """A queue for `loaded`, where nobody asks anything."""
+    return Lane(loaded, Waiting(threads=1))
 
 
 @dataclass
@@ -72,7 +78,7 @@ class Machine:
         def need(version: Served) -> Need:
             return self.needs.get(version, self.need)
 
-        opener = Opener(need, self.open, Lane, self.used_bytes, self.fallen_back.append)
+        opener = Opener(need, self.open, lane_of, self.used_bytes, self.fallen_back.append)
         return Shelf(opener, max_bytes=BUDGET, retry_seconds=retry_seconds, clock=clock)
 
 
@@ -119,7 +125,7 @@ def falling_back(machine: Machine) -> Opener:
         return machine.open(replace(version, serving=replace(version.serving, forms=forms[1:] or forms)))
 
     return Opener(
-        lambda version: needs[version.serving.forms[0]], opened, Lane, lambda: None, machine.fallen_back.append
+        lambda version: needs[version.serving.forms[0]], opened, lane_of, lambda: None, machine.fallen_back.append
     )
 
 

@@ -23,6 +23,7 @@ from tests.app.shelves import (
     Machine,
     break_down,
     falling_back,
+    lane_of,
     load,
     machine,
     on,
@@ -102,7 +103,7 @@ def test_what_cannot_even_be_looked_up_is_left_alone_for_longer_each_time() -> N
         raise errors.Unavailable("its manifest is damaged")
 
     machine = Machine()
-    opener = Opener(need, machine.open, Lane, machine.used_bytes, machine.fallen_back.append)
+    opener = Opener(need, machine.open, lane_of, machine.used_bytes, machine.fallen_back.append)
     shelf = Shelf(opener, max_bytes=BUDGET, retry_seconds=2, clock=lambda: now[0])
     for seconds in (0, 2.5, 2.5, 2.5, 2.5):
         now[0] += seconds
@@ -190,7 +191,7 @@ def test_what_is_opened_in_another_form_than_was_foretold_counts_as_that(machine
     def fallen_back(version: Served) -> Loaded:
         return machine.open(replace(version, serving=replace(version.serving, forms=version.serving.forms[1:])))
 
-    opener = Opener(lambda version: needs[version.serving.forms[0]], fallen_back, Lane, lambda: None, print)
+    opener = Opener(lambda version: needs[version.serving.forms[0]], fallen_back, lane_of, lambda: None, print)
     shelf = Shelf(opener, max_bytes=BUDGET)
     load(shelf, replace(FIRST, serving=Serving("opt_1", tuple(needs))))
     assert shelf.used_bytes == 40
@@ -252,7 +253,7 @@ def test_too_little_memory_to_load_is_told_as_what_passes(machine: Machine) -> N
     def opened(_version: Served) -> Loaded:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    shelf = Shelf(Opener(lambda _version: machine.need, opened, Lane, lambda: None, print), max_bytes=BUDGET)
+    shelf = Shelf(Opener(lambda _version: machine.need, opened, lane_of, lambda: None, print), max_bytes=BUDGET)
     with shelf.use(FIRST) as standing, pytest.raises(errors.Overloaded, match="too little memory"):
         standing.lane(PATIENCE)
     shelf.close()
