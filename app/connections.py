@@ -18,6 +18,14 @@ _AROUND_HEADER_BYTES = len(": \r\n")
 _UNREAD_BYTES = 256 * 1024
 """As much of a body as there may be before it is asked for. Photos are less: to stop reading, and begin again, takes
 longer than to read them."""
+_FREE_CHUNKS = 2000
+"""In so many a body may come however little is in each: to read a chunk takes as long as if it were large."""
+_LEAST_CHUNK_BYTES = 64
+"""That there are on average in the chunks beyond those."""
+_SMALL_CHUNK_BYTES = 1024
+"""Where there are less on average, the body is read one piece at a time, however many the system has of it, and whoever
+else wants the event loop, or a thread the interpreter, has it in between."""
+_REST_SECONDS = 0.004
 _HELD_BYTES = 64 * 1024
 _LINGER_SECONDS = 1.0
 """How long a connection that is to end goes on taking what comes. Where it ended at once, the system would tell the
@@ -26,8 +34,23 @@ _TOLD = 300
 """Characters of what is wrong, which may have the whole address in it."""
 
 
-class HeadTooLarge(httptools.HttpParserError):
+class _Refused(httptools.HttpParserError):
+    """What could be read, and is not taken."""
+
+    status: ClassVar[HTTPStatus]
+    code: ClassVar[str]
+
+
+class HeadTooLarge(_Refused):
     """More than there may be before and after the body of a request."""
+
+    status, code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"
+
+
+class ChunksTooSmall(_Refused):
+    """A body in more chunks than there may be for its bytes."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "chunks_too_small"
 
 
 class Connection(HttpToolsProtocol):
@@ -59,6 +82,7 @@ class Connection(HttpToolsProtocol):
         """Or in the trailers behind it."""
         self._head_bytes = 0
         """That the parser has told of the request, without its body."""
+        self._body_bytes = self._chunks = 0
         self._untold_bytes = 0
         """That came since it told anything: it keeps what it has of a header until that has ended."""
         self._last_words: bytes | None = None
@@ -87,10 +111,15 @@ class Connection(HttpToolsProtocol):
             self._refuse(httptools.HttpParserError(f"{error}: in an address, all but plain ASCII is percent-encoded"))
         except httptools.HttpParserError as error:
             self._refuse(error)
+        else:
+            if self._has_chunks_below(_SMALL_CHUNK_BYTES) and not self.flow.read_paused:
+                self.flow.pause_reading()
+                self.loop.call_later(_REST_SECONDS, self._go_on)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._is_in_head, self._head_bytes, self._untold_bytes = True, 0, 0
+        self._is_in_head = True
+        self._head_bytes = self._body_bytes = self._chunks = self._untold_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._take(len(url))
@@ -110,8 +139,17 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
             self._is_in_body = True
 
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._has_chunks_below(_LEAST_CHUNK_BYTES):
+            raise ChunksTooSmall(
+                f"a body has {_FREE_CHUNKS} chunks at the most and one more for each {_LEAST_CHUNK_BYTES} bytes of it: "
+                "send it in larger ones, or with Content-Length"
+            )
+
     def on_body(self, body: bytes) -> None:
         self._untold_bytes = 0
+        self._body_bytes += len(body)
         if self.cycle.response_complete:
             return
         self.cycle.body += body
@@ -134,6 +172,13 @@ class Connection(HttpToolsProtocol):
                 self._end()
         elif self.cycle.response_complete:  # nothing else has been asked yet
             self._await_head()
+
+    def _has_chunks_below(self, size_bytes: int) -> bool:
+        return self._chunks > _FREE_CHUNKS + self._body_bytes // size_bytes
+
+    def _go_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _is_more_coming(self) -> bool:
         return self._is_in_body or self._last_words is not None
@@ -187,8 +232,8 @@ class Connection(HttpToolsProtocol):
 
     def _refusal(self, reason: BaseException | None) -> bytes:
         status, code, detail = HTTPStatus.BAD_REQUEST, "bad_request", "this cannot be read as HTTP/1.1"
-        if isinstance(reason, HeadTooLarge):
-            status, code, detail = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", str(reason)
+        if isinstance(reason, _Refused):
+            status, code, detail = reason.status, reason.code, str(reason)
         elif isinstance(reason, httptools.HttpParserError):
             detail += f" ({str(reason)[:_TOLD]})"
         document = problems.unrouted(status, code, detail, self.url.partition(b"?")[0].decode(errors="replace"))

@@ -1,7 +1,7 @@
 """What a small request waits for while large ones are read and refused: `python -m bench.serving.beside`.
 
 One caller posts a small photo again and again, first alone and then beside another one, who does so with 200 MB of JSON
-that is of no use. A photo as large as phones make them is answered.
+that is of no use, or of chunks with hardly anything in them. A photo as large as phones make them is answered.
 """
 
 import argparse
@@ -16,7 +16,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
@@ -53,6 +55,13 @@ class Rubbish:
     """About so many bytes of it."""
     code: str
     """By which it is refused."""
+    is_in_chunks: bool = False
+    """Or else its length is said before it."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        given = {"Content-Type": "application/json"}
+        return {**given, "Transfer-Encoding": "chunked"} if self.is_in_chunks else given
 
 
 def _without_end(size: int) -> bytes:
@@ -76,12 +85,19 @@ def _fields(size: int) -> bytes:
     return b"{" + size // 6 * b'"a":1,' + b'"a":1}'
 
 
+def _in_chunks(size: int, *, of: int) -> bytes:
+    chunk = b"%x\r\n%s\r\n" % (of, of * b"a")
+    return size // len(chunk) * chunk + b"0\r\n\r\n"
+
+
 RUBBISH = (
     Rubbish("JSON without an end", "/predict", _without_end, "too_large"),
     Rubbish("one image that is too large", "/predict", _one_image, "too_large"),
     Rubbish(f"{_IMAGES} images that are none", "/predict", _images, "not_an_image"),
     Rubbish("numbers", ":predict", _numbers, "too_large"),
     Rubbish("fields", "/predict", _fields, "not_images"),
+    Rubbish("chunks of a byte", "/predict", partial(_in_chunks, of=1), "chunks_too_small", is_in_chunks=True),
+    Rubbish("chunks that nobody wants", "/none", partial(_in_chunks, of=64), "no_such_route", is_in_chunks=True),
 )
 
 
@@ -117,7 +133,7 @@ async def measure(running: Running, photo: bytes, *, seconds: float) -> list[tup
     for rubbish in RUBBISH:
         url = running.url.removesuffix("/predict") + rubbish.action
         is_over = threading.Event()
-        sending = asyncio.create_task(asyncio.to_thread(_sent, url, rubbish.make(SIZE), is_over))
+        sending = asyncio.create_task(asyncio.to_thread(_sent, url, rubbish.make(SIZE), rubbish.headers, is_over))
         calls = await load.closed_loop(small, callers=1, seconds=seconds)
         is_over.set()
         told.extend(Beside(rubbish, alone, calls, await sending).report())
@@ -129,14 +145,15 @@ async def measure(running: Running, photo: bytes, *, seconds: float) -> list[tup
     return told
 
 
-def _sent(url: str, body: bytes, is_over: threading.Event) -> Calls:
+def _sent(url: str, body: bytes, headers: dict[str, str], is_over: threading.Event) -> Calls:
     """Post the body again and again. In a thread, and by what needs the interpreter least: others time themselves."""
     parts = urlsplit(url)
     connection = HTTPConnection(parts.netloc, timeout=loader.GIVE_UP_SECONDS)
     calls, began = [], time.perf_counter()
     while not is_over.is_set():
         sent = time.perf_counter()
-        connection.request("POST", parts.path, body, {"Content-Type": "application/json"})
+        with suppress(ConnectionError):  # where the connection ends before all is sent, for the answer has come
+            connection.request("POST", parts.path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
         calls.append(Call(sent - began, time.perf_counter() - sent, answer.status, content))

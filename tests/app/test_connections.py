@@ -12,6 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from app import connections
 from app.settings import Settings
@@ -200,6 +204,67 @@ def test_what_is_said_behind_a_body_is_no_header(connection: socket.socket) -> N
     assert labels(answer(connection))
 
 
+def in_chunks(content: bytes, size: int) -> bytes:
+    """The content in chunks of so many bytes, and the end of the body."""
+    chunks = (content[begin : begin + size] for begin in range(0, len(content), size))
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 16, 60])
+def test_a_body_in_tiny_chunks_is_refused(connection: socket.socket, size: int) -> None:
+    """While they are read nobody else is answered: 256 KiB of them have 43,690 chunks of one byte."""
+    with suppress(ConnectionError):
+        connection.sendall(CHUNKED + b"%x\r\n%s\r\n" % (size, bytes(size)) * 35_000 + b"0\r\n\r\n")
+    document = refused(connection)
+
+    assert (document["status"], document["code"], document["instance"]) == (400, "chunks_too_small", PREDICT)
+    assert "Content-Length" in document["detail"]
+
+
+@pytest.mark.parametrize(("size", "length"), [(1, 1_900), (64, 2_100_000), (1024, 10_000_000)])
+def test_a_body_may_come_in_small_chunks(connection: socket.socket, size: int, length: int) -> None:
+    for _ in range(2):
+        connection.sendall(CHUNKED + in_chunks(PHOTO.ljust(length, b"\0"), size))
+        assert labels(answer(connection))
+
+
+def test_a_body_may_come_byte_by_byte_where_its_length_is_said(connection: socket.socket) -> None:
+    photo = PHOTO.ljust(3_000, b"\0")
+    connection.sendall(head(photo))
+    for byte in photo:
+        connection.sendall(bytes([byte]))
+
+    assert labels(answer(connection))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(64, ["paused", "resumed"] * 3), (1024, [])])
+def test_a_body_in_small_chunks_is_read_piece_by_piece(
+    loop: asyncio.AbstractEventLoop, size: int, expected: list[str]
+) -> None:
+    """Also one that was answered before, of which the system may have megabytes."""
+    wire = Wire()
+    config = Config(_answer_at_once, http=connections.Connection, lifespan="off", log_config=None)
+    loop.run_until_complete(_read(connections.Connection(config, ServerState(), {}, loop), wire, size))
+    assert wire.heard == expected
+
+
+async def _answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response()(scope, receive, send)
+
+
+async def _read(connection: connections.Connection, wire: "Wire", size: int) -> None:
+    connection.connection_made(wire)
+    connection.data_received(CHUNKED)
+    await asyncio.sleep(0)
+    assert wire.written
+    for _ in range(3):
+        connection.data_received(in_chunks(bytes(size * 2_500), size).removesuffix(b"0\r\n\r\n"))
+        async with asyncio.timeout(60):
+            while wire.heard[-1:] == ["paused"]:
+                await asyncio.sleep(0)
+    connection.connection_lost(ConnectionResetError())
+
+
 def test_bodies_that_do_not_come_are_given_up_before_a_server_has_stopped(tmp_path: Path) -> None:
     given = Settings(data_dir=tmp_path / "data", database_url=sqlite_url(tmp_path), threads=1)
     with serving.listening(given) as here, ExitStack() as open_:
@@ -235,12 +300,20 @@ def test_an_answer_is_sent_in_one_piece(connection: socket.socket) -> None:
 
 
 class Wire(asyncio.Transport):
-    """Takes down what is written to it, and when it is closed."""
+    """Takes down what is written to it, whether it is to read, and when it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.written: list[bytes] = []
         self.is_closed = False
+        self.heard: list[str] = []
+        """When it was to stop reading, and to go on."""
+
+    def pause_reading(self) -> None:
+        self.heard.append("paused")
+
+    def resume_reading(self) -> None:
+        self.heard.append("resumed")
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.is_closed
@@ -328,7 +401,11 @@ def test_the_answer_to_who_still_sends_when_the_connection_ends_is_not_lost(conn
     assert connection.recv(1) == b""
 
 
-@pytest.mark.parametrize("rubbish", [b"no chunk\r\n", b"0\r\nX: " + bytes(70_000)], ids=["chunk", "trailer"])
+@pytest.mark.parametrize(
+    "rubbish",
+    [b"no chunk\r\n", b"0\r\nX: " + bytes(70_000), b"1\r\nx\r\n" * 10_000],
+    ids=["chunk", "trailer", "tiny chunks"],
+)
 def test_a_request_that_was_answered_before_its_body_gets_no_second_answer(
     connection: socket.socket, rubbish: bytes
 ) -> None:
