@@ -52,6 +52,14 @@ def test_servers_that_are_stopped_finish_what_they_accepted(tmp_path: Path) -> N
         assert int(service[1]) > DRAIN_SECONDS
 
 
+def test_who_sends_a_body_too_slowly_is_told_so_by_the_service_before_the_proxy_ends_the_connection(
+    tmp_path: Path,
+) -> None:
+    patience = re.search(r"^client_body_timeout (\d+)s;$", (ROOT / "proxy.conf").read_text(), re.MULTILINE)
+    assert patience is not None
+    assert int(patience[1]) >= Settings(data_dir=tmp_path).predict_body_seconds + 15
+
+
 def test_a_container_for_predictions_is_healthy_once_it_has_what_it_keeps_in_memory() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     service = re.search(r"^  predict:\n((?:    .*\n)+)", compose, re.MULTILINE)
