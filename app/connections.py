@@ -47,6 +47,12 @@ class HeadTooLarge(_Refused):
     status, code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"
 
 
+class HeadTooSlow(_Refused):
+    """A head of which not all comes in the time there is."""
+
+    status, code = HTTPStatus.REQUEST_TIMEOUT, "too_slow"
+
+
 class ChunksTooSmall(_Refused):
     """A body in more chunks than there may be for its bytes."""
 
@@ -58,8 +64,8 @@ class Connection(HttpToolsProtocol):
     answered as any other. The parser takes all that follows its head for the other protocol, its body among it.
 
     Ends where the head of a request does not come, however much of it does: clients that never ask anything would take
-    the place of those that do. It ends also, with a problem document, where a head is larger than any has to be, and
-    where what comes is no request.
+    the place of those that do. With a problem document where some of it has come, where a head is larger than any has
+    to be, where a body comes in chunks that are too small, and where what comes is no request.
     """
 
     head_seconds: ClassVar[float] = 30.0
@@ -185,7 +191,14 @@ class Connection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._stop_waiting()
-        self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+        self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        """No head has come."""
+        if self._is_in_head:
+            self._refuse(HeadTooSlow(f"the head of the request did not arrive within {self.head_seconds:g} s"))
+        else:
+            self.transport.close()
 
     def _stop_waiting(self) -> None:
         if self._head_timer is not None:

@@ -384,6 +384,21 @@ def test_a_connection_on_which_no_request_comes_is_closed(connection: socket.soc
     assert ends(connection, sending=sending)
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"], ids=["first", "second"])
+def test_who_sends_a_head_too_slowly_is_told_so(connection: socket.socket, before: bytes) -> None:
+    if before:
+        connection.sendall(before)
+        assert answer(connection)[0] == 200
+    connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: here\r\nX-Lo")
+    document = refused(connection)
+
+    assert (document["status"], document["code"], document["instance"]) == (408, "too_slow", "/readyz")
+
+
+def test_who_asks_nothing_is_told_nothing(connection: socket.socket) -> None:
+    assert connection.recv(1) == b""
+
+
 @pytest.mark.parametrize("path", ["/v1/models/insects/none", PREDICT])
 def test_a_connection_on_which_no_second_request_comes_is_closed(connection: socket.socket, path: str) -> None:
     connection.sendall(head(bytes(10_000_000), path=path).replace(b"image/jpeg", b"image/none"))
