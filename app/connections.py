@@ -30,6 +30,8 @@ _HELD_BYTES = 64 * 1024
 _LINGER_SECONDS = 1.0
 """How long a connection that is to end goes on taking what comes. Where it ended at once, the system would tell the
 other side so, which may drop the answer that it has not read: RFC 9112, 9.6."""
+_GRACE_SECONDS = 0.2
+"""That a connection of a process which is to stop has for the head of a request that is on its way."""
 _TOLD = 300
 """Characters of what is wrong, which may have the whole address in it."""
 
@@ -91,6 +93,7 @@ class Connection(HttpToolsProtocol):
         self._body_bytes = self._chunks = 0
         self._untold_bytes = 0
         """That came since it told anything: it keeps what it has of a header until that has ended."""
+        self._is_stopping = False
         self._last_words: bytes | None = None
         """What is to be said, once all before it have their answers, of what is no request; nothing behind it is
         read."""
@@ -144,6 +147,8 @@ class Connection(HttpToolsProtocol):
             self._stop_waiting()
             super().on_headers_complete()
             self._is_in_body = True
+            if self._is_stopping:
+                self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -178,6 +183,15 @@ class Connection(HttpToolsProtocol):
                 self._end()
         elif self.cycle.response_complete:  # nothing else has been asked yet
             self._await_head()
+
+    def shutdown(self) -> None:
+        """End once what was asked is answered; what has been asked nothing yet, or is being asked, in a moment."""
+        if self.cycle is None or (self._is_in_head and self.cycle.response_complete):
+            self._is_stopping = True
+            self._stop_waiting()
+            self._head_timer = self.loop.call_later(_GRACE_SECONDS, self.transport.close)
+        else:
+            super().shutdown()
 
     def _has_chunks_below(self, size_bytes: int) -> bool:
         return self._chunks > _FREE_CHUNKS + self._body_bytes // size_bytes

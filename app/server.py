@@ -6,10 +6,12 @@ import gc
 import logging
 import math
 import resource
+import selectors
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from types import FrameType
 
 import uvicorn
@@ -30,6 +32,11 @@ _OPEN_FILES = 65_536
 
 _ANSWERED = 0.95
 """The part of the time there is to stop after which predictions that are not answered are told so."""
+
+_ACCEPT_SECONDS = 2.0
+"""How long a process that is to stop accepts connections if there are always more."""
+_TURNS = 3
+"""Of the event loop, in which it makes a connection of what it has accepted, and reads what that brought."""
 
 _PARTS: dict[str, Callable[[], FastAPI]] = {
     "all": applications.create,
@@ -102,7 +109,22 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._arrivals.end_in(self._drain_seconds / 2)
         self._answers.end_in(self._drain_seconds * _ANSWERED)
+        await self._take_in_what_waits()
         await super().shutdown(sockets)
+
+    async def _take_in_what_waits(self) -> None:
+        """Read what the system has taken for a process that was busy: it would reset the connections."""
+        now = asyncio.get_running_loop().time
+        end = now() + _ACCEPT_SECONDS
+        with selectors.DefaultSelector() as waiting:
+            for listener in chain.from_iterable(server.sockets for server in self.servers):
+                waiting.register(listener, selectors.EVENT_READ)
+            while waiting.select(timeout=0) and now() < end:
+                await asyncio.sleep(0)  # in which one is accepted
+        for server in self.servers:
+            server.close()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
 
 def build(app: FastAPI, *, host: str = address.HOST, port: int = 0, drain_seconds: int = DRAIN_SECONDS) -> Server:

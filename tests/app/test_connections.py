@@ -243,9 +243,14 @@ def test_a_body_in_small_chunks_is_read_piece_by_piece(
 ) -> None:
     """Also one that was answered before, of which the system may have megabytes."""
     wire = Wire()
-    config = Config(_answer_at_once, http=connections.Connection, lifespan="off", log_config=None)
-    loop.run_until_complete(_read(connections.Connection(config, ServerState(), {}, loop), wire, size))
+    loop.run_until_complete(_read(answering(loop), wire, size))
     assert wire.heard == expected
+
+
+def answering(loop: asyncio.AbstractEventLoop) -> connections.Connection:
+    """One whose requests are all answered before their bodies are read."""
+    config = Config(_answer_at_once, http=connections.Connection, lifespan="off", log_config=None)
+    return connections.Connection(config, ServerState(), {}, loop)
 
 
 async def _answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
@@ -263,6 +268,49 @@ async def _read(connection: connections.Connection, wire: "Wire", size: int) -> 
             while wire.heard[-1:] == ["paused"]:
                 await asyncio.sleep(0)
     connection.connection_lost(ConnectionResetError())
+
+
+@pytest.mark.parametrize("before", [[], [head(), PHOTO]], ids=["new", "used"])
+@pytest.mark.parametrize("first", [0, 30], ids=["nothing", "part"])
+def test_a_request_that_is_on_its_way_when_a_process_is_to_stop_is_the_last_one(
+    loop: asyncio.AbstractEventLoop, before: list[bytes], first: int
+) -> None:
+    """But not one on a connection that has been used and is idle, of which there may be many."""
+    wire = Wire()
+    loop.run_until_complete(_stop(answering(loop), wire, before, first))
+    assert wire.is_closed
+    assert b"connection: close\r\n" in wire.written[-1] or (before and not first)
+
+
+async def _stop(connection: connections.Connection, wire: "Wire", before: list[bytes], first: int) -> None:
+    connection.connection_made(wire)
+    for data in before:
+        connection.data_received(data)
+    await asyncio.sleep(0)
+    assert len(wire.written) == len(before) // 2
+    connection.data_received(head()[:first])
+    connection.shutdown()
+    if not wire.is_closed:
+        connection.data_received(head()[first:] + PHOTO)
+        await asyncio.sleep(0)
+    connection.connection_lost(ConnectionResetError())
+
+
+def test_a_connection_on_which_nothing_is_asked_any_more_is_closed_when_a_process_stops(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    wire = Wire()
+    connection = answering(loop)
+
+    async def stop() -> None:
+        connection.connection_made(wire)
+        connection.shutdown()
+        async with asyncio.timeout(60):
+            while not wire.is_closed:
+                await asyncio.sleep(0)
+
+    loop.run_until_complete(stop())
+    assert not wire.written
 
 
 def test_bodies_that_do_not_come_are_given_up_before_a_server_has_stopped(tmp_path: Path) -> None:

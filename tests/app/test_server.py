@@ -1,19 +1,25 @@
 """The process that answers requests."""
 
 import resource
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from app import server
+from app.arrivals import Arrivals
 from app.doorbell import SilentDoorbell
+from app.endings import Ending
 from app.main import assemble
 from app.settings import Settings
 from tests.app import serving
@@ -72,6 +78,40 @@ def test_a_connection_waits_for_its_next_request_as_long_as_for_any_head(tmp_pat
     settings = Settings(data_dir=tmp_path, request_head_seconds=seconds)
 
     assert server.build(assemble(settings, SilentDoorbell())).config.timeout_keep_alive > seconds
+
+
+def test_requests_that_the_system_has_taken_for_a_busy_process_are_answered_when_it_stops(tmp_path: Path) -> None:
+    app, is_busy, is_over = FastAPI(), threading.Event(), threading.Event()
+    app.state.settings, app.state.arrivals = Settings(data_dir=tmp_path), Arrivals(max_seconds=60)
+    app.state.start, app.state.answers = Ending(), Ending()
+
+    @app.get("/busy")
+    async def busy() -> None:  # keeps the event loop to itself
+        is_busy.set()
+        assert is_over.wait(60)
+        time.sleep(0.2)  # twice as long as servers take to look whether they are to stop
+
+    @app.get("/")
+    async def answer() -> None:
+        """Nothing."""
+
+    running = server.build(app, drain_seconds=60)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as open_:
+
+        def ask(path: str) -> socket.socket:
+            asked = open_.enter_context(socket.create_connection(listener.getsockname(), timeout=60))
+            asked.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+            return asked
+
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        asked = [ask("/busy")]
+        assert is_busy.wait(60)
+        asked += [ask("/") for _ in range(20)]
+        running.should_exit = True
+        is_over.set()
+        assert {each.recv(12) for each in asked} == {b"HTTP/1.1 200"}
+        thread.join()
 
 
 def test_what_cannot_be_answered_before_the_end_is_told_so(tmp_path: Path) -> None:
