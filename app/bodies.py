@@ -14,6 +14,7 @@ from typing import IO, Any
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import JsonValue
 from starlette.concurrency import run_in_threadpool
@@ -232,6 +233,11 @@ def too_large(max_bytes: int, what: str = "the body", *, image: int | None = Non
     return errors.TooLarge(f"{what} is over the limit of {max_bytes} bytes", detail=detail)
 
 
+def not_json(reason: str) -> errors.Invalid:
+    """That the body is no JSON."""
+    return errors.Invalid(f"the body cannot be read as JSON in UTF-8: {reason}", code="broken_json")
+
+
 class JsonRoute(APIRoute):
     """A route whose body is a small JSON document, refused beyond a mebibyte, or when it does not come, before it is
     parsed."""
@@ -247,7 +253,12 @@ class JsonRoute(APIRoute):
             except HTTPException as error:
                 if error.status_code != HTTPStatus.BAD_REQUEST:
                     raise
-                raise errors.Invalid("the body cannot be read as JSON in UTF-8", code="broken_json") from error
+                raise not_json(str(error.__cause__)) from error
+            except RequestValidationError as error:
+                first = error.errors()[0]
+                if first["type"] != "json_invalid":
+                    raise
+                raise not_json(f"{first['ctx']['error']} at character {first['loc'][1]}") from error
 
         return limited
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app import errors
+from app import bodies, errors
 from app.predictions import texts
 from app.predictions.asking import wrong
 from app.settings import Settings
@@ -32,7 +32,7 @@ def decoded(raw: bytes | memoryview, decoder: "msgspec.json.Decoder[T]", *, with
         steps = [int(place) if place.isdigit() else name or place for name, place in _STEP.findall(path)]
         raise wrong(("body", *within, *steps), found["message"] if found else str(error), "wrong_type") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.Invalid(f"the body cannot be read as JSON in UTF-8: {error}", code="broken_json") from error
+        raise bodies.not_json(str(error)) from error
 
 
 def is_there(raw: msgspec.Raw) -> bool:

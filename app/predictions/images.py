@@ -40,11 +40,13 @@ def too_many(settings: Settings) -> errors.TooLarge:
 
 @contextmanager
 def of_body() -> Iterator[None]:
-    """Inside, what pydantic finds wrong is told as being in the body."""
+    """Inside, what pydantic finds wrong is told as being in the body, and `Invalid` raised for what is no JSON."""
     try:
         yield
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
+        if found[0]["type"] == "json_invalid":
+            raise bodies.not_json(found[0]["msg"].removeprefix("Invalid JSON: ")) from error
         raise RequestValidationError([{**entry, "loc": ("body", *entry["loc"])} for entry in found]) from error
 
 

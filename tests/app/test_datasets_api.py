@@ -126,6 +126,17 @@ def test_unknown_and_wrong_fields_are_named(http: TestClient) -> None:
     assert "body.colour: no such field" in answer["detail"]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"{", "enclosed in double quotes at character 1"), (b'"\xff"', "'utf-8' codec"), (b"1" * 5_000, "4300 digits")],
+)
+def test_what_is_no_json_is_told_so(http: TestClient, content: bytes, reason: str) -> None:
+    told = problem(http.post("/v1/datasets", content=content, headers={"Content-Type": "application/json"}), 422)
+
+    assert told["code"] == "broken_json"
+    assert reason in told["detail"]
+
+
 def test_every_error_is_a_problem_document(http: TestClient) -> None:
     assert problem(http.get("/nowhere"), 404)["code"] == "no_such_route"
     refused = http.put("/v1/datasets")
@@ -138,8 +149,6 @@ def test_every_error_is_a_problem_document(http: TestClient) -> None:
     assert told["detail"] == "PUT is not possible at /v1/datasets, only GET and POST are"
     assert problem(http.get("/v1/plans"), 405)["detail"] == "GET is not possible at /v1/plans, only POST is"
     assert problem(http.post("/static-offline-docs/swagger-ui.css"), 405)["allowed"] == ["GET", "HEAD"]
-    broken = http.post("/v1/datasets", content=b"{", headers={"Content-Type": "application/json"})
-    assert problem(broken, 422)["code"] == "invalid_request"
     large = http.post("/v1/datasets", content=b"[" + b"1," * 600_000, headers={"Content-Type": "application/json"})
     assert problem(large, 413)["status"] == 413
 
