@@ -112,8 +112,9 @@ def timeout_seconds(request: Request, settings: Settings) -> float:
 
 def number(text: str, location: Sequence[str | int], *, least: float, most: float) -> float:
     """`text` as a number of that range. Raises `RequestValidationError`."""
+    is_python = "_" in text or not text.isascii()  # of which it makes numbers, as hardly anybody else does
     try:
-        value = float(text)
+        value = math.nan if is_python else float(text)
     except ValueError:
         value = math.nan
     if not least <= value <= most:

@@ -168,7 +168,9 @@ def test_requests_that_are_wrong_as_a_whole_are_refused_by_every_route(http: htt
     assert code(413, content=iter([large]), headers={"Content-Type": "application/json"}) == "too_large"
 
 
-@pytest.mark.parametrize("query", ["top_k=0", "top_k=-1", "top_k=many", "threshold=2", "threshold=nan"])
+@pytest.mark.parametrize(
+    "query", ["top_k=0", "top_k=-1", "top_k=many", "threshold=2", "threshold=nan", "threshold=0_1", "threshold=%D9%A0"]
+)
 def test_parameters_out_of_range_are_refused_with_their_place(http: httpx.Client, query: str) -> None:
     headers = {"Content-Type": "image/jpeg"}
     document = problem(http.post(f"/v1/models/insects/predict?{query}", content=PHOTO, headers=headers), 422)
