@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from app import errors, storage
 from app.controlgroups import ControlGroups
 from app.db import Database
+from app.experiments import service as experiments
 from app.jobs import leases
 from app.jobs.events import Line
 from app.jobs.leases import Claim, Failure
@@ -123,8 +124,7 @@ class _Attempt:
             with self._database.read() as session:
                 work = self._kind.prepare(session, self._claim, self._settings, self._files)
         except errors.GraftError as error:
-            failure = messages.failure(error)
-            self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
+            self._fail(messages.failure(error))
             return
         connection, process = self._forkserver.start(
             entry.main,
@@ -240,7 +240,7 @@ class _Attempt:
             case Done(outcome):
                 self._publish(outcome)
             case Failed(failure):
-                self._end(lambda session, now: leases.fail(session, self._claim, failure, now=now))
+                self._fail(failure)
             case GaveUp() if state == "pausing":
                 self._confirm_pause()
             case GaveUp() | Lost() | None if self._stopping.is_set():
@@ -257,6 +257,13 @@ class _Attempt:
             case _:
                 out_of_memory = ControlGroups().memory_kills() > self._memory_kills
                 self.give_back(_crash(exit_code, out_of_memory=out_of_memory), counts=True)
+
+    def _fail(self, failure: Failure) -> None:
+        def fail(session: Session, now: datetime) -> None:
+            leases.fail(session, self._claim, failure, now=now)
+            experiments.call_off(session, [self._claim.job_id], now=now)
+
+        self._end(fail)
 
     def give_back(self, failure: Failure, *, counts: bool) -> None:
         """End the attempt without a result, for another one to come where one is left."""
@@ -290,7 +297,11 @@ class _Attempt:
 
     def _release(self, failure: Failure, counts: bool) -> str:
         with self._database.write() as session:
-            return leases.release(session, self._claim, failure, counts=counts, now=self._database.now(session))
+            now = self._database.now(session)
+            state = leases.release(session, self._claim, failure, counts=counts, now=now)
+            if state == "failed":
+                experiments.call_off(session, [self._claim.job_id], now=now)
+            return state
 
     def _end(self, end: Callable[[Session, datetime], None]) -> None:
         self._patiently(lambda: self._write(end))

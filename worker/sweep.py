@@ -20,6 +20,7 @@ from app import idempotency, storage
 from app.datasets.tables import Dataset, Import
 from app.db import Database, new_id, utc_now
 from app.doorbell import Doorbell
+from app.experiments import service as experiments
 from app.jobs import leases, removals
 from app.jobs.schemas import ENDED
 from app.jobs.service import GPU_QUEUE
@@ -94,8 +95,10 @@ class Sweeper:
             leases.saw_worker(
                 session, self._worker_id, self._queues, weights=weights, started_at=self._started_at, now=now
             )
-            for job_id in leases.fail_out_of_attempts(session, now=now):
+            ended = leases.fail_out_of_attempts(session, now=now)
+            for job_id in ended:
                 logger.warning("job %s: its worker went silent and no attempt is left", job_id)
+            experiments.call_off(session, ended, now=now)
             waiting = leases.due(session, now=now, ring_again_seconds=self._settings.ring_again_seconds)
             idempotency.forget(session, before=now - _KEYS_LAST)
             for optimisation_id in serving.forget_unserved(session, before=now - _UNSERVED_LAST):

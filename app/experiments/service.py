@@ -102,8 +102,29 @@ def find(session: Session, experiment_id: str) -> Experiment:
 
 def is_arm(session: Session, dataset_id: str, job_id: str) -> bool:
     """Whether this training of the dataset is one of control runs."""
-    rows = session.scalars(select(Experiment).where(Experiment.dataset_id == dataset_id))
-    return any(job_id in row.arms.values() for row in rows)
+    return any(job_id in row.arms.values() for row in _of_dataset(session, dataset_id))
+
+
+def _of_dataset(session: Session, dataset_id: str) -> Sequence[Experiment]:
+    return session.scalars(select(Experiment).where(Experiment.dataset_id == dataset_id)).all()
+
+
+def call_off(session: Session, ended: Collection[str], *, now: datetime) -> None:
+    """Cancel the runs that wait or go on of experiments which need another that is among the jobs `ended`, and has
+    failed."""
+    failed = select(Job.id, Job.dataset_id).where(Job.id.in_(ended), Job.kind == "train", Job.state == "failed")
+    for job_id, dataset_id in session.execute(failed).all():
+        for row in _of_dataset(session, dataset_id):
+            for arm in verdict.needed(row.arms):
+                if row.arms[arm] == job_id:
+                    _call_off_others(session, row, arm, now=now)
+
+
+def _call_off_others(session: Session, row: Experiment, failed: Arm, *, now: datetime) -> None:
+    why = f"{verdict.NAMES[failed]} failed (job {row.arms[failed]}), without which there is no verdict"
+    for arm, job_id in row.arms.items():
+        if arm != failed:
+            jobs.call_off(session, job_id, why=why, now=now)
 
 
 def newest_first(session: Session, *, limit: int, after: str | None) -> Sequence[Experiment]:
@@ -150,9 +171,12 @@ def _ends(session: Session, job_ids: Collection[str]) -> dict[str, _End]:
             evaluation["right"].as_string(),
         ).where(ModelVersion.job_id.in_(job_ids))
     )
-    runs = {job_id: Run((), _score(images, accuracy), right) for job_id, images, accuracy, right in made}
+    runs = {job_id: Run((), _score(images, accuracy), right, job_id=job_id) for job_id, images, accuracy, right in made}
     found = session.execute(select(Job.id, Job.state, Job.model_name).where(Job.id.in_(job_ids)))
-    return {job_id: _End(state, str(model), runs.get(job_id, Run((), None))) for job_id, state, model in found}
+    return {
+        job_id: _End(state, str(model), runs.get(job_id, Run((), None, job_id=job_id, state=state)))
+        for job_id, state, model in found
+    }
 
 
 def _curves(session: Session, job_ids: Collection[str]) -> dict[str, tuple[Point, ...]]:
@@ -201,7 +225,7 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
         curve=list(curve),
     )
     right = None if made is None else made.evaluation.get("right")
-    return Found(read, Run(curve, score, right, is_chosen))
+    return Found(read, Run(curve, score, right, is_chosen, job.id, job.state))
 
 
 def _epochs(job: Job) -> int | None:

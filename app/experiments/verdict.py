@@ -1,6 +1,6 @@
 """What control runs say: a function of the curves and the final scores alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +20,7 @@ chance more often than 1 time in 20 (the sign test, which is exact where interva
 CLEARLY = 1.5
 """By how much more time than fine-tuning scratch is given to get as far, before it counts as slower."""
 
-_NAMES: dict[Arm, str] = {
+NAMES: dict[Arm, str] = {
     "probe": "the linear classifier on fixed features",
     "fine_tune": "fine-tuning",
     "scratch": "training from scratch",
@@ -49,6 +49,9 @@ class Run:
     """Which images it was right for, as in `Evaluation.right`; None where that was not kept."""
     is_chosen: bool | None = None
     """Whether the validation images also decided which of several networks was kept; None where that is not known."""
+    job_id: str = ""
+    state: str = "succeeded"
+    """Of its job."""
 
 
 @described
@@ -152,19 +155,28 @@ def settled(runs: Mapping[Arm, Run]) -> Finding | None:
     return _finding(main, race=None) if main.is_shown else None
 
 
+def needed(arms: Collection[str]) -> tuple[Arm, ...]:
+    """Those of `arms` without which nothing comes of the others."""
+    if all(arm in arms for arm in _COMPARED):
+        return _COMPARED
+    return tuple(arm for arm in ARMS if arm in arms)
+
+
 def _about_missing(runs: Mapping[Arm, Run]) -> Iterator[str]:
-    left_out = [_NAMES[arm] for arm in _COMPARED if arm not in runs]
+    left_out = [NAMES[arm] for arm in _COMPARED if arm not in runs]
     if left_out:
         yield (
             f"There is no verdict, for {' and '.join(left_out)} was left out: "
             f"begin an experiment with the arms {' and '.join(_COMPARED)}."
         )
         return
-    failed = [_NAMES[arm] for arm in _COMPARED if arm in runs and runs[arm].score is None]
-    if failed:
+    missing = [arm for arm in _COMPARED if runs[arm].score is None]
+    if missing:
+        told = [f"{NAMES[arm]} {'was ' * (runs[arm].state == 'cancelled')}{runs[arm].state}" for arm in missing]
+        retried = [f"graft retry {run.job_id}" for run in runs.values() if run.score is None]
+        once = "these have" if len(retried) > 1 else "this has"
         yield (
-            f"There is no verdict, for {' and '.join(failed)} failed or was cancelled: "
-            "retry its job, and the verdict is there once that has ended."
+            f"There is no verdict, for {' and '.join(told)}. It is there once {once} ended well: {', '.join(retried)}."
         )
 
 
@@ -278,7 +290,7 @@ def _about_choice(runs: Mapping[Arm, Run]) -> Iterator[str]:
     for arm in ARMS:
         if arm in runs and runs[arm].is_chosen:
             yield (
-                f"Of {_NAMES[arm]} several networks were at hand, and the images that it is judged by decided which "
+                f"Of {NAMES[arm]} several networks were at hand, and the images that it is judged by decided which "
                 "was kept: that flatters it a little, so a difference in its favour that is just shown may be less."
             )
 

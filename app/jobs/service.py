@@ -248,10 +248,18 @@ def newest_first(
 
 def cancel(session: Session, job_id: str, *, now: datetime) -> Job:
     """Cancel at once what waits; ask the worker to stop what runs. Raises `Conflict` for a job that has ended."""
-    cancelled = Step("cancelled", Line("cancelled", {}), {"finished_at": now})
-    asked = Step("cancelling", Line("cancel_requested", {}))
-    steps = {"queued": cancelled, "paused": cancelled, "running": asked, "pausing": asked, "finishing": asked}
-    return go(session, job_id, steps, fine=("cancelling", "cancelled"), now=now)
+    return go(session, job_id, _cancelling({}, now=now), fine=("cancelling", "cancelled"), now=now)
+
+
+def call_off(session: Session, job_id: str, *, why: str, now: datetime) -> Job:
+    """Cancel a job that nobody has use for any more, and say `why` in its history; one that has ended stays so."""
+    return go(session, job_id, _cancelling({"message": why}, now=now), fine=("cancelling", *ENDED), now=now)
+
+
+def _cancelling(told: Mapping[str, Any], *, now: datetime) -> Mapping[str, "Step"]:
+    cancelled = Step("cancelled", Line("cancelled", told), {"finished_at": now})
+    asked = Step("cancelling", Line("cancel_requested", told))
+    return {"queued": cancelled, "paused": cancelled, "running": asked, "pausing": asked, "finishing": asked}
 
 
 def pause(session: Session, job_id: str, *, now: datetime) -> Job:

@@ -8,8 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.db import Database
+from app.experiments import service
 from app.jobs import leases
 from app.jobs.events import Line
+from app.jobs.leases import Failure
 from app.models import service as models
 from app.models.service import NewModelVersion
 from tests.app.conftest import NOW, Bell
@@ -221,8 +223,8 @@ def test_a_run_that_was_cancelled_leaves_the_verdict_open(http: TestClient, vers
     assert told["arms"]["scratch"]["state"] == "cancelled"
     assert told["verdict"]["finding"] == "open"
     assert told["verdict"]["reasons"] == [
-        "There is no verdict, for training from scratch failed or was cancelled: retry its job, and the verdict is "
-        "there once that has ended."
+        "There is no verdict, for training from scratch was cancelled. It is there once this has ended well: "
+        f"graft retry {found['arms']['scratch']['job_id']}."
     ]
 
 
@@ -315,3 +317,62 @@ def test_what_is_not_there_is_said(http: TestClient) -> None:
     assert problem(http.get("/v1/experiments/exp_0"), 404)["code"] == "experiment_not_found"
     assert problem(http.get("/v1/experiments/exp_0/chart.svg"), 404)["code"] == "experiment_not_found"
     assert problem(http.post("/v1/experiments", json=wanted("nothing")), 404)["code"] == "dataset_not_found"
+
+
+def fail(database: Database, job_id: str) -> None:
+    """What a worker does with a run that comes to nothing."""
+    with database.write() as session:
+        claim = leases.claim(session, job_id, now=NOW, lease_seconds=30)
+        assert claim is not None
+        leases.fail(session, claim, Failure("weights_unavailable", "no usable weights", {}), now=NOW)
+        service.call_off(session, [job_id], now=NOW)
+
+
+def states(http: TestClient, experiment_id: str) -> dict[str, str]:
+    arms = http.get(f"/v1/experiments/{experiment_id}").json()["arms"]
+    return {arm: read["state"] for arm, read in arms.items()}
+
+
+def test_runs_without_a_use_are_called_off_when_one_that_the_verdict_needs_fails(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    found, other = created(http, versioned), created(http, versioned, model="other")
+    jobs = {arm: read["job_id"] for arm, read in found["arms"].items()}
+    fail(database, jobs["probe"])
+    assert states(http, found["id"]) == {"probe": "failed", "fine_tune": "queued", "scratch": "queued"}
+    with database.write() as session:
+        assert leases.claim(session, jobs["scratch"], now=NOW, lease_seconds=30)  # by another worker
+    fail(database, jobs["fine_tune"])
+
+    assert states(http, found["id"]) == {"probe": "failed", "fine_tune": "failed", "scratch": "cancelling"}
+    assert set(states(http, other["id"]).values()) == {"queued"}
+    told = http.get(f"/v1/jobs/{jobs['scratch']}/events").json()["data"][-1]
+    assert told["type"] == "cancel_requested"
+    assert told["data"]["message"] == (
+        f"fine-tuning failed (job {jobs['fine_tune']}), without which there is no verdict"
+    )
+
+
+def test_runs_that_came_to_nothing_are_named_with_the_commands_that_retry_them(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    found = created(http, versioned)
+    jobs = {arm: read["job_id"] for arm, read in found["arms"].items()}
+    end(database, found["arms"]["probe"], [0.9])
+    fail(database, jobs["fine_tune"])
+    assert states(http, found["id"])["scratch"] == "cancelled"
+    assert http.get(f"/v1/experiments/{found['id']}").json()["verdict"]["reasons"] == [
+        "There is no verdict, for fine-tuning failed and training from scratch was cancelled. It is there once these "
+        f"have ended well: graft retry {jobs['fine_tune']}, graft retry {jobs['scratch']}."
+    ]
+
+    for arm in ("fine_tune", "scratch"):
+        assert http.post(f"/v1/jobs/{jobs[arm]}/retry").status_code == 202
+        end(database, found["arms"][arm], [0.5])
+    assert http.get(f"/v1/experiments/{found['id']}").json()["verdict"]["finding"] == "no_difference"
+
+
+def test_of_two_arms_neither_is_of_use_without_the_other(http: TestClient, versioned: str, database: Database) -> None:
+    found = created(http, versioned, arms=["probe", "scratch"])
+    fail(database, found["arms"]["probe"]["job_id"])
+    assert states(http, found["id"]) == {"probe": "failed", "scratch": "cancelled"}

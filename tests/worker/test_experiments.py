@@ -1,6 +1,7 @@
 """Control runs from the request to the verdict, carried out by a worker."""
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from app.db import Database, utc_now
 from app.experiments import service
 from app.experiments.schemas import ExperimentCreate
-from app.jobs import events
+from app.experiments.verdict import ARMS, Arm
+from app.jobs import events, leases
 from app.jobs import service as service_of_jobs
 from app.jobs.tables import JobEvent
 from app.recipe import Recipe
@@ -18,6 +20,7 @@ from tests import factories
 from tests.worker.conftest import Desk
 from worker.forkserver import Forkserver
 from worker.runner import Runner
+from worker.sweep import Sweeper
 
 
 def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
@@ -69,6 +72,38 @@ def test_probe_fine_tuning_and_scratch_give_curves_and_a_verdict(
         images = found.arms[difference.first].images
         assert images is not None
         assert round(difference.accuracy * images) == difference.first_only - difference.second_only
+
+
+def test_a_network_without_weights_at_hand_does_not_keep_the_worker_busy_with_scratch(
+    desk: Desk, runner: Runner, dataset_id: str
+) -> None:
+    jobs = _queued(desk, dataset_id, backbone="resnet18")
+    assert [runner.run(jobs[arm]) for arm in ("probe", "fine_tune", "scratch")] == [True, True, False]
+    assert [desk.job(job_id).state for job_id in jobs.values()] == ["failed", "failed", "cancelled"]
+
+
+def test_runs_are_called_off_where_the_worker_of_one_that_the_verdict_needs_went_silent(
+    desk: Desk, database: Database, files: Storage, settings: Settings, forkserver: Forkserver, dataset_id: str
+) -> None:
+    jobs = _queued(desk, dataset_id, backbone="formnet")
+    with database.write() as session:
+        assert leases.claim(session, jobs["fine_tune"], now=utc_now() - timedelta(hours=1), lease_seconds=1)
+    Sweeper(database, files, settings, Silent(), ["cpu"], forkserver).sweep()
+    assert [desk.job(job_id).state for job_id in jobs.values()] == ["cancelled", "failed", "cancelled"]
+
+
+class Silent:
+    """A bell that nobody hears."""
+
+    def ring(self, queue: str, job_id: str) -> None:
+        del queue, job_id
+
+
+def _queued(desk: Desk, dataset_id: str, *, backbone: str) -> Mapping[Arm, str]:
+    wanted = ExperimentCreate(dataset=dataset_id, model="control", backbone=backbone)
+    with desk.database.write() as session:
+        row, _ = service.create(session, wanted, max_activation_bytes=factories.ROOM, max_attempts=1, now=utc_now())
+        return {arm: row.arms[arm] for arm in ARMS}
 
 
 def _features(history: Iterable[JobEvent]) -> Mapping[str, Any]:
