@@ -165,7 +165,7 @@ def _is_last_retry(claim: Claim) -> bool:
 
 
 def _memory_kills(session: Session, job_id: str) -> int:
-    ends = events.of_type(session, job_id, leases.ATTEMPT_ENDED)
+    ends = events.of_types(session, job_id, [leases.ATTEMPT_ENDED])
     killed = [event.data["detail"] for event in ends if event.data["detail"].get("signal") == "SIGKILL"]
     certain = len([detail for detail in killed if detail.get(OUT_OF_MEMORY)])
     # One other may be somebody's will, after which a training is to end as if it had never stopped.

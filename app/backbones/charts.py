@@ -25,6 +25,7 @@ _LARGEST_RADIUS = 24.0
 _SMALLEST_RADIUS = 3.2
 _NAMES_AT_MOST = 40
 _LONGEST = 26
+_MOST_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,21 @@ def decades(values: Sequence[float]) -> list[float]:
     first = max(step for step in steps if step <= low)
     last = min(step for step in steps if step >= high)
     return [step for step in steps if first <= step <= last]
+
+
+def even(most: float, *, least: float) -> list[float]:
+    """At most seven numbers in even steps, of `least` or more, from 0 to `most` or a little beyond."""
+    sizes = (digit * 10.0**power for power in range(math.floor(math.log10(least)), 10) for digit in (1, 2, 5))
+    step = next(size for size in sizes if size >= least and most / size <= _MOST_STEPS)
+    return [step * number for number in range(max(1, math.ceil(most / step)) + 1)]
+
+
+def percents(values: Sequence[float]) -> list[float]:
+    """Multiples of 5, 10 or 20 between which all `values`, in %, lie; of none, 0 to 100."""
+    low, high = min(values, default=0.0), max(values, default=100.0)
+    step = next(step for step in (5, 10, 20) if (high - low) / step < _MOST_STEPS)
+    first = math.floor(low / step)
+    return [float(step * number) for number in range(first, max(math.ceil(high / step), first + 1) + 1)]
 
 
 def steps(values: Sequence[float]) -> list[float]:

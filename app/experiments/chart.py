@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from app.backbones.charts import Axis, Tick
+from app.backbones.charts import Axis, Tick, even, percents
 from app.backbones.pages import environment
 from app.experiments.schemas import ArmRead, ExperimentRead
 from app.experiments.verdict import Arm, Finding, Point
@@ -33,7 +33,6 @@ _NOTHING_DRAWN = 16.0
 """What is in place of panels that would be empty."""
 _LEFT, _RIGHT = (76.0, 600.0), (716.0, 1240.0)
 _ROUND = (1.0, 2.0, 5.0)
-_MOST_TICKS = 6
 _LETTERS_A_LINE = 170
 
 
@@ -134,7 +133,7 @@ def _across(drawn: Mapping[Arm, ArmRead]) -> Iterable[Across]:
     seconds += [read.seconds for read in drawn.values() if read.accuracy is not None]
     yield Across(
         "epochs",
-        Axis(_even(max(epochs)), *_LEFT, float),
+        Axis(even(max(epochs), least=1), *_LEFT, float),
         lambda point: float(point.epoch),
         lambda read: float(read.curve[-1].epoch),
     )
@@ -177,17 +176,7 @@ def _upward(arms: Sequence[ArmRead], top: float) -> Axis:
     """Accuracy in %, from a round figure below the lowest to one above the highest."""
     values = [100 * point.accuracy for arm in arms for point in arm.curve]
     values += [100 * end for arm in arms if arm.interval for end in (arm.interval.low, arm.interval.high)]
-    low, high = min(values, default=0.0), max(values, default=100.0)
-    step = next(step for step in (5, 10, 20) if (high - low) / step < _MOST_TICKS)
-    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
-    return Axis([float(step * number) for number in range(first, last + 1)], top + _HEIGHT, top, float)
-
-
-def _even(most: int) -> list[float]:
-    """Whole numbers in even steps from 0 to `most` or a little beyond."""
-    steps = (int(digit * 10**power) for power in range(9) for digit in _ROUND)
-    step = next(step for step in steps if most / step <= _MOST_TICKS)
-    return [float(step * number) for number in range(math.ceil(most / step) + 1)] if most else [0.0, 1.0]
+    return Axis(percents(values), top + _HEIGHT, top, float)
 
 
 def _decades(seconds: Sequence[float]) -> list[float]:

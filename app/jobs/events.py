@@ -40,9 +40,9 @@ def last(session: Session, job_id: str, *, limit: int) -> Sequence[JobEvent]:
     return session.scalars(query.order_by(JobEvent.seq.desc()).limit(limit)).all()[::-1]
 
 
-def of_type(session: Session, job_id: str, kind: str) -> Sequence[JobEvent]:
-    """The events of a job that have this type, in order."""
-    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == kind)
+def of_types(session: Session, job_id: str, kinds: Collection[str]) -> Sequence[JobEvent]:
+    """The events of a job that have one of these types, in order."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type.in_(kinds))
     return session.scalars(query.order_by(JobEvent.seq)).all()
 
 

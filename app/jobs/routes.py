@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
@@ -20,7 +20,7 @@ from app.backbones.pages import HTML, JSON
 from app.bodies import JsonRoute
 from app.db import Database, after_commit
 from app.deps import DatabaseDep, IdempotentDep, JobPageDep, Limit, Listing, PartsDep, listing
-from app.jobs import events, pages, retries, service, summaries
+from app.jobs import charts, events, learning, pages, retries, service, summaries
 from app.jobs.schemas import ENDED, EventRead, JobRead, JobState, Progress, Wanted
 from app.problems import responses
 
@@ -29,6 +29,10 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 JobId = Annotated[str, Path(max_length=100, description="Id of the job, as the answer that queued it gives it.")]
 
 _EVENT_STREAM = "text/event-stream"
+_SVG = "image/svg+xml"
+_SVG_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture.", "content": {_SVG: {"schema": {"type": "string"}}}}
+}
 _POLL_SECONDS = 0.25
 _EVENTS_A_POLL = 500
 _EVENTS_ON_A_PAGE = 200
@@ -137,11 +141,23 @@ def read_job(job_id: JobId, request: Request, database: DatabaseDep, wanted: Pag
         shown = [EventRead.model_validate(event) for event in events.last(session, job_id, limit=_EVENTS_ON_A_PAGE)]
         can_retry = retries.is_possible(session, row)
         refused = summaries.refused(session, row)
+        learnt = learning.of(events.of_types(session, job_id, learning.TYPES))
 
     def page() -> str:
-        return pages.page(summary, shown, can_retry=can_retry, refused=refused)
+        return pages.page(summary, shown, learnt, can_retry=can_retry, refused=refused)
 
     return answering.answer(request, wanted, {JSON: summary.job.model_dump_json, HTML: page})
+
+
+@router.get("/{job_id}/chart.svg", response_class=Response, responses={**_SVG_ANSWER, **responses(404, 422)})
+def read_job_chart(job_id: JobId, database: DatabaseDep) -> Response:
+    """The learning curves of a training: accuracy and losses after each epoch; of a search those of the trial that was
+    kept, or while it goes on of the last one."""
+    with database.read() as session:
+        job = service.find(session, job_id)
+        learnt = learning.of(events.of_types(session, job_id, learning.TYPES))
+        title = f"Training of {job.model_name}" if job.kind == "train" else f"Job {job_id}"
+    return Response(charts.draw(title, learnt), media_type=_SVG)
 
 
 @router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=responses(404, 409, 422))

@@ -23,6 +23,8 @@ class Facts:
     model: str
     number: int
     created_at: datetime
+    job_id: str
+    """Of its training."""
     dataset_id: str
     dataset_name: str
     dataset_version: int

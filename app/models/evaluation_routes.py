@@ -53,6 +53,7 @@ def _judged(name: Name, number: Number, parts: PartsDep) -> _Judged:
         model=name,
         number=number,
         created_at=version.created_at,
+        job_id=version.job_id,
         dataset_id=version.dataset_id,
         dataset_name=dataset_name,
         dataset_version=version.dataset_version,

@@ -296,7 +296,7 @@ def test_of_a_long_history_the_end_is_shown(http: TestClient, database: Database
     with database.write() as session:
         claim = leases.claim(session, job, now=now(), lease_seconds=60)
         assert claim is not None
-        lines = [events.Line("epoch_finished", {"epoch": n, "loss": 0.123456, "rate": 12345.6}) for n in range(300)]
+        lines = [events.Line("checkpoint_saved", {"epoch": n, "loss": 0.123456, "rate": 12345.6}) for n in range(300)]
         leases.record(session, claim, lines, now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), lease_seconds=60)
     found = page(http, f"/v1/jobs/{job}")
     assert "epoch 299, loss 0.1235, rate 12,346" in found
@@ -334,3 +334,37 @@ def test_programs_have_problem_documents(http: TestClient, accept: str) -> None:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def test_a_training_shows_its_learning_curves_and_a_search_its_trials(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    job = queued(http)
+    path = f"/v1/jobs/{job}"
+    assert f"{job}/chart.svg" not in page(http, path)
+    settings = {"strategy": "scratch", "learning_rate": 0.1, "augmentation": {"policy": "crop", "mixup": 0.0}}
+    other = {**settings, "augmentation": {"policy": "trivial", "mixup": 0.0}}
+    trial = {"loss": 0.3, "accuracy": 0.9, "seconds": 2.0, "epochs": 1}
+    told = [
+        events.Line("trial_started", {"number": 1, "settings": settings, "expected_seconds": None}),
+        events.Line("epoch_finished", {"epoch": 1, "train_loss": 1, "validation_loss": 1, "validation_accuracy": 0.5}),
+        events.Line("trial_finished", {"number": 1, "outcome": "finished", "settings": settings, **trial}),
+        events.Line("trial_started", {"number": 2, "settings": other, "expected_seconds": None}),
+        events.Line("trial_finished", {"number": 2, "outcome": "pruned", "settings": other, **trial}),
+        events.Line("search_ended", {"kept": 1}),
+    ]
+    with database.write() as session:
+        claim = leases.claim(session, job, now=now(), lease_seconds=60)
+        assert claim is not None
+        leases.record(session, claim, told, now=now(), lease_seconds=60)
+
+    found = page(http, path)
+    assert f'src="{job}/chart.svg"' in found
+    assert "polyline" not in http.get(f"{path}/chart.svg").text  # a single epoch is a dot
+    assert f"{path}/chart.svg" in links(http, path)
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr><td>\d</td>.*", found)]
+    assert [" ".join(row) for row in rows] == [
+        "1 as planned 90.0 % 0.300 1 2.0 finished, kept",
+        "2 augmentation policy trivial 90.0 % 0.300 1 2.0 ended early, as it did worse than most",
+    ]
+    assert found.count("policy") == 1

@@ -64,7 +64,7 @@ def test_a_job_that_the_system_killed_for_memory_goes_on_with_less_at_once(
 
     assert desk.job(job.id).state == "succeeded"
     with desk.database.read() as session:
-        (ended,) = events.of_type(session, job.id, leases.ATTEMPT_ENDED)
+        (ended,) = events.of_types(session, job.id, [leases.ATTEMPT_ENDED])
     assert ended.data["detail"] == {"signal": "SIGKILL", "out_of_memory": True}
     assert ended.data["message"] == "the job's process was ended by SIGKILL; the memory ran out"
     assert desk.history(job.id).count("batch_split") == 1
