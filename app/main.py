@@ -20,7 +20,7 @@ from app.deps import Parts, refuse_nul, refuse_unknown_parameters
 from app.doorbell import Doorbell
 from app.endings import Ending
 from app.experiments import routes as experiments
-from app.jobs import imports, optimisations, removal_routes
+from app.jobs import dataset_routes, imports, optimisations, removal_routes
 from app.jobs import routes as jobs
 from app.metrics import Metrics
 from app.models import alias_routes, download_routes, evaluation_routes, runtime_routes, serving
@@ -51,6 +51,7 @@ _PREDICTING = (predictions.router, v2.probes, v2.router, tfserving.router, opera
 _ROUTERS = (
     *_PREDICTING,  # routes are tried in this order, and predictions are in a hurry
     datasets.router,
+    dataset_routes.router,
     removal_routes.of_datasets,
     imports.router,
     plans.router,

@@ -44,15 +44,6 @@ def list_datasets(database: DatabaseDep, page: DatasetPageDep) -> Listing[Datase
         return listing([DatasetRead.model_validate(row) for row in rows], page.limit)
 
 
-@router.get("/{dataset_id}", responses=responses(404, 422))
-def read_dataset(dataset_id: DatasetId, database: DatabaseDep, response: Response) -> DatasetRead:
-    """One data set, with the `ETag` that a change of it must name."""
-    with database.read() as session:
-        dataset = service.find(session, dataset_id)
-        response.headers["ETag"] = etag(dataset.revision)
-        return DatasetRead.model_validate(dataset)
-
-
 @router.patch("/{dataset_id}", responses=responses(404, 409, 412, 422, 428))
 def change_dataset(
     dataset_id: DatasetId, wanted: DatasetPatch, database: DatabaseDep, revision: RevisionDep, response: Response

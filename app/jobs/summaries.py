@@ -126,7 +126,7 @@ def _made(session: Session, job: JobRead) -> Made | None:
     if job.kind == "ingest" and "dataset_version" in found:
         left_out = f", {counted(found['refused'], 'file')} refused" if found.get("refused") else ""
         text = f"{counted(found['accepted'], 'image')} became version {found['dataset_version']}{left_out}"
-        path = f"v1/datasets/{job.dataset_id}/versions/{found['dataset_version']}"
+        path = f"v1/datasets/{job.dataset_id}"
         return _said(text, path, is_there=datasets.name_of(session, job.dataset_id) is not None)
     if job.kind == "train" and "model_version" in found:
         text = f"{found['model']}@{found['model_version']}, {100 * found['accuracy']:.1f} % right"

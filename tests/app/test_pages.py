@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from app import ranking
 from app.datasets import service as datasets
 from app.datasets.service import Refusal
+from app.datasets.tables import Import
 from app.db import Database
 from app.jobs import events, leases, service
 from app.jobs.schemas import JobState
@@ -71,7 +72,7 @@ def test_the_start_page_shows_what_there_is(http: TestClient, database: Database
     assert "1 worker is there." in found
     assert "insects, on photos, version 1" in found
     assert 'http-equiv="refresh"' in found
-    assert {f"/v1/jobs/{job}", "/v1/models/insects/versions/1/evaluation", f"/v1/datasets/{versioned}/versions/1"} <= (
+    assert {f"/v1/jobs/{job}", "/v1/models/insects/versions/1/evaluation", f"/v1/datasets/{versioned}"} <= (
         links(http, "/")
     )
 
@@ -138,7 +139,7 @@ def test_long_names_are_broken_in_tables_and_a_data_set_without_photos_says_so(
     assert http.post("/v1/datasets", json={"name": "d" * 100}).status_code == 201
     found = page(http, "/")
     for name in ("m" * 60, "d" * 100):
-        assert f'<td class="text long">{name}</td>' in found
+        assert re.search(f'<td class="text long">(<a [^>]*>)?{name}[@<]', found)
     assert found.count("no photos yet") == 1
 
 
@@ -211,6 +212,8 @@ def test_every_address_of_a_page_leads_somewhere_also_after_deletions(
         found = set[str]()
         for path in ("/", f"/v1/rankings/{ranking_id}", *jobs):
             found |= links(http, path)
+        if f"/v1/datasets/{versioned}" in found:
+            found |= links(http, f"/v1/datasets/{versioned}")
         for link in found:
             assert http.get(link, headers=BROWSER).status_code == 200, link
         return found - jobs
@@ -227,7 +230,8 @@ def test_every_address_of_a_page_leads_somewhere_also_after_deletions(
     for waiting in http.get("/v1/jobs?state=queued").json()["data"]:  # which would keep the data set
         http.post(f"/v1/jobs/{waiting['id']}/cancel")
     assert http.delete(f"/v1/datasets/{versioned}", headers={"If-Match": "*"}).status_code == 204
-    assert after - linked() == {f"/v1/datasets/{versioned}/versions/1"}
+    of_dataset = f"/v1/datasets/{versioned}"
+    assert after - linked() == {of_dataset, f"{of_dataset}/versions/1"}
     assert "30 images became version 1 (deleted)" in page(http, f"/v1/jobs/{imported}")
 
 
@@ -368,3 +372,82 @@ def test_a_training_shows_its_learning_curves_and_a_search_its_trials(
         "2 augmentation policy trivial 90.0 % 0.300 1 2.0 ended early, as it did worse than most",
     ]
     assert found.count("policy") == 1
+
+
+def imported(database: Database, dataset_id: str, import_id: str, *, code: str | None = None) -> str:
+    """The job of an import, which has failed with this `code`."""
+    with database.write() as session:
+        archive = service.Archive(import_id, f"{import_id}.zip", 10, "0" * 64)
+        job: str = service.submit_import(session, dataset_id, archive, max_attempts=1, now=now())[1].id
+        if code is not None:
+            claim = leases.claim(session, job, now=now(), lease_seconds=60)
+            assert claim is not None
+            leases.fail(session, claim, leases.Failure(code, f"because of {code}", {}), now=now())
+    return job
+
+
+def test_imports_that_found_nothing_new_do_not_crowd_out_the_other_jobs(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    assert "Imports of photos" not in page(http, "/")
+    again = [imported(database, versioned, f"again_{number}", code="nothing_new") for number in range(25)]
+    broken = imported(database, versioned, "broken", code="damaged_archive")
+    found = page(http, "/")
+    assert "Imports of photos that were all there already are left out" in found
+    shown = re.findall(r'"v1/jobs/(\w+)"', found)
+    assert shown[0] == broken
+    assert len(shown) == 2
+    assert not set(again) & set(shown)
+    going_on = imported(database, versioned, "going_on")
+    assert re.findall(r'"v1/jobs/(\w+)"', page(http, "/"))[0] == going_on
+
+
+def test_the_start_page_leads_to_earlier_versions_aliases_and_rankings(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    for number in range(1, 9):
+        factories.register_version(database, f"mv_{number}", versioned, labels=["ants", "bees"])
+    assert http.put("/v1/models/insects/aliases/production", json={"version": 2}).status_code == 201
+    ranking_id = ranked.ranked(database, ranked.asked(http, versioned)["id"])
+    found = page(http, "/")
+    shown = re.findall(r'href="v1/models/insects/versions/(\d)/evaluation">([^<]+)<', found)
+    assert shown == [
+        ("8", "insects@8"),
+        *((f"{number}", f"@{number}") for number in range(7, 2, -1)),
+        ("2", "production @2"),
+    ]
+    assert f'<a href="v1/rankings/{ranking_id}">photos, version 1</a>' in found
+
+
+def test_a_data_set_is_a_page_with_its_labels_and_what_became_of_its_imports(
+    http: TestClient, database: Database, versioned: str
+) -> None:
+    refuse(database, [Refusal("ants/0.jpg", "damaged", "cut off")])
+    with database.write() as session:
+        found = session.get_one(Import, "imp_1")
+        found.refused = 1
+    failed = imported(database, versioned, "imp_2", code="nothing_new")
+    path = f"/v1/datasets/{versioned}"
+    shown = page(http, path)
+    assert "Data set photos" in shown
+    assert '<tr><td class="text long">ants</td><td>14</td><td>6</td></tr>' in shown
+    assert "30 images became version 1" in shown
+    assert "because of nothing_new" in shown
+    assert "refresh" not in shown
+    assert {f"/v1/jobs/{failed}", f"{path}/versions/1", f"{path}/imports/imp_1/refused"} <= links(http, path)
+
+    answer = http.get(path)
+    assert (answer.json()["id"], answer.headers["etag"]) == (versioned, http.get(path, headers=BROWSER).headers["etag"])
+    imported(database, versioned, "imp_3")
+    assert 'http-equiv="refresh"' in page(http, path)
+
+
+def test_a_data_set_whose_first_import_failed_says_why_it_is_empty(
+    http: TestClient, database: Database, dataset_id: str
+) -> None:
+    path = f"/v1/datasets/{dataset_id}"
+    assert "There are no photos in it yet.</strong></p>" in page(http, path)
+    assert ">no photos yet<" in page(http, "/")
+    imported(database, dataset_id, "imp_1", code="too_few_images")
+    assert "What became of its last import: because of too_few_images" in page(http, path)
+    assert ">no photos yet: because of too_few_images<" in page(http, "/")
