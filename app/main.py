@@ -20,10 +20,10 @@ from app.deps import Parts, refuse_nul, refuse_unknown_parameters
 from app.doorbell import Doorbell
 from app.endings import Ending
 from app.experiments import routes as experiments
-from app.jobs import dataset_routes, imports, optimisations, removal_routes
+from app.jobs import dataset_routes, imports, optimisations, removal_routes, runtime_routes
 from app.jobs import routes as jobs
 from app.metrics import Metrics
-from app.models import alias_routes, download_routes, evaluation_routes, runtime_routes, serving
+from app.models import alias_routes, download_routes, evaluation_routes, serving
 from app.models import routes as models
 from app.models.directory import Directory
 from app.models.serving import Process

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs.schemas import ENDED, NOT_ENDED, WAITING
 from app.jobs.tables import Job
+from app.models.tables import ModelVersion
 
 _NOTHING_NEW = and_(Job.kind == "ingest", func.coalesce(Job.error["code"].as_string(), "") == "nothing_new")
 
@@ -24,6 +25,13 @@ def not_ended_first(session: Session, *, limit: int) -> Sequence[Job]:
 def were_there_already(session: Session) -> bool:
     """Whether any import found nothing new, so that `not_ended_first` leaves it out."""
     return session.scalar(select(Job.id).where(_NOTHING_NEW).limit(1)) is not None
+
+
+def optimisation_of(session: Session, version: ModelVersion) -> Job | None:
+    """The job that optimises a version of a model or waits to do so, the newest of several; None without any."""
+    going_on = select(Job).where(Job.dataset_id == version.dataset_id, Job.kind == "optimise", Job.state.in_(NOT_ENDED))
+    of_version = going_on.where(Job.spec["version_id"].as_string() == version.id)
+    return session.scalar(of_version.order_by(Job.id.desc()).limit(1))
 
 
 def waited_in(session: Session) -> Sequence[str]:

@@ -315,3 +315,21 @@ def test_little_memory_is_not_told_as_none(
     ):
         assert "< 1 MB" in text
         assert "12 MB" in text
+
+
+def test_what_is_not_optimised_yet_says_which_job_will_do_it(
+    http: TestClient, database: Database, version_id: str
+) -> None:
+    def why() -> str:
+        (served,) = http.get(URL).json()["served"]
+        told: str = served["why"]
+        return told
+
+    assert "was not optimised" in why()
+    job = http.post(f"{VERSION}/optimise").json()["id"]
+    assert why().endswith(f"job {job}, which gives way to jobs of other kinds, is queued.")
+    http.post(f"/v1/jobs/{job}/cancel")
+    assert "was not optimised" in why()
+    http.post(f"{VERSION}/optimise")
+    record(database, version_id)
+    assert "The fastest form" in why()

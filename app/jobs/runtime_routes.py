@@ -6,6 +6,8 @@ from sqlalchemy.orm import Session
 from app import optimisation
 from app.bodies import JsonRoute
 from app.deps import PartsDep, RevisionDep, etag
+from app.jobs import queues
+from app.jobs.tables import Job
 from app.models import service, serving
 from app.models.routes import DirectoryDep, Name, Number
 from app.models.schemas import OptimisationRead, PinsPut, PinsRead, RuntimesRead, ServedRead
@@ -62,11 +64,12 @@ def _read(session: Session, name: str, version: ModelVersion, process: Pins) -> 
         )
         for device, report in reports.items()
     ]
+    job = None if rows else queues.optimisation_of(session, version)
     plain = ServedRead(
         device=None,
         optimisation=None,
         forms=list(optimisation.choose(None, pins)),
-        why=optimisation.explain(None, pins),
+        why=optimisation.explain(None, pins) if job is None else _waiting(job),
     )
     return RuntimesRead(
         model=name,
@@ -78,4 +81,11 @@ def _read(session: Session, name: str, version: ModelVersion, process: Pins) -> 
             OptimisationRead(id=row.id, job_id=row.job_id, created_at=row.created_at, report=reports[device])
             for device, row in rows.items()
         ],
+    )
+
+
+def _waiting(job: Job) -> str:
+    return (
+        f"It is run as it was trained until it is optimised: job {job.id}, which gives way to jobs of other kinds, is "
+        f"{job.state}."
     )
