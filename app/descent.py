@@ -96,7 +96,7 @@ def of(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> Descent:
     batch_size, accumulate = _batch(recipe, version)
     optimizer: Optimizer = recipe.optimizer or "sgd"
     return Descent(
-        epochs=recipe.epochs or _epochs(recipe, version),
+        epochs=recipe.epochs or usual_epochs(recipe, version),
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=optimizer,
@@ -139,9 +139,10 @@ def _batch(recipe: Recipe, version: VersionFacts) -> tuple[int, int]:
     return recipe.batch_size or max(2, min(32, version.train_images // 8)), recipe.accumulate or 1
 
 
-def _epochs(recipe: Recipe, version: VersionFacts) -> int:
-    """What it takes to change all layers is steps, of which few images give few in an epoch; and more of them from
-    random values."""
+def usual_epochs(recipe: Recipe, version: VersionFacts) -> int:
+    """Those of a training that begins with published weights or random values, where `recipe` leaves them open: what it
+    takes to change all layers is steps, of which few images give few in an epoch; and more of them from random values.
+    """
     needed = _needed(recipe)
     return _passes(version, math.prod(_batch(recipe, version)), *needed) if needed else _EPOCHS
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import errors, intervals
+from app import descent, errors, intervals
 from app.datasets import service as datasets
 from app.db import new_id
 from app.experiments import curves, verdict
 from app.experiments.schemas import ArmRead, ExperimentCreate, ExperimentRead, ExperimentSummary
 from app.experiments.tables import Experiment
-from app.experiments.verdict import ARMS, Arm, Point, Run
+from app.experiments.verdict import ARMS, Arm, Cut, Point, Run
 from app.intervals import Score
 from app.jobs import events
 from app.jobs import service as jobs
@@ -23,8 +24,12 @@ from app.jobs.schemas import ENDED, JobCreate, JobError
 from app.jobs.tables import Job, JobEvent
 from app.models import service as models
 from app.models.tables import ModelVersion
+from app.recipe import Recipe
 
 _EVENTS_A_PAGE = 1000
+_CUT = 0.5
+"""Share of the usual epochs below which a run counts as stopped early."""
+_RECIPE = TypeAdapter(Recipe)
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,17 @@ def _arm(session: Session, arm: Arm, job_id: str) -> Found:
         curve=list(curve),
     )
     right = None if made is None else made.evaluation.get("right")
-    return Found(read, Run(curve, score, right, is_chosen, job.id, job.state))
+    return Found(read, Run(curve, score, right, is_chosen, job.id, job.state, _cut(session, job)))
+
+
+def _cut(session: Session, job: Job) -> Cut | None:
+    """Whether the recipe of a run gave it far fewer epochs than its plan would have had."""
+    recipe = _RECIPE.validate_python(job.spec)
+    if recipe.epochs is None:
+        return None
+    version = datasets.version_of(session, job.dataset_id, int(job.dataset_version or 0))
+    usual = descent.usual_epochs(recipe, jobs.version_facts(version, max_activation_bytes=0))
+    return Cut(recipe.epochs, usual) if recipe.epochs < _CUT * usual else None
 
 
 def _epochs(job: Job) -> int | None:

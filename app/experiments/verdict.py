@@ -40,6 +40,14 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A run was given so many `epochs` by hand, far fewer than the `usual` ones of its plan."""
+
+    epochs: int
+    usual: int
+
+
+@dataclass(frozen=True)
 class Run:
     """What an arm came to: its curve in order, and its score on the validation images, None where there is none yet."""
 
@@ -52,6 +60,7 @@ class Run:
     job_id: str = ""
     state: str = "succeeded"
     """Of its job."""
+    cut: Cut | None = None
 
 
 @described
@@ -127,6 +136,8 @@ class Verdict:
     one of them never did."""
     differences: tuple[Difference, ...]
     reasons: tuple[str, ...]
+    caveat: str | None = None
+    """Why the finding says little, also the first of the reasons; None where nothing is known to stand against it."""
 
 
 def judge(runs: Mapping[Arm, Run]) -> Verdict:
@@ -138,13 +149,15 @@ def judge(runs: Mapping[Arm, Run]) -> Verdict:
     main = next(one for one in differences if (one.first, one.second) == ("fine_tune", "scratch"))
     race = _race(runs["fine_tune"], runs["scratch"])
     finding = _finding(main, race)
+    caveat = _caveat(runs)
     reasons = (
+        *(() if caveat is None else (caveat,)),
         _said(main, finding),
         *_about_speed(runs["scratch"], race),
         *_about_probe(differences),
         *_about_choice(runs),
     )
-    return Verdict(finding, None if race is None else race.speed_up, differences, reasons)
+    return Verdict(finding, None if race is None else race.speed_up, differences, reasons, caveat)
 
 
 def settled(runs: Mapping[Arm, Run]) -> Finding | None:
@@ -178,6 +191,15 @@ def _about_missing(runs: Mapping[Arm, Run]) -> Iterator[str]:
         yield (
             f"There is no verdict, for {' and '.join(told)}. It is there once {once} ended well: {', '.join(retried)}."
         )
+
+
+def _caveat(runs: Mapping[Arm, Run]) -> str | None:
+    told = [
+        f"{NAMES[arm]} was given {counted(cut.epochs, 'epoch')} in place of {cut.usual}"
+        for arm in _COMPARED
+        if (cut := runs[arm].cut) is not None
+    ]
+    return f"Runs that are stopped early say little about pre-training: {', '.join(told)}." if told else None
 
 
 def _differences(runs: Mapping[Arm, Run]) -> Sequence[Difference]:

@@ -376,3 +376,19 @@ def test_of_two_arms_neither_is_of_use_without_the_other(http: TestClient, versi
     found = created(http, versioned, arms=["probe", "scratch"])
     fail(database, found["arms"]["probe"]["job_id"])
     assert states(http, found["id"]) == {"probe": "failed", "scratch": "cancelled"}
+
+
+@pytest.mark.parametrize(("epochs", "is_cut"), [(None, False), (3, True), (1000, False)])
+def test_a_verdict_on_a_scratch_that_was_stopped_early_has_a_caveat_wherever_it_is_told(
+    http: TestClient, versioned: str, database: Database, epochs: int | None, is_cut: bool
+) -> None:
+    scratch = {"backbone": "formnet", "strategy": "scratch", "epochs": epochs}
+    found = created(http, versioned, arms=["fine_tune", "scratch"], scratch=scratch)
+    end(database, found["arms"]["fine_tune"], [0.9])
+    end(database, found["arms"]["scratch"], [0.2, 0.3])
+    path = f"/v1/experiments/{found['id']}"
+    told = http.get(path).json()["verdict"]
+    said = "training from scratch was given 3 epochs in place of"
+    assert [said in str(told["caveat"]), said in told["reasons"][0]] == [is_cut] * 2
+    assert http.get(path, headers={"Accept": "text/html"}).text.count(said) == is_cut
+    assert (said in http.get(f"{path}/chart.svg").text) is is_cut

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.experiments import verdict
-from app.experiments.verdict import Arm, Finding, Point, Run
+from app.experiments.verdict import Arm, Cut, Finding, Point, Run
 from app.intervals import Score
 
 
@@ -109,6 +109,22 @@ def test_a_run_that_was_chosen_by_the_images_it_is_judged_by_is_said_to_be() -> 
     )
     without: dict[Arm, Run] = {"probe": runs["probe"], "fine_tune": replace(runs["fine_tune"], is_chosen=True)}
     assert verdict.judge(without).reasons[-1] == chosen.reasons[-1]
+
+
+def test_a_verdict_on_runs_that_were_stopped_early_says_so_first() -> None:
+    runs: dict[Arm, Run] = {"fine_tune": run(0.8, 0.95), "scratch": run(0.3, 0.5)}
+    plain = verdict.judge(runs)
+    assert plain.caveat is None
+    cut = verdict.judge({**runs, "scratch": replace(runs["scratch"], cut=Cut(1, 120))})
+    assert cut.caveat == (
+        "Runs that are stopped early say little about pre-training: training from scratch was given 1 epoch in place "
+        "of 120."
+    )
+    assert cut.reasons == (cut.caveat, *plain.reasons)
+    both = verdict.judge({arm: replace(each, cut=Cut(2, 14)) for arm, each in runs.items()})
+    assert "fine-tuning was given 2 epochs in place of 14, training from scratch" in str(both.caveat)
+    missing = verdict.judge({**runs, "scratch": Run((), None, cut=Cut(1, 120))})
+    assert missing.caveat is None
 
 
 def test_a_run_that_failed_leaves_the_verdict_open() -> None:
