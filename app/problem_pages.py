@@ -1,34 +1,13 @@
 """A problem document for people: what is wrong, in a browser."""
 
+import functools
 import json
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-MEDIA_TYPE = "text/html"
+import jinja2
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 2rem auto; max-width: 50rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }}
-h1, p {{ overflow-wrap: anywhere; }}
-pre {{ white-space: pre-wrap; opacity: 0.75; }}
-</style>
-</head>
-<body>
-<nav><a href="{root}.">Graft</a> <a href="{root}docs">API</a></nav>
-<h1>{title}</h1>
-<p>{detail}</p>
-<pre>{document}</pre>
-</body>
-</html>
-"""
+MEDIA_TYPE = "text/html"
 
 
 def is_wanted(method: str, accept: str) -> bool:
@@ -38,9 +17,21 @@ def is_wanted(method: str, accept: str) -> bool:
 
 def page(problem: Mapping[str, Any], path: str) -> str:
     """Of a problem with what was asked for at `path`."""
-    return _PAGE.format(
-        title=escape(f"{problem['status']}: {problem['title']}"),
-        detail=escape(problem["detail"]),
-        document=escape(json.dumps(problem, indent=2, ensure_ascii=False)),
+    return _template().render(
+        problem=problem,
+        document=json.dumps(problem, indent=2, ensure_ascii=False),
         root="../" * (path.count("/") - 1),
     )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """Among those that all pages share."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("app"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return made.get_template("problem.html")

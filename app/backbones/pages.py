@@ -74,9 +74,9 @@ def html_table(backbone: str, found: Anatomy, *, described: str) -> str:
 
 @functools.cache
 def environment(package: str = "app.backbones") -> jinja2.Environment:
-    """The templates of `package`, which may include those beside this module."""
+    """The templates of `package`, which may include those that all pages share."""
     made = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, "app.backbones"))]),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("app")]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,

@@ -14,8 +14,8 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~$&])")
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """The templates beside this module, with the style sheets of those of the backbones."""
-    loader = jinja2.ChoiceLoader([jinja2.PackageLoader("app.models"), jinja2.PackageLoader("app.backbones")])
+    """The templates beside this module, with those that all pages share."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader("app.models"), jinja2.PackageLoader("app")])
     made = pages.environment().overlay(
         loader=loader, autoescape=lambda name: name is None or not name.endswith((".md", ".txt"))
     )
