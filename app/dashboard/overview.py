@@ -20,6 +20,10 @@ from app.rankings.tables import StoredRanking
 
 _SHOWN = 20
 _EARLIER = 5
+_QUEUES = {
+    "cpu": "cpu (imports, and optimisations for CPUs)",
+    "gpu": "gpu (trainings and all else that computes with networks, on a CPU where there is no GPU)",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Overview:
     workers: int
     """That were heard of lately."""
     unserved: Sequence[str]
-    """Queues with jobs that wait and without a worker that takes them."""
+    """Queues with jobs that wait and without a worker that takes them, and what they have."""
     jobs: Sequence[Summary]
     leaves_out_imports: bool
     """Those that found nothing new, from the jobs."""
@@ -106,7 +110,7 @@ def read(session: Session, *, heard_within: timedelta, now: datetime) -> Overvie
     served = {queue for worker in present for queue in worker.queues}
     return Overview(
         workers=len(present),
-        unserved=[queue for queue in queues.waited_in(session) if queue not in served],
+        unserved=[_QUEUES.get(queue, queue) for queue in queues.waited_in(session) if queue not in served],
         jobs=[summaries.of(session, row) for row in queues.not_ended_first(session, limit=_SHOWN)],
         leaves_out_imports=queues.were_there_already(session),
         models=[_model(session, *row) for row in models.newest_versions(session, limit=_SHOWN)],

@@ -29,8 +29,12 @@ _OUTCOMES: Mapping[str, str] = {
     "stopped": "ended with the search",
 }
 """Those of trials that are not told by their name."""
-_IN_TABLES: Mapping[str, Sequence[str]] = {"trial_started": ("settings",), "trial_finished": ("settings",)}
-"""Figures of events that are on the page already."""
+_NOT_TOLD: Mapping[str, Sequence[str]] = {
+    "queued": ("kind", "queue"),
+    "trial_started": ("settings",),
+    "trial_finished": ("settings",),
+}
+"""Figures of events that are on the page already, or that tell nobody anything: which workers take a job."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 def _told(event: EventRead) -> str:
     """The figures of an event in a line, by name: not every database keeps the order that they were written in."""
-    figures = {name: value for name, value in event.data.items() if name not in _IN_TABLES.get(event.type, ())}
+    figures = {name: value for name, value in event.data.items() if name not in _NOT_TOLD.get(event.type, ())}
     line = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in sorted(figures.items()))
     return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 1] + "…"
 

@@ -16,7 +16,9 @@ from app.rankings.schemas import RankingRead
 
 CostName = Literal["latency", "macs", "size"]
 
-_WIDTH, _HEIGHT = 960, 600
+_WIDTH, _HEIGHT = 960, 640
+_TOP = 124.0
+"""Beneath what is written above, with room for half a bubble at 100 %."""
 _FONT = 12.0
 
 
@@ -70,7 +72,7 @@ def tradeoff(found: Ranking, cost: CostName) -> str:
     ]
     if not known:
         raise errors.Invalid(f"the {cost} of none of these networks is known", code="empty_chart")
-    area = Box(72, 84, _WIDTH - 28, _HEIGHT - 56)
+    area = Box(72, _TOP, _WIDTH - 28, _HEIGHT - 56)
     across = Axis(charts.decades([value for _, _, value in known]), area.left, area.right, math.log10)
     upward = Axis(_shares([edge for _, entry, _ in known for edge in _edges(entry)]), area.bottom, area.top, float)
     return (

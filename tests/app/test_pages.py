@@ -80,7 +80,7 @@ def test_the_start_page_shows_what_there_is(http: TestClient, database: Database
 def test_the_start_page_names_queues_whose_jobs_no_worker_takes(
     http: TestClient, database: Database, versioned: str
 ) -> None:
-    said = "None of them takes jobs of the queue {}: they wait"
+    said = "None of them takes jobs of the queue {} ("
     queued(http)
     with database.write() as session:
         session.add(Worker(id="cpu", queues=["cpu"], weights=None, started_at=now(), seen_at=now()))
@@ -328,6 +328,8 @@ def test_what_is_wrong_is_a_page_in_a_browser(http: TestClient) -> None:
     assert "no job job_nothing" in found
     assert {"/", "/docs"} <= {urljoin("/v1/jobs/job_nothing", link) for link in re.findall(r'href="([^"]+)"', found)}
     assert "<i>" not in page(http, "/v1/jobs/<i>", status=404)
+    (style,) = re.findall(r":root \{[^}]+\}", page(http, "/"))[:1]
+    assert style in found  # it looks like the other pages
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html, application/json", ""])

@@ -244,3 +244,20 @@ def test_a_chart_of_costs_that_none_has_is_refused(http: TestClient, versioned: 
     ranking_id = ranked(database, asked(http, versioned)["id"], found=unknown)
     answer = http.get(f"/v1/rankings/{ranking_id}/chart.svg", params={"cost": "macs"})
     assert problem(answer, 422)["code"] == "empty_chart"
+
+
+def test_nothing_of_the_picture_lies_on_its_words_nor_outside(
+    http: TestClient, versioned: str, database: Database
+) -> None:
+    seen = [replace(measured(f"mine@{n}", 1.0, has_seen=True), weights=ranking.OWN) for n in (1, 2)]
+    setting = replace(SETTING, machine="Processor " * 30)
+    ranking_id = ranked(database, asked(http, versioned)["id"], found=ranking.order(setting, seen, []))
+    drawn = ElementTree.fromstring(http.get(f"/v1/rankings/{ranking_id}/chart.svg").text)
+    svg = "{http://www.w3.org/2000/svg}"
+    words = [text for text in drawn.findall(f"{svg}text[@class='muted']") if "text-anchor" not in text.attrib]
+    assert [len(text.text or "") <= 126 for text in words] == [True] * 3  # of 13 pixels beside 960
+    lowest = max(float(text.attrib["y"]) for text in words)
+    tops = [float(one.attrib["cy"]) - float(one.attrib["r"]) for one in drawn.iter(f"{svg}circle")]
+    assert min(tops) > lowest
+    page = http.get(f"/v1/rankings/{ranking_id}", headers={"Accept": "text/html"}).text
+    assert page.count("Wider than this screen") == 2
