@@ -449,6 +449,7 @@ def test_a_data_set_whose_first_import_failed_says_why_it_is_empty(
 ) -> None:
     path = f"/v1/datasets/{dataset_id}"
     assert "There are no photos in it yet.</strong></p>" in page(http, path)
+    assert f"graft delete-dataset {dataset_id}" in page(http, path)
     assert ">no photos yet<" in page(http, "/")
     imported(database, dataset_id, "imp_1", code="too_few_images")
     assert "What became of its last import: because of too_few_images" in page(http, path)
