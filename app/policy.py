@@ -60,9 +60,9 @@ FEW_STAGES = 2
 ROOM = 0.15
 """Share of images that the best classifier on fixed features must miss before all layers are tried with little data."""
 
-ROOM_OF_MUCH = 0.05
-"""... with much, similar data. More images than with little are there to learn it from, so that more of it is gained;
-where less is missed, the top stages, which take a fraction of the time, leave at most a point or two behind."""
+ROOM_OF_MUCH = 0.1
+"""... with much, similar data, which has more images to learn the rest from. Where less is missed, the top stages leave
+a point or two behind at the most, and take a fraction of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
