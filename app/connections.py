@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -25,7 +26,8 @@ _LEAST_CHUNK_BYTES = 64
 _SMALL_CHUNK_BYTES = 1024
 """Where there are less on average, the body is read one piece at a time, however many the system has of it, and whoever
 else wants the event loop, or a thread the interpreter, has it in between."""
-_REST_SECONDS = 0.004
+REST_SECONDS = 0.004
+"""From one such piece to the next."""
 _HELD_BYTES = 64 * 1024
 _LINGER_SECONDS = 1.0
 """How long a connection that is to end goes on taking what comes. Where it ended at once, the system would tell the
@@ -84,6 +86,7 @@ class Connection(HttpToolsProtocol):
         self.access_logger = cast("Any", logs.Requests(self.access_logger))
         self._head_timer: asyncio.TimerHandle | None = None
         self._together: Together | None = None
+        self._pacing: Pacing
         self.url = b""
         self._is_in_head = False
         self._is_in_body = False
@@ -100,6 +103,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = self._pacing = Pacing(transport, self.loop)
         self._together = Together(transport, self.loop, is_more_coming=self._is_more_coming)
         self.transport = cast("asyncio.Transport", self._together)
         self._await_head()
@@ -121,9 +125,8 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(error)
         else:
-            if self._has_chunks_below(_SMALL_CHUNK_BYTES) and not self.flow.read_paused:
-                self.flow.pause_reading()
-                self.loop.call_later(_REST_SECONDS, self._go_on)
+            if self._has_chunks_below(_SMALL_CHUNK_BYTES):
+                self._pacing.rest()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -195,10 +198,6 @@ class Connection(HttpToolsProtocol):
 
     def _has_chunks_below(self, size_bytes: int) -> bool:
         return self._chunks > _FREE_CHUNKS + self._body_bytes // size_bytes
-
-    def _go_on(self) -> None:
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
 
     def _is_more_coming(self) -> bool:
         return self._is_in_body or self._last_words is not None
@@ -283,6 +282,39 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+
+class Pacing(FlowControl):
+    """Stops reading for a moment where that is asked for, whoever asks to go on meanwhile."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(transport)
+        self._loop = loop
+        self._is_resting = self._is_to_go_on = False
+
+    def rest(self) -> None:
+        """Read nothing for some milliseconds; and then go on, unless it was paused already, and still is."""
+        if not self._is_resting:
+            self._is_to_go_on = not self.read_paused
+            self.pause_reading()
+            self._is_resting = True
+            self._loop.call_later(REST_SECONDS, self._go_on)
+
+    def pause_reading(self) -> None:
+        if self._is_resting:
+            self._is_to_go_on = False
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._is_resting:
+            self._is_to_go_on = True
+        else:
+            super().resume_reading()
+
+    def _go_on(self) -> None:
+        self._is_resting = False
+        if self._is_to_go_on and not self._transport.is_closing():
+            self.resume_reading()
 
 
 class Together:

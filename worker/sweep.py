@@ -31,6 +31,7 @@ from app.settings import Settings
 from app.storage import Storage
 from worker import places
 from worker.forkserver import Forkserver
+from worker.training import tablefile
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +158,8 @@ def _bound(cache: Path, *, max_bytes: int) -> None:
     total = 0
     for facts, path in sorted(_facts(cache), key=lambda entry: entry[0].st_mtime, reverse=True):
         total += facts.st_size
-        unfinished = path.suffix == ".part" and time.time() - facts.st_mtime > _ABANDONED_SECONDS
-        if total > max_bytes or unfinished:
+        is_unfinished = path.suffix == ".part" or tablefile.UNFINISHED in path.suffixes
+        if total > max_bytes or (is_unfinished and time.time() - facts.st_mtime > _ABANDONED_SECONDS):
             logger.info("removing %s from the cache of features", path.name)
             storage.discard(path)
 

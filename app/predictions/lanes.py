@@ -1,4 +1,4 @@
-"""The queue of one model: images of requests in the order they came, and what is known of how long they take."""
+"""The queue of one model: the images of its requests, and what is known of how long they take."""
 
 import time
 from collections import deque
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from app import errors
 from app.predictions.loaded import Loaded
 from app.predictions.tickets import Item, Ticket
-from app.predictions.waiting import Waiting
+from app.predictions.waiting import AT_ONCE_SECONDS, Waiting
 from app.runtimes.form import Images
 
 _SMOOTHING = 0.05
@@ -28,6 +28,8 @@ class Lane:
     long."""
     pass_seconds: float = 0.0
     """And to be passed through the network."""
+    several_seconds: float = 0.0
+    """What an image of requests with several took to be decoded; 0 where there were none."""
     together_seconds: float = 0.0
     """And each of several that were passed together; 0 where none were."""
     timed: float = 0.0
@@ -54,11 +56,15 @@ class Lane:
         """What those that wait take of one thread, those aside that were found to be large."""
         return self.encoded.seconds(self.seconds) + len(self.ready) * self.seconds
 
-    def ahead(self, now: float) -> tuple[float, float]:
-        """What would come before an image that came now: seconds of one thread, and seconds of one pass after the
-        other."""
-        count, seconds = self.encoded.ahead(self.seconds, now)
-        passes = (count + len(self.ready)) * (self.together_seconds or self.pass_seconds)
+    def ahead(self, count: int, now: float) -> tuple[float, float]:
+        """What would be done before the end of a request of so many images that came now, its own work aside: seconds
+        of one thread, and seconds of one pass after the other. One that takes long shares the threads with all that
+        waits."""
+        if count * self.seconds_of(count) > AT_ONCE_SECONDS:
+            images, seconds = float(len(self.encoded)), self.encoded.seconds(self.seconds)
+        else:
+            images, seconds = self.encoded.ahead(self.seconds, now)
+        passes = (images + len(self.ready)) * (self.together_seconds or self.pass_seconds)
         return seconds + len(self.ready) * self.seconds, passes
 
     @property
@@ -70,6 +76,11 @@ class Lane:
     def seconds(self) -> float:
         """What an image takes of a thread."""
         return self.decode_seconds + self.pass_seconds
+
+    def seconds_of(self, count: int) -> float:
+        """What an image of a request of so many takes of a thread."""
+        decode = self.several_seconds if count > 1 and self.several_seconds else self.decode_seconds
+        return decode + self.pass_seconds
 
     @property
     def is_idle(self) -> bool:
@@ -113,9 +124,19 @@ class Lane:
             self.loaded.pace.took(seconds)
         self.timed = time.monotonic()
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def learn_decoding(self, ticket: Ticket, seconds: float) -> bool:
+        """What an image of a request took to be decoded; whether that says something of others' as well. What takes
+        long is foretold of those alone that have several images, and photos one by one are let in as before."""
+        if len(ticket.images) > 1:
+            self.several_seconds = smoothed(self.several_seconds, seconds)
+        is_telling = ticket.spent_seconds <= max(seconds, AT_ONCE_SECONDS)
+        if is_telling:
+            self.decode_seconds = smoothed(self.decode_seconds, seconds)
+        return is_telling
+
+    def withdraw(self, ticket: Ticket, now: float) -> None:
         """Take out the images of a request."""
-        self.encoded.withdraw(ticket)
+        self.encoded.withdraw(ticket, now)
         self.large = deque(pair for pair in self.large if pair[0].ticket is not ticket)
         self.ready = deque(pair for pair in self.ready if pair[0].ticket is not ticket)
 
@@ -128,7 +149,7 @@ class Lane:
 
     def next_large(self, now: float) -> tuple[Item, int] | None:
         """Take the first of the large ones that is still wanted, unless others are due before it."""
-        while self.large and self.encoded.due(self.large[0][0].ticket) <= self.encoded.first_due():
+        while self.large and self.encoded.is_before(self.large[0][0].ticket):
             item, pixels = self.large.popleft()
             if item.is_wanted(now):
                 return item, pixels

@@ -18,7 +18,7 @@ from app.predictions import admission, faults
 from app.predictions.lanes import Lane, smoothed
 from app.predictions.loaded import Answer, Loaded
 from app.predictions.tickets import Item, Ticket
-from app.predictions.waiting import AT_ONCE_SECONDS, Waiting
+from app.predictions.waiting import Waiting
 from app.runtimes import memory
 from app.runtimes.form import Images
 
@@ -104,7 +104,7 @@ class Scheduler:
     def withdraw(self, lane: Lane, ticket: Ticket) -> None:
         """Take out what nobody waits for any more, so that it stands in nobody's way."""
         with self._change:
-            lane.withdraw(ticket)
+            lane.withdraw(ticket, time.monotonic())
             self._change.notify()
 
     def check(self, lane: Lane, timeout_seconds: float) -> None:
@@ -126,12 +126,8 @@ class Scheduler:
             thread.join()
 
     def _admit(self, lane: Lane, ticket: Ticket, count: int) -> None:
-        wait = self._expected_wait(lane)
-        if lane.waiting and lane.waiting + count > self._limits.max_queued:
-            raise errors.Busy(
-                f"{lane.waiting} images wait for this model, and it takes no more than {self._limits.max_queued}",
-                retry_after_seconds=wait * (lane.waiting + count - self._limits.max_queued) / lane.waiting,
-            )
+        wait = self._expected_wait(lane, count)
+        admission.refuse_full(lane, count, most=self._limits.max_queued, threads=self._limits.threads)
         # Whoever finds nobody waiting, and would keep nobody waiting, is let in, whatever the estimate says.
         if wait > 0 or count > self._limits.threads:
             is_believed = wait > 0 or time.monotonic() - lane.timed < _BELIEVED_SECONDS
@@ -141,8 +137,9 @@ class Scheduler:
     def _refuse_late(self, wait: float, work: float, timeout_seconds: float, *, count: int = 1) -> None:
         admission.refuse_late(wait, work, left=min(timeout_seconds, self._limits.drain_seconds), count=count)
 
-    def _expected_wait(self, lane: Lane) -> float:
-        return admission.expected_wait(lane, self._lanes, time.monotonic(), threads=self._limits.threads)
+    def _expected_wait(self, lane: Lane, count: int = 1) -> float:
+        now, threads = time.monotonic(), self._limits.threads
+        return admission.expected_wait(lane, self._lanes, now, threads=threads, count=count)
 
     def _expected_turn(self, lane: Lane) -> float:
         """How long a large image would wait that came to `lane` now."""
@@ -320,11 +317,10 @@ class Scheduler:
             self._change.notify()
 
     def _learn(self, lane: Lane, ticket: Ticket, large_pixels: int, seconds: float) -> None:
-        """What it took to decode an image; what those of a request took that has taken long is known of that."""
+        """What it took to decode an image."""
         if large_pixels:
             self._pixel_seconds = smoothed(self._pixel_seconds, seconds / large_pixels)
-        elif ticket.spent_seconds <= max(seconds, AT_ONCE_SECONDS):
-            lane.decode_seconds = smoothed(lane.decode_seconds, seconds)
+        elif lane.learn_decoding(ticket, seconds):
             self._decode_seconds = smoothed(self._decode_seconds, seconds)
 
     def _pass(self, lane: Lane, batch: Sequence[tuple[Item, Images]], *, alone: bool) -> None:

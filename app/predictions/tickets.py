@@ -39,6 +39,11 @@ class Ticket:
         """What its images have taken of the threads."""
         return self.decode_seconds + self.pass_seconds
 
+    @property
+    def each_seconds(self) -> float:
+        """What each of those took that were taken; more than 0 where there are any."""
+        return max(self.spent_seconds / max(self.taken, 1), 1e-9)
+
     def is_wanted(self, now: float) -> bool:
         """Whether somebody still waits for it; not who has waited for too long, which is told."""
         if not self.is_gone and now > self.deadline:

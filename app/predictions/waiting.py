@@ -1,8 +1,7 @@
 """The images that wait to be decoded for one model, and whose turn is next."""
 
-import heapq
-import itertools
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 
 from app.predictions.tickets import Item, Ticket
 
@@ -14,96 +13,110 @@ meanwhile have first: of photos from a phone, or of images of many pixels, a few
 class Waiting:
     """The requests whose images wait, for `threads` that decode them.
 
-    First come, first served; but a request that has taken long already goes on as if each of its further images had
-    come when all threads together could have done those before it. So it takes no longer where nobody else asks, no
-    request waits for all of another's slow images, and none waits for ever, whoever comes later.
+    First come, first served; but requests that have taken long already stand in a row of their own, in which one is
+    finished after the other, and go on as if each of their images had come when all threads together could have done
+    the one before. So they take no longer where nobody else asks, nobody waits for all of their slow images, and they
+    do not wait for ever, whoever comes later.
     """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._due: list[tuple[float, int, Ticket]] = []
-        """A heap of requests, each with when its next image is due, or was when that was looked at last."""
-        self._numbers = itertools.count()
-        self._paced: set[Ticket] = set()
-        """Those that have had what they have at once."""
+        self._usual: deque[Ticket] = deque()
+        self._long: deque[Ticket] = deque()
         self._count = 0
+        self._turn_began = 0.0
+        """When the first of those that have taken long became the first."""
+        self._spent_before = 0.0
+        """What it had taken by then."""
 
     def __len__(self) -> int:
         """Images that wait."""
         return self._count
 
     def add(self, ticket: Ticket) -> None:
-        heapq.heappush(self._due, (ticket.arrived, next(self._numbers), ticket))
+        self._usual.append(ticket)
         self._count += ticket.waiting
-
-    def first_due(self) -> float:
-        """When the next image is due; infinite where none waits."""
-        return self._due[0][0] if self._due else float("inf")
-
-    def due(self, ticket: Ticket) -> float:
-        """When the next image of a request is due, by the clock of `time.monotonic`."""
-        return ticket.arrived + max(0.0, ticket.spent_seconds - AT_ONCE_SECONDS) / self._threads
 
     def take(self, now: float) -> Item | None:
         """Take the first image that is still wanted."""
-        while self._due:
-            due, number, ticket = self._due[0]
-            if not ticket.is_wanted(now):
-                self._drop_first()
-                continue
-            if self.due(ticket) > due:
-                self._paced.add(ticket)
-                heapq.heapreplace(self._due, (self.due(ticket), number, ticket))
-                continue
-            item = ticket.take()
-            self._count -= 1
-            if not ticket.waiting:
-                self._drop_first()
-            return item
-        return None
+        self._sort(now)
+        row = self._long if self._is_turn_of_long() else self._usual
+        if not row:
+            return None
+        item = row[0].take()
+        self._count -= 1
+        if not row[0].waiting:
+            self._end_first(row, now)
+        return item
+
+    def is_before(self, ticket: Ticket) -> bool:
+        """Whether an image of a request that does not wait here any more comes before all that do."""
+        return self._is_before_usual(ticket.arrived + max(0.0, ticket.spent_seconds - AT_ONCE_SECONDS) / self._threads)
 
     def ahead(self, usual_seconds: float, now: float) -> tuple[float, float]:
         """How many images would come before one that came now, and the seconds of one thread that they take, where
         those of most requests take `usual_seconds` each."""
-        return self._summed(usual_seconds, lambda ticket: self._before(ticket, usual_seconds, now))
+        usual = self._count - sum(ticket.waiting for ticket in self._long)
+        if not self._long or self._due() > now:
+            return usual, usual * usual_seconds
+        each = self._long[0].each_seconds
+        overdue = min(self._long[0].waiting, 1 + (now - self._due()) * self._threads / each)
+        return usual + overdue, usual * usual_seconds + overdue * each
 
     def seconds(self, usual_seconds: float) -> float:
         """What all take of one thread."""
-        return self._summed(usual_seconds, lambda ticket: ticket.waiting)[1]
+        usual = self._count - sum(ticket.waiting for ticket in self._long)
+        return usual * usual_seconds + sum(ticket.waiting * ticket.each_seconds for ticket in self._long)
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def withdraw(self, ticket: Ticket, now: float) -> None:
         """Take out the images of a request."""
-        kept = [entry for entry in self._due if entry[2] is not ticket]
-        if len(kept) < len(self._due):
-            heapq.heapify(kept)
-            self._due = kept
-            self._count -= ticket.waiting
-            self._paced.discard(ticket)
+        for row in (self._usual, self._long):
+            if ticket in row:
+                self._count -= ticket.waiting
+                if row[0] is ticket:
+                    self._end_first(row, now)
+                else:
+                    row.remove(ticket)
 
     def clear(self) -> Iterator[Ticket]:
         """Take all out."""
-        taken, self._due, self._count = self._due, [], 0
-        self._paced.clear()
-        return (ticket for _, _, ticket in taken)
+        taken = [*self._usual, *self._long]
+        self._usual.clear()
+        self._long.clear()
+        self._count = 0
+        return iter(taken)
 
-    def _drop_first(self) -> None:
-        _, _, ticket = heapq.heappop(self._due)
-        self._count -= ticket.waiting
-        self._paced.discard(ticket)
+    def _sort(self, now: float) -> None:
+        """Let wanted ones be the first of both rows, each in its own."""
+        while self._usual:
+            ticket = self._usual[0]
+            if not ticket.is_wanted(now):
+                self._count -= ticket.waiting
+                self._usual.popleft()
+            elif ticket.spent_seconds > AT_ONCE_SECONDS:
+                self._long.append(self._usual.popleft())
+                if len(self._long) == 1:
+                    self._begin_turn(now)
+            else:
+                break
+        while self._long and not self._long[0].is_wanted(now):
+            self._count -= self._long[0].waiting
+            self._end_first(self._long, now)
 
-    def _summed(self, usual_seconds: float, counted: Callable[[Ticket], float]) -> tuple[float, float]:
-        """So many images of each request that is paced, and all others', with their seconds."""
-        others = self._count - sum(ticket.waiting for ticket in self._paced)
-        paced = [(counted(ticket), _each(ticket, usual_seconds)) for ticket in self._paced]
-        seconds = others * usual_seconds + sum(count * each for count, each in paced)
-        return others + sum(count for count, _ in paced), seconds
+    def _is_turn_of_long(self) -> bool:
+        return bool(self._long) and self._is_before_usual(self._due())
 
-    def _before(self, ticket: Ticket, usual_seconds: float, now: float) -> float:
-        """How many images of a request that is paced are due before `now`."""
-        late = (now - self.due(ticket)) * self._threads
-        return 0.0 if late < 0 else min(ticket.waiting, 1 + late / max(_each(ticket, usual_seconds), 1e-9))
+    def _is_before_usual(self, due: float) -> bool:
+        return not self._usual or due <= self._usual[0].arrived
 
+    def _due(self) -> float:
+        """When the next image of the first that has taken long is due."""
+        return self._turn_began + (self._long[0].spent_seconds - self._spent_before) / self._threads
 
-def _each(ticket: Ticket, usual_seconds: float) -> float:
-    """What an image of a request takes, by those that it has had."""
-    return ticket.spent_seconds / ticket.taken if ticket.taken else usual_seconds
+    def _begin_turn(self, now: float) -> None:
+        self._turn_began, self._spent_before = now, self._long[0].spent_seconds
+
+    def _end_first(self, row: deque[Ticket], now: float) -> None:
+        row.popleft()
+        if row is self._long and row:
+            self._begin_turn(now)

@@ -86,6 +86,44 @@ def test_a_body_in_small_chunks_is_read_piece_by_piece(
     assert wire.heard == expected
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ([], ["paused", "resumed"]),
+        (["resume"], ["paused", "resumed"]),  # as whoever reads the body does at once
+        (["pause"], ["paused"]),
+        (["pause", "resume"], ["paused", "resumed"]),
+    ],
+)
+def test_nobody_ends_a_rest_before_its_time(
+    loop: asyncio.AbstractEventLoop, asked: list[str], expected: list[str]
+) -> None:
+    wire = Wire()
+    loop.run_until_complete(_rest(wire, asked))
+    assert wire.heard == expected
+
+
+async def _rest(wire: Wire, asked: list[str]) -> None:
+    pacing = connections.Pacing(wire, asyncio.get_running_loop())
+    pacing.rest()
+    for wish in asked:
+        {"pause": pacing.pause_reading, "resume": pacing.resume_reading}[wish]()
+    assert wire.heard == ["paused"]
+    await asyncio.sleep(2 * connections.REST_SECONDS)
+
+
+def test_a_rest_of_what_was_paused_before_goes_on_when_that_is_asked_for(loop: asyncio.AbstractEventLoop) -> None:
+    wire = Wire()
+    pacing = connections.Pacing(wire, loop)
+    pacing.pause_reading()
+    pacing.rest()
+    loop.run_until_complete(asyncio.sleep(2 * connections.REST_SECONDS))
+    assert wire.heard == ["paused"]
+
+    pacing.resume_reading()
+    assert wire.heard == ["paused", "resumed"]
+
+
 def answering(loop: asyncio.AbstractEventLoop) -> connections.Connection:
     """One whose requests are all answered before their bodies are read."""
     config = Config(_answer_at_once, http=connections.Connection, lifespan="off", log_config=None)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from app import errors
 from app.backbones import preprocess
+from app.predictions import admission
 from app.predictions.loaded import Given, Loaded, Opened
 from app.predictions.scheduler import Scheduler
 from app.predictions.tickets import Item, Ticket
@@ -239,3 +240,50 @@ def test_a_large_image_waits_for_small_ones_where_its_request_has_taken_long(sch
     assert lane.next_large(2.0) is None
     assert lane.encoded.take(2.0) == Item(one, 0)
     assert lane.next_large(2.0) == (Item(many, 0), 20 * MEGAPIXELS)
+
+
+def test_a_request_of_several_images_is_judged_by_what_those_of_others_took(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    ask(scheduler, lane, [PHOTO]).wait()
+    assert lane.several_seconds == 0
+    ask(scheduler, lane, [PHOTO] * 2).wait()
+    assert 0 < lane.several_seconds < 1
+
+    lane.several_seconds = 1.0  # as of photos from a phone
+    with pytest.raises(errors.Overloaded, match=r"about 4\.0 s if nobody else asked"):
+        ask(scheduler, lane, [PHOTO] * 8, seconds=3)
+    assert ask(scheduler, lane, seconds=3).wait().error is None
+
+
+def test_a_request_that_takes_long_waits_for_all_that_waits(scheduler: Scheduler) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    lane.decode_seconds, lane.pass_seconds, lane.several_seconds = 0.001, 0.0, 1.0
+    slow = Ticket([PHOTO] * 21, deadline=100.0, now=0.0, done=lambda _: None)
+    lane.encoded.add(slow)
+    lane.encoded.take(0.0)
+    slow.decode_seconds = 2.0
+    lane.encoded.take(0.0)  # so it is seen to have taken long
+    slow.decode_seconds = 4.0
+
+    def wait(count: int, *, now: float) -> float:
+        return admission.expected_wait(lane, [lane], now, threads=2, count=count)
+
+    assert wait(1, now=0.5) == 0  # the next of 19 is due at 1.0
+    assert wait(1, now=1.0) == 1.0
+    assert wait(2, now=0.5) == 19.0
+
+
+def test_what_an_image_of_a_request_that_takes_long_took_is_not_foretold_of_photos_one_by_one(
+    scheduler: Scheduler,
+) -> None:
+    lane = scheduler.lane(loaded(Net()))
+    lane.decode_seconds = 0.001
+    many = Ticket([PHOTO] * 4, deadline=100.0, now=0.0, done=lambda _: None)
+    many.decode_seconds = 5.0
+    assert not lane.learn_decoding(many, 2.5)
+    assert (lane.decode_seconds, lane.several_seconds) == (0.001, 2.5)
+
+    few = Ticket([PHOTO] * 4, deadline=100.0, now=0.0, done=lambda _: None)
+    few.decode_seconds = 0.05
+    assert lane.learn_decoding(few, 0.05)
+    assert lane.decode_seconds > 0.001

@@ -1,7 +1,5 @@
 """Whose image is decoded next, where requests of few and of many images wait for one model."""
 
-import pytest
-
 from app import errors
 from app.predictions.tickets import Item, Ticket
 from app.predictions.waiting import AT_ONCE_SECONDS, Waiting
@@ -39,10 +37,11 @@ def test_images_of_a_request_come_in_their_order() -> None:
 
 def test_a_request_that_has_taken_long_lets_those_first_who_came_meanwhile() -> None:
     slow, small = request(3), request(1, arrived=1.0)
-    waiting = queue(slow, small)
-    assert waiting.take(1.0) == Item(slow, 0)
-    slow.decode_seconds = 2.5 + AT_ONCE_SECONDS  # which two threads would have done at 1.25
-    assert order(waiting, {slow: "s", small: "o"}) == "oss"
+    waiting = queue(slow)
+    assert waiting.take(0.0) == Item(slow, 0)
+    slow.decode_seconds = 2.0
+    waiting.add(small)
+    assert order(waiting, {slow: "s", small: "o"}, now=1.5) == "oss"
 
 
 def test_what_a_request_has_at_once_lets_nobody_first() -> None:
@@ -53,25 +52,25 @@ def test_what_a_request_has_at_once_lets_nobody_first() -> None:
     assert order(waiting, {many: "m", small: "o"}) == "mmo"
 
 
-def test_a_request_that_takes_long_does_not_wait_for_all_who_come_later() -> None:
-    slow = request(3)
-    waiting = queue(slow)
-    waiting.take(0.0)
-    slow.pass_seconds = 2.0 + AT_ONCE_SECONDS
-    others = [request(1, arrived=moment) for moment in (0.5, 0.9, 1.1, 1.5)]
-    for other in others:
-        waiting.add(other)
-    names = {slow: "s"} | dict.fromkeys(others, "o")
-    assert order(waiting, names) == "oossoo"
+def test_a_request_that_takes_long_goes_on_at_the_pace_of_all_threads_whoever_else_comes() -> None:
+    slow, others = request(4), [request(1, arrived=moment) for moment in (1.0, 1.6, 2.4, 3.1, 3.2)]
+    waiting, found = queue(slow, *others), ""
+    assert waiting.take(0.0) == Item(slow, 0)
+    slow.decode_seconds = 1.0
+    # An image of a second is what two threads do in half of one: the next ones are due at 2.0, 2.5, and 3.0.
+    while (item := waiting.take(2.0)) is not None:
+        found += "s" if item.ticket is slow else "o"
+        slow.decode_seconds += 1.0 if item.ticket is slow else 0.0
+    assert found == "oosossoo"
 
 
-def test_two_slow_requests_take_turns() -> None:
+def test_of_two_slow_requests_the_first_is_finished_first() -> None:
     first, second = request(3), request(3)
     waiting, found = queue(first, second, threads=1), ""
     while (item := waiting.take(0.0)) is not None:
         item.ticket.decode_seconds += 1.0
         found += "f" if item.ticket is first else "s"
-    assert found == "fsfsfs"
+    assert found == "ffsfss"  # but the other one begins, or nobody would know that it takes long
 
 
 def test_who_has_waited_too_long_is_told_and_not_taken() -> None:
@@ -82,20 +81,53 @@ def test_who_has_waited_too_long_is_told_and_not_taken() -> None:
     assert len(waiting) == 0
 
 
+def slow_and_waiting(count: int, *, deadline: float = 1000.0) -> tuple[Ticket, Waiting]:
+    """A request of so many images, whose first took two seconds, as two threads know it at the time 1.0."""
+    slow = request(count, deadline=deadline)
+    waiting = queue(slow)
+    waiting.take(0.0)
+    slow.decode_seconds = 2.0
+    waiting.add(request(1, arrived=0.5))
+    waiting.take(1.0)
+    return slow, waiting
+
+
+def test_a_slow_request_that_has_waited_too_long_is_told_and_not_taken() -> None:
+    slow, waiting = slow_and_waiting(4, deadline=5.0)
+    assert waiting.take(6.0) is None
+    assert isinstance(slow.error, errors.Overloaded)
+    assert len(waiting) == 0
+
+
 def test_what_was_withdrawn_is_not_taken_nor_counted() -> None:
     gone, small = request(4), request(1)
     waiting = queue(gone, small)
     waiting.take(0.0)
-    waiting.withdraw(gone)
-    waiting.withdraw(gone)  # which was there no more
+    waiting.withdraw(gone, 0.0)
+    waiting.withdraw(gone, 0.0)  # which was there no more
     assert len(waiting) == 1
     assert waiting.take(0.0) == Item(small, 0)
 
 
+def test_when_a_slow_request_is_withdrawn_the_next_slow_one_goes_on_from_then() -> None:
+    gone, waiting = slow_and_waiting(4)
+    other = request(3, arrived=0.9)
+    waiting.add(other)
+    waiting.take(1.0)
+    other.decode_seconds = 4.0
+    waiting.add(request(1, arrived=2.5))
+    waiting.take(2.0)  # another one of the first, and the other is known to be slow
+    waiting.withdraw(gone, 3.0)
+    assert len(waiting) == 3
+    assert waiting.ahead(0.25, now=2.9) == (1, 0.25)
+    assert waiting.ahead(0.25, now=3.0) == (2, 0.25 + 4.0)
+
+
 def test_all_are_taken_out_to_be_told() -> None:
-    many, small = request(4), request(1)
-    waiting = queue(many, small)
-    assert set(waiting.clear()) == {many, small}
+    slow, waiting = slow_and_waiting(4)
+    small = request(1)
+    waiting.add(small)
+    assert set(waiting.clear()) == {slow, small}
     assert len(waiting) == 0
     assert waiting.take(0.0) is None
 
@@ -107,13 +139,20 @@ def test_all_images_of_usual_requests_come_before_one_that_comes_now() -> None:
 
 
 def test_of_a_slow_request_only_what_is_due_comes_before_one_that_comes_now() -> None:
-    slow = request(9)
-    waiting = queue(slow, request(1, arrived=0.5))
-    waiting.take(0.0)
-    slow.decode_seconds = 2.0 + AT_ONCE_SECONDS  # the next is due at 1.0
-    waiting.take(0.5)
+    _, waiting = slow_and_waiting(9)
+    assert waiting.ahead(0.25, now=0.9) == (0, 0)
+    assert waiting.ahead(0.25, now=1.0) == (1, 2.0)  # as long as the first took, and not the usual
+    assert waiting.ahead(0.25, now=2.0) == (2, 4.0)
+    assert waiting.ahead(0.25, now=100.0) == (8, 16.0)
+    assert waiting.seconds(0.25) == 16.0
 
-    assert waiting.ahead(0.25, now=0.5) == (0, 0)
-    assert sum(waiting.ahead(0.25, now=1.0)) == pytest.approx(1 + 2.1)  # as long as the first took, and not the usual
-    assert sum(waiting.ahead(0.25, now=2.0)) == pytest.approx((1 + 2 / 2.1) + (2.1 + 2.0))
-    assert waiting.seconds(0.25) == pytest.approx(8 * 2.1)
+
+def test_what_does_not_wait_here_any_more_goes_first_unless_its_request_has_taken_long() -> None:
+    slow = request(1)
+    waiting = queue(request(1, arrived=1.0))
+    assert waiting.is_before(slow)
+    slow.decode_seconds = 2.0 + AT_ONCE_SECONDS
+    assert waiting.is_before(slow)
+    slow.decode_seconds += 0.1
+    assert not waiting.is_before(slow)
+    assert queue().is_before(slow)

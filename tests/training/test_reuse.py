@@ -148,10 +148,11 @@ def test_a_pass_that_is_stopped_with_few_features_or_on_a_full_disk_leaves_nothi
     extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = version(range(14), range(14, 20))
-    with monkeypatch.context() as patched:
-        patched.setattr(reuse, "_WORTHWHILE", 7)
-        stop(splits, extractor, tmp_path, done=6)
-    assert list(tmp_path.iterdir()) == []
+    for limit, least in (("_WORTHWHILE", 7), ("_LEAST_SHARE", 7 / 20)):
+        with monkeypatch.context() as patched:
+            patched.setattr(reuse, limit, least)
+            stop(splits, extractor, tmp_path, done=6)
+        assert list(tmp_path.iterdir()) == []
 
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")

@@ -74,6 +74,7 @@ def test_the_cache_of_features_keeps_what_was_used_last(
         path.write_bytes(b"x" * 100)
         os.utime(path, (time.time() - 60 * minutes,) * 2)
     aged(files.features() / "features.abc.part")
+    aged(files.features() / "small.unfinished.safetensors")
     bounded.sweep()
 
     assert {path.name for path in files.features().iterdir()} == {"newer.safetensors", "newest.safetensors"}

@@ -15,6 +15,8 @@ _FILES = 8
 _WORTHWHILE = 32
 """Rows for which a file is read, unless it has all that are missing: it is read as a whole, to see that it is not
 damaged."""
+_LEAST_SHARE = 0.1
+"""Of all rows that must be new for those of an unfinished file to be kept: it takes the room of all."""
 _ROWS = 4096
 """At a time: memory is not to depend on how many there are."""
 
@@ -34,9 +36,10 @@ class Known:
         """What those took to compute, about."""
 
     def keep(self, *, seconds: float) -> None:
-        """Leave the rows that are there to whoever computes the others, where enough of them are new: these took so
-        long to compute."""
-        if self.is_there.sum() - self.count >= _WORTHWHILE:
+        """Leave the rows that are there to whoever computes the others, where they are many enough to be worth a file
+        as large as that of all: these took so long to compute."""
+        there = int(self.is_there.sum())
+        if there - self.count >= max(_WORTHWHILE, _LEAST_SHARE * len(self.is_there)):
             self._draft.keep(self.is_there, seconds=self.seconds + seconds)
 
     def tables(self, widths: Mapping[str, int]) -> Tables:

@@ -22,6 +22,9 @@ Tables = dict[str, NDArray[np.float32]]
 Names = NDArray[np.uint8]
 """What each row is of, in bytes, `(N, B)`; only zeros where the row is missing."""
 
+UNFINISHED = ".unfinished"
+"""In the names of files of tables that have only some of their rows."""
+
 _METADATA = "__metadata__"
 _NAMES = "__names__"
 _DIGEST = "sha256"
@@ -114,13 +117,13 @@ class Draft:
     def keep(self, is_there: NDArray[np.bool_], *, seconds: float) -> None:
         """Leave those rows of the tables that are there `(N,)`, which took so long to compute, to whoever computes the
         others, if that is possible."""
-        if self._file is not None:
+        if self._file is not None and not self._path.exists():  # somebody else may have computed them all
             with suppress(OSError):
                 self._write(self._file, self._unfinished, self._names * is_there[:, None], seconds)
 
     @property
     def _unfinished(self) -> Path:
-        return self._path.with_suffix(".unfinished" + self._path.suffix)
+        return self._path.with_suffix(UNFINISHED + self._path.suffix)
 
     def _write(self, file: IO[bytes], path: Path, names: Names, seconds: float) -> None:
         for values in self._tables.values():
