@@ -91,7 +91,10 @@ def lay_out(listed: Iterable[Entry], limits: Limits) -> Layout:
 
 
 def check_classes(layout: Layout, *, known: Iterable[str]) -> None:
-    """Raise `BadArchive` unless every class has files and there are two or more, with the `known` labels of before."""
+    """Raise `BadArchive` unless every class has files, none differs from another or from a label that is `known` from
+    before in upper and lower case alone, and there are two or more with those."""
+    known = [*known]
+    _check_case(layout, known)
     if layout.empty:
         raise empty_class(layout.empty, "no files in the folder", "remove the folder or add images")
     labels = {*layout.labels, *known}
@@ -117,6 +120,25 @@ def empty_class(labels: Sequence[str], what: str, advice: str) -> errors.BadArch
         code="empty_class",
         detail={"labels": [*named]},
     )
+
+
+def _check_case(layout: Layout, known: Sequence[str]) -> None:
+    """On many systems such folders are one and the same, and who mistypes a label wants no further one."""
+    alike = {_folded(label): label for label in known}
+    for label in sorted({*layout.labels, *layout.empty}.difference(known)):
+        other = alike.setdefault(_folded(label), label)
+        if other == label:
+            continue
+        here = f"the folders of the classes {other!r} and {label!r} are named the same but for upper and lower case"
+        advice = "put their images into one, or rename one where they are two classes"
+        if other in known:
+            here = f"class {label!r} is named as {other!r}, which the data set has, but for upper and lower case"
+            advice = f"rename its folder to {other!r}, or to something else where it is another class"
+        raise errors.BadArchive(f"{here}; {advice}", code="labels_differ_in_case", detail={"labels": [other, label]})
+
+
+def _folded(label: str) -> str:
+    return unicodedata.normalize("NFC", label.casefold())
 
 
 class _Sorting:

@@ -161,6 +161,32 @@ def test_one_class_is_an_error_unless_the_dataset_has_others(tmp_path: Path) -> 
     assert caught.value.code == "single_class"
 
 
+@pytest.mark.parametrize(
+    ("labels", "known", "told"),
+    [
+        (["ants", "Ants", "bees"], [], r"the folders of the classes 'Ants' and 'ants' are named the same but for"),
+        (["Ants"], ["ants", "bees"], r"class 'Ants' is named as 'ants', which the data set has.* folder to 'ants', or"),
+        (["M\u00fcnze"], ["M\u00dcNZE", "bees"], r"class 'Münze' is named as 'MÜNZE'"),
+        (["Mu\u0308nze"], ["M\u00dcNZE", "bees"], r"class 'Münze' is named as 'MÜNZE'"),
+        (["stra\u00dfe", "STRASSE"], [], r"'STRASSE' and 'straße'"),
+    ],
+)
+def test_labels_that_differ_in_case_alone_are_an_error_that_names_both(
+    tmp_path: Path, labels: list[str], known: list[str], told: str
+) -> None:
+    layout = layout_of(factories.zip_of(tmp_path, {f"photos/{label}/1.jpg": b"1" for label in [*labels, "wasps"]}))
+
+    with pytest.raises(errors.BadArchive, match=told) as caught:
+        archive.check_classes(layout, known=known)
+    assert caught.value.code == "labels_differ_in_case"
+    assert len({*map(str.casefold, caught.value.detail["labels"])}) == 1  # type: ignore[arg-type]
+
+
+def test_a_data_set_that_has_labels_which_differ_in_case_alone_takes_more_of_them(tmp_path: Path) -> None:
+    layout = layout_of(factories.zip_of(tmp_path, {"ants/1.jpg": b"1", "Ants/2.jpg": b"2"}))
+    archive.check_classes(layout, known=["Ants", "ants"])
+
+
 def test_files_without_any_folder_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(errors.BadArchive) as caught:
         archive.check_classes(layout_of(factories.zip_of(tmp_path, {"1.jpg": b"1"})), known=())
