@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, archives, demo, jobs, local, optimising, removing, show
+from client import aliases, demo, imports, jobs, local, optimising, removing, show
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Problem, Refused
 from client.options import Options, with_options
 from client.recipe import Recipe
 from client.terminal import Url, console, printable, told_plainly
-from client.values import Job, Planned, RefusedFile
+from client.values import Job, Planned
 
 app = typer.Typer(
     help="Labelled photos in, a served image classifier out.",
@@ -39,9 +38,6 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder for all that the service keeps; GRAFT_DATA_DIR or graft-data if left out."),
 ]
-
-_REFUSED_LISTED = 10
-"""Files that an import refused, each with the reason; the others are counted."""
 
 
 @app.command()
@@ -113,7 +109,7 @@ def train(
     with told_plainly(), Client(url) as client:
         recipe = _with_its_backbone(client, recipe, options)
         _check(client, model, recipe)
-        _train(client, _import(client, photos, dataset or model), model, recipe)
+        _train(client, imports.photos(client, photos, dataset or model), model, recipe)
 
 
 def _check(client: Client, model: str, recipe: Recipe) -> None:
@@ -144,40 +140,6 @@ def _with_its_backbone(client: Client, recipe: Recipe, options: Options) -> Reci
     if options.backbone is not None or recipe.base is None:
         return recipe
     return replace(recipe, backbone=client.model_version(*client.resolve(recipe.base)).backbone)
-
-
-def _import(client: Client, photos: Path, name: str) -> str:
-    """Id of the data set called `name`, which holds what it can take of `photos` now."""
-    with show.step(console, f"upload {printable(photos)}") as step, archives.archive(photos) as archive:
-        dataset = client.dataset_named(name) or client.create_dataset(name)
-        received = client.upload(dataset.id, archive)
-        job = client.wait(received.job.id, step.tell)
-        refused, known = _refusals(client.refused(received.id, dataset.id))
-        step.notes = [*refused, *known]
-        if job.error is not None and job.error.code == "nothing_new":
-            step.outcome = f"nothing new for data set {name!r}" if refused else f"data set {name!r} has them all"
-            return dataset.id
-        if job.state != "succeeded":
-            for note in step.notes:
-                console.print(note, style="dim", highlight=False, soft_wrap=True)
-        result = show.succeeded(job).result or {}
-        images = show.counted(result["accepted"], "image")
-        step.outcome = f"{images} became version {result['dataset_version']} of {name!r}"
-    return dataset.id
-
-
-def _refusals(found: Iterable[RefusedFile]) -> tuple[list[str], list[str]]:
-    """What an import left out: its first files that are of no use, and apart from them how many are there already."""
-    listed, more, known = list[str](), 0, 0
-    for item in found:
-        if item.code == "duplicate":
-            known += 1
-        elif len(listed) < _REFUSED_LISTED:
-            listed.append(f"refused {item.path}: {item.message}")
-        else:
-            more += 1
-    refused = [*listed, f"and {more} more refused"] if more else listed
-    return refused, [f"left out {show.counted(known, 'image')} that it has already"] if known else []
 
 
 @app.command()

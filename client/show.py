@@ -59,13 +59,18 @@ _PHASES = {
     "round int8": "rounding the weights",
 }
 
+_OUTCOMES = 12
+"""Column at which the outcome of a step begins, after its seconds."""
+
 
 @dataclass
 class Step:
-    """One step while it goes on; `outcome` is printed at its end, `notes` below it."""
+    """One step while it goes on; `outcome` is printed at its end, `warnings` and `notes` below it."""
 
     status: Status
     outcome: str = ""
+    has_changed_nothing: bool = False
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     within: str = ""
 
@@ -89,13 +94,26 @@ def step(console: Console, what: str) -> Iterator[Step]:
         yield current
     seconds = time.perf_counter() - started
     outcome = f": {current.outcome}" if current.outcome else ""
-    lines = Table.grid(padding=(0, 2))
-    lines.add_column(width=10)
-    lines.add_column()
-    lines.add_row(Text.assemble(("✓", "green"), (f" {seconds:6.1f} s", "dim")), what + outcome)
-    for note in current.notes:
-        lines.add_row("", Text(note, style="dim"))
-    console.print(lines)
+    mark = ("-", "dim") if current.has_changed_nothing else ("✓", "green")
+    lines = [(Text.assemble(mark, (f" {seconds:6.1f} s", "dim")), Text(what + outcome))]
+    lines += [(Text(), Text(warning, style="yellow")) for warning in current.warnings]
+    lines += [(Text(), Text(note, style="dim")) for note in current.notes]
+    _print_beside(console, lines)
+
+
+def _print_beside(console: Console, lines: Sequence[tuple[Text, Text]]) -> None:
+    """Each second text beside the first; on a terminal its further lines as well, for which a grid has to pad them."""
+    if not console.is_terminal:
+        for left, right in lines:
+            left.pad_right(_OUTCOMES - len(left))
+            console.print(left + right, soft_wrap=True)
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=_OUTCOMES - 2)
+    grid.add_column()
+    for left, right in lines:
+        grid.add_row(left, right)
+    console.print(grid)
 
 
 def succeeded(job: Job) -> Job:
