@@ -155,9 +155,9 @@ class Client(Connection):
     def ranking(self, ranking_id: str) -> Ranking:
         return self._get(f"/v1/rankings/{ranking_id}", Ranking)
 
-    def jobs(self) -> Iterator[Job]:
-        """All jobs, newest first."""
-        return self._pages("/v1/jobs", Job, lambda last: last.id)
+    def jobs(self, *, state: str | None = None) -> Iterator[Job]:
+        """All jobs, or those in a state, newest first."""
+        return self._pages("/v1/jobs", Job, lambda last: last.id, {} if state is None else {"state": state})
 
     def job(self, job_id: str) -> Job:
         return self._get(f"/v1/jobs/{job_id}", Job)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, demo, imports, jobs, local, optimising, removing, show
+from client import aliases, demo, imports, jobs, local, optimising, removing, show, waiting
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Problem, Refused
@@ -124,7 +124,7 @@ def _check(client: Client, model: str, recipe: Recipe) -> None:
 def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:
     with show.step(console, f"train {model}") as step:
         job = client.train(dataset_id, model, recipe)
-        done = show.succeeded(client.wait(job.id, step.tell))
+        done = show.succeeded(waiting.ended(client, job.id, step))
         step.notes = list(dict.fromkeys([*(done.plan.reasons if done.plan else []), *step.notes]))
         result = done.result or {}
         step.outcome = f"{model}@{result['model_version']}, accuracy {100 * result['accuracy']:.1f} %"
@@ -176,7 +176,7 @@ def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, 
             raise Refused(f"the service has to {what} once more ({found.id}): ask again once that has ended")
         done.add(found.kind)
         with show.step(console, what) as step:
-            show.succeeded(client.wait(found.id, step.tell))
+            show.succeeded(waiting.ended(client, found.id, step))
         found = client.plan(dataset, recipe, version=version, measure=measure)
     return found
 
@@ -198,7 +198,7 @@ def rank(
     with told_plainly(), Client(url) as client:
         with show.step(console, f"rank backbones on {dataset}") as step:
             job = client.rank(dataset, backbones=backbone, models=model or (), version=version)
-            done = show.succeeded(client.wait(job.id, step.tell))
+            done = show.succeeded(waiting.ended(client, job.id, step))
         found = client.ranking((done.result or {})["ranking"])
         for part in show.ranking(found):
             console.print(part)
@@ -219,9 +219,11 @@ def control(
         fine_tune = Recipe(backbone=backbone, strategy="full", epochs=epochs)
         scratch = Recipe(backbone=backbone, strategy="scratch", epochs=scratch_epochs)
         begun = client.create_experiment(dataset, model, backbone, fine_tune=fine_tune, scratch=scratch)
+        left = [arm.job_id for arm in begun.arms.values()]
         for name, arm in begun.arms.items():
+            left.remove(arm.job_id)
             with show.step(console, f"{name}: {arm.model}") as step:
-                step.outcome = client.wait(arm.job_id, step.tell).state
+                step.outcome = waiting.ended(client, arm.job_id, step, begun_with=left).state
         ended = client.experiment(begun.id)
         for part in show.experiment(ended):
             console.print(part)

@@ -85,10 +85,13 @@ class Connection:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return self._again(lambda: self._http.post(path, json=wanted, headers=headers))
 
-    def _pages(self, path: str, kind: type[T], cursor: Callable[[T], object]) -> Iterator[T]:
+    def _pages(
+        self, path: str, kind: type[T], cursor: Callable[[T], object], only: Mapping[str, str] | None = None
+    ) -> Iterator[T]:
+        """All of a list, or what of it the parameters `only` leave."""
         after: dict[str, str] = {}
         while True:
-            page = read(self._listing(path, after), Page[kind])  # type: ignore[valid-type]
+            page = read(self._listing(path, {**(only or {}), **after}), Page[kind])  # type: ignore[valid-type]
             yield from page.data
             if not page.has_more:
                 return

@@ -3,7 +3,8 @@
 GraftError
 ├── Problem       the service answered with a problem document
 ├── Unreachable   no answer came, or one of something else
-└── Refused       what was asked for cannot be done from here
+├── Refused       what was asked for cannot be done from here
+└── Interrupted   whoever waited for a job has stopped waiting
 """
 
 from collections.abc import Mapping
@@ -34,3 +35,7 @@ class Unreachable(GraftError):
 
 class Refused(GraftError):
     """What was asked for cannot be done from here."""
+
+
+class Interrupted(GraftError):
+    """Whoever waited for a job has stopped waiting; the job goes on."""

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from client import archives, show
+from client import archives, show, waiting
 from client.api import Client
 from client.terminal import console, printable
 from client.values import Dataset, RefusedFile
@@ -22,7 +22,7 @@ def photos(client: Client, folder: Path, name: str) -> str:
         dataset = client.dataset_named(name) or client.create_dataset(name)
         before = _labels(client, dataset)
         received = client.upload(dataset.id, archive)
-        job = client.wait(received.job.id, step.tell)
+        job = waiting.ended(client, received.job.id, step)
         refused, known = _refusals(client.refused(received.id, dataset.id))
         step.notes = [*refused, *known]
         if job.error is not None and job.error.code == "nothing_new":

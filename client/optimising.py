@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from client import show
+from client import show, waiting
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Refused
@@ -45,7 +45,7 @@ def optimise(
                 "device": "cpu" if on_cpu else "gpu",
             }
             job = client.optimise(name, number, wanted)
-            show.succeeded(client.wait(job.id, step.tell))
+            show.succeeded(waiting.ended(client, job.id, step))
         for part in show.runtimes(client.runtimes(name, number)):
             console.print(part)
 

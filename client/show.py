@@ -67,12 +67,22 @@ _OUTCOMES = 12
 class Step:
     """One step while it goes on; `outcome` is printed at its end, `warnings` and `notes` below it."""
 
+    what: str
     status: Status
+    console: Console
     outcome: str = ""
     has_changed_nothing: bool = False
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     within: str = ""
+
+    def print(self, told: str) -> None:
+        """A line about it that stays, before that of its end."""
+        self.console.print(Text(f"{self.what}: {told}", style="dim"), soft_wrap=True)
+
+    def say(self, told: str) -> None:
+        """Show what it is at until there is something else to show."""
+        self.status.update(Text(f"{self.what}: {told}"))
 
     def tell(self, happened: Event | Progress) -> None:
         """Show what a job says of itself."""
@@ -90,7 +100,7 @@ def step(console: Console, what: str) -> Iterator[Step]:
     """Show `what` while the block runs, then a line with its outcome and the seconds it took."""
     started = time.perf_counter()
     with console.status(Text(what)) as status:
-        current = Step(status)
+        current = Step(what, status, console)
         yield current
     seconds = time.perf_counter() - started
     outcome = f": {current.outcome}" if current.outcome else ""

@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.errors import GraftError
+from client.errors import GraftError, Interrupted
 
 _PIPED_COLUMNS = 1000
 """Where no terminal is written to, so that what a program reads is not broken into lines."""
+
+_INTERRUPTED = 130
+"""The exit code of what Ctrl-C has ended, as shells have it."""
 
 # Text is printed as it is: what looks like markup or the name of an emoji is part of a name that somebody has given.
 console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS, markup=False, emoji=False)
@@ -23,9 +26,12 @@ Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of 
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """What goes wrong is one red line and exit code 1, not a traceback."""
+    """What goes wrong is one red line and exit code 1, not a traceback; Ctrl-C one that says what goes on, and 130."""
     try:
         yield
+    except Interrupted as interrupt:
+        errors.print(str(interrupt), highlight=False, soft_wrap=True)
+        raise typer.Exit(_INTERRUPTED) from interrupt
     except GraftError as error:
         errors.print(f"Error: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error

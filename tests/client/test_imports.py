@@ -69,12 +69,14 @@ def service() -> Iterator[Service]:
 
 
 def uploaded(service: Service, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines that tell of an upload."""
+    """The lines that tell of an upload, after the one that names its job."""
     archive = folder / "photos.zip"
     archive.write_bytes(b"photos")
     with Client(service.url) as client:
         imports.photos(client, archive, "insects")
-    return capsys.readouterr().out.splitlines()
+    job, *told = capsys.readouterr().out.splitlines()
+    assert job == f"upload {archive}: {JOB.id}"
+    return told
 
 
 def test_labels_that_a_data_set_did_not_have_are_told_those_first_that_may_be_mistyped(
