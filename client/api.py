@@ -14,7 +14,7 @@ import httpx
 from client import answers, batches, downloads, events, references
 from client.connection import CHANGED_SINCE, Connection, Page, read
 from client.downloads import FileListing, StoredFile
-from client.errors import Problem, Refused
+from client.errors import GraftError, Problem, Refused
 from client.forms import Pins, Runtimes
 from client.recipe import Recipe
 from client.references import alias_path
@@ -336,13 +336,23 @@ class Client(Connection):
 
         return self._change(lambda: self._http.put(path, json=pins, headers=answers.if_at(revision)), Runtimes, made)
 
-    def predict(self, model: str, images: Iterable[Path], *, top_k: int = 5) -> Iterator[Prediction]:
-        """Labels for image files, in their order, as the requests with several of them each are answered; `model` is
-        `name`, `name@version` or `name:alias`. Raises `Refused` where one cannot be read."""
-        for batch in batches.batches(images):
-            with batch.blaming():
-                answer = self._predict(model, batch.form(), top_k)
-            yield from answer.predictions
+    def predict(
+        self, model: str, images: Iterable[Path], *, top_k: int = 5, threshold: float = 0.0
+    ) -> Iterator[Prediction]:
+        """Labels for image files, in their order, as the requests with several of them each are answered; at most
+        `top_k` of each, with a probability of `threshold` or more. `model` is `name`, `name@version` or `name:alias`.
+        Raises `Refused` where one cannot be read."""
+        for outcome in self.predict_each(model, images, top_k=top_k, threshold=threshold):
+            if isinstance(outcome, GraftError):
+                raise outcome
+            yield outcome
+
+    def predict_each(
+        self, model: str, images: Iterable[Path], *, top_k: int = 5, threshold: float = 0.0
+    ) -> Iterator[Prediction | Problem | Refused]:
+        """As `predict`, with what is wrong with an image in its place: the others are labelled all the same."""
+        params = {"top_k": top_k, "threshold": threshold}
+        return batches.outcomes(images, lambda batch: self._predict(model, batch.form(), params).predictions)
 
     def _step(self, job_id: str, verb: str, is_done: Callable[[Job, Job], bool]) -> Job:
         """The job after a step that the service takes once. `is_done` tells by the job as it was and as it is whether a
@@ -356,8 +366,10 @@ class Client(Connection):
         path = f"/v1/jobs/{job_id}/{verb}"
         return self._change(lambda: self._http.post(path), Job, made, refusal=httpx.codes.CONFLICT)
 
-    def _predict(self, model: str, files: list[tuple[str, tuple[str, bytes]]], top_k: int) -> Predictions:
-        path, params = f"/v1/models/{model}/predict", {"top_k": top_k}
+    def _predict(
+        self, model: str, files: list[tuple[str, tuple[str, bytes]]], params: Mapping[str, float]
+    ) -> Predictions:
+        path = f"/v1/models/{model}/predict"
         # Whoever waits here would rather wait on: a model that is loaded for the first time takes seconds.
         headers = {"X-Request-Timeout": f"{_PATIENCE * self._timeout_seconds:g}"}
         return read(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from client.errors import Refused
 
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+
 
 @contextmanager
 def archive(photos: Path) -> Iterator[Path]:
@@ -26,6 +28,17 @@ def archive(photos: Path) -> Iterator[Path]:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graft-"))
                 found = _packed(listed, photos, Path(folder))
         yield found
+
+
+def images(folder: Path) -> list[Path]:
+    """The files of images in `folder` and the folders below it, in order, found as by `archive`. Raises `Refused`."""
+    try:
+        found = [path for path in _below(folder, ()) if path.suffix.lower() in _IMAGES and path.is_file()]
+    except OSError as error:
+        raise Refused(f"{folder} cannot be read: {error}") from error
+    if not found:
+        raise Refused(f"{folder} holds no image, whose name would end with {', '.join(_IMAGES)}")
+    return found
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, demo, imports, jobs, local, optimising, removing, show, waiting
+from client import aliases, demo, imports, jobs, local, optimising, predicting, removing, show, waiting
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Problem, Refused
 from client.options import Options, with_options
 from client.recipe import Recipe
-from client.terminal import Url, console, printable, told_plainly
+from client.terminal import Url, console, told_plainly
 from client.values import Job, Planned
 
 app = typer.Typer(
@@ -234,19 +234,6 @@ def control(
 
 
 @app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="name, name@version, or name:alias.")],
-    images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG or WebP files.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 3,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Print the labels of images, the most probable first."""
-    with told_plainly(), Client(url) as client:
-        for path, prediction in zip(images, client.predict(model, images, top_k=top_k), strict=True):
-            console.print(f"{printable(path)}: {show.best(prediction)}", highlight=False, soft_wrap=True)
-
-
-@app.command()
 def datasets(url: Url = DEFAULT_URL) -> None:
     """List data sets, newest first."""
     with told_plainly(), Client(url) as client:
@@ -261,6 +248,7 @@ def models(url: Url = DEFAULT_URL) -> None:
 
 
 for _command in (
+    predicting.predict,
     jobs.jobs,
     jobs.cancel,
     jobs.finish,

@@ -138,6 +138,7 @@ def succeeded(job: Job) -> Job:
 def best(prediction: Prediction) -> str:
     """The labels of an image in one line, the most probable first."""
     labels = ", ".join(f"{item.label} {100 * item.probability:.1f} %" for item in prediction.labels)
+    labels = labels or "no label is that probable"
     return f"{labels}; but less like the photos it knows than 19 of 20 of them are" if prediction.unknown else labels
 
 

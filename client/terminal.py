@@ -33,8 +33,13 @@ def told_plainly() -> Iterator[None]:
         errors.print(str(interrupt), highlight=False, soft_wrap=True)
         raise typer.Exit(_INTERRUPTED) from interrupt
     except GraftError as error:
-        errors.print(f"Error: {error}", style="red", highlight=False, soft_wrap=True)
+        print_error(error)
         raise typer.Exit(1) from error
+
+
+def print_error(error: GraftError) -> None:
+    """One red line, apart from what programs read."""
+    errors.print(f"Error: {error}", style="red", highlight=False, soft_wrap=True)
 
 
 def printable(path: Path) -> str:

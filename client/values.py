@@ -317,10 +317,12 @@ class LabelProbability(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """The labels of one image, the most probable first, and whether it is like nothing that was learned."""
+    """The labels of one image, the most probable first, and whether it is like nothing that was learned: then it has
+    less `similarity` with the nearest label, up to 1, than most photos of the labels have."""
 
     labels: list[LabelProbability]
     unknown: bool | None = None
+    similarity: float | None = None
 
 
 class Predictions(msgspec.Struct, frozen=True):
