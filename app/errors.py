@@ -38,6 +38,12 @@ def nearest_names(name: str, valid: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(valid), n=3, cutoff=0.4)
 
 
+def did_you_mean(nearest: Iterable[str]) -> str:
+    """The end of a message that offers the `nearest` names, where there are any."""
+    offered = ", ".join(nearest)
+    return f"; did you mean {offered}?" if offered else ""
+
+
 class GraftError(Exception):
     """Base of all errors meant for a caller."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 
-from app import errors, problem_pages
+from app import bodyfields, errors, problem_pages
 
 logger = logging.getLogger(__name__)
 
@@ -252,12 +253,20 @@ def _field_problem(entry: dict[str, Any], request: Request) -> FieldProblem:
     location = [part for part in entry["loc"] if isinstance(part, str | int)]
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        message = "no such field"
+        nearest = errors.nearest_names(str(location[-1]), _fields_beside(location, request))
+        message = f"no such field{errors.did_you_mean(nearest)}"
     if location == ["body"] and isinstance(entry.get("input"), bytes):  # no object, for it was not read as JSON
         declared = request.headers.get("content-type", "")
         said = f"sent as {declared[:100]}" if declared else "sent without a Content-Type"
         message = f"{said}; JSON is sent as Content-Type: application/json"
     return FieldProblem(location=location, message=message, code=entry["type"])
+
+
+def _fields_beside(location: Sequence[str | int], request: Request) -> list[str]:
+    """The fields that could be in the place of that at `location`."""
+    route = request.scope.get("route")
+    body = route.body_field if isinstance(route, APIRoute) and location[0] == "body" else None
+    return [] if body is None else bodyfields.names(body.field_info.annotation, location[1:-1])
 
 
 def _step(part: str) -> str | int:

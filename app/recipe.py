@@ -297,8 +297,12 @@ class Recipe:
         foreign = sorted(known.difference(known if self.strategy == "auto" else FIELDS[self.strategy]))
         given = {name: getattr(self, name) for name in foreign if getattr(self, name) is not None}
         if given:
-            refuse({name: (value, f"not for strategy '{self.strategy}'") for name, value in given.items()})
+            refuse({name: (value, self._not_for_strategy(name)) for name, value in given.items()})
         return self
+
+    def _not_for_strategy(self, field: str) -> str:
+        takers = [strategy for strategy, fields in FIELDS.items() if field in fields]
+        return f"not for strategy '{self.strategy}', only for {', '.join(takers)}"
 
     @model_validator(mode="after")
     def _fields_fit_base(self) -> Self:

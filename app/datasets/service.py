@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import JsonValue
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -12,6 +13,9 @@ from app import errors
 from app.datasets.schemas import DatasetCreate, DatasetPatch
 from app.datasets.tables import Dataset, DatasetVersion, Import, RefusedItem
 from app.db import new_id
+
+_COMPARED = 200
+"""Names that one which is not there is compared with, those of the newest data sets."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,22 @@ def create(session: Session, wanted: DatasetCreate, *, now: datetime) -> Dataset
 
 
 def find(session: Session, reference: str) -> Dataset:
-    """The dataset with this id, or else with this name. Raises `NotFound`."""
+    """The dataset with this id, or else with this name. Raises `NotFound`, with the nearest names."""
     dataset = session.get(Dataset, reference)
     if dataset is None:
         dataset = session.scalar(select(Dataset).where(Dataset.name == reference, Dataset.deleted_at.is_(None)))
     if dataset is None:
-        raise errors.NotFound(f"no dataset {reference}", code="dataset_not_found")
+        nearest = errors.nearest_names(reference, _newest_names(session))
+        message, offered = f"no dataset {reference}{errors.did_you_mean(nearest)}", list[JsonValue](nearest)
+        raise errors.NotFound(message, code="dataset_not_found", detail={"nearest": offered})
     if dataset.deleted_at is not None:  # whoever has its id may know it by its name alone
         raise errors.NotFound(f"dataset {dataset.name!r} was deleted", code="dataset_not_found")
     return dataset
+
+
+def _newest_names(session: Session) -> Sequence[str]:
+    query = select(Dataset.name).where(Dataset.deleted_at.is_(None)).order_by(Dataset.id.desc()).limit(_COMPARED)
+    return session.scalars(query).all()
 
 
 def called(session: Session, dataset_id: str) -> str:

@@ -139,7 +139,8 @@ class RankingCreate(BaseModel):
 def _known_form(name: str) -> str:
     if name not in optimisation.FORM_NAMES:
         nearest = errors.nearest_names(name, optimisation.FORM_NAMES)
-        raise ValueError(f"no form {name[:100]!r}; valid are {', '.join(nearest or optimisation.FORM_NAMES)}")
+        hint = errors.did_you_mean(nearest) or f"; valid are {', '.join(optimisation.FORM_NAMES)}"
+        raise ValueError(f"no form {name[:100]!r}{hint}")
     return name
 
 

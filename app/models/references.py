@@ -96,6 +96,6 @@ def _checked(name: str, pattern: str, what: str, looks: str) -> str:
 
 
 def _missing(message: str, code: str, nearest: list[str], *, is_told: bool = False) -> errors.NotFound:
-    hint = f"; did you mean {', '.join(nearest)}?" if nearest and not is_told else ""
+    hint = "" if is_told else errors.did_you_mean(nearest)
     listed: list[JsonValue] = [*nearest]
     return errors.NotFound(f"{message}{hint}", code=code, detail={"nearest": listed})

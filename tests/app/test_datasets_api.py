@@ -137,6 +137,36 @@ def test_what_is_no_json_is_told_so(http: TestClient, content: bytes, reason: st
     assert reason in told["detail"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/datasets", {"nam": "x"}, "body.nam: no such field; did you mean name?"),
+        (
+            "/v1/jobs",
+            {"kind": "rank", "candidates": [{"backbon": "x"}]},
+            "0.backbon: no such field; did you mean backbone",
+        ),
+        ("/v1/jobs", {"dataset": "d", "model": "m", "recipie": {}}, "body.recipie: no such field; did you mean recipe"),
+    ],
+)
+def test_a_mistyped_field_is_told_with_those_that_may_be_meant(
+    http: TestClient, path: str, body: dict[str, object], said: str
+) -> None:
+    assert said in problem(http.post(path, json=body), 422)["detail"]
+
+
+def test_a_data_set_that_is_not_there_is_told_with_those_that_may_be_meant(http: TestClient) -> None:
+    for name in ("insects", "flowers", "infects"):
+        assert http.post("/v1/datasets", json={"name": name}).status_code == 201
+    http.delete("/v1/datasets/infects", headers={"If-Match": "*"})
+
+    document = problem(http.get("/v1/datasets/insect"), 404)
+
+    assert document["detail"] == "no dataset insect; did you mean insects?"
+    assert document["nearest"] == ["insects"]
+    assert problem(http.get("/v1/datasets/zzz"), 404)["detail"] == "no dataset zzz"
+
+
 def test_every_error_is_a_problem_document(http: TestClient) -> None:
     assert problem(http.get("/nowhere"), 404)["code"] == "no_such_route"
     refused = http.put("/v1/datasets")

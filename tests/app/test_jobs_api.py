@@ -44,7 +44,10 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_names(http: TestClient
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"strategy": "head", "weights": "pretrained", "epochs": 3}, "body.recipe.epochs: not for strategy 'head'"),
+        (
+            {"strategy": "head", "weights": "pretrained", "epochs": 3},
+            "epochs: not for strategy 'head', only for top, full",
+        ),
         ({"strategy": "head"}, "body.recipe.weights: strategy 'head' keeps layers as they are"),
         (
             {"strategy": "scratch", "weights": "pretrained"},
@@ -60,7 +63,9 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_names(http: TestClient
             {"strategy": "top", "weights": None, "augmentation": {"mixup": 1.0}},
             "body.recipe.augmentation.mixup: not for strategy 'top'",
         ),
-        ({"learning_rat": 0.1}, "learning_rat: no such field"),
+        ({"learning_rat": 0.1}, "body.recipe.learning_rat: no such field; did you mean learning_rate"),
+        ({"search": {"second": 5}}, "body.recipe.search.second: no such field; did you mean seconds?"),
+        ({"xyz": 5}, "body.recipe.xyz: no such field"),
         ({"epochs": 0}, "epochs"),
         ({"stage": ""}, "body.recipe.stage: String should have at least 1 character"),
         ({"strategy": "top", "freeze": ""}, "body.recipe.freeze: String should have at least 1 character"),

@@ -131,8 +131,8 @@ def test_a_version_whose_data_set_is_deleted_is_not_optimised(
 @pytest.mark.parametrize(
     ("body", "place", "said"),
     [
-        ({"forms": ["openvino-fp32", "openvin"]}, ["body", "forms", 1], "no form 'openvin'; valid are openvino-"),
-        ({"forms": ["torch-int8"]}, ["body", "forms", 0], "no form 'torch-int8'; valid are"),
+        ({"forms": ["openvino-fp32", "openvin"]}, ["body", "forms", 1], "no form 'openvin'; did you mean openvino-"),
+        ({"forms": ["torch-int8"]}, ["body", "forms", 0], "no form 'torch-int8'; did you mean torch-"),
         ({"forms": ["tensorrt-fp16"], "device": "cpu"}, ["body", "forms"], "tensorrt-fp16 cannot be run on a CPU"),
     ],
 )
