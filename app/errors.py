@@ -221,6 +221,14 @@ class WeightsUnavailable(Unavailable):
             detail={"backbone": backbone, "tried": places},
         )
 
+    def add_at_hand(self, backbones: Iterable[str]) -> None:
+        """Say which other backbones have their weights on this machine; the message names the first ten."""
+        names: list[JsonValue] = [*backbones]
+        named, left = ", ".join(map(str, names[:10])), len(names) - 10
+        if names:
+            self.message += f"; those at hand are of {named}" + (f" and {left} more" if left > 0 else "")
+        self.detail["at_hand"] = names
+
 
 class LeaseLost(GraftError):
     title = "The lease is lost"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from app.backbones import catalogue, weights
+from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.profile import Profile
@@ -21,15 +21,9 @@ _SEED = 0
 def analyse(work: AnalyseWork, emit: Emit) -> Profile:
     """Carry out `work`. Raises `WeightsUnavailable`, `Invalid` where there are too few images, and `BadImage`."""
     backbone = catalogue.find(work.backbone)
-    file = weights.obtain(
-        backbone,
-        choice=work.weights,
-        weights_dir=work.places.weights_dir,
-        cache_dir=weights.default_cache_dir(),
-        download=work.places.download_weights,
-    )
-    splits = splits_of(work.table, work.tag)
     places = work.places
+    file = places.obtain_chosen(backbone, work.weights)
+    splits = splits_of(work.table, work.tag)
     return measure(
         splits, backbone, file, feature_cache=places.feature_cache, max_pixels=places.max_image_pixels, emit=emit
     )

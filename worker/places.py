@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from app import errors
 from app.backbones import catalogue, weights
+from app.backbones.catalogue import Backbone
+from app.backbones.weights import WeightsFile
 from app.settings import Settings
 from app.storage import Storage
 
@@ -16,6 +19,24 @@ class Places:
     weights_dir: Path | None
     download_weights: bool
     max_image_pixels: int
+
+    def obtain(self, backbone: Backbone, choice: str) -> WeightsFile:
+        """The weights of `backbone` called `choice`. Raises as `weights.obtain`."""
+        return weights.obtain(
+            backbone,
+            choice=choice,
+            weights_dir=self.weights_dir,
+            cache_dir=weights.default_cache_dir(),
+            download=self.download_weights,
+        )
+
+    def obtain_chosen(self, backbone: Backbone, choice: str) -> WeightsFile:
+        """As `obtain`, for whoever may choose another backbone instead: `WeightsUnavailable` names those at hand."""
+        try:
+            return self.obtain(backbone, choice)
+        except errors.WeightsUnavailable as error:
+            error.add_at_hand(self.weights_at_hand())
+            raise
 
     def weights_at_hand(self) -> dict[str, str]:
         """By the name of each backbone of the catalogue whose first weights are on this machine, what

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from app import errors
-from app.backbones import catalogue, weights
+from app.backbones import catalogue
 from app.backbones import classifier as classifiers
 from app.backbones.catalogue import Backbone
 from app.backbones.preprocess import Preprocessing
@@ -99,13 +99,7 @@ def _candidates(wanted: tuple[Published | Own | Missing, ...], places: Places, s
 
 def _published(wanted: Published, places: Places, classes: int, *, seed: int) -> Network:
     backbone = catalogue.find(wanted.backbone)
-    file = weights.obtain(
-        backbone,
-        choice=wanted.choice,
-        weights_dir=places.weights_dir,
-        cache_dir=weights.default_cache_dir(),
-        download=places.download_weights,
-    )
+    file = places.obtain(backbone, wanted.choice)
     state = classifiers.read_state(file.path)
     built = classifiers.build(backbone, classes, state=state, seed=seed, weights=file.weights)
     macs = _macs(backbone, built.preprocessing, WHOLE)

@@ -16,7 +16,7 @@ import torch
 from pydantic import TypeAdapter
 
 from app import budgets, errors, estimates, evaluation, files, planning, policy
-from app.backbones import catalogue, weights
+from app.backbones import catalogue
 from app.backbones.catalogue import Backbone
 from app.backbones.weights import WeightsFile
 from app.datasets import store
@@ -241,13 +241,7 @@ def _calibration(found: Evaluation, trained: Trained) -> Calibration:
 def _weights(places: Places, backbone: Backbone, choice: str) -> WeightsFile | None:
     if choice in (NO_WEIGHTS, OF_BASE):
         return None
-    return weights.obtain(
-        backbone,
-        choice=choice,
-        weights_dir=places.weights_dir,
-        cache_dir=weights.default_cache_dir(),
-        download=places.download_weights,
-    )
+    return places.obtain_chosen(backbone, choice)
 
 
 def _devices(plan: Plan) -> list[torch.device]:

@@ -86,6 +86,8 @@ def test_without_weights_it_fails_with_every_place_that_was_tried(desk: Desk, ru
     error = desk.job(job.id).error
     assert error is not None
     assert error["code"] == "weights_unavailable"
+    assert "formnet" in error["detail"]["at_hand"]
+    assert error["message"].endswith(f"; those at hand are of {', '.join(error['detail']['at_hand'])}")
 
 
 def test_a_version_with_hardly_any_images_is_not_queued_to_be_measured(desk: Desk, runner: Runner) -> None:

@@ -310,6 +310,7 @@ def test_a_training_whose_chosen_weights_went_away_chooses_others_when_it_is_ret
     failed = desk.job(job.id)
     assert failed.error is not None
     assert failed.error["code"] == "weights_unavailable"
+    assert "formnet" in failed.error["detail"]["at_hand"]
 
     with database.write() as session:
         retries.retry(session, job.id, now=utc_now())
