@@ -5,11 +5,15 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from app import errors
 from app.datasets import alike
 from app.datasets.archive import Split
 from app.wording import counted
+
+_TOLD = 10
+"""Labels with too few images that an error names."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ def assign(
 
     Near copies of one image with the same label come into one split, that of those which are there already: a network
     would be judged by what it has learnt from. Where the label could not be divided by about the fraction without that,
-    one group of such copies is, or the fewest of those that follow what is there. Raises `BadArchive` for a label that
+    one group of such copies is, or the fewest of those that follow what is there. Raises `BadArchive` for labels that
     cannot be in both splits.
     """
     by_label: dict[str, list[int]] = defaultdict(list)
@@ -39,10 +43,16 @@ def assign(
     for item in held:
         there[item.label].append(item)
     chosen: dict[int, Split] = {}
+    lacking: dict[str, Counter[Split | None]] = {}
     for label, places in sorted(by_label.items()):
         new = [candidates[place] for place in places]
         splits = _divided(label, new, there[label], fraction=validation_fraction, seed=seed)
         chosen.update(zip(places, splits, strict=True))
+        counts = Counter((*splits, *(item.split for item in there[label])))
+        if not (counts["train"] and counts["validation"]):
+            lacking[label] = counts
+    if lacking:
+        raise _too_few(lacking)
     return [chosen[place] for place in range(len(candidates))]
 
 
@@ -67,9 +77,6 @@ def _divided(
         # Of copies that lie in both splits there is nothing to keep together.
         units.setdefault(-1 - place if settled[names[place]] else names[place], []).append(place)
     held_out = _held_out(list(units.values()), counts, fraction)
-    _check_both(
-        label, train=counts["train"] + len(open_places) - len(held_out), held_out=counts["validation"] + len(held_out)
-    )
     return [split or ("validation" if place in held_out else "train") for place, split in enumerate(given)]
 
 
@@ -135,12 +142,22 @@ def _validation_images(counts: Mapping[Split, int], available: int, fraction: fl
     return max(0, min(max(wanted, lowest), highest))
 
 
-def _check_both(label: str, *, train: int, held_out: int) -> None:
-    if train and held_out:
-        return
-    raise errors.BadArchive(
-        f"class {label!r} has {counted(train, 'usable image')} to train on and {held_out} to validate with; "
-        "each class needs one or more of both",
+def _too_few(lacking: Mapping[str, Mapping[Split | None, int]]) -> errors.BadArchive:
+    """The error for labels that are not in both splits; it says of the first ten how many images they have in each."""
+    told = [
+        f"class {label!r} has {counted(counts['train'], 'usable image')} to train on and {counts['validation']} to "
+        "validate with"
+        for label, counts in islice(lacking.items(), _TOLD)
+    ]
+    more = f", and so on for {len(lacking) - _TOLD} more" if len(lacking) > _TOLD else ""
+    first, counts = next(iter(lacking.items()))
+    return errors.BadArchive(
+        f"{', '.join(told)}{more}; each class needs one or more of both",
         code="too_few_images",
-        detail={"label": label, "train": train, "validation": held_out},
+        detail={
+            "label": first,
+            "train": counts["train"],
+            "validation": counts["validation"],
+            "labels": [*islice(lacking, _TOLD)],
+        },
     )

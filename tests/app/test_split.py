@@ -75,6 +75,27 @@ def test_one_image_cannot_be_split_and_the_message_names_the_class() -> None:
     assert caught.value.code == "too_few_images"
 
 
+def test_all_labels_that_are_in_one_split_alone_are_named() -> None:
+    items = [
+        candidate("a", "ants", "train"),
+        candidate("b", "ants", "validation"),
+        candidate("c", "bees", "train"),
+        candidate("d", "wasps", "validation"),
+        candidate("e", "wasps", "validation"),
+    ]
+    expected = (
+        "class 'bees' has 1 usable image to train on and 0 to validate with, "
+        "class 'wasps' has 0 usable images to train on and 2 to validate with; each class needs one or more of both"
+    )
+    with pytest.raises(errors.BadArchive, match=f"^{expected}$") as caught:
+        assigned(items)
+    assert caught.value.detail["labels"] == ["bees", "wasps"]
+
+    many = [candidate(f"{number}", f"label {number:02}", "train") for number in range(12)]
+    with pytest.raises(errors.BadArchive, match=r"class 'label 09' has .*, and so on for 2 more; each"):
+        assigned(many)
+
+
 def test_added_images_bring_the_whole_to_the_fraction() -> None:
     there = [candidate(f"there-{number}", "ants", "train") for number in range(10)]
     chosen = assigned(candidates(ants=90), held=there, fraction=0.2)
