@@ -16,7 +16,7 @@ from client import aliases, demo, imports, jobs, local, optimising, predicting, 
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Problem, Refused
-from client.options import Options, with_options
+from client.options import Options, named, with_options
 from client.recipe import Recipe
 from client.terminal import Url, console, told_plainly
 from client.values import Job, Planned
@@ -106,7 +106,7 @@ def train(
 ) -> None:
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
     recipe = options.recipe()
-    with told_plainly(), Client(url) as client:
+    with told_plainly(named), Client(url) as client:
         recipe = _with_its_backbone(client, recipe, options)
         _check(client, model, recipe)
         _train(client, imports.photos(client, photos, dataset or model), model, recipe)
@@ -161,7 +161,7 @@ def plan(
 ) -> None:
     """Say what a training would do and why, without training."""
     recipe = options.recipe()
-    with told_plainly(), Client(url) as client:
+    with told_plainly(named), Client(url) as client:
         recipe = _with_its_backbone(client, recipe, options)
         for part in show.planned(_planned(client, dataset, recipe, version, measure=measure), recipe):
             console.print(part)

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Connection:
-    """A connection to the service at `url`.
+    """A connection to the service at `url`, which may be given with the `/v1` that all its routes begin with.
 
     Every method raises `Problem` where the service refuses, `Unreachable` where it does not answer, or something else
     does, and `Refused` for what makes no address; so does the class itself. What creates or changes something is tried
@@ -35,7 +35,7 @@ class Connection:
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_seconds: float = 60.0, attempts: int = _ATTEMPTS) -> None:
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/").removesuffix("/v1")
         self._timeout_seconds = timeout_seconds
         self._attempts = attempts
         try:
@@ -112,6 +112,10 @@ class Connection:
             raise _no_address(self.url, error) from error
 
     def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        if _is_refusal(error):
+            return Unreachable(
+                f"nothing answers at {self.url}; start the service with `graft up`, or say where it is with --url"
+            )
         return Unreachable(f"no answer from {self.url} ({error or type(error).__name__})")
 
 
@@ -128,6 +132,13 @@ def read(response: httpx.Response, kind: type[T]) -> T:
         return msgspec.json.decode(answers.checked(response).content, type=kind)
     except msgspec.DecodeError as error:
         raise Unreachable(f"what answers at {response.url} is not Graft, or another version of it ({error})") from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether nobody listens there, as far as the machine says."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _no_address(url: str, error: httpx.InvalidURL) -> Refused:

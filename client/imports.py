@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from client import archives, show, waiting
 from client.api import Client
+from client.errors import GraftError, Problem, Refused
 from client.terminal import console, printable
-from client.values import Dataset, RefusedFile
+from client.values import Dataset, Import, RefusedFile
 
 _LISTED = 10
 """Files that were refused, each with the reason, and new labels; the others are counted."""
@@ -19,16 +21,15 @@ _ALIKE = 0.75
 def photos(client: Client, folder: Path, name: str) -> str:
     """Id of the data set called `name`, which holds what it can take of the photos in `folder` now."""
     with show.step(console, f"upload {printable(folder)}") as step, archives.archive(folder) as archive:
-        dataset = client.dataset_named(name) or client.create_dataset(name)
-        before = _labels(client, dataset)
-        received = client.upload(dataset.id, archive)
+        received, before = _upload(client, name, archive)
+        dataset_id = received.dataset_id
         job = waiting.ended(client, received.job.id, step)
-        refused, known = _refusals(client.refused(received.id, dataset.id))
+        refused, known = _refusals(client.refused(received.id, dataset_id))
         step.notes = [*refused, *known]
         if job.error is not None and job.error.code == "nothing_new":
             step.has_changed_nothing = True
             step.outcome = f"nothing new for data set {name!r}" if refused else f"data set {name!r} has them all"
-            return dataset.id
+            return dataset_id
         if job.state != "succeeded":
             for note in step.notes:
                 console.print(note, style="dim", highlight=False, soft_wrap=True)
@@ -36,9 +37,25 @@ def photos(client: Client, folder: Path, name: str) -> str:
         images = show.counted(result["accepted"], "image")
         step.outcome = f"{images} became version {result['dataset_version']} of {name!r}"
         if before:
-            after = client.dataset_version(dataset.id, result["dataset_version"]).labels
+            after = client.dataset_version(dataset_id, result["dataset_version"]).labels
             step.warnings = [*_new_labels(after, before)]
-    return dataset.id
+    return dataset_id
+
+
+def _upload(client: Client, name: str, archive: Path) -> tuple[Import, list[str]]:
+    """The import into the data set called `name`, with the labels that it has before. One that is created for this is
+    deleted where the archive is refused."""
+    dataset = client.dataset_named(name)
+    if dataset is not None:
+        before = _labels(client, dataset)
+        return client.upload(dataset.id, archive), before
+    created = client.create_dataset(name)
+    try:
+        return client.upload(created.id, archive), []
+    except (Problem, Refused):
+        with suppress(GraftError):  # what is wrong with the archive is what matters
+            client.delete_dataset(created.id)
+        raise
 
 
 def _labels(client: Client, dataset: Dataset) -> list[str]:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
@@ -117,6 +118,24 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _NAMES = tuple(field.name for field in fields(Options))
 _AS_GIVEN = {field.name for field in fields(Recipe)} - {"backbone", "label_map", "augmentation", "budget", "search"}
 """What a recipe has in the form in which it is given."""
+
+_BY_OTHER_NAMES = {
+    "budget": "--max-latency, --max-size",
+    "budget.latency_ms": "--max-latency",
+    "budget.size_bytes": "--max-size",
+}
+_WORDS = re.compile(rf"\bbody\.recipe\.([\w.]*\w)|\b({'|'.join(name for name in _NAMES if '_' in name)})\b")
+"""Fields by their paths, and those by themselves that are no words of a language."""
+
+
+def named(text: str) -> str:
+    """What the service says of a recipe, with its fields called as the options are."""
+    return _WORDS.sub(lambda found: _option(found[1] or found[2]), text)
+
+
+def _option(field: str) -> str:
+    """Of a field by its path, such as `budget.latency_ms`."""
+    return _BY_OTHER_NAMES.get(field) or f"--{field.partition('.')[0].replace('_', '-')}"
 
 
 def _label_map(given: list[str]) -> dict[str, str] | None:

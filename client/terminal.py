@@ -1,7 +1,7 @@
 """What all commands have in common: where they print, which service they ask, and how they say what goes wrong."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -25,19 +25,20 @@ Url = Annotated[str, typer.Option("--url", envvar="GRAFT_URL", help="Address of 
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
-    """What goes wrong is one red line and exit code 1, not a traceback; Ctrl-C one that says what goes on, and 130."""
+def told_plainly(words: Callable[[str], str] = str) -> Iterator[None]:
+    """What goes wrong is one red line, in these `words`, and exit code 1, not a traceback; Ctrl-C while a job is waited
+    for one that says that it goes on, and 130."""
     try:
         yield
     except Interrupted as interrupt:
         errors.print(str(interrupt), highlight=False, soft_wrap=True)
         raise typer.Exit(_INTERRUPTED) from interrupt
     except GraftError as error:
-        print_error(error)
+        print_error(words(str(error)))
         raise typer.Exit(1) from error
 
 
-def print_error(error: GraftError) -> None:
+def print_error(error: GraftError | str) -> None:
     """One red line, apart from what programs read."""
     errors.print(f"Error: {error}", style="red", highlight=False, soft_wrap=True)
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client import cli, local, show, terminal
+from client.api import Client
 from client.errors import Refused
 from tests.client import answering
 from tests.e2e import service
@@ -30,7 +31,9 @@ def test_a_service_that_does_not_answer_is_said_with_its_address() -> None:
     result = CliRunner().invoke(cli.app, ["models", "--url", url])
 
     assert result.exit_code == 1
-    assert f"no answer from {url}" in result.stderr
+    assert result.stderr == (
+        f"Error: nothing answers at {url}; start the service with `graft up`, or say where it is with --url\n"
+    )
     assert "Traceback" not in result.stderr
 
 
@@ -45,6 +48,12 @@ def test_what_answers_in_place_of_the_service_is_told_with_its_address(command: 
         told = plainly_refused(command, "--url", website.url)
     assert f"what answers at {website.url}/v1/{command}" in told
     assert "is not Graft" in told
+
+
+@pytest.mark.parametrize("end", ["/", "/v1", "/v1/"])
+def test_an_address_may_be_given_with_what_its_routes_begin_with(end: str) -> None:
+    with Client(f"http://host:8000/graft{end}") as client:
+        assert client.url == "http://host:8000/graft"
 
 
 def test_what_makes_no_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

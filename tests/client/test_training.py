@@ -34,6 +34,9 @@ class _Handler(answering.Handler):
     def do_GET(self) -> None:  # noqa: N802 -- as http.server calls it
         self._pass_on()
 
+    def do_DELETE(self) -> None:  # noqa: N802 -- as http.server calls it
+        self._pass_on()
+
     def do_POST(self) -> None:  # noqa: N802 -- as http.server calls it
         self._pass_on()
 
@@ -62,8 +65,11 @@ def photos(tmp_path: Path) -> str:
     [
         (["--model", "Insects"], "'Insects' is no name of a model: those have 63 characters at the most, lower-case"),
         (["--model", "insects", "--backbone", "mobilnet_v2"], "did you mean mobilenet_v2"),
-        (["--model", "insects", "--strategy", "haed"], "body.recipe.strategy: Input should be 'auto', 'head'"),
+        (["--model", "insects", "--strategy", "haed"], "Error: --strategy: Input should be 'auto', 'head'"),
         (["--model", "insects", "--strategy", "top", "--freeze", "stage99"], "no stage 'stage99'"),
+        (["--model", "insects", "--strategy", "head", "--layer-decay", "1"], "Error: --layer-decay: not for strategy"),
+        (["--model", "insects", "--max-latency", "9"], "Error: --max-latency, --max-size: only for backbone 'auto'"),
+        (["--model", "insects", "--label-map", "a=b"], "Error: --label-map: only with a base"),
         (["--model", "insects", "--backbone", "auto", "--freeze", "stage99"], "no stage 'stage99'"),
     ],
 )
@@ -79,5 +85,14 @@ def test_what_no_photos_would_make_right_is_refused_before_they_are_sent(
 
 def test_what_photos_may_make_right_is_asked_for_with_them(service: Service, photos: str) -> None:
     assert "no room for photos" in plainly_refused("train", photos, "--model", "insects", "--url", service.url)
-    assert [dataset["name"] for dataset in service.http.get("/v1/datasets").json()["data"]] == ["insects"]
     assert service.http.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_data_set_that_was_there_stays_where_photos_are_refused_and_none_is_left_that_was_not(
+    service: Service, photos: str
+) -> None:
+    assert service.http.post("/v1/datasets", json={"name": "insects"}).status_code == 201
+    for name in ("insects", "flowers"):
+        plainly_refused("train", photos, "--model", name, "--url", service.url)
+
+    assert [dataset["name"] for dataset in service.http.get("/v1/datasets").json()["data"]] == ["insects"]
