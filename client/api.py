@@ -57,7 +57,8 @@ class Client(Connection):
         return self._pages("/v1/datasets", Dataset, lambda last: last.id)
 
     def dataset(self, dataset_id: str) -> Dataset:
-        return self._get(f"/v1/datasets/{dataset_id}", Dataset)
+        """A data set, given by its id or its name."""
+        return self._get(f"/v1/datasets/{quote(dataset_id)}", Dataset)
 
     def dataset_named(self, name: str) -> Dataset | None:
         return next((dataset for dataset in self.datasets() if dataset.name == name), None)

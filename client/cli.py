@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -22,7 +23,6 @@ from client.terminal import Url, console, told_plainly
 from client.values import Job, Planned
 
 app = typer.Typer(
-    help="Labelled photos in, a served image classifier out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +38,22 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder for all that the service keeps; GRAFT_DATA_DIR or graft-data if left out."),
 ]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        console.print(f"graft {metadata.version('graft')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _graft(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version of Graft.")
+    ] = False,
+) -> None:
+    """Labelled photos in, a served image classifier out."""
 
 
 @app.command()

@@ -41,6 +41,7 @@ def delete_dataset(
     """Delete a data set with its images; models that were made from it stay."""
     with told_plainly(), Client(url) as client:
         if not yes:
-            typer.confirm(f"Delete data set {dataset} with all its versions and images?", abort=True)
+            name = client.dataset(dataset).name
+            typer.confirm(f"Delete data set {name} with all its versions and images?", abort=True)
         client.delete_dataset(dataset)
         console.print(f"{dataset} is deleted", highlight=False, soft_wrap=True)

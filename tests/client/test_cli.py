@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -130,6 +131,22 @@ def test_steps_are_printed_as_they_are_also_where_they_look_like_markup(capsys: 
         r"✓ +\d+\.\d s +rank backbones on photos \[old\]: data set '\[/red\]' has them all",
         capsys.readouterr().out.strip(),
     )
+
+
+class _NoDataset(answering.Handler):
+    def do_GET(self) -> None:  # noqa: N802 -- as http.server calls it
+        self.answer(404, msgspec.json.encode({"detail": "no dataset insectz", "code": "dataset_not_found"}))
+
+
+def test_nobody_is_asked_whether_to_delete_what_is_not_there() -> None:
+    with answering.serving(answering.Server(_NoDataset)) as empty:
+        told = plainly_refused("delete-dataset", "insectz", "--url", empty.url)
+    assert told == "Error: no dataset insectz\n"
+
+
+def test_the_version_is_told() -> None:
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"graft {metadata.version('graft')}\n")
 
 
 def test_every_command_says_what_it_does() -> None:
