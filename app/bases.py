@@ -54,6 +54,30 @@ class FoundBase:
 def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetVersion) -> FoundBase:
     """The base that `recipe` names, for a training on `version`. Raises `NotFound` where there is none, `Invalid` where
     it cannot be started from, `UnknownName` for a label, and `Conflict` where its images are wanted and gone."""
+    reference, base, network, images = _startable(session, recipe, backbone)
+    kept, fresh, dropped = warmstart.match(base.labels, version.labels, recipe.label_map)
+    start = WarmStart(
+        base=reference,
+        version_id=base.id,
+        kept=kept,
+        fresh=fresh,
+        dropped=dropped,
+        replay=bool(recipe.replay),
+        label_prior=recipe.label_prior or ("training" if recipe.is_evened_out else "learned"),
+    )
+    return FoundBase(replace(recipe, base=reference), start, network, images)
+
+
+def check(session: Session, recipe: Recipe, backbone: Backbone) -> None:
+    """Raises as `find` where no version of a data set would make the training with this base right."""
+    _, base, _, _ = _startable(session, recipe, backbone)
+    warmstart.check_renamed(base.labels, recipe.label_map)
+
+
+def _startable(
+    session: Session, recipe: Recipe, backbone: Backbone
+) -> tuple[str, ModelVersion, NetworkFacts, DatasetVersion | None]:
+    """The base with its reference, what there is of its network to train, and the images that it was made from."""
     name, base = _referenced(session, str(recipe.base))
     reference = f"{name}@{base.number}"
     if base.backbone != recipe.backbone:
@@ -71,17 +95,7 @@ def find(session: Session, recipe: Recipe, backbone: Backbone, version: DatasetV
             code="base_images_gone",
             detail={"base": reference},
         ).at("recipe.replay")
-    kept, fresh, dropped = warmstart.match(base.labels, version.labels, recipe.label_map)
-    start = WarmStart(
-        base=reference,
-        version_id=base.id,
-        kept=kept,
-        fresh=fresh,
-        dropped=dropped,
-        replay=bool(recipe.replay),
-        label_prior=recipe.label_prior or ("training" if recipe.is_evened_out else "learned"),
-    )
-    return FoundBase(replace(recipe, base=reference), start, network, images)
+    return reference, base, network, images
 
 
 def _referenced(session: Session, reference: str) -> tuple[str, ModelVersion]:

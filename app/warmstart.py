@@ -54,10 +54,9 @@ def match(
     The order of labels means nothing, nor does their number. Raises `UnknownName` for a label of the map, and `Invalid`
     where two old labels would become the same one or none is kept.
     """
+    check_renamed(old, label_map)
     renamed, names = dict(label_map or {}), set(new)
-    for before, after in renamed.items():
-        if before not in old:
-            raise errors.UnknownName("label", before, old, holder="the base").at("recipe.label_map")
+    for after in renamed.values():
         if after not in names:
             raise errors.UnknownName("label", after, new, holder="the version").at("recipe.label_map")
     kept = tuple(Kept(old=label, new=renamed.get(label, label)) for label in old if renamed.get(label, label) in names)
@@ -80,6 +79,13 @@ def match(
     known = {one.new for one in kept}
     taken = {one.old for one in kept}
     return kept, tuple(label for label in new if label not in known), tuple(one for one in old if one not in taken)
+
+
+def check_renamed(old: Sequence[str], label_map: Mapping[str, str] | None) -> None:
+    """Raises `UnknownName` where `label_map` renames what is none of the `old` labels."""
+    for before in label_map or {}:
+        if before not in old:
+            raise errors.UnknownName("label", before, old, holder="the base").at("recipe.label_map")
 
 
 def told(labels: Sequence[str]) -> str:

@@ -41,6 +41,14 @@ def images(folder: Path) -> list[Path]:
     return found
 
 
+def folders(photos: Path) -> list[str]:
+    """The names of all folders below `photos` that hold something that `archive` would pack, each once. Raises
+    `Refused`."""
+    with _refused_in_words(photos):
+        above = [path.relative_to(photos).parts[:-1] for path in _listed(photos)]
+    return [*dict.fromkeys(name for names in above for name in names)]
+
+
 @contextmanager
 def _refused_in_words(photos: Path) -> Iterator[None]:
     try:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -13,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, demo, imports, jobs, local, optimising, predicting, removing, show, waiting
+from client import aliases, bases, demo, imports, jobs, local, optimising, predicting, removing, show, waiting
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Problem, Refused
@@ -123,8 +122,11 @@ def train(
     """Upload photos, fine-tune a backbone on them, and wait for the model."""
     recipe = options.recipe()
     with told_plainly(named), Client(url) as client:
-        recipe = _with_its_backbone(client, recipe, options)
+        base = bases.of(client, recipe)
+        if options.backbone is None:
+            recipe = bases.with_its_backbone(recipe, base)
         _check(client, model, recipe)
+        bases.check(client, recipe, base, photos, dataset or model)
         _train(client, imports.photos(client, photos, dataset or model), model, recipe)
 
 
@@ -151,13 +153,6 @@ def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:
     console.print(f"In a browser: {page}", highlight=False, soft_wrap=True)
 
 
-def _with_its_backbone(client: Client, recipe: Recipe, options: Options) -> Recipe:
-    """`recipe` with the network of its base, where none is named."""
-    if options.backbone is not None or recipe.base is None:
-        return recipe
-    return replace(recipe, backbone=client.model_version(*client.resolve(recipe.base)).backbone)
-
-
 @app.command()
 @with_options
 def plan(
@@ -178,7 +173,8 @@ def plan(
     """Say what a training would do and why, without training."""
     recipe = options.recipe()
     with told_plainly(named), Client(url) as client:
-        recipe = _with_its_backbone(client, recipe, options)
+        if options.backbone is None:
+            recipe = bases.with_its_backbone(recipe, bases.of(client, recipe))
         for part in show.planned(_planned(client, dataset, recipe, version, measure=measure), recipe):
             console.print(part)
 

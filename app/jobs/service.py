@@ -80,6 +80,8 @@ def submit_training(
     """Queue a fine-tune. Raises as `submit`, for what no data set would make right before it looks for one."""
     recipe, plan = wanted.recipe, None
     planning.check(recipe)
+    if recipe.base is not None:
+        bases.check(session, recipe, planning.named_backbone(recipe))
     version = datasets.asked_version(session, wanted.dataset, wanted.version)
     if not recipe.picks_backbone:
         resolved = resolve_recipe(session, version, recipe, max_activation_bytes=max_activation_bytes)

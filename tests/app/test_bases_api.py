@@ -143,6 +143,17 @@ def test_a_base_that_cannot_be_started_from_is_a_problem_of_its_own_at_the_field
     assert (place["location"], place["code"]) == (["body", "recipe", field], code)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "code"),
+    [({"base": "insects@9"}, "model_version_not_found"), ({"label_map": {"wasp": "ants"}}, "unknown_label")],
+)
+def test_what_no_data_set_would_make_right_of_a_base_is_said_before_one_is_looked_for(
+    http: TestClient, versioned: str, base: str, recipe: dict[str, object], code: str
+) -> None:
+    assert http.post("/v1/jobs", json=asked("", **recipe)).json()["code"] == code
+    assert http.post("/v1/jobs", json=asked("")).json()["code"] == "dataset_not_found"
+
+
 def test_a_wrong_name_is_answered_with_the_nearest_models(http: TestClient, versioned: str, base: str) -> None:
     document = problem(http.post("/v1/jobs", json=asked(versioned, base="insect")), 404)
     assert document["nearest"] == ["insects"]

@@ -7,11 +7,12 @@ import msgspec
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.app.conftest import api, bell, built, http, sqlite_url
+from tests.app.conftest import api, bell, built, dataset_id, http, sqlite_url, versioned
+from tests.app.test_bases_api import base
 from tests.client import answering
 from tests.client.test_cli import plainly_refused
 
-__all__ = ["api", "bell", "built", "http"]
+__all__ = ["api", "base", "bell", "built", "dataset_id", "http", "versioned"]
 
 
 class Service(answering.Server):
@@ -96,3 +97,22 @@ def test_a_data_set_that_was_there_stays_where_photos_are_refused_and_none_is_le
         plainly_refused("train", photos, "--model", name, "--url", service.url)
 
     assert [dataset["name"] for dataset in service.http.get("/v1/datasets").json()["data"]] == ["insects"]
+
+
+@pytest.mark.parametrize("told", [[], ["--label-map", "wasps=hornets"], ["--backbone", "formnet"]])
+def test_folders_of_which_the_base_knows_none_are_refused_before_they_are_sent(
+    service: Service, photos: str, base: str, told: list[str]
+) -> None:
+    said = plainly_refused("train", photos, "--model", "more", "--base", base, *told, "--url", service.url)
+
+    assert "the base knows none of the labels: it has wasps, bees, and" in said
+    assert "the folders ants; name those that were renamed with --label-map" in said
+    assert [dataset["name"] for dataset in service.http.get("/v1/datasets").json()["data"]] == ["photos"]
+
+
+@pytest.mark.parametrize("told", [["--label-map", "wasps=ants"], ["--dataset", "photos"]])
+def test_folders_or_a_data_set_with_a_label_that_the_base_knows_are_sent(
+    service: Service, photos: str, base: str, told: list[str]
+) -> None:
+    asked = ("train", photos, "--model", "more", "--base", base, *told, "--url", service.url)
+    assert "no room for photos" in plainly_refused(*asked)
