@@ -99,6 +99,7 @@ class Job(msgspec.Struct, frozen=True):
     error: JobError | None
     created_at: datetime
     finished_at: datetime | None
+    queue: str = ""
 
     @property
     def has_ended(self) -> bool:

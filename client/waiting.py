@@ -12,6 +12,8 @@ from client.show import Step
 from client.values import Job
 
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 5.0
+_LOOKS_UNTIL_TOLD = 4
+"""A worker that has nothing else to do takes a job before it is looked at so often."""
 _LOOKED_AT = 200
 """Jobs of a queue that are told apart; a longer one is told as that long."""
 
@@ -35,10 +37,10 @@ def _await_turn(client: Client, job_id: str, step: Step) -> None:
     looks = 0
     try:
         while (job := client.job(job_id)).state == "queued":
-            if looks:
+            if looks >= _LOOKS_UNTIL_TOLD:
                 told = before(client, job)
                 step.say(told)
-                if looks == 1:
+                if looks == _LOOKS_UNTIL_TOLD:
                     step.print(told)
             time.sleep(min(_FIRST_LOOK_SECONDS * 2.0**looks, _LONGEST_LOOK_SECONDS))
             looks += 1
@@ -48,15 +50,23 @@ def _await_turn(client: Client, job_id: str, step: Step) -> None:
 
 def before(client: Client, job: Job) -> str:
     """What a job that is queued waits for."""
-    running = [*islice(client.jobs(state="running"), _LOOKED_AT)]
-    ahead = [one for one in islice(client.jobs(state="queued"), _LOOKED_AT) if _turn(one) < _turn(job)]
-    if not running and not ahead:
-        return "waiting for a worker"
-    jobs = show.counted(len(running) + len(ahead), "job")
+    running, queued = (
+        [one for one in islice(client.jobs(state=state), _LOOKED_AT) if one.queue == job.queue]
+        for state in ("running", "queued")
+    )
+    holding = [one for one in running if not (_gives_way(one) and not _gives_way(job))]
+    ahead = [one for one in queued if _turn(one) < _turn(job)]
+    if not holding and not ahead:
+        return f"waiting until {running[-1].kind} {running[-1].id} gives way" if running else "waiting for a worker"
+    jobs = show.counted(len(holding) + len(ahead), "job")
     now = f"{running[-1].kind} {running[-1].id} is running" if running else "none is running"
     return f"waiting: {jobs} before it ({now})"
 
 
 def _turn(job: Job) -> tuple[bool, str]:
     """Jobs are taken as they came, but for those that give way to the others."""
-    return job.kind == "optimise", job.id
+    return _gives_way(job), job.id
+
+
+def _gives_way(job: Job) -> bool:
+    return job.kind == "optimise"

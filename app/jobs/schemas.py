@@ -226,6 +226,9 @@ class JobRead(BaseModel):
         description="`ingest` reads an import, `train` makes a model version, `analyse` measures a profile, `rank` "
         "compares backbones, `optimise` the forms that a model version can be run in.",
     )
+    queue: str = Field(
+        examples=["gpu"], description="`cpu` or `gpu`: each has workers of its own, and the longest-waiting job first."
+    )
     state: JobState = Field(description="`succeeded`, `failed` and `cancelled` are the end.")
     dataset_id: str = Field(examples=["ds_0193f6a2b07c7d1e8f2a3b4c5d6e7f80"])
     dataset_version: int | None = Field(examples=[1], description="The version that is read; null for an import.")

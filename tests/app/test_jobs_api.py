@@ -25,7 +25,7 @@ def test_a_training_is_queued_with_its_plan_and_reasons(http: TestClient, versio
     assert answer.status_code == 202
     job = answer.json()
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
-    assert (job["state"], job["kind"], job["dataset_version"]) == ("queued", "train", 1)
+    assert (job["state"], job["kind"], job["queue"], job["dataset_version"]) == ("queued", "train", "gpu", 1)
     assert job["plan"]["descent"]["epochs"] == 3
     assert any("2 labels" in reason for reason in job["plan"]["reasons"])
     assert bell.rung[-1] == ("gpu", job["id"])

@@ -18,7 +18,7 @@ from tests.client.test_show import JOB
 
 
 def job(number: int, kind: str = "train", state: str = "queued") -> Job:
-    return msgspec.structs.replace(JOB, id=f"job_{number}", kind=kind, state=state)
+    return msgspec.structs.replace(JOB, id=f"job_{number}", kind=kind, state=state, queue="gpu")
 
 
 class Service(answering.Server):
@@ -87,7 +87,7 @@ def test_of_several_jobs_that_were_begun_together_those_that_go_on_are_told(serv
 def test_a_job_that_waits_is_told_with_what_is_before_it(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_FIRST_LOOK_SECONDS", 0.0)
     service.others = [job(1, state="running"), job(4), job(7)]
-    service.looks_until_begun = 5
+    service.looks_until_begun = 8
 
     told = graft(service, "rank", "insects").stdout.splitlines()
 
@@ -102,11 +102,10 @@ def test_a_job_that_waits_is_told_with_what_is_before_it(service: Service, monke
     [
         ("train", [], "waiting for a worker"),
         ("train", [job(4)], "waiting: 1 job before it (none is running)"),
-        (
-            "train",
-            [job(3, "optimise"), job(4, "ingest", "running")],
-            "waiting: 1 job before it (ingest job_4 is running)",
-        ),
+        ("rank", [job(3, "optimise"), job(4, state="running")], "waiting: 1 job before it (train job_4 is running)"),
+        ("train", [job(1, "optimise", "running")], "waiting until optimise job_1 gives way"),
+        ("optimise", [job(1, "optimise", "running")], "waiting: 1 job before it (optimise job_1 is running)"),
+        ("train", [msgspec.structs.replace(job(1, "ingest", "running"), queue="cpu")], "waiting for a worker"),
         ("optimise", [job(3, "optimise"), job(6), job(7, "optimise")], "waiting: 2 jobs before it (none is running)"),
     ],
 )
