@@ -207,7 +207,7 @@ def rank(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Say which network suits the data best and what each costs, without training any."""
-    with told_plainly(), Client(url) as client:
+    with told_plainly(named), Client(url) as client:
         with show.step(console, f"rank backbones on {dataset}") as step:
             job = client.rank(dataset, backbones=backbone, models=model or (), version=version)
             done = show.succeeded(waiting.ended(client, job.id, step))
@@ -227,7 +227,7 @@ def control(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Find out whether pre-training raises the final score on your photos, or only gets there faster."""
-    with told_plainly(), Client(url) as client:
+    with told_plainly(named), Client(url) as client:
         fine_tune = Recipe(backbone=backbone, strategy="full", epochs=epochs)
         scratch = Recipe(backbone=backbone, strategy="scratch", epochs=scratch_epochs)
         begun = client.create_experiment(dataset, model, backbone, fine_tune=fine_tune, scratch=scratch)

@@ -9,6 +9,7 @@ from client import show, waiting
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Refused
+from client.options import named
 from client.terminal import Url, console, printable, told_plainly
 
 Reference = Annotated[str, typer.Argument(help="name for the newest version, name@version, or name:alias.")]
@@ -32,7 +33,7 @@ def optimise(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Compare all runtimes and precisions on the held-out images; the fastest that is as good is served."""
-    with told_plainly(), Client(url) as client:
+    with told_plainly(named), Client(url) as client:
         name, number = client.resolve(model)
         with show.step(console, f"optimise {name}@{number}") as step:
             wanted = {

@@ -123,19 +123,24 @@ _BY_OTHER_NAMES = {
     "budget": "--max-latency, --max-size",
     "budget.latency_ms": "--max-latency",
     "budget.size_bytes": "--max-size",
+    "candidates": "--backbone, --model",
+    "fine_tune.epochs": "--epochs",
+    "forms": "--form",
+    "scratch.epochs": "--scratch-epochs",
 }
-_WORDS = re.compile(rf"\bbody\.recipe\.([\w.]*\w)|\b({'|'.join(name for name in _NAMES if '_' in name)})\b")
+_WORDS = re.compile(rf"\bbody\.(?:recipe\.)?([\w.]*\w)|\b({'|'.join(name for name in _NAMES if '_' in name)})\b")
 """Fields by their paths, and those by themselves that are no words of a language."""
 
 
 def named(text: str) -> str:
-    """What the service says of a recipe, with its fields called as the options are."""
+    """What the service says of a request, with its fields called as the options are."""
     return _WORDS.sub(lambda found: _option(found[1] or found[2]), text)
 
 
 def _option(field: str) -> str:
     """Of a field by its path, such as `budget.latency_ms`."""
-    return _BY_OTHER_NAMES.get(field) or f"--{field.partition('.')[0].replace('_', '-')}"
+    first = field.partition(".")[0]
+    return _BY_OTHER_NAMES.get(field) or _BY_OTHER_NAMES.get(first) or f"--{first.replace('_', '-')}"
 
 
 def _label_map(given: list[str]) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app import augmentation, limits
 from app import recipe as recipes
-from client import cli, recipe
+from client import cli, options, recipe
 from client.options import Options
 from tests.client.test_plans import Service, service
 from tests.client.test_show import PLANNED
@@ -75,3 +75,22 @@ def test_limits_and_a_search_are_parts_of_the_recipe() -> None:
         search=recipe.Search(seconds=300),
     )
     assert Options().recipe() == recipe.Recipe(backbone="mobilenet_v2")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("body.recipe.epochs: not for strategy 'head'", "--epochs: not for strategy 'head'"),
+        ("body.recipe.label_smoothing: too much", "--label-smoothing: too much"),
+        ("body.recipe.augmentation.policy: Input should be", "--augmentation: Input should be"),
+        ("body.recipe.budget: only for backbone 'auto'", "--max-latency, --max-size: only for backbone 'auto'"),
+        ("body.recipe.budget.latency_ms: too small", "--max-latency: too small"),
+        ("map those that were renamed with label_map", "map those that were renamed with --label-map"),
+        ("body.forms.0: no form 'x'", "--form: no form 'x'"),
+        ("body.scratch.epochs: too many", "--scratch-epochs: too many"),
+        ("body.version: too large", "--version: too large"),
+        ("no backbone 'x'; the weights of stage_probe", "no backbone 'x'; the weights of stage_probe"),
+    ],
+)
+def test_what_the_service_says_of_fields_is_told_of_options(said: str, told: str) -> None:
+    assert options.named(said) == told

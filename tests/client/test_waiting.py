@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -51,7 +52,8 @@ class _Handler(answering.Handler):
             main = threading.main_thread().ident
             assert main is not None
             signal.pthread_kill(main, signal.SIGINT)
-            self.answer(200, b"", Content_Type="text/event-stream")
+            with suppress(OSError):
+                self.rfile.read(1)  # until the client is gone
         else:
             self.server.looks_until_begun -= 1
             self._answer(job(5, "rank", "queued" if self.server.looks_until_begun >= 0 else "running"))
