@@ -89,6 +89,8 @@ class Step:
         if isinstance(happened, Progress):
             share = 100 * happened.done // max(1, happened.total)
             self.status.update(Text(f"{self.within}{_PHASES.get(happened.phase, happened.phase)} {share} %"))
+        elif happened.type == "attempt_started":
+            self.status.update(Text(self.what))
         elif happened.type == "trial_started":
             self.within = f"trial {happened.data['number']}: "
         elif happened.type == "search_ended":
