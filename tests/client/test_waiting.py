@@ -62,6 +62,14 @@ class _Handler(answering.Handler):
         self.answer(200, msgspec.json.encode(value))
 
 
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """Also where the tests are run in the background, in which a shell has Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
     with answering.serving(Service()) as here:
