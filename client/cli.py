@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from client import aliases, bases, demo, imports, jobs, local, optimising, predicting, removing, show, waiting
+from client import aliases, bases, demo, imports, jobs, local, optimising, predicting, removing, show, steps, waiting
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Problem, Refused
@@ -87,7 +87,7 @@ def run_demo(
 
 def _demonstrate(data_dir: Path, port: int, *, leave: bool) -> None:
     with ExitStack() as stack:
-        with show.step(console, "start the service") as step:
+        with steps.step(console, "start the service") as step:
             running = stack.enter_context(local.service(data_dir, port=port))
             step.outcome = running.url
         client = stack.enter_context(Client(running.url))
@@ -140,7 +140,7 @@ def _check(client: Client, model: str, recipe: Recipe) -> None:
 
 
 def _train(client: Client, dataset_id: str, model: str, recipe: Recipe) -> None:
-    with show.step(console, f"train {model}") as step:
+    with steps.step(console, f"train {model}") as step:
         job = client.train(dataset_id, model, recipe)
         done = show.succeeded(waiting.ended(client, job.id, step))
         step.notes = list(dict.fromkeys([*(done.plan.reasons if done.plan else []), *step.notes]))
@@ -187,7 +187,7 @@ def _planned(client: Client, dataset: str, recipe: Recipe, version: int | None, 
         if found.kind in done:
             raise Refused(f"the service has to {what} once more ({found.id}): ask again once that has ended")
         done.add(found.kind)
-        with show.step(console, what) as step:
+        with steps.step(console, what) as step:
             show.succeeded(waiting.ended(client, found.id, step))
         found = client.plan(dataset, recipe, version=version, measure=measure)
     return found
@@ -208,7 +208,7 @@ def rank(
 ) -> None:
     """Say which network suits the data best and what each costs, without training any."""
     with told_plainly(named), Client(url) as client:
-        with show.step(console, f"rank backbones on {dataset}") as step:
+        with steps.step(console, f"rank backbones on {dataset}") as step:
             job = client.rank(dataset, backbones=backbone, models=model or (), version=version)
             done = show.succeeded(waiting.ended(client, job.id, step))
         found = client.ranking((done.result or {})["ranking"])
@@ -234,7 +234,7 @@ def control(
         left = [arm.job_id for arm in begun.arms.values()]
         for name, arm in begun.arms.items():
             left.remove(arm.job_id)
-            with show.step(console, f"{name}: {arm.model}") as step:
+            with steps.step(console, f"{name}: {arm.model}") as step:
                 step.outcome = waiting.ended(client, arm.job_id, step, begun_with=left).state
         ended = client.experiment(begun.id)
         for part in show.experiment(ended):

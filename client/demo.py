@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from client import samples, show
+from client import samples, show, steps
 from client.api import Client
 from client.recipe import Recipe
 from client.values import Backbone
@@ -49,10 +49,10 @@ def _comes_with_graft(entry: Backbone) -> bool:
 def _upload(client: Client, console: Console) -> str:
     with tempfile.TemporaryDirectory(prefix="graft-") as folder:
         archive = Path(folder) / "patterns.zip"
-        with show.step(console, "draw sample photos") as step:
+        with steps.step(console, "draw sample photos") as step:
             samples.write_archive(archive, each=_EACH, seed=_SEED)
             step.outcome = f"{_EACH} each of {', '.join(samples.PATTERNS)}"
-        with show.step(console, "upload them, and check every image") as step:
+        with steps.step(console, "upload them, and check every image") as step:
             existing = client.dataset_named(MODEL)
             dataset = existing or client.create_dataset(MODEL)
             if existing is None or existing.latest_version is None:
@@ -65,7 +65,7 @@ def _upload(client: Client, console: Console) -> str:
 
 def _train(client: Client, console: Console, dataset_id: str, recipe: Recipe) -> None:
     what = "train its head" if recipe.strategy == "head" else "train all its layers"
-    with show.step(console, f"{recipe.backbone}: {what}") as step:
+    with steps.step(console, f"{recipe.backbone}: {what}") as step:
         job = client.train(dataset_id, MODEL, recipe)
         ended = show.succeeded(client.wait(job.id, step.tell))
         step.notes = list(ended.plan.reasons) if ended.plan else []
@@ -90,7 +90,7 @@ def _draw_new(folder: Path) -> list[Path]:
 
 
 def _predict(client: Client, console: Console, photos: list[Path]) -> None:
-    with show.step(console, f"predict {len(photos)} new photos") as step:
+    with steps.step(console, f"predict {len(photos)} new photos") as step:
         predictions = client.predict(MODEL, photos, top_k=2)
         step.notes = [
             f"{path.name:15} {show.best(prediction)}" for path, prediction in zip(photos, predictions, strict=True)

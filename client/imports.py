@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from client import archives, show, waiting
+from client import archives, show, steps, waiting
 from client.api import Client
 from client.errors import GraftError, Problem, Refused
 from client.terminal import console, printable
@@ -20,7 +20,7 @@ _ALIKE = 0.75
 
 def photos(client: Client, folder: Path, name: str) -> str:
     """Id of the data set called `name`, which holds what it can take of the photos in `folder` now."""
-    with show.step(console, f"upload {printable(folder)}") as step, archives.archive(folder) as archive:
+    with steps.step(console, f"upload {printable(folder)}") as step, archives.archive(folder) as archive:
         received, before = _upload(client, name, archive)
         dataset_id = received.dataset_id
         job = waiting.ended(client, received.job.id, step)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from client import show, waiting
+from client import show, steps, waiting
 from client.api import Client
 from client.connection import DEFAULT_URL
 from client.errors import Refused
@@ -35,7 +35,7 @@ def optimise(
     """Compare all runtimes and precisions on the held-out images; the fastest that is as good is served."""
     with told_plainly(named), Client(url) as client:
         name, number = client.resolve(model)
-        with show.step(console, f"optimise {name}@{number}") as step:
+        with steps.step(console, f"optimise {name}@{number}") as step:
             wanted = {
                 "tolerance": {
                     "accuracy_points": accuracy_points,

@@ -8,7 +8,7 @@ from itertools import islice
 from client import show
 from client.api import Client
 from client.errors import Interrupted, Unreachable
-from client.show import Step
+from client.steps import Step
 from client.values import Job
 
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 5.0

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from client import cli, local, show, terminal
+from client import cli, local, steps, terminal
 from client.api import Client
 from client.errors import Refused
 from tests.client import answering
@@ -125,7 +125,7 @@ def test_names_are_printed_as_they_are_also_where_they_look_like_markup() -> Non
 
 
 def test_steps_are_printed_as_they_are_also_where_they_look_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    with show.step(terminal.console, "rank backbones on photos [old]") as step:
+    with steps.step(terminal.console, "rank backbones on photos [old]") as step:
         step.outcome = "data set '[/red]' has them all"
     assert re.fullmatch(
         r"✓ +\d+\.\d s +rank backbones on photos \[old\]: data set '\[/red\]' has them all",
