@@ -259,8 +259,8 @@ def _plan_top(recipe: Recipe, version: VersionFacts, network: NetworkFacts) -> P
         views=views,
         deterministic=recipe.deterministic,
         reasons=(
-            f"The stages of {recipe.backbone} up to {freeze} stay as {recipe.origin}, BatchNorm's statistics included; "
-            f"what is trained is {trained}.",
+            f"The stages of {recipe.backbone} up to {freeze} stay as {recipe.origin}"
+            f"{', running statistics included' if network.normalises else ''}; what is trained is {trained}.",
             _STARTS[reinit],
             *([probe.reason] if reinit == "none" else []),
             told_of_views,

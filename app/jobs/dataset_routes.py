@@ -1,5 +1,7 @@
 """The route of a data set: as values, or as a page with its labels, its versions and what became of its imports."""
 
+import shlex
+
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
@@ -44,8 +46,14 @@ def _page(session: Session, dataset: DatasetRead) -> str:
         .get_template("dataset.html")
         .render(
             dataset=dataset,
+            called=_called(dataset),
             versions=[VersionRead.model_validate(row) for row in versions[:_SHOWN]],
             imports=lines,
             is_busy=any(not line.has_ended for line in lines),
         )
     )
+
+
+def _called(dataset: DatasetRead) -> str:
+    """What the data set is called in a command; a name that looks like an option is none."""
+    return dataset.id if dataset.name.startswith("-") else shlex.quote(dataset.name)
