@@ -98,9 +98,10 @@ class Lane:
     @property
     def together(self) -> int:
         """How many images are to be passed together now: where several passes are made side by side, as many as are
-        best only if so many wait that no thread is left without, and else each by itself."""
+        best only if so many are there, or will be in a moment, that no thread is left without, and else each by
+        itself."""
         batch, passes = self.loaded.batch, self.loaded.passes_at_once
-        is_deep = passes == 1 or len(self.encoded) + len(self.ready) >= batch * passes
+        is_deep = passes == 1 or self.encoded.quick + len(self.ready) >= batch * passes
         return batch if is_deep else 1
 
     @property

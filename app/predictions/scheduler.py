@@ -294,6 +294,7 @@ class Scheduler:
                 self._end_turn()
         seconds = time.monotonic() - started
         ticket.decode_seconds += seconds
+        ticket.decoded += 1
         self._learn(lane, ticket, opened.large_pixels, seconds)
         return pixels
 

@@ -26,6 +26,7 @@ class Ticket:
         self.pass_seconds = 0.0
         self.taken = 0
         """How many images were taken to be worked on, in their order."""
+        self.decoded = 0
         self._left = len(images)
         self._done = done
 
@@ -41,8 +42,13 @@ class Ticket:
 
     @property
     def each_seconds(self) -> float:
-        """What each of those took that were taken; more than 0 where there are any."""
-        return max(self.spent_seconds / max(self.taken, 1), 1e-9)
+        """What each of those took that were decoded; more than 0 where there are any."""
+        return max(self.spent_seconds / max(self.decoded, 1), 1e-9)
+
+    @property
+    def begun_seconds(self) -> float:
+        """What its images have taken, with what those will that are worked on."""
+        return self.spent_seconds + (self.taken - self.decoded) * self.each_seconds
 
     def is_wanted(self, now: float) -> bool:
         """Whether somebody still waits for it; not who has waited for too long, which is told."""

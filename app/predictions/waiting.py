@@ -9,6 +9,9 @@ AT_ONCE_SECONDS = 0.1
 """Of a thread's time, which a request has as if it were a single image. What it takes beyond that, others who came
 meanwhile have first: of photos from a phone, or of images of many pixels, a few may take seconds."""
 
+QUICK_SECONDS = 0.01
+"""In which an image is decoded of those that others may wait for, to be passed together with them."""
+
 
 class Waiting:
     """The requests whose images wait, for `threads` that decode them.
@@ -26,12 +29,18 @@ class Waiting:
         self._count = 0
         self._turn_began = 0.0
         """When the first of those that have taken long became the first."""
-        self._spent_before = 0.0
-        """What it had taken by then."""
+        self._begun_before = 0.0
+        """What it had taken by then, with what the images would that were worked on."""
 
     def __len__(self) -> int:
         """Images that wait."""
         return self._count
+
+    @property
+    def quick(self) -> int:
+        """Those of them that are decoded in a moment, as far as that is known."""
+        slow = (ticket for ticket in self._long if ticket.decode_seconds > QUICK_SECONDS * ticket.decoded)
+        return self._count - sum(ticket.waiting for ticket in slow)
 
     def add(self, ticket: Ticket) -> None:
         self._usual.append(ticket)
@@ -56,7 +65,7 @@ class Waiting:
     def ahead(self, usual_seconds: float, now: float) -> tuple[float, float]:
         """How many images would come before one that came now, and the seconds of one thread that they take, where
         those of most requests take `usual_seconds` each."""
-        usual = self._count - sum(ticket.waiting for ticket in self._long)
+        usual = self._usual_images()
         if not self._long or self._due() > now:
             return usual, usual * usual_seconds
         each = self._long[0].each_seconds
@@ -65,8 +74,7 @@ class Waiting:
 
     def seconds(self, usual_seconds: float) -> float:
         """What all take of one thread."""
-        usual = self._count - sum(ticket.waiting for ticket in self._long)
-        return usual * usual_seconds + sum(ticket.waiting * ticket.each_seconds for ticket in self._long)
+        return self._usual_images() * usual_seconds + sum(ticket.waiting * ticket.each_seconds for ticket in self._long)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """Take out the images of a request."""
@@ -85,6 +93,9 @@ class Waiting:
         self._long.clear()
         self._count = 0
         return iter(taken)
+
+    def _usual_images(self) -> int:
+        return self._count - sum(ticket.waiting for ticket in self._long)
 
     def _sort(self, now: float) -> None:
         """Let wanted ones be the first of both rows, each in its own."""
@@ -111,10 +122,10 @@ class Waiting:
 
     def _due(self) -> float:
         """When the next image of the first that has taken long is due."""
-        return self._turn_began + (self._long[0].spent_seconds - self._spent_before) / self._threads
+        return self._turn_began + (self._long[0].begun_seconds - self._begun_before) / self._threads
 
     def _begin_turn(self, now: float) -> None:
-        self._turn_began, self._spent_before = now, self._long[0].spent_seconds
+        self._turn_began, self._begun_before = now, self._long[0].begun_seconds
 
     def _end_first(self, row: deque[Ticket], now: float) -> None:
         row.popleft()

@@ -1,7 +1,8 @@
 """What a small request waits for while large ones are read and refused: `python -m bench.serving.beside`.
 
 One caller posts a small photo again and again, first alone and then beside another one, who does so with 200 MB of JSON
-that is of no use, or of chunks with hardly anything in them. A photo as large as phones make them is answered.
+that is of no use, or of chunks with hardly anything in them; and at last beside a request of many images of many
+pixels. A photo as large as phones make them is answered.
 """
 
 import argparse
@@ -42,6 +43,8 @@ _IMAGES = 64
 """The most that one request may have."""
 _PHONE, _PHONE_BYTES = (4000, 3000), 12_000_000
 _QUALITIES = range(35, 100, 5)
+_LARGEST_USUAL = (4000, 3970)
+"""Pixels of an image that is decoded beside others, and takes longest."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,30 @@ async def measure(running: Running, photo: bytes, *, seconds: float) -> list[tup
         calls = await load.closed_loop(small, callers=1, seconds=seconds)
         is_over.set()
         told.extend(Beside(rubbish, alone, calls, await sending).report())
+    told.append(await _beside_slow_images(load, running, small, seconds=seconds))
     large = _of_phone()
     found = await load.call(loader.request(running.url, large, headers))
     load.close()
     size = f"{_PHONE[0]} x {_PHONE[1]} pixels, {len(large) / 1e6:.1f} MB"
     told.append((f"a photo of {size}: {outcome(found)} after {found.seconds:.2f} s", found.status == HTTPStatus.OK))
     return told
+
+
+async def _beside_slow_images(
+    load: Loader, running: Running, small: Iterator[bytes], *, seconds: float
+) -> tuple[str, bool]:
+    """To compare: small requests beside a single one of many images, each of which takes long."""
+    image = base64.b64encode(_of_many_pixels()).decode()
+    body = json.dumps({"images": [{"b64": image}] * _IMAGES}).encode()
+    request = loader.request(running.url, body, {"Content-Type": "application/json", "X-Request-Timeout": "60"})
+    sending = asyncio.create_task(load.call(request))
+    calls = await load.closed_loop(small, callers=1, seconds=seconds)
+    found = await sending
+    told = (
+        f"{_IMAGES} images of 16 megapixels in one request: {outcome(found)} after {found.seconds:.1f} s; small ones "
+        f"{calls.statuses}, median {1000 * calls.median:.1f} ms, slowest {1000 * calls.percentile(1.0):.0f} ms"
+    )
+    return told, found.status == HTTPStatus.OK and {*calls.statuses} == {HTTPStatus.OK}
 
 
 def _sent(url: str, body: bytes, headers: dict[str, str], is_over: threading.Event) -> Calls:
@@ -166,6 +187,12 @@ def _of_phone() -> bytes:
     width, height = _PHONE
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     return next(file for file in (_jpeg(image, quality) for quality in _QUALITIES) if len(file) >= _PHONE_BYTES)
+
+
+def _of_many_pixels() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", _LARGEST_USUAL, (90, 120, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

@@ -261,9 +261,9 @@ def test_a_request_that_takes_long_waits_for_all_that_waits(scheduler: Scheduler
     slow = Ticket([PHOTO] * 21, deadline=100.0, now=0.0, done=lambda _: None)
     lane.encoded.add(slow)
     lane.encoded.take(0.0)
-    slow.decode_seconds = 2.0
+    slow.decode_seconds, slow.decoded = 2.0, 1
     lane.encoded.take(0.0)  # so it is seen to have taken long
-    slow.decode_seconds = 4.0
+    slow.decode_seconds, slow.decoded = 4.0, 2
 
     def wait(count: int, *, now: float) -> float:
         return admission.expected_wait(lane, [lane], now, threads=2, count=count)

@@ -16,6 +16,12 @@ def queue(*tickets: Ticket, threads: int = 2) -> Waiting:
     return waiting
 
 
+def decode(ticket: Ticket, seconds: float) -> None:
+    """One of its images was decoded, in so long."""
+    ticket.decode_seconds += seconds
+    ticket.decoded += 1
+
+
 def order(waiting: Waiting, names: dict[Ticket, str], *, now: float = 0.0) -> str:
     """Who is next, until nobody waits."""
     found = ""
@@ -39,7 +45,7 @@ def test_a_request_that_has_taken_long_lets_those_first_who_came_meanwhile() -> 
     slow, small = request(3), request(1, arrived=1.0)
     waiting = queue(slow)
     assert waiting.take(0.0) == Item(slow, 0)
-    slow.decode_seconds = 2.0
+    decode(slow, 2.0)
     waiting.add(small)
     assert order(waiting, {slow: "s", small: "o"}, now=1.5) == "oss"
 
@@ -48,7 +54,7 @@ def test_what_a_request_has_at_once_lets_nobody_first() -> None:
     many, small = request(3), request(1, arrived=0.001)
     waiting = queue(many, small)
     assert waiting.take(0.0) == Item(many, 0)
-    many.decode_seconds = AT_ONCE_SECONDS
+    decode(many, AT_ONCE_SECONDS)
     assert order(waiting, {many: "m", small: "o"}) == "mmo"
 
 
@@ -56,19 +62,30 @@ def test_a_request_that_takes_long_goes_on_at_the_pace_of_all_threads_whoever_el
     slow, others = request(4), [request(1, arrived=moment) for moment in (1.0, 1.6, 2.4, 3.1, 3.2)]
     waiting, found = queue(slow, *others), ""
     assert waiting.take(0.0) == Item(slow, 0)
-    slow.decode_seconds = 1.0
+    decode(slow, 1.0)
     # An image of a second is what two threads do in half of one: the next ones are due at 2.0, 2.5, and 3.0.
     while (item := waiting.take(2.0)) is not None:
         found += "s" if item.ticket is slow else "o"
-        slow.decode_seconds += 1.0 if item.ticket is slow else 0.0
+        decode(item.ticket, 1.0 if item.ticket is slow else 0.0)
     assert found == "oosossoo"
+
+
+def test_what_is_being_decoded_counts_as_if_it_were_done() -> None:
+    slow, small = request(9), request(1, arrived=1.4)
+    waiting = queue(slow)
+    waiting.take(0.0)
+    decode(slow, 1.0)
+    waiting.add(small)
+    # At 1.0 one of a second is begun, which two threads do in half of one: the next is due at 1.5, and not at once.
+    assert waiting.take(1.0) == Item(slow, 1)
+    assert waiting.take(1.45) == Item(small, 0)
 
 
 def test_of_two_slow_requests_the_first_is_finished_first() -> None:
     first, second = request(3), request(3)
     waiting, found = queue(first, second, threads=1), ""
     while (item := waiting.take(0.0)) is not None:
-        item.ticket.decode_seconds += 1.0
+        decode(item.ticket, 1.0)
         found += "f" if item.ticket is first else "s"
     assert found == "ffsfss"  # but the other one begins, or nobody would know that it takes long
 
@@ -86,7 +103,7 @@ def slow_and_waiting(count: int, *, deadline: float = 1000.0) -> tuple[Ticket, W
     slow = request(count, deadline=deadline)
     waiting = queue(slow)
     waiting.take(0.0)
-    slow.decode_seconds = 2.0
+    decode(slow, 2.0)
     waiting.add(request(1, arrived=0.5))
     waiting.take(1.0)
     return slow, waiting
@@ -114,7 +131,7 @@ def test_when_a_slow_request_is_withdrawn_the_next_slow_one_goes_on_from_then() 
     other = request(3, arrived=0.9)
     waiting.add(other)
     waiting.take(1.0)
-    other.decode_seconds = 4.0
+    decode(other, 4.0)
     waiting.add(request(1, arrived=2.5))
     waiting.take(2.0)  # another one of the first, and the other is known to be slow
     waiting.withdraw(gone, 3.0)
@@ -151,8 +168,17 @@ def test_what_does_not_wait_here_any_more_goes_first_unless_its_request_has_take
     slow = request(1)
     waiting = queue(request(1, arrived=1.0))
     assert waiting.is_before(slow)
-    slow.decode_seconds = 2.0 + AT_ONCE_SECONDS
+    decode(slow, 2.0 + AT_ONCE_SECONDS)
     assert waiting.is_before(slow)
-    slow.decode_seconds += 0.1
+    decode(slow, 0.1)
     assert not waiting.is_before(slow)
     assert queue().is_before(slow)
+
+
+def test_images_that_are_decoded_slowly_are_told_apart_from_others() -> None:
+    slow, waiting = slow_and_waiting(9)
+    waiting.add(request(3, arrived=1.0))
+    assert (len(waiting), waiting.quick) == (11, 3)
+
+    slow.decode_seconds, slow.pass_seconds = 0.005, 2.0  # it is the network that takes long
+    assert waiting.quick == 11
