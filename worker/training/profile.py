@@ -143,14 +143,7 @@ def _judge(
     points = len(depths.shares(targets)) + len(depths.shares(of_few))
     probes = len(known) + 1 + len(random) + 1 + points + is_sample * len(known)
     tally = _Tally(asked.emit, probes=probes)
-    below = {depth: values for depth, values in known.items() if depth != HEAD}
-    measured = partial(depths.measure, targets=targets, seed=asked.seed, emit=tally, groups=groups)
-    stages, probing_stages = _timed(lambda: measured(below))
-    head, probing_head = _timed(lambda: measured({HEAD: known[HEAD]}))
-    together, probing_together = _timed(
-        lambda: depths.together(known, targets, seed=asked.seed, emit=tally, groups=groups)
-    )
-    found = (*stages, *head)
+    found, together, costs = _judge_known(asked, known, targets, groups, tally, spent)
     same_images = {depth: values[few] for depth, values in known.items()} if is_sample else {}
     untrained = _untrained(random, same_images, of_few, groups[few], seed=asked.seed, emit=tally)
     counts = np.bincount(every, minlength=len(asked.splits.labels))
@@ -173,15 +166,29 @@ def _judge(
         reference=untrained.reference,
         random_together=untrained.together,
         random_curve=untrained.curve,
-        costs=replace(
-            spent,
-            measured=len(targets),
-            labels=depths.known_labels(every) / depths.known_labels(targets),
-            probe=probing_head,
-            probes=probing_stages + probing_head,
-            together=probing_together,
-        ),
+        costs=replace(costs, measured=len(targets), labels=depths.known_labels(every) / depths.known_labels(targets)),
     )
+
+
+def _judge_known(
+    asked: _Measuring,
+    known: Values,
+    targets: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    tally: Emit,
+    spent: Costs,
+) -> tuple[tuple[Depth, ...], Probe, Costs]:
+    """What the features of each depth tell, the head's last, and those of all side by side; and `spent` with what it
+    took to find out."""
+    below = {depth: values for depth, values in known.items() if depth != HEAD}
+    measured = partial(depths.measure, targets=targets, seed=asked.seed, emit=tally, groups=groups)
+    stages, probing_stages = _timed(lambda: measured(below))
+    head, probing_head = _timed(lambda: measured({HEAD: known[HEAD]}))
+    together, probing_together = _timed(
+        lambda: depths.together(known, targets, seed=asked.seed, emit=tally, groups=groups)
+    )
+    costs = replace(spent, probe=probing_head, probes=probing_stages + probing_head, together=probing_together)
+    return (*stages, *head), together, costs
 
 
 @dataclass(frozen=True)
